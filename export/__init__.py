@@ -1,0 +1,1 @@
+"""From a torch module to a bundle that the service can run without it."""

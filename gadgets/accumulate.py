@@ -1,0 +1,255 @@
+"""Buffer readouts into blocks of k-space, and hand each on as soon as it is complete."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import ismrmrd
+
+from .errors import DataError
+from .gadget import Stream, gadget
+from .items import Acquisition, AcquisitionBucket, Item, Kspace, ReconData
+from .kspace_buffer import KspaceBuffer, Readout, read_fields
+from .recon_data import to_kspaces
+from .scan import Scan
+
+Trigger = Literal["auto", "average", "slice", "contrast", "phase", "repetition", "set", "segment", "end"]
+Frames = Literal["none", "phase", "repetition", "contrast", "set", "average"]
+Key = tuple[int, ...]
+
+
+def _mask(*flags: int) -> int:
+    return sum(1 << (flag - 1) for flag in flags)
+
+
+_CALIBRATION = _mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_CALIBRATION_AND_IMAGING = _mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+_NOT_FOR_THE_IMAGE = _mask(
+    ismrmrd.ACQ_IS_NOISE_MEASUREMENT,
+    ismrmrd.ACQ_IS_NAVIGATION_DATA,
+    ismrmrd.ACQ_IS_PHASECORR_DATA,
+    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
+    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+    30,  # phase stabilisation, reference
+    31,  # phase stabilisation
+)
+_LAST_IN_SLICE = _mask(ismrmrd.ACQ_LAST_IN_SLICE)
+_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+
+_KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+
+
+@gadget
+def accumulate(
+    items: Stream,
+    scan: Scan,
+    *,
+    trigger: Trigger = "auto",
+    frames: Frames = "none",
+    fill_calibration: bool = True,
+) -> Stream:
+    """Sort readouts into blocks of k-space by their counters and place them by the encoding limits.
+
+    1. Noise, navigator, feedback, dummy and phase-correction readouts, and waveforms, pass by.
+    2. A line goes to row ``kspace_encode_step + matrix // 2 - center``; a readout's ``center_sample`` goes to the middle,
+       so partial Fourier and asymmetric echoes are zero where nothing was measured. Reversed readouts are flipped.
+    3. Lines that come more than once (averages) are averaged.
+    4. Calibration lines are kept beside the image's. Embedded ones also fill lines that the image lacks.
+
+    Parameters
+    ----------
+    items
+        Acquisitions; buckets and buffers from Gadgetron are accepted as well.
+    scan
+        Its encodings say where lines belong.
+    trigger
+        When blocks are handed on. ``auto``: as soon as a block is complete, by the flags LAST_IN_SLICE, LAST_IN_REPETITION
+        and LAST_IN_MEASUREMENT or because no line is missing. A counter's name: all blocks when that counter changes, in
+        ascending order, as Gadgetron does. ``end``: at the end.
+    frames
+        Counter that becomes the dimension ``frames`` of one block; every value of the others makes a block of its own.
+    fill_calibration
+        Whether embedded calibration lines also serve the image.
+
+    Yields
+    ------
+    Kspace
+        One per block. A readout that contradicts the header is left out and reported; the scan goes on.
+    """
+    accumulator = _Accumulator(scan, trigger, frames, fill_calibration)
+    for item in items:
+        if isinstance(item, Acquisition):
+            yield from accumulator.add(item)
+        elif isinstance(item, AcquisitionBucket):
+            yield from accumulator.add_bucket(item)
+        elif isinstance(item, ReconData):
+            yield from to_kspaces(item, scan)
+        else:
+            yield item
+    yield from accumulator.flush()
+
+
+class _Accumulator:
+    def __init__(self, scan: Scan, trigger: Trigger, frames: Frames, fill_calibration: bool) -> None:
+        self.scan = scan
+        self.trigger = trigger
+        self.frames = frames
+        self.fill_calibration = fill_calibration
+        self.blocks: dict[Key, KspaceBuffer] = {}
+        self.calibration: dict[Key, dict[Key, KspaceBuffer]] = {}
+        self.finished: dict[Key, int] = {}
+        self.handed_on: set[Key] = set()
+        self.last_value: int | None = None
+        self.flags_seen = False
+
+    def add(self, acquisition: Acquisition) -> Iterator[Item]:
+        fields = read_fields(acquisition)
+        if fields.flags & _NOT_FOR_THE_IMAGE:
+            yield acquisition
+            return
+        if self.trigger not in ("auto", "end"):
+            value = getattr(fields, self.trigger)
+            if self.last_value not in (None, value):
+                yield from self.flush()
+            self.last_value = value
+        elif self.trigger == "auto" and self.frames != "repetition":
+            yield from self._flush_repetitions_before(fields.repetition)
+        try:
+            key = self._place(acquisition, fields)
+        except DataError as error:
+            self.scan.report(type(error).__name__ + str(error)[:20], str(error))
+            key = None
+        if self.trigger == "auto":
+            yield from self._flush_complete(fields, key)
+
+    def add_bucket(self, bucket: AcquisitionBucket) -> Iterator[Item]:
+        """Add the readouts of a trigger of Gadgetron's; readouts that are in both of its lists count once."""
+        yield from bucket.waveforms
+        only_reference = (a for a in bucket.reference if not read_fields(a).flags & _CALIBRATION_AND_IMAGING)
+        for acquisition in (*only_reference, *bucket.data):
+            yield from self.add(acquisition)
+        yield from self.flush()
+
+    def _key(self, fields: Readout) -> Key:
+        counters = (0 if name == self.frames else getattr(fields, name) for name in _KEY_COUNTERS)
+        return (fields.encoding, *counters)
+
+    def _place(self, acquisition: Acquisition, fields: Readout) -> Key:
+        """Copy the readout to where it belongs and return the key of its block."""
+        if fields.encoding >= len(self.scan.encodings):
+            raise DataError(f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}")
+        if self.scan.encodings[fields.encoding].trajectory != "cartesian":
+            raise DataError(f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'")
+        self._check_limits(fields)
+        key = self._key(fields)
+        if fields.flags & (_CALIBRATION | _CALIBRATION_AND_IMAGING):
+            own = self.calibration.setdefault(key[:2], {})
+            if key not in own:
+                own[key] = self._new_buffer(fields, 1)
+            own[key].add(acquisition, fields)
+        if not fields.flags & _CALIBRATION:
+            if key not in self.blocks:
+                self._open(key, fields)
+            frame = 0 if self.frames == "none" else getattr(fields, self.frames)
+            self.blocks[key].add(acquisition, fields, frame)
+        return key
+
+    def _check_limits(self, fields: Readout) -> None:
+        limits = self.scan.encodings[fields.encoding].limits
+        for name, value in (("kspace_encoding_step_1", fields.step_1), ("kspace_encoding_step_2", fields.step_2)):
+            limit = limits.get(name)
+            if limit is not None and limit.maximum > 0 and value > limit.maximum:
+                raise DataError(f"{name.replace('encoding', 'encode')} {value} is outside the encoding limits 0 to {limit.maximum}")
+
+    def _open(self, key: Key, fields: Readout) -> None:
+        if key in self.handed_on:
+            message = "readouts came for an image that was reconstructed already; they make another one"
+            self.scan.report("late readouts", message)
+        encoding = self.scan.encodings[fields.encoding]
+        frames = 1 if self.frames == "none" else encoding.count(self.frames)
+        self.blocks[key] = self._new_buffer(fields, frames)
+
+    def _new_buffer(self, fields: Readout, frames: int) -> KspaceBuffer:
+        return KspaceBuffer(self.scan.encodings[fields.encoding], fields, frames)
+
+    def _flush_repetitions_before(self, repetition: int) -> Iterator[Kspace]:
+        if any(key[4] < repetition for key in self.blocks):
+            for key in sorted(key for key in self.blocks if key[4] < repetition):
+                yield self._hand_on(key)
+
+    def _flush_complete(self, fields: Readout, key: Key | None) -> Iterator[Kspace]:
+        if fields.flags & _LAST_IN_SLICE and key is not None:
+            self.flags_seen = True
+            self.finished[key] = self.finished.get(key, 0) + 1
+        if fields.flags & _LAST_IN_REPETITION:
+            self.flags_seen = True
+            for done in self.blocks:
+                self.finished[done] = self._parts(done)
+            yield from self.flush()
+        elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
+            self.finished[key] = self._parts(key)
+            yield self._hand_on(key)
+
+    def _parts(self, key: Key) -> int:
+        """How many times LAST_IN_SLICE comes for a block: once per average and frame."""
+        encoding = self.scan.encodings[key[0]]
+        frames = 1 if self.frames in ("none", "average") else encoding.count(self.frames)
+        return encoding.count("average") * frames
+
+    def _all_parts_finished(self, key: Key) -> bool:
+        return self.finished.get(key, 0) >= self._parts(key)
+
+    def _no_line_missing(self, key: Key, fields: Readout) -> bool:
+        """Whether every line of the grid was measured as often as there are averages."""
+        encoding = self.scan.encodings[key[0]]
+        if fields.step_1 + encoding.line_offset(1) != encoding.encoded_matrix[1] - 1 or encoding.acceleration != (1, 1):
+            return False
+        averages = encoding.count("average") if self.frames != "average" else 1
+        return bool((self.blocks[key].count >= averages).all())
+
+    def flush(self) -> Iterator[Kspace]:
+        """Hand on every block, in ascending order of the counters."""
+        for key in sorted(self.blocks):
+            yield self._hand_on(key)
+
+    def _hand_on(self, key: Key) -> Kspace:
+        block = self.blocks.pop(key)
+        calibration = self._calibration_for(key)
+        if calibration is not None and self.fill_calibration and block.encoding.calibration_mode == "embedded":
+            _fill(block, calibration)
+        for buffer in (block, calibration):
+            if buffer is not None and (bad := buffer.remove_non_finite()):
+                self.scan.report("not finite", f"{bad} lines hold NaN or infinite samples and were left out")
+        kspace = block.to_kspace(self.scan.device, calibration)
+        if not self._all_parts_finished(key) and (self.flags_seen or self.scan.interrupted):
+            lines = int(block.measured.sum())
+            kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
+            self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")
+        self.finished.pop(key, None)
+        self.handed_on.add(key)
+        return kspace
+
+    def _calibration_for(self, key: Key) -> KspaceBuffer | None:
+        """Calibration lines with the block's own counters, or else the last ones measured for its slice."""
+        candidates = self.calibration.get(key[:2], {})
+        if not candidates:
+            return None
+        latest = next(reversed(candidates))
+        chosen = candidates.get(key, candidates[latest])
+        for old in [old for old in candidates if old != latest and old not in self.blocks]:
+            del candidates[old]
+        return chosen
+
+
+def _fill(block: KspaceBuffer, calibration: KspaceBuffer) -> None:
+    """Copy calibration lines to where the image has none."""
+    if (block.coils, block.samples) != (calibration.coils, calibration.samples):
+        return
+    samples = calibration.averaged()
+    for frame in range(block.lines[0]):
+        missing = (block.count[frame] == 0) & calibration.measured[0]
+        block.data[frame][missing] = samples[0][missing]
+        block.headers[frame][missing] = calibration.headers[0][missing]
+        block.count[frame][missing] = 1
+

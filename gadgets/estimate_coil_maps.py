@@ -1,0 +1,92 @@
+"""Coil sensitivity maps."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..models.coil_maps import adaptive, espirit
+from .errors import DataError
+from .gadget import Stream, gadget
+from .items import Kspace
+from .scan import Scan
+
+
+@gadget
+def estimate_coil_maps(
+    items: Stream,
+    scan: Scan,
+    *,
+    method: Literal["espirit", "adaptive"] = "espirit",
+    calibration_size: Annotated[int, Field(ge=4)] = 24,
+    kernel: Annotated[int, Field(ge=2, le=16)] = 6,
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0.8,
+) -> Stream:
+    """Estimate coil maps from the calibration lines, or from the fully sampled middle of k-space.
+
+    Parameters
+    ----------
+    items
+        Blocks; others pass by.
+    scan
+        Told when a block has too little calibration data; such a block takes the maps before, if they fit.
+    method
+        ``espirit``, or ``adaptive``: less exact, defined everywhere, about twice as fast.
+    calibration_size
+        Largest extent of the calibration region along each axis.
+    kernel, crop
+        Edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
+    """
+    previous: Tensor | None = None
+    for item in items:
+        if isinstance(item, Kspace):
+            try:
+                region = calibration_region(item, calibration_size)
+            except DataError as error:
+                if previous is None or previous.shape != (item.data.shape[0], *item.data.shape[2:]):
+                    raise
+                scan.report("calibration", f"{error}; the maps of the block before are used")
+                item.coil_maps = previous
+            else:
+                shape = (item.data.shape[2], item.data.shape[3], item.data.shape[4])
+                if method == "espirit":
+                    item.coil_maps = espirit(region, shape, kernel=kernel, crop=crop)
+                else:
+                    item.coil_maps = adaptive(region, shape)
+                previous = item.coil_maps
+        yield item
+
+
+def calibration_region(kspace: Kspace, size: int) -> Tensor:
+    """Return the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space, up to ``size`` along each axis.
+
+    Raises
+    ------
+    DataError
+        Fewer than four lines around the middle were measured completely.
+    """
+    if kspace.calibration is not None:
+        source = kspace.calibration
+        measured = source.abs().sum(dim=(0, 3)) > 0
+    else:
+        weight = kspace.mask.sum(dim=0)
+        measured = weight > 0
+        source = kspace.data.sum(dim=1) / weight.clamp_min(1)[:, :, None]
+    z = _extent(measured[:, measured.shape[1] // 2], size)
+    y = _extent(measured[z].all(dim=0), size)
+    if y.stop - y.start < min(4, measured.shape[1]):
+        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {y.stop - y.start}")
+    kx = source.shape[-1]
+    width = min(size, kx)
+    x = slice(kx // 2 - width // 2, kx // 2 - width // 2 + width)
+    return source[:, z, y, x]
+
+
+def _extent(measured: Tensor, size: int) -> slice:
+    """Longest run of measured lines that contains the middle, cut to ``size`` around it."""
+    middle = measured.numel() // 2
+    line = measured.cpu()
+    below, above = int(torch.cumprod(line[:middle].flip(0).int(), 0).sum()), int(torch.cumprod(line[middle:].int(), 0).sum())
+    half = size // 2
+    return slice(middle - min(below, half), middle + min(above, size - half))

@@ -1,0 +1,111 @@
+"""Magnitude, phase, real and imaginary part of complex images."""
+
+import ismrmrd
+import numpy as np
+
+from .errors import OptionError
+from .gadget import Stream, gadget
+from .items import Image, ImageHeader, make_image
+from .scan import Scan
+
+_SERIES_OFFSET = {
+    ismrmrd.IMTYPE_MAGNITUDE: 0,
+    ismrmrd.IMTYPE_REAL: 1000,
+    ismrmrd.IMTYPE_IMAG: 2000,
+    ismrmrd.IMTYPE_PHASE: 3000,
+}
+
+
+@gadget
+def extract(
+    items: Stream,
+    scan: Scan,  # noqa: ARG001
+    *,
+    magnitude: bool = True,
+    real: bool = False,
+    imaginary: bool = False,
+    phase: bool = False,
+    complex_images: bool = False,
+    phase_offset: float = 0.0,
+    real_imag_offset: float = 0.0,
+) -> Stream:
+    """Make images of the parts that are wanted from complex images; the parts other than magnitude get series of their own.
+
+    Parameters
+    ----------
+    items
+        Complex images. Magnitude images pass by if magnitude is wanted; other items always pass by.
+    scan
+        Not used.
+    magnitude, real, imaginary, phase
+        Which parts; series numbers rise by 0, 1000, 2000 and 3000.
+    complex_images
+        Whether the complex images go on as well.
+    phase_offset
+        Added to the phase, which lies between -pi and pi.
+    real_imag_offset
+        Added to real and imaginary parts.
+
+    Raises
+    ------
+    OptionError
+        No part is wanted.
+    """
+    wanted = {
+        ismrmrd.IMTYPE_MAGNITUDE: magnitude,
+        ismrmrd.IMTYPE_REAL: real,
+        ismrmrd.IMTYPE_IMAG: imaginary,
+        ismrmrd.IMTYPE_PHASE: phase,
+    }
+    if not any(wanted.values()) and not complex_images:
+        raise OptionError("gadget 'extract' must make at least one of: magnitude, real, imaginary, phase, complex_images")
+    for item in items:
+        if not isinstance(item, Image) or (not np.iscomplexobj(item.data) and magnitude):
+            yield item
+            continue
+        parts = {
+            ismrmrd.IMTYPE_MAGNITUDE: lambda data: np.abs(data),
+            ismrmrd.IMTYPE_REAL: lambda data: np.real(data) + np.float32(real_imag_offset),
+            ismrmrd.IMTYPE_IMAG: lambda data: np.imag(data) + np.float32(real_imag_offset),
+            ismrmrd.IMTYPE_PHASE: lambda data: np.angle(data) + np.float32(phase_offset),
+        }
+        for image_type, make in parts.items():
+            if wanted[image_type]:
+                data = np.ascontiguousarray(make(item.data), dtype=np.float32)
+                yield make_image(data, _header(item, image_type), ismrmrd.Meta(item.meta))
+        if complex_images:
+            yield item
+
+
+def _header(image: Image, image_type: int) -> ImageHeader:
+    header = image.getHead()
+    header.image_type = image_type
+    header.image_series_index = (header.image_series_index + _SERIES_OFFSET[image_type]) % 65536
+    return header
+
+
+@gadget
+def complex_to_float(items: Stream, scan: Scan) -> Stream:  # noqa: ARG001
+    """Make the one real image that a complex image's type asks for; magnitude where it does not say.
+
+    Parameters
+    ----------
+    items
+        Complex images; others pass by.
+    scan
+        Not used.
+    """
+    parts = {
+        ismrmrd.IMTYPE_REAL: np.real,
+        ismrmrd.IMTYPE_IMAG: np.imag,
+        ismrmrd.IMTYPE_PHASE: np.angle,
+    }
+    for item in items:
+        if isinstance(item, Image) and np.iscomplexobj(item.data):
+            header = item.getHead()
+            part = parts.get(header.image_type)
+            if part is None:
+                part, header.image_type = np.abs, ismrmrd.IMTYPE_MAGNITUDE
+            yield make_image(np.ascontiguousarray(part(item.data), dtype=np.float32), header, item.meta)
+        else:
+            yield item

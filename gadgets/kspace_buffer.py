@@ -1,0 +1,171 @@
+"""Where readouts are copied as they arrive: the memory of one block of k-space."""
+
+import struct
+from typing import Any, NamedTuple
+
+import ismrmrd
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .errors import DataError
+from .header import Encoding
+from .items import ACQUISITION_HEADER, Acquisition, AcquisitionHeader, Kspace, to_tensor
+
+MAX_BLOCK_BYTES = 32 * 2**30
+"""The largest block that is allocated; a header that asks for more is taken for a fault."""
+
+_LAYOUT = struct.Struct("<2xQ24xH2xH128x4H66x9H")
+_REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
+_HEADER_BYTES = ACQUISITION_HEADER.itemsize
+
+
+class Readout(NamedTuple):
+    """The fields of an acquisition header that decide where a readout belongs."""
+
+    flags: int
+    samples: int
+    channels: int
+    discard_pre: int
+    discard_post: int
+    center_sample: int
+    encoding: int
+    step_1: int
+    step_2: int
+    average: int
+    slice: int
+    contrast: int
+    phase: int
+    repetition: int
+    set: int
+    segment: int
+
+
+def header_of(acquisition: Acquisition) -> AcquisitionHeader:
+    """Return the header itself, not a deep copy as ``getHead`` does."""
+    return acquisition._head
+
+
+def read_fields(acquisition: Acquisition) -> Readout:
+    """Read the header's fields in one go; attribute access through ctypes costs ten times as much."""
+    return Readout._make(_LAYOUT.unpack_from(header_of(acquisition)))
+
+
+class KspaceBuffer:
+    """Memory for one block: samples [frames, kz, ky, coils, kx], how often each line came, and the lines' headers.
+
+    Parameters
+    ----------
+    encoding
+        Encoding space of the readouts.
+    first
+        The first readout; it sets the number of coils, and whether readout oversampling was removed before.
+    frames
+        Number of dynamic frames.
+
+    Raises
+    ------
+    DataError
+        The block would exceed ``MAX_BLOCK_BYTES``.
+    """
+
+    def __init__(self, encoding: Encoding, first: Readout, frames: int = 1) -> None:
+        cropped = first.samples == encoding.cropped_readout and first.center_sample == first.samples // 2
+        self.encoding = encoding
+        self.encoding_index = first.encoding
+        self.coils = first.channels
+        self.samples = encoding.cropped_readout if cropped else encoding.encoded_matrix[0]
+        self.lines = (frames, encoding.encoded_matrix[2], encoding.encoded_matrix[1])
+        self.offsets = (encoding.line_offset(2), encoding.line_offset(1))
+        shape = (*self.lines, self.coils, self.samples)
+        if np.prod(shape, dtype=object) * 8 > MAX_BLOCK_BYTES:
+            raise DataError(f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes")
+        self.data = np.zeros(shape, np.complex64)
+        self.count = np.zeros(self.lines, np.int32)
+        self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
+
+    def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
+        """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.
+
+        Raises
+        ------
+        DataError
+            The readout does not fit the encoding space, or has another number of coils than those before.
+        """
+        kz, ky = fields.step_2 + self.offsets[0], fields.step_1 + self.offsets[1]
+        self._check(fields, frame, kz, ky)
+        samples = acquisition.data[:, fields.discard_pre : fields.samples - fields.discard_post]
+        start = fields.discard_pre
+        center = fields.center_sample
+        if fields.flags & _REVERSE:
+            samples, start, center = samples[:, ::-1], fields.discard_post, fields.samples - center
+        if fields.samples != self.samples:
+            start += self.samples // 2 - center
+        if start < 0 or start + samples.shape[1] > self.samples:
+            raise DataError(
+                f"readout {self._name(acquisition)}: {fields.samples} samples with center_sample {fields.center_sample} "
+                f"do not fit the encoded readout of {self.samples}"
+            )
+        place = self.data[frame, kz, ky, :, start : start + samples.shape[1]]
+        if self.count[frame, kz, ky]:
+            place += samples
+        else:
+            place[:] = samples
+        self.count[frame, kz, ky] += 1
+        self.headers[frame, kz, ky] = np.frombuffer(header_of(acquisition), np.uint8)
+
+    def _check(self, fields: Readout, frame: int, kz: int, ky: int) -> None:
+        if fields.channels != self.coils:
+            raise DataError(f"a readout has {fields.channels} channels, those before had {self.coils}")
+        for name, row, rows, step in (
+            ("kspace_encode_step_1", ky, self.lines[2], fields.step_1),
+            ("kspace_encode_step_2", kz, self.lines[1], fields.step_2),
+            ("frame counter", frame, self.lines[0], frame),
+        ):
+            if not 0 <= row < rows:
+                raise DataError(f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits")
+
+    @staticmethod
+    def _name(acquisition: Acquisition) -> str:
+        return f"(scan counter {header_of(acquisition).scan_counter})"
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Lines [frames, kz, ky] that came at least once."""
+        return self.count > 0
+
+    def averaged(self) -> NDArray[np.complex64]:
+        """Samples with repeated lines averaged; the division happens in place, once."""
+        repeated = self.count > 1
+        if repeated.any():
+            self.data[repeated] /= self.count[repeated][:, None, None].astype(np.float32)
+            self.count[repeated] = 1
+        return self.data
+
+    def remove_non_finite(self) -> int:
+        """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many."""
+        if np.isfinite(self.data.view(np.float32).sum(dtype=np.float64)):
+            return 0
+        bad = ~np.isfinite(self.data.view(np.float32)).all(axis=(-2, -1))
+        self.data[bad] = 0
+        self.count[bad] = 0
+        self.headers[bad] = 0
+        return int(bad.sum())
+
+    def header_array(self) -> NDArray[Any]:
+        """Headers of the lines as ``ACQUISITION_HEADER`` [frames, kz, ky]."""
+        return self.headers.view(ACQUISITION_HEADER)[..., 0]
+
+    def to_kspace(self, device: torch.device, calibration: "KspaceBuffer | None") -> Kspace:
+        """Hand over as a block [coils, frames, kz, ky, kx]; the memory is shared on the CPU."""
+        reference = None
+        if calibration is not None:
+            reference = to_tensor(calibration.averaged()[0], device).permute(2, 0, 1, 3)
+        return Kspace(
+            data=to_tensor(self.averaged(), device).permute(3, 0, 1, 2, 4),
+            mask=to_tensor(self.measured, device),
+            calibration=reference,
+            headers=self.header_array(),
+            encoding=self.encoding,
+            encoding_index=self.encoding_index,
+        )

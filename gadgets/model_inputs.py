@@ -1,0 +1,77 @@
+"""Arrange a block of k-space the way a bundle's manifest asks for, and its output back as images."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.fourier import ifft
+from .errors import DataError
+from .items import Kspace
+
+_AXES = {
+    "kspace": ("coils", "frames", "kz", "ky", "kx"),
+    "mask": ("frames", "kz", "ky"),
+    "maps": ("coils", "kz", "ky", "kx"),
+}
+_SPATIAL = ("kz", "ky", "kx")
+
+
+def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
+    """Return the inputs that a manifest names.
+
+    Axes that a bundle does not know become its batch: the frames of a still-image network, and the partitions of a 2-D
+    network, which are transformed to slices first.
+
+    Raises
+    ------
+    DataError
+        The bundle needs coil maps and the block has none, or it cannot take this sampling.
+    """
+    axes = {spec.name: tuple(spec.axes) for spec in manifest.inputs}
+    sources: dict[str, Tensor | None] = {"kspace": kspace.data, "mask": kspace.mask, "maps": kspace.coil_maps}
+    if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
+        sources["kspace"] = ifft(kspace.data, [2])
+        if not (kspace.mask == kspace.mask[:, :1]).all():
+            raise DataError(f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz")
+    inputs = {}
+    for name, wanted in axes.items():
+        source = sources.get(name)
+        if source is None:
+            raise DataError(f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct")
+        inputs[name] = _arrange(source, _AXES[name], wanted, _batch_axes(axes["kspace"]), kspace)
+    return inputs
+
+
+def _batch_axes(wanted: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(axis for axis in ("frames", "kz") if axis not in wanted)
+
+
+def _arrange(source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], kspace: Kspace) -> Tensor:
+    """Permute ``source`` to [batch, *wanted, complex]."""
+    sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
+    for axis in batch:
+        if axis not in have:
+            source = source[None].expand(sizes[axis], *source.shape)
+            have = (axis, *have)
+    inner = [axis for axis in wanted if axis not in ("batch", "complex")]
+    source = source.permute([have.index(axis) for axis in (*batch, *inner)])
+    source = source.flatten(0, len(batch) - 1) if batch else source[None]
+    if "complex" in wanted:
+        return torch.view_as_real(source.contiguous())
+    return source.to(torch.float32).contiguous()
+
+
+def arrange_output(manifest: Any, image: Tensor, kspace: Kspace) -> Tensor:
+    """Return the output ``image`` as [frames, z, y, x], complex64 or float32."""
+    wanted = tuple(next(spec for spec in manifest.outputs if spec.name == "image").axes)
+    volume = torch.view_as_complex(image.contiguous()) if "complex" in wanted else image
+    sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
+    inputs = next(spec for spec in manifest.inputs if spec.name == "kspace")
+    batch = _batch_axes(tuple(inputs.axes))
+    inner = [axis for axis in wanted if axis not in ("batch", "complex")]
+    volume = volume.reshape(*(sizes[axis] for axis in batch), *volume.shape[1:])
+    names = [*batch, *inner]
+    order = [names.index(axis) for axis in ("frames", *_SPATIAL) if axis in names]
+    volume = volume.permute(order)
+    return volume if "frames" in names else volume[None]

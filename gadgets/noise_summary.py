@@ -1,0 +1,41 @@
+"""Answer a client's question about a stored noise scan."""
+
+import numpy as np
+
+from .gadget import Stream, gadget
+from .items import DependencyReport
+from .noise import NoiseCovariance
+from .scan import Scan
+
+
+@gadget
+def noise_summary(items: Stream, scan: Scan, *, noise_file: str) -> Stream:
+    """Report smallest, largest and mean noise level, dwell time and channels of the noise scan ``noise_file``.
+
+    Parameters
+    ----------
+    items
+        Pass by.
+    scan
+        Its noise folder is searched.
+    noise_file
+        Measurement id of the noise scan; clients of Gadgetron put ``GadgetronNoiseCovarianceMatrix_`` in front.
+    """
+    yield from items
+    identifier = noise_file.removeprefix("GadgetronNoiseCovarianceMatrix_")
+    stored = NoiseCovariance.load(scan.noise_folder, identifier) if scan.noise_folder else None
+    if stored is None:
+        yield DependencyReport({"status": "failed"})
+        return
+    sigma = np.sqrt(np.diag(stored.matrix).real)
+    yield DependencyReport(
+        {
+            "status": "success",
+            "measurementID": identifier,
+            "channels": str(sigma.size),
+            "noise_dwell_time_us": str(stored.dwell_time),
+            "min_sigma": str(sigma.min()),
+            "max_sigma": str(sigma.max()),
+            "mean_sigma": str(sigma.mean()),
+        }
+    )

@@ -1,0 +1,57 @@
+"""Images as 16-bit integers."""
+
+import math
+from typing import Literal
+
+import ismrmrd
+import numpy as np
+from numpy.typing import NDArray
+
+from .gadget import Stream, gadget
+from .items import Image, make_image
+from .scan import Scan
+
+
+@gadget
+def to_integer(
+    items: Stream,
+    scan: Scan,
+    *,
+    dtype: Literal["uint16", "int16"] = "uint16",
+    min_intensity: int = 0,
+    max_intensity: int = 4095,
+    intensity_offset: int = 2048,
+) -> Stream:
+    """Round real images to integers and clip them to a range; say so when much is clipped.
+
+    Parameters
+    ----------
+    items
+        Real images; others pass by.
+    scan
+        Told about clipping.
+    dtype
+        Unsigned or signed.
+    min_intensity, max_intensity
+        The range.
+    intensity_offset
+        Where zero of real, imaginary and phase images goes; phase is multiplied by ``intensity_offset / pi``.
+    """
+    for item in items:
+        if isinstance(item, Image) and item.data.dtype.kind == "f":
+            values = _shift(item, intensity_offset)
+            clipped = float(np.mean(values > max_intensity))
+            if clipped > 0.01:
+                scan.report("clipped", f"{clipped:.1%} of an image's pixels exceed {max_intensity} and are clipped; scale it first")
+            data = np.clip(np.rint(values), min_intensity, max_intensity).astype(dtype)
+            yield make_image(data, item.getHead(), item.meta)
+        else:
+            yield item
+
+
+def _shift(image: Image, offset: int) -> NDArray[np.float32]:
+    if image.image_type == ismrmrd.IMTYPE_PHASE:
+        return image.data * np.float32(offset / math.pi) + offset
+    if image.image_type in (ismrmrd.IMTYPE_REAL, ismrmrd.IMTYPE_IMAG):
+        return image.data + offset
+    return image.data

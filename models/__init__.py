@@ -1,0 +1,1 @@
+"""Reconstruction as torch modules: building blocks, classical methods, networks."""

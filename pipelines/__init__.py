@@ -1,0 +1,1 @@
+"""Gadgetron XML pipelines and the loader that reads them."""

@@ -1,0 +1,1 @@
+"""The running service: wire protocol, sessions, server, engine, replay client, command line."""

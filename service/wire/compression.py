@@ -1,0 +1,113 @@
+"""Compressed readouts: NHLBI fixed-point (own code) and ZFP (through ``zfpy``)."""
+
+import importlib
+import math
+import struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ProtocolError
+
+_NHLBI_HEADER = struct.Struct("<QfB")
+_MAX_BITS = 32
+
+
+def compress_nhlbi(data: NDArray[np.complex64], *, bits: int | None = None, tolerance: float | None = None) -> bytes:
+    """Quantise complex samples to signed integers of equal width, packed least significant bit first.
+
+    Parameters
+    ----------
+    data
+        complex64, any shape.
+    bits
+        Width of each integer; the scale follows from the largest sample.
+    tolerance
+        Largest error accepted, in the units of ``data``; width and scale follow from it.
+
+    Raises
+    ------
+    ValueError
+        Not exactly one of ``bits`` and ``tolerance`` is given, or ``bits`` is not 2 to 32.
+    """
+    values = np.ascontiguousarray(data).view(np.float32).ravel().astype(np.float64)
+    largest = float(np.abs(values).max(initial=0.0)) or 1.0
+    if (bits is None) == (tolerance is None):
+        raise ValueError("give one of bits and tolerance")
+    if tolerance is not None:
+        scale = 0.5 / tolerance
+        bits = max(2, math.ceil(math.log2(largest * scale + 1)) + 1)
+    else:
+        assert bits is not None
+        scale = (2 ** (bits - 1) - 1) / largest
+    if not 2 <= bits <= _MAX_BITS:
+        raise ValueError(f"NHLBI compression takes 2 to {_MAX_BITS} bits, got {bits}")
+    scale = float(np.float32(scale))
+    limit = 2 ** (bits - 1) - 1
+    integers = np.clip(np.rint(values * scale), -limit, limit).astype(np.int64)
+    shifts = np.arange(bits, dtype=np.int64)
+    planes = ((integers[:, None] >> shifts) & 1).astype(np.uint8)
+    packed = np.packbits(planes.ravel(), bitorder="little")
+    return _NHLBI_HEADER.pack(values.size, scale, bits) + packed.tobytes()
+
+
+def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
+    """Undo ``compress_nhlbi``.
+
+    Parameters
+    ----------
+    blob
+        Header of 13 bytes (number of floats, scale, width in bits) and the packed integers.
+    count
+        How many floats the readout has.
+
+    Raises
+    ------
+    ProtocolError
+        The blob does not hold ``count`` values.
+    """
+    if len(blob) < _NHLBI_HEADER.size:
+        raise ProtocolError(f"NHLBI-compressed readout of {len(blob)} bytes is shorter than its header")
+    elements, scale, bits = _NHLBI_HEADER.unpack_from(blob)
+    packed = np.frombuffer(blob, np.uint8, offset=_NHLBI_HEADER.size)
+    valid = elements == count and 1 <= bits <= _MAX_BITS and scale > 0 and packed.size * 8 >= bits * elements
+    if not valid:
+        raise ProtocolError(
+            f"NHLBI-compressed readout says {elements} values of {bits} bits in {packed.size} bytes, expected {count} values"
+        )
+    planes = np.unpackbits(packed, count=bits * elements, bitorder="little").reshape(elements, bits)
+    weights = (1 << np.arange(bits, dtype=np.int64)).astype(np.float64)
+    weights[-1] = -weights[-1]
+    return (planes @ weights / scale).astype(np.float32)
+
+
+def compress_zfp(data: NDArray[np.complex64], tolerance: float) -> bytes:
+    """Compress [coils, samples] with ZFP at an absolute tolerance; needs the extra ``zfp``."""
+    field = np.ascontiguousarray(data).view(np.float32)
+    return bytes(_zfpy().compress_numpy(field, tolerance=tolerance, write_header=True))
+
+
+def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
+    """Undo ``compress_zfp``.
+
+    Raises
+    ------
+    ProtocolError
+        The blob is not ZFP or does not hold ``count`` floats, or ``zfpy`` is not installed.
+    """
+    zfpy = _zfpy()
+    try:
+        values = zfpy.decompress_numpy(bytes(blob))
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"ZFP-compressed readout cannot be read: {error}") from error
+    if values.size != count:
+        raise ProtocolError(f"ZFP-compressed readout holds {values.size} values, expected {count}")
+    return np.ascontiguousarray(values, dtype=np.float32).ravel()
+
+
+def _zfpy() -> Any:
+    try:
+        return importlib.import_module("zfpy")
+    except ImportError as error:
+        raise ProtocolError("a ZFP-compressed readout needs the package zfpy: pip install 'isocenter[zfp]'") from error

@@ -1,0 +1,1 @@
+"""Made-up scans with exact k-space: phantoms, coils, sampling, noise."""

@@ -1,0 +1,59 @@
+"""Coil sensitivity maps as short Fourier series, so that a coil's k-space is an exact sum of shifted object k-spaces.
+
+After Guerquin-Kern et al., IEEE TMI 2012;31:626, the sinusoidal model.
+"""
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+ORDER = 3
+"""Harmonics run from -ORDER to ORDER along x and y."""
+
+Complex = NDArray[np.complex128]
+
+
+def coil_coefficients(coils: int, periods: tuple[float, float], z: float = 0.0) -> Complex:
+    """Fit the fields of loops around the body by Fourier series.
+
+    Parameters
+    ----------
+    coils
+        Number of loops, on a ring.
+    periods
+        Period of the series along y and x, in units of half the field of view; more than 2.
+    z
+        Plane, in units of half the field of view; the loops alternate between two heights.
+
+    Returns
+    -------
+    ndarray
+        complex128 [coils, 2 * ORDER + 1 (y), 2 * ORDER + 1 (x)].
+    """
+    grid = np.linspace(-1.05, 1.05, 33)
+    basis_y, basis_x = (_harmonics(grid, period) for period in periods)
+    fields = np.stack([_loop_field(index, coils, grid, z) for index in range(coils)])
+    solve_y, solve_x = (np.linalg.pinv(basis, rcond=1e-4) for basis in (basis_y, basis_x))
+    return np.einsum("ay,cyx,bx->cab", solve_y, fields, solve_x)
+
+
+def coil_maps(coefficients: Complex, y: NDArray[np.float64], x: NDArray[np.float64], periods: tuple[float, float]) -> Complex:
+    """Evaluate the series on a grid: complex128 [coils, y, x]."""
+    return np.einsum("ya,cab,xb->cyx", _harmonics(y, periods[0]), coefficients, _harmonics(x, periods[1]))
+
+
+def _harmonics(position: NDArray[np.float64], period: float) -> Complex:
+    order = np.arange(-ORDER, ORDER + 1)
+    return np.exp(2j * math.pi / period * position[:, None] * order)
+
+
+def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> Complex:
+    """Receive field of a loop at 1.25 from the middle: falls off with distance, its phase turns with direction."""
+    angle = 2 * math.pi * (index + 0.25) / coils
+    dx = grid[None, :] - 1.25 * math.cos(angle)
+    dy = grid[:, None] - 1.25 * math.sin(angle)
+    dz = z - (0.25 if index % 2 else -0.25)
+    magnitude = 1 / (1 + (dx**2 + dy**2 + dz**2) / 0.7**2) ** 1.5
+    phase = 0.6 * (dx * math.cos(angle) + dy * math.sin(angle)) + 0.8 * (dx * math.sin(angle) - dy * math.cos(angle))
+    return 2.5 * magnitude * np.exp(1j * (phase + angle))

@@ -1,0 +1,463 @@
+"""Simulated Cartesian scans: what the scanner would send, and what the image should be."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import ismrmrd
+import numpy as np
+from ismrmrd import Acquisition, Waveform
+from numpy.typing import NDArray
+
+from . import sampling
+from .coils import ORDER, coil_coefficients, coil_maps
+from .phantoms import PHANTOMS, Phantom, slice_kspace, volume_kspace
+
+Calibration = Literal["embedded", "separate", "external", "interleaved", "none"]
+Orientation = Literal["transverse", "sagittal", "coronal", "oblique"]
+
+NOISE_BANDWIDTH = 0.793
+TICK_MS = 2.5
+_DWELL_US = 5.0
+_NOISE_DWELL_US = 10.0
+_NOISE_SAMPLES = 2048
+_HEAD_HEIGHT_MM = 100.0
+
+
+@dataclass(frozen=True)
+class ScanProtocol:
+    """What to scan and how. Lengths are in mm, times in ms.
+
+    Attributes
+    ----------
+    phantom
+        ``brain``, ``shepp-logan`` or ``heart``.
+    matrix
+        Pixels along x and y of the image.
+    partitions
+        More than one makes a 3-D scan.
+    oversampling
+        Of the readout: 1 or 2.
+    acs, calibration
+        Number of calibration lines, and how they are measured.
+    random
+        Random instead of uniform undersampling.
+    partial_fourier, asymmetric_echo, phase_resolution
+        Fraction of lines, samples, or k-space extent along y that is measured.
+    phase_oversampling
+        How much larger the encoded field of view along y is.
+    frames, frame_counter
+        Dynamic frames, and the MRD counter they are numbered by.
+    noise
+        Standard deviation of real and imaginary part, relative to the mean signal of the central line's maximum over 1000.
+    reverse_every_second, extra_readouts, waveforms
+        Readouts played backwards; navigators, phase correction, feedback and dummies among them; an ECG beside them.
+    """
+
+    phantom: str = "brain"
+    matrix: int = 256
+    coils: int = 8
+    slices: int = 1
+    partitions: int = 1
+    fov: float = 240.0
+    slice_thickness: float = 5.0
+    slice_gap: float = 1.0
+    orientation: Orientation = "transverse"
+    oversampling: int = 2
+    acceleration: int = 1
+    acs: int = 24
+    calibration: Calibration = "embedded"
+    random: bool = False
+    partial_fourier: float = 1.0
+    asymmetric_echo: float = 1.0
+    phase_resolution: float = 1.0
+    phase_oversampling: float = 1.0
+    frames: int = 1
+    frame_counter: Literal["phase", "repetition"] = "phase"
+    averages: int = 1
+    noise: float = 1.0
+    noise_scan: bool = True
+    repetition_time: float = 5.0
+    reverse_every_second: bool = False
+    extra_readouts: bool = False
+    waveforms: bool = False
+    seed: int = 1
+    measurement_id: str = "simulated_1"
+
+    def __post_init__(self) -> None:
+        if self.phantom not in PHANTOMS:
+            raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join(PHANTOMS)}")
+        if self.oversampling not in (1, 2):
+            raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
+        if min(self.matrix, self.coils, self.slices, self.partitions, self.frames, self.averages, self.acceleration) < 1:
+            raise ValueError("matrix, coils, slices, partitions, frames, averages and acceleration must be at least 1")
+
+    @property
+    def lines(self) -> int:
+        """Rows of the encoded grid."""
+        return 2 * round(self.matrix * self.phase_oversampling / 2)
+
+    @property
+    def samples(self) -> int:
+        """Columns of the encoded grid."""
+        return self.matrix * self.oversampling
+
+    @property
+    def first_line(self) -> int:
+        """Row of the grid that is line 0 of the scan."""
+        rows = np.flatnonzero(self.measurable_lines())
+        return int(rows[0])
+
+    def measurable_lines(self) -> NDArray[np.bool_]:
+        """Mark the rows within the measured extent of k-space, before acceleration."""
+        extent = sampling.acs_lines(self.lines, round(self.lines * self.phase_resolution))
+        return extent & sampling.partial_fourier(self.lines, self.partial_fourier)
+
+    def imaging_lines(self, frame: int) -> NDArray[np.bool_]:
+        """Mark the rows measured for the image in one frame."""
+        if self.random:
+            lines = sampling.random(self.lines, self.acceleration, self.acs, self.seed + frame)
+        else:
+            offset = frame % self.acceleration if self.calibration == "interleaved" else 0
+            lines = sampling.uniform(self.lines, self.acceleration, offset)
+        return lines & self.measurable_lines()
+
+    def calibration_lines(self) -> NDArray[np.bool_]:
+        """Mark the rows measured for calibration."""
+        if self.acceleration == 1 or self.calibration in ("none", "interleaved"):
+            return np.zeros(self.lines, bool)
+        return sampling.acs_lines(self.lines, self.acs) & self.measurable_lines()
+
+
+@dataclass
+class SimulatedScan:
+    """A scan and its truth.
+
+    Attributes
+    ----------
+    header
+        MRD header as XML.
+    items
+        Acquisitions and waveforms in the order of the scan.
+    truth
+        float32 [frames, slices * partitions, y, x]; root-sum-of-squares image of noise-free, complete data.
+    maps
+        complex64 [slices, coils, y, x]; the coil maps.
+    """
+
+    protocol: ScanProtocol
+    header: str
+    items: list[Acquisition | Waveform]
+    truth: NDArray[np.float32]
+    maps: NDArray[np.complex64] = field(repr=False)
+
+    def save(self, path: Path) -> None:
+        """Write an MRD file, with the truth and the maps beside the scan in the group ``truth``."""
+        path.unlink(missing_ok=True)
+        with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as dataset:
+            dataset.write_xml_header(self.header.encode())
+            for item in self.items:
+                if isinstance(item, Acquisition):
+                    dataset.append_acquisition(item)
+                else:
+                    dataset.append_waveform(item)
+        with h5py.File(path, "a") as file:
+            file["truth/image"] = self.truth
+            file["truth/coil_maps"] = self.maps
+
+
+def simulate(protocol: ScanProtocol) -> SimulatedScan:
+    """Simulate a scan with exact k-space of every coil."""
+    random = np.random.default_rng(protocol.seed)
+    kspace = np.stack([_frame_kspace(protocol, frame) for frame in range(protocol.frames)])
+    middle = np.abs(kspace[0, :, :, :, protocol.lines // 2]).max()
+    mixing = protocol.noise * middle / 1000 * _noise_mixing(protocol.coils, random)
+    items = list(_play(protocol, kspace, mixing, random))
+    for counter, item in enumerate(items):
+        item.scan_counter = counter
+    return SimulatedScan(protocol, _header(protocol), items, _truth(protocol, kspace), _maps(protocol))
+
+
+def _slice_positions(protocol: ScanProtocol) -> NDArray[np.float64]:
+    spacing = protocol.slice_thickness + protocol.slice_gap
+    return (np.arange(protocol.slices) - (protocol.slices - 1) / 2) * spacing
+
+
+def _periods(protocol: ScanProtocol) -> tuple[float, float]:
+    return 4 * protocol.lines / protocol.matrix, 4.0
+
+
+def _frame_kspace(protocol: ScanProtocol, frame: int) -> NDArray[np.complex64]:
+    """Noise-free k-space of one frame: complex64 [slices, coils, kz, ky, kx]."""
+    phantom = PHANTOMS[protocol.phantom](frame / protocol.frames)
+    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in _slice_positions(protocol)])
+
+
+def _coil_kspace(protocol: ScanProtocol, phantom: Phantom, z: float) -> NDArray[np.complex64]:
+    """Sum shifted object k-spaces by the coils' Fourier series."""
+    periods = _periods(protocol)
+    step_y, step_x = 2, 2 // protocol.oversampling
+    rows, columns = np.arange(protocol.lines) - protocol.lines // 2, np.arange(protocol.samples) - protocol.samples // 2
+    fine_y = np.arange(step_y * rows[0] - ORDER, step_y * rows[-1] + ORDER + 1)
+    fine_x = np.arange(step_x * columns[0] - ORDER, step_x * columns[-1] + ORDER + 1)
+    ky, kx = fine_y / periods[0], fine_x / periods[1]
+    if protocol.partitions > 1:
+        kz = (np.arange(protocol.partitions) - protocol.partitions // 2) / 2
+        fine = volume_kspace(phantom, kx, ky, kz) / (2 / protocol.partitions) / math.sqrt(protocol.partitions)
+    else:
+        fine = slice_kspace(phantom, kx, ky, z)[None]
+    pixel = (2 / protocol.matrix) ** 2
+    fine = fine / (pixel * math.sqrt(protocol.lines * protocol.samples))
+    coefficients = coil_coefficients(protocol.coils, periods, z)
+    kspace = np.zeros((protocol.coils, protocol.partitions, rows.size, columns.size), np.complex128)
+    for a in range(2 * ORDER + 1):
+        for b in range(2 * ORDER + 1):
+            start_y, start_x = 2 * ORDER - a, 2 * ORDER - b
+            shifted = fine[:, start_y : start_y + step_y * rows.size : step_y, start_x : start_x + step_x * columns.size : step_x]
+            kspace += coefficients[:, a, b, None, None, None] * shifted[:, : rows.size, : columns.size]
+    return kspace.astype(np.complex64)
+
+
+def _truth(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Root-sum-of-squares image from complete data, cropped to the reconstructed field of view."""
+    axes = (-3, -2, -1)
+    images = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho"), axes)
+    magnitude = np.sqrt((np.abs(images) ** 2).sum(axis=2))
+    y, x = (protocol.lines - protocol.matrix) // 2, (protocol.samples - protocol.matrix) // 2
+    cropped = magnitude[..., y : y + protocol.matrix, x : x + protocol.matrix]
+    return cropped.reshape(protocol.frames, -1, protocol.matrix, protocol.matrix).astype(np.float32)
+
+
+def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
+    periods = _periods(protocol)
+    grid = (np.arange(protocol.matrix) - protocol.matrix // 2) * 2 / protocol.matrix
+    heights = _slice_positions(protocol) / _HEAD_HEIGHT_MM
+    maps = [coil_maps(coil_coefficients(protocol.coils, periods, z), grid, grid, periods) for z in heights]
+    return np.stack(maps).astype(np.complex64)
+
+
+def _noise_mixing(coils: int, random: np.random.Generator) -> NDArray[np.complex128]:
+    """Square root of a noise covariance with coil-dependent level and correlated neighbours."""
+    level = 0.8 + 0.4 * random.random(coils)
+    coupling = 0.15 * (random.standard_normal((coils, coils)) + 1j * random.standard_normal((coils, coils))) / math.sqrt(coils)
+    return level[:, None] * (np.eye(coils) + coupling)
+
+
+def _noise(mixing: NDArray[np.complex128], samples: int, random: np.random.Generator) -> NDArray[np.complex128]:
+    white = random.standard_normal((2, mixing.shape[1], samples))
+    return mixing @ (white[0] + 1j * white[1])
+
+
+def _directions(orientation: Orientation) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Read, phase and slice direction in patient coordinates (LPS)."""
+    c, s = math.cos(math.radians(25)), math.sin(math.radians(25))
+    return {
+        "transverse": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+        "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0)),
+        "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
+        "oblique": ((1.0, 0.0, 0.0), (0.0, c, s), (0.0, -s, c)),
+    }[orientation]
+
+
+def _play(
+    protocol: ScanProtocol,
+    kspace: NDArray[np.complex64],
+    mixing: NDArray[np.complex128],
+    random: np.random.Generator,
+) -> Iterator[Acquisition | Waveform]:
+    """Yield readouts in the order a scanner plays them: noise, separate calibration, then frame by frame."""
+    clock = _Clock(protocol.repetition_time)
+    if protocol.noise_scan:
+        scale = math.sqrt(_DWELL_US / _NOISE_DWELL_US * NOISE_BANDWIDTH)
+        noise = Acquisition.from_array(
+            (scale * _noise(mixing, _NOISE_SAMPLES, random)).astype(np.complex64),
+            sample_time_us=_NOISE_DWELL_US,
+            acquisition_time_stamp=clock.tick(),
+        )
+        noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        yield noise
+    order = [*range(1, protocol.slices, 2), *range(0, protocol.slices, 2)]
+    calibration = protocol.calibration_lines()
+    if protocol.calibration in ("separate", "external"):
+        for slice_index in order:
+            for partition in range(protocol.partitions):
+                for row in np.flatnonzero(calibration):
+                    readout = _readout(protocol, kspace[0, slice_index, :, partition, row], mixing, random, clock)
+                    _number(readout, protocol, slice_index, partition, int(row))
+                    readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+                    yield readout
+    last_counters = (protocol.frames - 1, protocol.averages - 1, order[-1])
+    for frame in range(protocol.frames):
+        imaging = protocol.imaging_lines(frame)
+        rows = imaging | calibration if protocol.calibration == "embedded" else imaging
+        for average in range(protocol.averages):
+            for slice_index in order:
+                readouts = [
+                    _imaging_readout(protocol, kspace, mixing, random, clock, (frame, average, slice_index, partition, int(row)))
+                    for partition in range(protocol.partitions)
+                    for row in np.flatnonzero(rows)
+                ]
+                _flag_lines(readouts, imaging, calibration, protocol)
+                readouts[0].set_flag(ismrmrd.ACQ_FIRST_IN_SLICE)
+                readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+                if slice_index == order[-1] and average == protocol.averages - 1 and protocol.frame_counter == "repetition":
+                    readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+                if (frame, average, slice_index) == last_counters:
+                    readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+                yield from _with_extras(protocol, readouts, random, clock)
+
+
+class _Clock:
+    """Counts acquisition time in the scanner's ticks."""
+
+    def __init__(self, repetition_time: float) -> None:
+        self.repetition_time = repetition_time
+        self.readouts = 0
+
+    def tick(self) -> int:
+        self.readouts += 1
+        return 16_000_000 + round(self.readouts * self.repetition_time / TICK_MS)
+
+
+def _readout(
+    protocol: ScanProtocol,
+    signal: NDArray[np.complex64],
+    mixing: NDArray[np.complex128],
+    random: np.random.Generator,
+    clock: _Clock,
+) -> Acquisition:
+    dropped = protocol.samples - round(protocol.samples * protocol.asymmetric_echo)
+    data = (signal + _noise(mixing, protocol.samples, random)).astype(np.complex64)[:, dropped:]
+    readout = Acquisition.from_array(
+        data,
+        sample_time_us=_DWELL_US,
+        center_sample=protocol.samples // 2 - dropped,
+        acquisition_time_stamp=clock.tick(),
+    )
+    readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = _directions(protocol.orientation)
+    return readout
+
+
+def _number(readout: Acquisition, protocol: ScanProtocol, slice_index: int, partition: int, row: int) -> None:
+    offset = _slice_positions(protocol)[slice_index]
+    readout.position[:] = [offset * component for component in _directions(protocol.orientation)[2]]
+    readout.idx.kspace_encode_step_1 = row - protocol.first_line
+    readout.idx.kspace_encode_step_2 = partition
+    readout.idx.slice = slice_index
+    readout.idx.user[5] = protocol.lines // 2 - protocol.first_line
+
+
+def _imaging_readout(
+    protocol: ScanProtocol,
+    kspace: NDArray[np.complex64],
+    mixing: NDArray[np.complex128],
+    random: np.random.Generator,
+    clock: _Clock,
+    counters: tuple[int, int, int, int, int],
+) -> Acquisition:
+    frame, average, slice_index, partition, row = counters
+    readout = _readout(protocol, kspace[frame, slice_index, :, partition, row], mixing, random, clock)
+    _number(readout, protocol, slice_index, partition, row)
+    readout.idx.average = average
+    setattr(readout.idx, protocol.frame_counter, frame)
+    return readout
+
+
+def _flag_lines(
+    readouts: list[Acquisition],
+    imaging: NDArray[np.bool_],
+    calibration: NDArray[np.bool_],
+    protocol: ScanProtocol,
+) -> None:
+    """Flag embedded calibration lines; play every second readout backwards where the protocol says so."""
+    for index, readout in enumerate(readouts):
+        row = readout.idx.kspace_encode_step_1 + protocol.first_line
+        if protocol.calibration == "embedded" and calibration[row]:
+            both = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
+            readout.set_flag(both if imaging[row] else ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+        if protocol.reverse_every_second and index % 2:
+            readout.data[:] = readout.data[:, ::-1].copy()
+            readout.center_sample = readout.number_of_samples - readout.center_sample
+            readout.set_flag(ismrmrd.ACQ_IS_REVERSE)
+
+
+_EXTRA_FLAGS = (
+    ismrmrd.ACQ_IS_NAVIGATION_DATA,
+    ismrmrd.ACQ_IS_PHASECORR_DATA,
+    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
+    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
+    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
+)
+
+
+def _with_extras(
+    protocol: ScanProtocol,
+    readouts: list[Acquisition],
+    random: np.random.Generator,
+    clock: _Clock,
+) -> Iterator[Acquisition | Waveform]:
+    """Put readouts that belong in no image, and an ECG, between the imaging readouts."""
+    for index, readout in enumerate(readouts):
+        if protocol.extra_readouts and index % 16 == 8:
+            extra = Acquisition(readout.getHead(), np.full_like(readout.data, 1e3))
+            extra.clear_all_flags()
+            extra.set_flag(_EXTRA_FLAGS[index // 16 % len(_EXTRA_FLAGS)])
+            extra.acquisition_time_stamp = clock.tick()
+            yield extra
+        if protocol.waveforms and index % 32 == 0:
+            beat = (2000 + 500 * random.random((1, 16))).astype(np.uint32)
+            stamp = readout.acquisition_time_stamp
+            yield Waveform.from_array(beat, waveform_id=0, time_stamp=stamp, sample_time_us=2500.0)
+        yield readout
+
+
+def _header(protocol: ScanProtocol) -> str:
+    rows = np.flatnonzero(protocol.measurable_lines())
+    depth = protocol.partitions * protocol.slice_thickness if protocol.partitions > 1 else protocol.slice_thickness
+    spaces = "".join(
+        f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{protocol.partitions}</z></matrixSize>"
+        f"<fieldOfView_mm><x>{fov_x}</x><y>{fov_y}</y><z>{depth}</z></fieldOfView_mm></{name}>"
+        for name, x, y, fov_x, fov_y in (
+            ("encodedSpace", protocol.samples, protocol.lines, protocol.fov * protocol.oversampling, protocol.fov * protocol.lines / protocol.matrix),
+            ("reconSpace", protocol.matrix, protocol.matrix, protocol.fov, protocol.fov),
+        )
+    )
+    counters = {
+        "kspace_encoding_step_1": (rows.size - 1, protocol.lines // 2 - int(rows[0])),
+        "kspace_encoding_step_2": (protocol.partitions - 1, protocol.partitions // 2),
+        "average": (protocol.averages - 1, 0),
+        "slice": (protocol.slices - 1, 0),
+        "contrast": (0, 0),
+        "phase": (protocol.frames - 1 if protocol.frame_counter == "phase" else 0, 0),
+        "repetition": (protocol.frames - 1 if protocol.frame_counter == "repetition" else 0, 0),
+        "set": (0, 0),
+        "segment": (0, 0),
+    }
+    limits = "".join(
+        f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center></{name}>"
+        for name, (maximum, center) in counters.items()
+    )
+    parallel = ""
+    if protocol.acceleration > 1:
+        mode = "other" if protocol.calibration == "none" else protocol.calibration
+        interleaving = f"<interleavingDimension>{protocol.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
+        parallel = (
+            f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{protocol.acceleration}</kspace_encoding_step_1>"
+            "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+            f"<calibrationMode>{mode}</calibrationMode>{interleaving}</parallelImaging>"
+        )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
+        f"<measurementInformation><measurementID>{protocol.measurement_id}</measurementID><patientPosition>HFS</patientPosition>"
+        f"<protocolName>{protocol.phantom}</protocolName></measurementInformation>"
+        "<acquisitionSystemInformation><systemVendor>Isocenter</systemVendor><systemModel>simulator</systemModel>"
+        f"<systemFieldStrength_T>3.0</systemFieldStrength_T><relativeReceiverNoiseBandwidth>{NOISE_BANDWIDTH}"
+        f"</relativeReceiverNoiseBandwidth><receiverChannels>{protocol.coils}</receiverChannels></acquisitionSystemInformation>"
+        "<experimentalConditions><H1resonanceFrequency_Hz>123200000</H1resonanceFrequency_Hz></experimentalConditions>"
+        f"<encoding>{spaces}<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory>{parallel}</encoding>"
+        f"<sequenceParameters><TR>{protocol.repetition_time}</TR></sequenceParameters></ismrmrdHeader>"
+    )
