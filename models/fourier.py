@@ -21,6 +21,8 @@ from torch import Tensor
 
 Lowering = Literal["native", "gemm"]
 _lowering: Lowering = "native"
+_matrices: dict[str, tuple[Tensor, Tensor]] = {}
+"""Fourier matrices of the graph that is being traced, by (symbolic) length, so that it holds each once."""
 
 
 @contextmanager
@@ -28,10 +30,12 @@ def lowering(name: Lowering) -> Iterator[None]:
     """Use one lowering of the planar transforms inside this context (while exporting)."""
     global _lowering
     before, _lowering = _lowering, name
+    _matrices.clear()
     try:
         yield
     finally:
         _lowering = before
+        _matrices.clear()
 
 
 def fft(x: Tensor, dims: list[int]) -> Tensor:
@@ -83,7 +87,10 @@ def _planar_gemm(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     real, imaginary = x[..., 0], x[..., 1]
     for dim in dims:
         axis = dim % x.dim()
-        cosine, sine = _dft_matrix(x.shape[axis])
+        length = str(x.shape[axis])
+        if length not in _matrices:
+            _matrices[length] = _dft_matrix(x.shape[axis])
+        cosine, sine = _matrices[length]
         sine = sine if inverse else -sine
         real, imaginary = (
             _multiply(cosine, real, axis) - _multiply(sine, imaginary, axis),

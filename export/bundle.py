@@ -1,0 +1,175 @@
+"""A bundle: a folder that holds a reconstruction, what it accepts, how it was made, and the test that commissions it.
+
+::
+
+    model.yaml      the manifest
+    model.ts        TorchScript
+    model.onnx      ONNX, Fourier transforms lowered to matrix products
+    probe.npz       inputs (``input.<name>``) and the eager module's outputs (``output.<name>``)
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from ..gadgets.errors import IsocenterError
+
+FORMAT_VERSION = 1
+MANIFEST = "model.yaml"
+PROBE = "probe.npz"
+RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
+
+
+class BundleError(IsocenterError):
+    """A bundle is missing, damaged, or does not compute what it did when it was made."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """A named input or output: its axes, and the sizes that were promised for them.
+
+    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary).
+    """
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    axes: tuple[str, ...]
+    limits: dict[str, tuple[int, int]] = {}
+
+
+class Conventions(_Strict):
+    """What the numbers mean."""
+
+    fourier: Literal["centred, orthonormal"] = "centred, orthonormal"
+    input_scaling: Literal["none"] = "none"
+    mask: Literal["one where a line was measured"] = "one where a line was measured"
+    coil_maps: Literal["none", "unit norm"] = "none"
+
+
+class Domain(_Strict):
+    """What the reconstruction was made for; empty means no restriction is known."""
+
+    dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
+    acceleration: tuple[float, float] | None = None
+    coils: tuple[int, int] | None = None
+    matrix: tuple[int, int] | None = None
+    field_strength_t: tuple[float, float] | None = None
+    contrast: tuple[str, ...] = ()
+    anatomy: tuple[str, ...] = ()
+
+
+class Parity(_Strict):
+    """Worst deviation of a runtime from the eager module in float64, relative to the output's maximum."""
+
+    error: float
+    cases: int
+
+
+class Provenance(_Strict):
+    """Where the reconstruction comes from."""
+
+    source: str
+    licence: str
+    fingerprint: str
+    training_data: str = "none"
+    tools: dict[str, str] = {}
+    date: str = ""
+
+
+class Manifest(_Strict):
+    """What stands in ``model.yaml``."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: str
+    network: str
+    configuration: dict[str, Any] = {}
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    conventions: Conventions = Conventions()
+    domain: Domain = Domain()
+    tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
+    files: dict[str, str] = {}
+    parity: dict[str, Parity] = {}
+    provenance: Provenance
+    intended_use: str
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk whose files are the ones that its manifest lists."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path) -> "Bundle":
+        """Read a bundle and check every file against its hash.
+
+        Raises
+        ------
+        BundleError
+            There is no valid manifest, or a file is missing, changed, unexpected or a link.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
+        try:
+            manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path} is not a valid manifest: {error}") from error
+        known = {PROBE, *RUNTIME_FILES.values()}
+        for name, expected in manifest.files.items():
+            file = folder / name
+            if name not in known:
+                raise BundleError(f"{path} lists {name!r}, which is no part of a bundle; parts are {', '.join(sorted(known))}")
+            if file.is_symlink() or not file.is_file():
+                raise BundleError(f"bundle {manifest.name!r}: {name} is missing or a link")
+            if sha256(file) != expected:
+                raise BundleError(f"bundle {manifest.name!r}: {name} does not have the hash that the manifest lists")
+        if PROBE not in manifest.files or not any(name in manifest.files for name in RUNTIME_FILES.values()):
+            raise BundleError(f"bundle {manifest.name!r} lists no probe or no model")
+        return cls(folder, manifest)
+
+    def runtime_files(self) -> dict[str, Path]:
+        """Return the model files by the name of their runtime."""
+        return {runtime: self.folder / name for runtime, name in RUNTIME_FILES.items() if name in self.manifest.files}
+
+    def probe(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the inputs and outputs of the commissioning test."""
+        with np.load(self.folder / PROBE, allow_pickle=False) as file:
+            arrays: dict[str, NDArray[Any]] = dict(file)
+        parts: dict[str, dict[str, Tensor]] = {"input": {}, "output": {}}
+        for key, array in arrays.items():
+            kind, _, name = key.partition(".")
+            parts[kind][name] = torch.from_numpy(array)
+        return parts["input"], parts["output"]
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def relative_error(outputs: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest deviation of any output, relative to the largest expected value; infinite where shapes differ or NaN appears."""
+    worst = 0.0
+    for name, reference in expected.items():
+        output = outputs[name]
+        if output.shape != reference.shape or not torch.isfinite(output).all():
+            return float("inf")
+        scale = max(float(reference.abs().max()), 1e-30)
+        worst = max(worst, float((output.to(reference.dtype).cpu() - reference).abs().max()) / scale)
+    return worst

@@ -1,0 +1,284 @@
+"""Read Gadgetron's XML pipelines (v1, v2, and the configuration of an external node) into steps that can be run."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import defusedxml.ElementTree as SafeElementTree
+from defusedxml.common import DefusedXmlException
+
+from ..gadgets import load as load_gadget
+from ..gadgets.errors import IsocenterError
+from ..gadgets.gadget import Gadget
+from . import stock
+
+SHIPPED = Path(__file__).parent
+_IGNORED_V1 = {"reader", "writer", "property"}
+
+
+class PipelineError(IsocenterError):
+    """A pipeline cannot be found, read, or run here."""
+
+
+@dataclass(frozen=True)
+class GadgetStep:
+    """A gadget with its options."""
+
+    gadget: Gadget
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ExternalStep:
+    """Another program. It is started (``module`` and ``target``) or connected to (``address`` and ``port``).
+
+    ``configuration`` is the XML that it is sent, as Gadgetron sends it.
+    """
+
+    configuration: bytes
+    module: str = ""
+    target: str = ""
+    address: str = ""
+    port: int = 0
+
+
+Step = GadgetStep | ExternalStep
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Steps in order. ``inside_gadgetron``: the configuration came from Gadgetron, to whose external node we are speaking."""
+
+    name: str
+    steps: tuple[Step, ...]
+    summary: str = ""
+    inside_gadgetron: bool = False
+
+
+def find(name: str, folders: Sequence[Path]) -> Path:
+    """Find a pipeline's file by name, with or without ``.xml``, in the folders and among the shipped ones.
+
+    Raises
+    ------
+    PipelineError
+        There is none, or the name is no plain file name.
+    """
+    if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
+        raise PipelineError(f"{name!r} is not the name of a pipeline: it must be a plain file name")
+    for folder in (*folders, SHIPPED):
+        for candidate in (folder / name, folder / f"{name}.xml"):
+            if candidate.suffix == ".xml" and candidate.is_file() and candidate.resolve().parent == folder.resolve():
+                return candidate
+    raise PipelineError(f"there is no pipeline {name!r}; there are: {', '.join(sorted(available(folders)))}")
+
+
+def available(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return all pipelines by file name; those in earlier folders hide later ones of the same name."""
+    return {path.name: path for folder in (SHIPPED, *reversed(folders)) for path in sorted(folder.glob("*.xml"))}
+
+
+def load(name: str, folders: Sequence[Path] = ()) -> Pipeline:
+    """Load a pipeline by name.
+
+    Raises
+    ------
+    PipelineError
+        It does not exist or cannot be run here.
+    OptionError
+        An option of a gadget is wrong.
+    """
+    path = find(name, folders)
+    return parse(path.read_bytes(), path.name, folders)
+
+
+def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ()) -> Pipeline:
+    """Parse a pipeline sent as XML.
+
+    Raises
+    ------
+    PipelineError
+        It is no pipeline, or contains a node that has no counterpart here.
+    OptionError
+        An option of a gadget is wrong.
+    """
+    root = _read_xml(xml, name)
+    tag = _tag(root)
+    if tag == "gadgetronStreamConfiguration":
+        steps = _version_1(root, name)
+    elif tag == "configuration" and (stream := root.find("stream")) is not None:
+        steps = _version_2(root, stream, name, folders)
+    elif tag == "configuration":
+        return Pipeline(name, _own_steps(root, name, folders), inside_gadgetron=True)
+    else:
+        accepted = "<configuration> or <gadgetronStreamConfiguration>"
+        raise PipelineError(f"{name}: the root element is <{tag}>, expected {accepted}")
+    return Pipeline(name, tuple(steps), _summary(xml))
+
+
+def _read_xml(xml: bytes, name: str) -> Element:
+    try:
+        return SafeElementTree.fromstring(xml.rstrip(b"\0").strip(), forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise PipelineError(f"{name}: a DOCTYPE is not accepted") from error
+    except (ElementTree.ParseError, ValueError) as error:
+        raise PipelineError(f"{name}: not readable as XML: {error}") from error
+
+
+def _tag(element: Element) -> str:
+    return element.tag.rpartition("}")[2]
+
+
+def _summary(xml: bytes) -> str:
+    """Text of the first comment, which says what a shipped pipeline does."""
+    _, opening, rest = xml.decode("utf-8", "replace").partition("<!--")
+    return " ".join(rest.partition("-->")[0].split()) if opening else ""
+
+
+def _strip_namespaces(root: Element) -> None:
+    for element in root.iter():
+        element.tag = _tag(element)
+
+
+def _version_1(root: Element, name: str) -> list[Step]:
+    _strip_namespaces(root)
+    translator = stock.Translator(name)
+    for element in root:
+        if element.tag == "gadget":
+            _add_stock(translator, element, root, name)
+        elif element.tag == "external":
+            raise PipelineError(f"{name}: Gadgetron ignores <external> in a version 1 configuration; write it as version 2")
+        elif element.tag not in _IGNORED_V1:
+            raise PipelineError(f"{name}: <{element.tag}> is not known in a version 1 configuration")
+    _check_io(root, name)
+    return _finish(translator, name)
+
+
+def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path]) -> list[Step]:
+    version = (root.findtext("version") or "").strip()
+    if version != "2":
+        raise PipelineError(f"{name}: <version> is {version!r}, expected 2")
+    _check_io(root, name)
+    translator = stock.Translator(name)
+    for element in stream:
+        if element.tag == "gadget":
+            _add_stock(translator, element, stream, name)
+        elif element.tag == "external":
+            translator.add_steps(_external(element, name, folders))
+        else:
+            raise PipelineError(f"{name}: a <{element.tag}> node has no counterpart here; accepted are <gadget> and <external>")
+    return _finish(translator, name)
+
+
+def _check_io(root: Element, name: str) -> None:
+    """Refuse readers and writers that this service does not have."""
+    for kind, known in (("reader", stock.READERS), ("writer", stock.WRITERS)):
+        for element in root.iter(kind):
+            classname = (element.findtext("classname") or "").strip()
+            if classname not in known:
+                raise PipelineError(f"{name}: {kind} {classname!r} has no counterpart here; there are: {', '.join(sorted(known))}")
+
+
+def _add_stock(translator: stock.Translator, element: Element, scope: Element, name: str) -> None:
+    classname = (element.findtext("classname") or "").strip()
+    properties = _properties(element, scope, name)
+    if classname == "PythonGadget":
+        missing = [key for key in ("python_module", "python_class") if key not in properties]
+        if missing:
+            raise PipelineError(f"{name}: PythonGadget needs the property {missing[0]!r}")
+        configuration = _python_configuration(properties)
+        translator.add_steps([ExternalStep(configuration, properties["python_module"], properties["python_class"])])
+        return
+    try:
+        translator.add(classname, properties)
+    except stock.NoCounterpartError as error:
+        raise PipelineError(f"{name}: {error}") from error
+
+
+def _python_configuration(properties: Mapping[str, str]) -> bytes:
+    root = Element("configuration")
+    for key, value in properties.items():
+        ElementTree.SubElement(root, "property", name=key, value=value)
+    return ElementTree.tostring(root, xml_declaration=True, encoding="utf-8")
+
+
+def _properties(element: Element, scope: Element | None, name: str) -> dict[str, str]:
+    """Properties of a gadget: as attributes or as child elements; ``option@gadget`` refers to another gadget's option."""
+    found: dict[str, str] = {}
+    for entry in element.findall("property"):
+        key = entry.get("name") or (entry.findtext("name") or "").strip()
+        value = entry.get("value")
+        if value is None:
+            value = (entry.findtext("value") or "").strip()
+        if not key:
+            raise PipelineError(f"{name}: a <property> has no name")
+        found[key] = _resolve(value, scope, name) if scope is not None and "@" in value else value
+    return found
+
+
+def _resolve(reference: str, scope: Element, name: str) -> str:
+    option, _, gadget = reference.partition("@")
+    for element in scope.iter("gadget"):
+        if (element.findtext("name") or "").strip() == gadget:
+            values = _properties(element, None, name)
+            if option in values:
+                return values[option]
+    raise PipelineError(f"{name}: property reference {reference!r} names no property of a gadget in this pipeline")
+
+
+def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step]:
+    """Steps of an external node: our own gadgets run here, other programs are started or connected to."""
+    configuration = element.find("configuration")
+    if configuration is not None and (configuration.find("gadget") is not None or configuration.find("pipeline") is not None):
+        return list(_own_steps(configuration, name, folders))
+    xml = b'<?xml version="1.0"?>\n'
+    if configuration is not None:
+        xml += ElementTree.tostring(configuration)
+    for action in element:
+        if action.tag == "execute":
+            if (action.get("type") or "").lower() != "python":
+                raise PipelineError(f"{name}: <execute type={action.get('type')!r}> has no counterpart here; only 'python' has")
+            if not action.get("name") or not action.get("target"):
+                raise PipelineError(f"{name}: <execute> needs the attributes name and target")
+            return [ExternalStep(xml, module=action.get("name", ""), target=action.get("target", ""))]
+        if action.tag == "connect":
+            port = action.get("port", "")
+            if not port.isdigit() or not 0 < int(port) < 65536:
+                raise PipelineError(f"{name}: <connect> needs a port from 1 to 65535, got {port!r}")
+            return [ExternalStep(xml, address=action.get("address", "localhost"), port=int(port))]
+    raise PipelineError(f"{name}: an <external> node needs <execute> or <connect>")
+
+
+def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tuple[Step, ...]:
+    """Steps of a configuration that lists our gadgets, or names one of our pipelines."""
+    steps: list[Step] = []
+    for element in configuration:
+        key = element.get("name") or ""
+        if element.tag == "gadget":
+            gadget = load_gadget(key)
+            steps.append(GadgetStep(gadget, gadget.parse(_properties(element, None, name))))
+        elif element.tag == "pipeline":
+            path = find(key, folders)
+            if path.name == name:
+                raise PipelineError(f"{name}: a pipeline cannot name itself")
+            steps += parse(path.read_bytes(), path.name, folders).steps
+        else:
+            raise PipelineError(f'{name}: <{element.tag}> is not known here; accepted are <gadget name="..."> and <pipeline name="...">')
+    if not steps:
+        raise PipelineError(f"{name}: the configuration lists no gadgets; write <gadget name='...'/> for each, in order")
+    return tuple(steps)
+
+
+def _finish(translator: stock.Translator, name: str) -> list[Step]:
+    steps: list[Step] = []
+    for entry in translator.finish():
+        if isinstance(entry, tuple):
+            gadget = load_gadget(entry[0])
+            steps.append(GadgetStep(gadget, gadget.parse(entry[1])))
+        else:
+            steps.append(entry)
+    if not steps:
+        raise PipelineError(f"{name}: the stream is empty")
+    return steps
