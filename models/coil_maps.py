@@ -8,6 +8,8 @@ from torch import Tensor
 from .fourier import ifft
 
 Shape = tuple[int, int, int]
+_CACHED_PIXELS = 4096
+"""Pixels whose matrices are iterated on together; few enough that they stay in the processor's cache."""
 
 
 def espirit(
@@ -54,10 +56,9 @@ def espirit(
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
     partial = _to_image(_to_image(correlation, 4, shape[2]), 3, shape[1])
     for z in range(shape[0]):
-        matrices = _to_image_row(partial, 2, shape[0], z).permute(2, 3, 0, 1)
+        matrices = _to_image_row(partial, 2, shape[0], z).flatten(2)
         vectors, values = dominant_eigenvector(matrices, iterations=iterations)
-        vectors = _align_phase(vectors, principal)
-        maps[:, z] = (vectors * (values >= crop)[..., None]).permute(2, 0, 1)
+        maps[:, z] = (_align_phase(vectors, principal) * (values >= crop)).unflatten(1, shape[1:])
     return maps
 
 
@@ -109,8 +110,9 @@ def _principal_component(data: Tensor) -> Tensor:
 
 
 def _align_phase(vectors: Tensor, principal: Tensor) -> Tensor:
-    """Make the component of [..., coils] along the principal component real."""
-    return vectors * torch.exp(-1j * torch.angle(vectors @ principal.conj()))[..., None]
+    """Make the component of [coils, pixels] along the principal component real."""
+    along = principal.conj() @ vectors
+    return vectors * (along.conj() / along.abs().clamp_min(1e-30))
 
 
 def dominant_eigenvector(matrices: Tensor, *, iterations: int) -> tuple[Tensor, Tensor]:
@@ -119,25 +121,32 @@ def dominant_eigenvector(matrices: Tensor, *, iterations: int) -> tuple[Tensor, 
     Parameters
     ----------
     matrices
-        complex64 [..., n, n].
+        complex64 [n, n, pixels].
     iterations
         Number of multiplications.
 
     Returns
     -------
     tuple
-        Vectors complex64 [..., n] of unit norm and values float32 [...].
+        Vectors complex64 [n, pixels] of unit norm and values float32 [pixels].
     """
-    vector = matrices[..., :1]
-    for _ in range(iterations - 1):
-        vector = matrices @ (vector / _norm(vector))
+    parts = [_power_iteration(part, iterations) for part in matrices.split(_CACHED_PIXELS, dim=-1)]
+    return torch.cat([vector for vector, _ in parts], dim=-1), torch.cat([value for _, value in parts])
+
+
+def _power_iteration(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    vector = matrices[:, 0]
+    for iteration in range(iterations - 1):
+        if iteration % 4 == 0:  # often enough that nothing overflows
+            vector = vector / _norm(vector)
+        vector = (matrices * vector).sum(dim=1)
     vector = vector / _norm(vector)
-    value = (vector.conj() * (matrices @ vector)).sum(dim=(-2, -1)).real
-    return vector.squeeze(-1), value
+    value = (vector.conj() * (matrices * vector).sum(dim=1)).sum(dim=0).real
+    return vector, value
 
 
 def _norm(vector: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(1e-30)
+    return torch.linalg.vector_norm(vector, dim=0, keepdim=True).clamp_min(1e-30)
 
 
 def adaptive(calibration: Tensor, shape: Shape, *, smoothing: int = 5) -> Tensor:
@@ -167,8 +176,8 @@ def adaptive(calibration: Tensor, shape: Shape, *, smoothing: int = 5) -> Tensor
     maps = torch.empty_like(images)
     for z in range(shape[0]):
         pair = images[:, None, z] * images[None, :, z].conj()
-        vectors, _ = dominant_eigenvector(_box_mean(pair, smoothing).permute(2, 3, 0, 1), iterations=10)
-        maps[:, z] = _align_phase(vectors, principal).permute(2, 0, 1)
+        vectors, _ = dominant_eigenvector(_box_mean(pair, smoothing).flatten(2), iterations=10)
+        maps[:, z] = _align_phase(vectors, principal).unflatten(1, shape[1:])
     return maps
 
 

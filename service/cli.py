@@ -201,7 +201,7 @@ def simulate(  # noqa: PLR0913 - one option per property of a scan
     """Simulate a scan with exact k-space, and write it as an MRD file with the true image beside it."""
     options = dict(locals())
     options.pop("output")
-    from ..simulate.scan import ScanProtocol
+    from ..simulate.scan import ScanProtocol, truth_path
     from ..simulate.scan import simulate as run
 
     try:
@@ -209,7 +209,7 @@ def simulate(  # noqa: PLR0913 - one option per property of a scan
     except ValueError as error:
         _fail(error)
     scan.save(output)
-    out.print(f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in its group 'truth'", markup=False)
+    out.print(f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in {truth_path(output)}", markup=False)
 
 
 @pipelines_app.callback()

@@ -143,7 +143,8 @@ class SimulatedScan:
     items
         Acquisitions and waveforms in the order of the scan.
     truth
-        float32 [frames, slices * partitions, y, x]; root-sum-of-squares image of noise-free, complete data.
+        float32 [frames, slices * partitions, y, x]; root-sum-of-squares image of noise-free, complete data. Where the scan
+        measures noise, of data whitened with its true covariance, up to scale, as a reconstruction shows it.
     maps
         complex64 [slices, coils, y, x]; the coil maps.
     """
@@ -155,7 +156,7 @@ class SimulatedScan:
     maps: NDArray[np.complex64] = field(repr=False)
 
     def save(self, path: Path) -> None:
-        """Write an MRD file, with the truth and the maps beside the scan in the group ``truth``."""
+        """Write an MRD file, and the truth and the maps to a file beside it, ``<name>.truth.h5``."""
         path.unlink(missing_ok=True)
         with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as dataset:
             dataset.write_xml_header(self.header.encode())
@@ -164,9 +165,14 @@ class SimulatedScan:
                     dataset.append_acquisition(item)
                 else:
                     dataset.append_waveform(item)
-        with h5py.File(path, "a") as file:
-            file["truth/image"] = self.truth
-            file["truth/coil_maps"] = self.maps
+        with h5py.File(truth_path(path), "w") as file:
+            file["image"] = self.truth
+            file["coil_maps"] = self.maps
+
+
+def truth_path(path: Path) -> Path:
+    """Return the file in which the truth of a simulated scan lies."""
+    return path.with_suffix(".truth.h5")
 
 
 def simulate(protocol: ScanProtocol) -> SimulatedScan:
@@ -178,7 +184,16 @@ def simulate(protocol: ScanProtocol) -> SimulatedScan:
     items = list(_play(protocol, kspace, mixing, random))
     for counter, item in enumerate(items):
         item.scan_counter = counter
+    if protocol.noise_scan and protocol.noise > 0:
+        kspace = _whiten(kspace, mixing)
     return SimulatedScan(protocol, _header(protocol), items, _truth(protocol, kspace), _maps(protocol))
+
+
+def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> NDArray[np.complex64]:
+    """Apply the inverse Cholesky factor of the noise covariance to [frames, slices, coils, ...], scaled to determinant one."""
+    factor = np.linalg.cholesky(mixing @ mixing.conj().T)
+    factor = factor / np.exp(np.mean(np.log(np.diag(factor).real)))
+    return np.einsum("cd,fsdzyx->fsczyx", np.linalg.inv(factor), kspace).astype(np.complex64)
 
 
 def _slice_positions(protocol: ScanProtocol) -> NDArray[np.float64]:
