@@ -1,0 +1,86 @@
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
+
+from isocenter.export.classical import ensure_classical  # noqa: E402
+from isocenter.service.client import Client, connect, replay  # noqa: E402
+from isocenter.service.engine import Engine  # noqa: E402
+from isocenter.service.server import Server  # noqa: E402
+from isocenter.service.settings import Settings  # noqa: E402
+from isocenter.service.wire import ConfigFile, ConfigScript  # noqa: E402
+from isocenter.simulate.scan import ScanProtocol, simulate  # noqa: E402
+
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def bundles() -> Path:
+    folder = Path(os.environ["ISOCENTER_HOME"]) / "bundles"
+    ensure_classical(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def engine(bundles):
+    return Engine([bundles])
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not (SHARED / "data").is_dir():
+        pytest.skip("the real scans are not here")
+    return SHARED / "data"
+
+
+class Service:
+    """A server on a free port of the loopback, and what a test asks of it."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self.server = Server(settings, engine)
+        self.port = self.server.port
+        self._thread = threading.Thread(target=self.server.serve)
+        self._thread.start()
+
+    def connect(self) -> socket.socket:
+        return connect("localhost", self.port, 5)
+
+    def replay(self, scan, config="rss.xml", **options):
+        message = ConfigScript(config) if isinstance(config, bytes) else ConfigFile(config)
+        header = scan.header if isinstance(scan.header, bytes) else scan.header.encode()
+        return replay(Client(self.connect()), header, scan.items, message, **options)
+
+    def stop(self) -> None:
+        self.server.stop()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def make_service(engine, bundles, tmp_path):
+    services = []
+
+    def make(**settings) -> Service:
+        values = {"port": 0, "home": tmp_path, "bundles": (bundles,), "drain_timeout": 5, "shutdown_timeout": 5, **settings}
+        service = Service(Settings(**values), Engine([bundles]) if settings.pop("own_engine", False) else engine)
+        services.append(service)
+        return service
+
+    yield make
+    for service in services:
+        service.stop()
+
+
+@pytest.fixture
+def service(make_service):
+    return make_service()
+
+
+@pytest.fixture(scope="session")
+def small_scan():
+    return simulate(ScanProtocol(matrix=32, coils=4, noise=0.5))

@@ -1,0 +1,95 @@
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from isocenter.models.coil_maps import adaptive, dominant_eigenvector, espirit
+from isocenter.models.fourier import ifft
+from isocenter.simulate.scan import ScanProtocol, _frame_kspace, _maps
+
+
+@pytest.fixture(scope="module")
+def brain():
+    protocol = ScanProtocol(matrix=96, coils=6, oversampling=1)
+    kspace = torch.from_numpy(_frame_kspace(protocol, 0)[0])
+    random = torch.Generator().manual_seed(0)
+    kspace = kspace + 1e-4 * kspace.abs().max() * torch.randn(kspace.shape, dtype=torch.complex64, generator=random)
+    truth = torch.from_numpy(_maps(protocol)[0])
+    signal = ifft(kspace[:, 0], [1, 2]).abs().square().sum(0).sqrt()
+    return kspace, truth / truth.norm(dim=0), signal > 0.1 * signal.max()
+
+
+def deviation(maps, reference, where):
+    """Relative difference after alignment of the phase at every pixel."""
+    maps, reference = maps[:, where], reference[:, where]
+    inner = (reference.conj() * maps).sum(0)
+    return float((maps * torch.exp(-1j * inner.angle()) - reference).norm() / reference.norm())
+
+
+def middle(kspace, size):
+    y, x = (slice(n // 2 - size // 2, n // 2 + size // 2) for n in kspace.shape[2:])
+    return kspace[:, :, y, x]
+
+
+def test_espirit_finds_the_true_maps(brain):
+    kspace, truth, signal = brain
+    maps = espirit(middle(kspace, 24), (1, 96, 96), iterations=200)[:, 0]
+    where = signal & (maps.abs().sum(0) > 0)
+    assert where.sum() > 0.98 * signal.sum()
+    assert deviation(maps, truth, where) < 0.03
+
+
+def test_espirit_maps_have_unit_norm_or_are_zero(brain):
+    norms = espirit(middle(brain[0], 24), (1, 96, 96)).norm(dim=0)
+    assert torch.all((norms < 1e-6) | ((norms - 1).abs() < 1e-4))
+
+
+def test_adaptive_finds_the_true_maps(brain):
+    kspace, truth, signal = brain
+    assert deviation(adaptive(middle(kspace, 32), (1, 96, 96))[:, 0], truth, signal) < 0.08
+    assert deviation(adaptive(kspace, (1, 96, 96))[:, 0], truth, signal) < 0.05
+
+
+def test_three_dimensions_of_a_volume_constant_in_z(brain):
+    """A volume whose only k-space plane along z is the middle one has the maps of its plane everywhere."""
+    kspace, _, signal = brain
+    volume = torch.zeros(6, 8, 24, 24, dtype=torch.complex64)
+    volume[:, 4] = middle(kspace, 24)[:, 0]
+    maps = espirit(volume, (5, 96, 96), kernel=4)
+    plane = espirit(middle(kspace, 24), (1, 96, 96), kernel=4)[:, 0]
+    where = signal & (plane.abs().sum(0) > 0) & (maps[:, 2].abs().sum(0) > 0)
+    assert where.sum() > 0.9 * signal.sum()
+    assert deviation(maps[:, 2], plane, where) < 0.02
+
+
+def test_dominant_eigenvector_is_that_of_numpy():
+    random = np.random.default_rng(0)
+    factors = random.standard_normal((7, 5, 5)) + 1j * random.standard_normal((7, 5, 5))
+    matrices = factors @ factors.conj().transpose(0, 2, 1) + 1e3 * factors[:, :, :1] @ factors[:, :, :1].conj().transpose(0, 2, 1)
+    vectors, values = dominant_eigenvector(torch.from_numpy(matrices).permute(1, 2, 0), iterations=50)
+    expected_values, expected = np.linalg.eigh(matrices)
+    assert np.allclose(values.numpy(), expected_values[:, -1], rtol=1e-6)
+    assert np.allclose(np.abs((vectors.numpy().T * expected[:, :, -1].conj()).sum(1)), 1, atol=1e-6)
+
+
+def _write_cfl(path, array):
+    """Write an array in BART's format, first axis fastest."""
+    path.with_suffix(".hdr").write_text("# Dimensions\n" + " ".join(map(str, array.shape)) + "\n")
+    array.astype(np.complex64).ravel(order="F").tofile(path.with_suffix(".cfl"))
+
+
+def _read_cfl(path):
+    shape = [int(n) for n in path.with_suffix(".hdr").read_text().splitlines()[1].split()]
+    return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape, order="F")
+
+
+@pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
+def test_espirit_maps_are_barts(brain, tmp_path):
+    kspace, _, signal = brain
+    _write_cfl(tmp_path / "kspace", kspace.numpy().transpose(3, 2, 1, 0))
+    subprocess.run(["bart", "ecalib", "-m1", "-r24", "kspace", "maps"], cwd=tmp_path, check=True, capture_output=True)
+    reference = torch.from_numpy(np.ascontiguousarray(_read_cfl(tmp_path / "maps").squeeze().transpose(2, 1, 0)))
+    maps = espirit(middle(kspace, 24), (1, 96, 96))[:, 0]
+    where = signal & (maps.abs().sum(0) > 0) & (reference.abs().sum(0) > 0)
+    assert deviation(maps, reference, where) < 0.02
