@@ -75,8 +75,9 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
         source = kspace.data.sum(dim=1) / weight.clamp_min(1)[:, :, None]
     z = _extent(measured[:, measured.shape[1] // 2], size)
     y = _extent(measured[z].all(dim=0), size)
-    if y.stop - y.start < min(4, measured.shape[1]):
-        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {y.stop - y.start}")
+    lines = y.stop - y.start if z.stop > z.start else 0
+    if lines < min(4, measured.shape[1]):
+        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {lines}")
     kx = source.shape[-1]
     width = min(size, kx)
     x = slice(kx // 2 - width // 2, kx // 2 - width // 2 + width)

@@ -98,7 +98,8 @@ class ScanProtocol:
     @property
     def lines(self) -> int:
         """Rows of the encoded grid."""
-        return 2 * round(self.matrix * self.phase_oversampling / 2)
+        extra = self.matrix * (self.phase_oversampling - 1)
+        return self.matrix + 2 * round(extra / 2)
 
     @property
     def samples(self) -> int:

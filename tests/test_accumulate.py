@@ -1,0 +1,246 @@
+"""Where readouts land, when blocks leave, and what is kept out of the image."""
+
+import ismrmrd
+import numpy as np
+import pytest
+import torch
+from helpers import collect
+from isocenter.gadgets import load
+from isocenter.gadgets.items import AcquisitionBucket, Kspace
+from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
+
+QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
+accumulate = load("accumulate")
+
+
+def blocks(simulation, items=None, **options):
+    out, scan = collect([(accumulate, options)], simulation, items)
+    return [item for item in out if isinstance(item, Kspace)], [item for item in out if not isinstance(item, Kspace)], scan
+
+
+def exact(protocol, frame=0, slice_index=0):
+    return torch.from_numpy(_frame_kspace(protocol, frame)[slice_index])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"matrix": 33, "oversampling": 1},
+        {"partitions": 6, "matrix": 16},
+        {"reverse_every_second": True},
+        {"averages": 3},
+        {"phase_oversampling": 1.5},
+    ],
+    ids=str,
+)
+def test_a_complete_scan_fills_kspace_exactly(change):
+    protocol = ScanProtocol(**{**QUIET, **change})
+    (kspace,), others, _ = blocks(simulate(protocol))
+    assert kspace.mask.all()
+    assert not others
+    assert torch.allclose(kspace.data[:, 0], exact(protocol), atol=1e-6 * float(kspace.data.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"partial_fourier": 0.625},
+        {"phase_resolution": 0.7},
+        {"acceleration": 3, "acs": 10},
+        {"acceleration": 4, "acs": 8, "random": True},
+        {"acceleration": 2, "acs": 8, "partial_fourier": 0.75},
+    ],
+    ids=str,
+)
+def test_lines_land_where_they_were_measured_and_nowhere_else(change):
+    protocol = ScanProtocol(**{**QUIET, **change})
+    (kspace,), _, _ = blocks(simulate(protocol))
+    expected = protocol.imaging_lines(0) | protocol.calibration_lines()
+    assert kspace.mask[0, 0].tolist() == expected.tolist()
+    wanted = exact(protocol) * torch.from_numpy(expected)[:, None]
+    assert torch.allclose(kspace.data[:, 0], wanted, atol=1e-5)
+
+
+def test_an_asymmetric_echo_is_placed_by_its_center_sample():
+    protocol = ScanProtocol(**QUIET, asymmetric_echo=0.75)
+    (kspace,), _, _ = blocks(simulate(protocol))
+    assert kspace.data.shape[-1] == 64
+    assert (kspace.data[..., :16] == 0).all()
+    assert torch.allclose(kspace.data[:, 0, :, :, 16:], exact(protocol)[..., 16:], atol=1e-5)
+
+
+def test_a_reversed_asymmetric_echo_is_placed_likewise():
+    protocol = ScanProtocol(**QUIET, asymmetric_echo=0.75, reverse_every_second=True)
+    (kspace,), _, _ = blocks(simulate(protocol))
+    assert torch.allclose(kspace.data[:, 0, :, :, 16:], exact(protocol)[..., 16:], atol=1e-5)
+
+
+def test_discarded_samples_are_left_out():
+    simulation = simulate(ScanProtocol(**QUIET))
+    for item in simulation.items:
+        item.discard_pre, item.discard_post = 3, 5
+    (kspace,), _, _ = blocks(simulation)
+    assert (kspace.data[..., :3] == 0).all()
+    assert (kspace.data[..., -5:] == 0).all()
+    assert torch.allclose(kspace.data[:, 0, :, :, 3:-5], exact(ScanProtocol(**QUIET))[..., 3:-5], atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["embedded", "separate", "external"])
+def test_calibration_lines_are_kept_beside_the_image(mode):
+    protocol = ScanProtocol(**QUIET, acceleration=4, acs=8, calibration=mode)
+    (kspace,), _, _ = blocks(simulate(protocol))
+    acs = protocol.calibration_lines()
+    imaging = protocol.imaging_lines(0)
+    assert torch.allclose(kspace.calibration[:, 0, acs], exact(protocol)[:, 0, acs], atol=1e-5)
+    assert (kspace.calibration[:, 0, ~acs] == 0).all()
+    assert kspace.mask[0, 0].tolist() == (imaging | acs if mode == "embedded" else imaging).tolist()
+
+
+def test_embedded_calibration_lines_can_be_kept_out_of_the_image():
+    protocol = ScanProtocol(**QUIET, acceleration=4, acs=8)
+    (kspace,), _, _ = blocks(simulate(protocol), fill_calibration=False)
+    assert kspace.mask[0, 0].tolist() == protocol.imaging_lines(0).tolist()
+
+
+def test_noise_navigators_feedback_dummies_and_waveforms_pass_by():
+    protocol = ScanProtocol(**{**QUIET, "matrix": 96, "noise_scan": True}, extra_readouts=True, waveforms=True)
+    simulation = simulate(protocol)
+    (kspace,), others, _ = blocks(simulation)
+    assert kspace.mask.all()
+    assert torch.allclose(kspace.data[:, 0], exact(protocol), atol=1e-5)
+    assert len(others) == len(simulation.items) - 96
+    assert sum(isinstance(item, ismrmrd.Waveform) for item in others) == 3
+
+
+def test_slices_leave_one_by_one_as_soon_as_they_are_complete():
+    simulation = simulate(ScanProtocol(**QUIET, slices=3))
+    left = []
+
+    def watched():
+        for item in simulation.items:
+            yield item
+            if item.is_flag_set(ismrmrd.ACQ_LAST_IN_SLICE):
+                assert left, "a slice that is complete must leave before the next readout is asked for"
+
+    from isocenter.gadgets.scan import Scan
+
+    for kspace in accumulate(watched(), Scan(simulation.header)):
+        left.append(kspace.reference[0].idx.slice)
+    assert left == [1, 0, 2]
+
+
+def test_a_complete_slice_without_flags_leaves_at_its_last_line():
+    simulation = simulate(ScanProtocol(**QUIET))
+    for item in simulation.items:
+        item.clear_all_flags()
+    stream = accumulate(iter(simulation.items), __import__("isocenter.gadgets.scan", fromlist=["Scan"]).Scan(simulation.header))
+    assert isinstance(next(stream), Kspace)
+
+
+def test_frames_become_blocks_of_their_own_or_one_dynamic_block():
+    protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=4)
+    separate, _, _ = blocks(simulate(protocol))
+    (dynamic,), _, _ = blocks(simulate(protocol), frames="phase")
+    assert len(separate) == 4
+    assert dynamic.data.shape == (3, 4, 1, 32, 64)
+    for frame in range(4):
+        assert torch.equal(dynamic.data[:, frame], separate[frame].data[:, 0])
+        assert dynamic.reference[frame].idx.phase == frame
+
+
+def test_repetitions_leave_when_the_next_one_begins():
+    protocol = ScanProtocol(**QUIET, frames=3, frame_counter="repetition")
+    simulation = simulate(protocol)
+    for item in simulation.items:
+        item.clear_all_flags()
+    repetitions, _, _ = blocks(simulation, trigger="repetition")
+    assert [kspace.reference[0].idx.repetition for kspace in repetitions] == [0, 1, 2]
+
+
+def test_trigger_by_counter_sorts_slices():
+    repetitions, _, _ = blocks(simulate(ScanProtocol(**QUIET, slices=3)), trigger="repetition")
+    assert [kspace.reference[0].idx.slice for kspace in repetitions] == [0, 1, 2]
+
+
+def test_interrupted_scan_gives_what_had_arrived_and_says_so():
+    simulation = simulate(ScanProtocol(**QUIET))
+    from isocenter.gadgets.scan import Scan
+
+    scan = Scan(simulation.header)
+    scan.interrupted = True
+    (kspace,) = accumulate(iter(simulation.items[:20]), scan)
+    assert int(kspace.mask.sum()) == 20
+    assert "20 lines" in kspace.notes["Incomplete"]
+    assert "incomplete" in scan.problems
+
+
+def test_the_reference_is_the_line_closest_to_the_middle():
+    protocol = ScanProtocol(**QUIET, partial_fourier=0.75)
+    (kspace,), _, _ = blocks(simulate(protocol))
+    assert kspace.reference[0].idx.kspace_encode_step_1 == 16 - protocol.first_line
+
+
+def test_a_bucket_gives_the_same_block_as_its_readouts():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=8))
+    both = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
+    only = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION
+    reference = [a for a in simulation.items if a.is_flag_set(both) or a.is_flag_set(only)]
+    data = [a for a in simulation.items if not a.is_flag_set(only)]
+    (expected,), _, _ = blocks(simulation)
+    (kspace,), _, _ = blocks(simulation, [AcquisitionBucket(data, reference)])
+    assert torch.equal(kspace.data, expected.data)
+    assert torch.equal(kspace.calibration, expected.calibration)
+
+
+def damage(simulation, **fields):
+    """Change one readout in the middle."""
+    item = simulation.items[10]
+    for name, value in fields.items():
+        target = item.idx if hasattr(item.idx, name) else item
+        setattr(target, name, value)
+    return simulation
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"kspace_encode_step_1": 32}, "kspace_encode_step_1 32 is outside the encoding limits 0 to 31"),
+        ({"kspace_encode_step_2": 1}, "kspace_encode_step_2 1 is outside the encoded matrix"),
+        ({"encoding_space_ref": 3}, "encoding_space_ref 3 is not in the header"),
+    ],
+)
+def test_a_counter_outside_the_limits_costs_its_readout_only(fields, complaint):
+    (kspace,), _, scan = blocks(damage(simulate(ScanProtocol(**QUIET)), **fields))
+    assert int(kspace.mask.sum()) == 31
+    assert any(complaint in message for message in scan.problem_messages())
+
+
+def test_wrong_channels_cost_their_readout_only():
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.items[10] = ismrmrd.Acquisition(simulation.items[10].getHead(), np.zeros((3, 64), np.complex64))
+    simulation.items[10].resize(64, 2)
+    simulation.items[11].resize(100, 3)
+    (kspace,), _, scan = blocks(simulation)
+    assert int(kspace.mask.sum()) == 30
+    messages = " ".join(scan.problem_messages())
+    assert "2 channels, those before had 3" in messages
+    assert "100 samples" in messages
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_lines_that_are_not_finite_are_left_out(value):
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.items[7].data[1, 3] = value
+    (kspace,), _, scan = blocks(simulation)
+    assert torch.isfinite(torch.view_as_real(kspace.data)).all()
+    assert int(kspace.mask.sum()) == 31
+    assert "1 lines hold NaN or infinite samples" in scan.problems["not finite"]
+
+
+def test_an_absurd_matrix_is_refused_before_memory_is_taken():
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.header = simulation.header.replace("<y>32</y><z>1</z>", "<y>65000</y><z>65000</z>", 1)
+    found, _, scan = blocks(simulation)
+    assert not found
+    assert any("exceeds the limit" in message for message in scan.problem_messages())
