@@ -1,0 +1,153 @@
+import shutil
+
+import pytest
+import torch
+import yaml
+from isocenter.export.build import build_bundle
+from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, TensorSpec, relative_error
+from isocenter.export.classical import METHODS, _case, ensure_classical
+from isocenter.export.runtimes import RUNTIMES
+from isocenter.service.engine import Engine
+
+SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 12, 16)]
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles, name, runtime):
+    bundle = Bundle.open(bundles / name)
+    session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
+    module = METHODS[name].make(**METHODS[name].configuration).double()
+    for shape in SHAPES:
+        inputs = _case(METHODS[name], *shape)
+        expected = {"image": module(*(tensor.double() for tensor in inputs.values()))}
+        assert relative_error(session.run(inputs), expected) < 1e-4
+
+
+def test_the_manifest_tells_parity_hashes_and_tools(bundles):
+    manifest = Bundle.open(bundles / "sense").manifest
+    assert set(manifest.parity) == {"torchscript", "onnx"}
+    assert all(parity.error < 1e-4 for parity in manifest.parity.values())
+    assert set(manifest.files) == {"model.ts", "model.onnx", "probe.npz"}
+    assert "torch" in manifest.provenance.tools
+    assert manifest.configuration == {"iterations": 20, "regularization": 0.005}
+
+
+def test_bundles_that_are_up_to_date_are_not_built_again(bundles):
+    before = (bundles / "rss" / "model.yaml").stat().st_mtime_ns
+    ensure_classical(bundles)
+    assert (bundles / "rss" / "model.yaml").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def copy(bundles, tmp_path):
+    shutil.copytree(bundles / "rss", tmp_path / "rss")
+    return tmp_path / "rss"
+
+
+def edit(folder, **changes):
+    path = folder / "model.yaml"
+    values = yaml.safe_load(path.read_text())
+    values.update(changes)
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_a_changed_file_is_refused(copy):
+    with (copy / "model.ts").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match=r"model\.ts does not have the hash"):
+        Bundle.open(copy)
+
+
+def test_a_missing_file_is_refused(copy):
+    (copy / "model.onnx").unlink()
+    with pytest.raises(BundleError, match=r"model\.onnx is missing"):
+        Bundle.open(copy)
+
+
+def test_a_link_is_refused(copy, tmp_path):
+    (copy / "model.ts").rename(tmp_path / "elsewhere")
+    (copy / "model.ts").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="missing or a link"):
+        Bundle.open(copy)
+
+
+def test_a_file_outside_the_bundle_is_refused(copy):
+    edit(copy, files={"../model.ts": "0"})
+    with pytest.raises(BundleError, match="is no part of a bundle"):
+        Bundle.open(copy)
+
+
+@pytest.mark.parametrize("change", [{"colour": "red"}, {"inputs": 3}, {"format_version": 2}, {"name": "../x"}, {"tolerance": 1}])
+def test_a_manifest_that_is_not_valid_is_refused(copy, change):
+    edit(copy, **change)
+    with pytest.raises(BundleError, match="not a valid manifest"):
+        Bundle.open(copy)
+
+
+def test_a_bundle_that_fails_its_probe_is_refused(bundles, tmp_path):
+    """A module that computes something else than the probe says: same files, another model."""
+    folder = tmp_path / "combine"
+    shutil.copytree(bundles / "combine", folder)
+    module = torch.jit.load(str(folder / "model.ts"))
+
+    class Wrong(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, kspace: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+            return 1.001 * self.inner(kspace, maps)
+
+    torch.jit.script(Wrong()).save(str(folder / "model.ts"))
+    from isocenter.export.bundle import sha256
+
+    values = yaml.safe_load((folder / "model.yaml").read_text())
+    edit(folder, files={**values["files"], "model.ts": sha256(folder / "model.ts")})
+    with pytest.raises(BundleError, match="the probe deviates"):
+        Engine([tmp_path], runtime="torchscript").load("combine")
+    assert list(Engine([tmp_path]).load("combine")._runtimes) == ["onnx"]
+
+
+class Doubling(torch.nn.Module):
+    """Differs between eager and script, as a traced or misexported network would."""
+
+    def forward(self, kspace: torch.Tensor) -> torch.Tensor:
+        if torch.jit.is_scripting():
+            return 2.1 * kspace
+        return 2.0 * kspace
+
+
+def test_a_bundle_whose_runtimes_disagree_is_not_written(tmp_path):
+    axes = ("batch", "coils", "ky", "kx", "complex")
+    manifest = Manifest(
+        name="doubling",
+        version="1",
+        network="Doubling",
+        inputs=(TensorSpec(name="kspace", axes=axes),),
+        outputs=(TensorSpec(name="image", axes=axes),),
+        provenance=Provenance(source="test", licence="MIT", fingerprint="0"),
+        intended_use="test",
+    )
+    with pytest.raises(BundleError, match="torchscript deviates by"):
+        build_bundle(Doubling(), manifest, [{"kspace": torch.ones(2, 3, 4, 5, 2)}], tmp_path / "doubling")
+    assert not (tmp_path / "doubling").exists()
+
+
+def test_the_engine_names_the_bundles_that_exist(engine):
+    with pytest.raises(BundleError, match="there is no bundle 'unet'; there are: combine, rss, sense"):
+        engine.load("unet")
+
+
+def test_the_engine_runs_in_the_background(engine):
+    inputs = _case(METHODS["rss"], 1, 2, 1, 16, 16)
+    outputs = engine.submit("rss", inputs).result(timeout=30)
+    assert torch.equal(outputs["image"], engine.load("rss").run(inputs)["image"])
+
+
+def test_preparing_remembers_the_faster_runtime(engine):
+    sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
+    engine.prepare("rss", sizes).result(timeout=30)
+    model = engine.load("rss")
+    assert model.runtime_for({"kspace": torch.zeros(1, 3, 1, 24, 20, 2)}) in model._runtimes
+    assert tuple(sorted(sizes.items())) in model._prepared

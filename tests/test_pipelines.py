@@ -1,0 +1,200 @@
+import pytest
+from isocenter.gadgets.errors import IsocenterError, OptionError
+from isocenter.pipelines import loader
+from isocenter.pipelines.loader import ExternalStep, GadgetStep, PipelineError, load, parse
+
+SHIPPED = sorted(loader.available(()))
+
+
+def names(pipeline):
+    return [step.gadget.name for step in pipeline.steps]
+
+
+def v2(stream, readers="", writers=""):
+    return f"<configuration><version>2</version><readers>{readers}</readers><writers>{writers}</writers><stream>{stream}</stream></configuration>".encode()
+
+
+def v1(content):
+    return f'<gadgetronStreamConfiguration xmlns="http://gadgetron.sf.net/gadgetron">{content}</gadgetronStreamConfiguration>'.encode()
+
+
+def node(classname, **properties):
+    inner = "".join(f"<property><name>{k}</name><value>{v}</value></property>" for k, v in properties.items())
+    return f"<gadget><name>{classname}1</name><dll>gadgetron_mricore</dll><classname>{classname}</classname>{inner}</gadget>"
+
+
+BUFFERED = node("AcquisitionAccumulateTriggerGadget", trigger_dimension="repetition") + node("BucketToBufferGadget")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_pipelines_load_and_say_what_they_do(name):
+    pipeline = load(name)
+    assert pipeline.steps
+    assert pipeline.summary.endswith(".")
+
+
+def test_a_pipeline_is_found_with_and_without_its_ending():
+    assert load("sense").steps == load("sense.xml").steps
+
+
+@pytest.mark.parametrize("form", ["rss", "sense", "network"])
+def test_both_forms_for_gadgetron_run_the_same_steps(form):
+    assert load(form).steps == load(f"{form}_execute").steps
+
+
+def test_a_folder_hides_the_shipped_pipeline_of_the_same_name(tmp_path):
+    (tmp_path / "rss.xml").write_bytes(v2(BUFFERED + node("SimpleReconGadget")))
+    assert names(load("rss.xml", [tmp_path])) == ["accumulate", "reconstruct"]
+
+
+@pytest.mark.parametrize("name", ["../pyproject.toml", "/etc/passwd", "..", "", ".hidden", "a/b.xml", "a\\b.xml", "HOME", "stock.py"])
+def test_names_that_lead_elsewhere_are_refused(name, tmp_path):
+    (tmp_path.parent / "outside.xml").write_bytes(v2(""))
+    with pytest.raises(PipelineError, match="is not the name of a pipeline|there is no pipeline"):
+        load(name, [tmp_path])
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    outside = tmp_path / "outside.xml"
+    outside.write_bytes(v2(BUFFERED))
+    folder = tmp_path / "pipelines"
+    folder.mkdir()
+    (folder / "inside.xml").symlink_to(outside)
+    with pytest.raises(PipelineError, match="there is no pipeline"):
+        load("inside.xml", [folder])
+
+
+def test_stock_order_is_buffer_first():
+    xml = v1(node("NoiseAdjustGadget") + node("RemoveROOversamplingGadget") + BUFFERED + node("SimpleReconGadget") + node("ExtractGadget"))
+    pipeline = parse(xml)
+    assert names(pipeline) == ["accumulate", "prewhiten", "remove_oversampling", "reconstruct", "extract"]
+    assert pipeline.steps[0].options == {"trigger": "repetition", "frames": "average", "fill_calibration": False}
+    assert pipeline.steps[3].options["bundle"] == "rss"
+
+
+def test_the_generic_cartesian_chain():
+    generic = (
+        node("NoiseAdjustGadget")
+        + node("AsymmetricEchoAdjustROGadget")
+        + node("RemoveROOversamplingGadget")
+        + node("AcquisitionAccumulateTriggerGadget", trigger_dimension="", sorting_dimension="")
+        + node("BucketToBufferGadget", N_dimension="contrast", S_dimension="average", split_slices="false", ignore_segment="true")
+        + node("GenericReconCartesianReferencePrepGadget", prepare_ref_always="true")
+        + node("GenericReconEigenChannelGadget", upstream_coil_compression="true", upstream_coil_compression_thres="0.002")
+        + node("GenericReconCartesianGrappaGadget", image_series="0", coil_map_algorithm="Inati", send_out_gfactor="false")
+        + node("GenericReconPartialFourierHandlingFilterGadget", partial_fourier_filter_E1_width="0.15")
+        + node("GenericReconKSpaceFilteringGadget", filterRO="Gaussian", filterRO_sigma="1.0", filterE1_sigma="1.0")
+        + node("GenericReconFieldOfViewAdjustmentGadget")
+        + node("GenericReconImageArrayScalingGadget", scalingFactor="10.0", use_constant_scalingFactor="true")
+        + node("ImageArraySplitGadget")
+        + node("ComplexToFloatGadget")
+        + node("FloatToUShortGadget", max_intensity="32767", min_intensity="0", intensity_offset="0")
+        + node("ImageFinishGadget")
+    )
+    pipeline = parse(v1(generic))
+    assert names(pipeline) == [
+        "accumulate",
+        "prewhiten",
+        "pad_asymmetric_echo",
+        "remove_oversampling",
+        "compress_coils",
+        "estimate_coil_maps",
+        "reconstruct",
+        "filter_partial_fourier",
+        "filter_kspace",
+        "adjust_field_of_view",
+        "scale",
+        "complex_to_float",
+        "to_integer",
+    ]
+    options = {step.gadget.name: step.options for step in pipeline.steps}
+    assert options["accumulate"]["trigger"] == "end"
+    assert options["reconstruct"] == {"bundle": "sense", "series": 1}
+    assert options["scale"] == {"factor": 10.0}
+    assert options["to_integer"]["max_intensity"] == 32767
+
+
+def test_a_property_can_refer_to_another_gadgets():
+    xml = v2(BUFFERED + node("CoilReductionGadget", coils_out="12") + node("AutoScaleGadget", max_value="coils_out@CoilReductionGadget1"))
+    assert parse(xml).steps[-1].options["target"] == 12.0
+
+
+def test_properties_as_attributes():
+    xml = v2(BUFFERED + '<gadget><classname>CoilReductionGadget</classname><property name="coils_out" value="3"/></gadget>')
+    assert parse(xml).steps[-1].options == {"coils_out": 3}
+
+
+@pytest.mark.parametrize(
+    ("xml", "complaint"),
+    [
+        (b"", "not readable as XML"),
+        (b"<configuration", "not readable as XML"),
+        (b'<!DOCTYPE a [<!ENTITY b "c">]><configuration/>', "DOCTYPE"),
+        (b"<html/>", "root element is <html>"),
+        (v2(node("SharpenGadget")), "gadget 'SharpenGadget' has no counterpart here"),
+        (v2(node("NoiseAdjustGadget", colour="red")), "property 'colour' of NoiseAdjustGadget"),
+        (v2(BUFFERED + node("CoilReductionGadget", coils_out="many")), "option 'coils_out': 'many' is not accepted"),
+        (v2("<parallel/>"), "<parallel> node has no counterpart"),
+        (v2("<distributed/>"), "<distributed> node has no counterpart"),
+        (v2(""), "the stream is empty"),
+        (v2(BUFFERED).replace(b">2<", b">3<"), "<version> is '3', expected 2"),
+        (v2(BUFFERED, writers="<writer><classname>DicomImageWriter</classname></writer>"), "writer 'DicomImageWriter' has no counterpart"),
+        (v2(BUFFERED, readers="<reader><classname>X</classname></reader>"), "reader 'X' has no counterpart"),
+        (v1("<external/>"), "write it as version 2"),
+        (v2(node("BucketToBufferGadget")), "must come before"),
+        (v2(BUFFERED + node("AutoScaleGadget", max_value="a@b")), "names no property"),
+        (v2("<external/>"), "needs <execute> or <connect>"),
+        (v2('<external><connect port="x"/></external>'), "needs a port"),
+        (v2('<external><execute name="a" target="b" type="matlab"/></external>'), "only 'python' has"),
+        (b"<configuration/>", "lists no gadgets"),
+        (b'<configuration><gadget name="sharpen"/></configuration>', "there is no gadget 'sharpen'"),
+        (b"<configuration><magic/></configuration>", "<magic> is not known here"),
+        (b'<configuration><pipeline name="../x"/></configuration>', "not the name of a pipeline"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name_at_load(xml, complaint):
+    with pytest.raises(IsocenterError, match=complaint):
+        parse(xml)
+
+
+def test_a_wrong_option_is_refused_at_load():
+    with pytest.raises(OptionError, match="gadget 'accumulate', option 'trigger'"):
+        parse(b'<configuration><gadget name="accumulate"><property name="trigger" value="never"/></gadget></configuration>')
+
+
+def test_a_trailing_nul_is_accepted():
+    assert parse(v2(BUFFERED) + b"\0").steps
+
+
+def test_what_gadgetron_hands_to_an_external_node():
+    pipeline = parse(b'<?xml version="1.0"?>\n<configuration><pipeline name="sense"/></configuration>\n')
+    assert pipeline.inside_gadgetron
+    assert pipeline.steps == load("sense").steps
+
+
+def test_our_gadgets_in_an_external_node_run_here_others_are_programs():
+    ours = '<external><connect port="9012"/><configuration><gadget name="extract"/></configuration></external>'
+    theirs = '<external><connect address="10.0.0.1" port="18000"/><configuration><x/></configuration></external>'
+    started = '<external><execute name="lab.nets" target="run" type="python"/></external>'
+    pipeline = parse(v2(ours + theirs + started))
+    assert isinstance(pipeline.steps[0], GadgetStep)
+    assert pipeline.steps[1] == ExternalStep(b'<?xml version="1.0"?>\n<configuration><x /></configuration>', address="10.0.0.1", port=18000)
+    assert (pipeline.steps[2].module, pipeline.steps[2].target) == ("lab.nets", "run")
+
+
+def test_steps_before_a_program_stay_before_it():
+    program = '<external><connect address="a" port="1"/></external>'
+    pipeline = parse(v2(node("NoiseAdjustGadget") + program + node("RemoveROOversamplingGadget") + BUFFERED))
+    assert [getattr(step, "gadget", None) and step.gadget.name for step in pipeline.steps] == [
+        "prewhiten",
+        None,
+        "accumulate",
+        "remove_oversampling",
+    ]
+
+
+def test_a_python_gadget_of_version_1_is_a_program():
+    pipeline = parse(v1(node("PythonGadget", python_module="lab", python_class="Gadget", strength="3")))
+    (step,) = pipeline.steps
+    assert (step.module, step.target) == ("lab", "Gadget")
+    assert b'<property name="strength" value="3" />' in step.configuration
