@@ -176,7 +176,7 @@ class _Accumulator:
     def _flush_repetitions_before(self, repetition: int) -> Iterator[Kspace]:
         if any(key[4] < repetition for key in self.blocks):
             for key in sorted(key for key in self.blocks if key[4] < repetition):
-                yield self._hand_on(key)
+                yield from self._hand_on(key)
 
     def _flush_complete(self, fields: Readout, key: Key | None) -> Iterator[Kspace]:
         if fields.flags & _LAST_IN_SLICE and key is not None:
@@ -189,7 +189,7 @@ class _Accumulator:
             yield from self.flush()
         elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
             self.finished[key] = self._parts(key)
-            yield self._hand_on(key)
+            yield from self._hand_on(key)
 
     def _parts(self, key: Key) -> int:
         """How many times LAST_IN_SLICE comes for a block: once per average and frame."""
@@ -211,9 +211,10 @@ class _Accumulator:
     def flush(self) -> Iterator[Kspace]:
         """Hand on every block, in ascending order of the counters."""
         for key in sorted(self.blocks):
-            yield self._hand_on(key)
+            yield from self._hand_on(key)
 
-    def _hand_on(self, key: Key) -> Kspace:
+    def _hand_on(self, key: Key) -> Iterator[Kspace]:
+        """Hand on a block, unless every line of it was refused."""
         block = self.blocks.pop(key)
         calibration = self._calibration_for(key)
         if calibration is not None and self.fill_calibration and block.encoding.calibration_mode == "embedded":
@@ -221,6 +222,8 @@ class _Accumulator:
         for buffer in (block, calibration):
             if buffer is not None and (bad := buffer.remove_non_finite()):
                 self.scan.report("not finite", f"{bad} lines hold NaN or infinite samples and were left out")
+        if not block.measured.any():
+            return
         kspace = block.to_kspace(self.scan.device, calibration)
         if not self._all_parts_finished(key) and (self.flags_seen or self.scan.interrupted):
             lines = int(block.measured.sum())
@@ -228,7 +231,7 @@ class _Accumulator:
             self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")
         self.finished.pop(key, None)
         self.handed_on.add(key)
-        return kspace
+        yield kspace
 
     def _calibration_for(self, key: Key) -> KspaceBuffer | None:
         """Calibration lines with the block's own counters, or else the last ones measured for its slice."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,10 +71,10 @@ class NoiseCovariance:
     def save(self, folder: Path, measurement_id: str) -> None:
         """Keep for later scans; the file appears whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        path = _path(folder, measurement_id)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(partial, matrix=self.matrix, dwell_time=self.dwell_time, bandwidth=self.bandwidth, coil_names=np.array(self.coil_names, str))
-        partial.replace(path)
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
+            names = np.array(self.coil_names, str)
+            np.savez(file, matrix=self.matrix, dwell_time=self.dwell_time, bandwidth=self.bandwidth, coil_names=names)
+        Path(file.name).replace(_path(folder, measurement_id))
 
     @classmethod
     def load(cls, folder: Path, measurement_id: str) -> "NoiseCovariance | None":

@@ -111,4 +111,7 @@ class _Whitener:
         information = self.scan.header.measurementInformation
         identifier = getattr(information, "measurementID", None)
         if identifier and self.scan.noise_folder is not None:
-            measured.save(self.scan.noise_folder, identifier)
+            try:
+                measured.save(self.scan.noise_folder, identifier)
+            except OSError as error:
+                self.scan.report("noise folder", f"the noise covariance cannot be kept for later scans: {error.strerror}")

@@ -71,6 +71,7 @@ def serve(
         signal.signal(number, lambda *_: server.stop())
     err.print(f"listening on {settings.host}:{server.port} ({engine.device}), pipelines in {settings.home / 'pipelines'}")
     server.serve()
+    engine.close()
 
 
 @app.command(hidden=True)

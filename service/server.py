@@ -24,7 +24,7 @@ class Server:
     settings
         Of the service.
     engine
-        Shared by all sessions.
+        Shared by all sessions; whoever made it closes it.
 
     Raises
     ------
@@ -102,7 +102,6 @@ class Server:
                 session.log.warning("aborted: it did not finish within %g seconds of the stop", self.settings.shutdown_timeout)
                 session.abort()
                 thread.join(5)
-        self.engine.close()
         log.info("stopped")
 
 

@@ -89,7 +89,7 @@ class Session:
             self._serve()
         except IsocenterError as error:
             self._fail(str(error))
-        except OSError as error:
+        except (ConnectionError, TimeoutError) as error:
             self.log.warning("the connection was lost: %s", error)
         except Exception as error:
             self.log.exception("reconstruction failed")

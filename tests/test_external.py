@@ -1,0 +1,278 @@
+"""Isocenter inside Gadgetron, and other programs inside Isocenter: real processes, real sockets."""
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+
+import gadgetron.external
+import ismrmrd
+import numpy as np
+import pytest
+from helpers import collect
+from isocenter.gadgets import load
+from isocenter.gadgets.items import AcquisitionBucket, Image, Kspace, Waveform
+from isocenter.gadgets.recon_data import from_kspace
+from isocenter.service.wire import Close, ConfigScript, Decoder, ErrorReport, Header, encode
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+RECONSTRUCT = b"""<?xml version="1.0"?>
+<configuration><gadget name="accumulate"/><gadget name="prewhiten"/><gadget name="remove_oversampling"/>
+<gadget name="reconstruct"><property name="bundle" value="rss"/></gadget><gadget name="extract"/></configuration>
+"""
+
+
+def as_gadgetron(sock, configuration, header, items):
+    """Speak as Gadgetron's external node does, and return what comes back up to CLOSE."""
+    received = bytearray()
+
+    def receive():
+        while part := sock.recv(65536):
+            received.extend(part)
+
+    reader = threading.Thread(target=receive)
+    reader.start()
+    for message in (ConfigScript(configuration), Header(header.encode()), *items, Close()):
+        for buffer in encode(message):
+            sock.sendall(buffer)
+    reader.join(60)
+    return Decoder().feed(bytes(received))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate(ScanProtocol(matrix=32, coils=3, slices=2, waveforms=True))
+
+
+@pytest.fixture
+def expected(service, scan):
+    return service.replay(scan, "rss.xml").images
+
+
+def of_type(messages, kind):
+    return [message for message in messages if isinstance(message, kind)]
+
+
+class TestConnectedByGadgetron:
+    def test_before_its_buffering_readouts_come_and_images_go(self, service, scan, expected):
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, RECONSTRUCT, scan.header, scan.items)
+        images = of_type(messages, Image)
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+        assert len(of_type(messages, Waveform)) == sum(isinstance(item, Waveform) for item in scan.items)
+        assert isinstance(messages[-1], Close)
+
+    def test_after_its_trigger_buckets_come(self, service, scan, expected):
+        readouts = [item for item in scan.items if isinstance(item, ismrmrd.Acquisition)]
+        waveforms = [item for item in scan.items if isinstance(item, Waveform)]
+        noise, rest = readouts[:1], readouts[1:]
+        buckets = [AcquisitionBucket([a for a in rest if a.idx.slice == n], waveforms=waveforms) for n in (1, 0)]
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, RECONSTRUCT, scan.header, [*noise, *buckets])
+        images = of_type(messages, Image)
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+
+    def test_after_its_buffering_recon_data_comes(self, service, scan, expected):
+        front = [(load(name), {}) for name in ("accumulate", "prewhiten", "remove_oversampling")]
+        blocks = [item for item in collect(front, scan)[0] if isinstance(item, Kspace)]
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, RECONSTRUCT, scan.header, [from_kspace(block) for block in blocks])
+        images = of_type(messages, Image)
+        for ours, theirs in zip(images, expected, strict=True):
+            assert np.allclose(ours.data, theirs.data, rtol=1e-5)
+            assert ours.slice == theirs.slice
+
+    def test_blocks_that_no_gadget_reconstructs_go_back_as_buffers(self, service, scan):
+        from isocenter.gadgets.items import ReconData
+
+        with service.connect() as sock:
+            configuration = b'<configuration><gadget name="accumulate"/></configuration>'
+            messages = as_gadgetron(sock, configuration, scan.header, scan.items)
+        assert len(of_type(messages, ReconData)) == 2
+
+    @pytest.mark.parametrize(
+        ("configuration", "complaint"),
+        [
+            (b'<?xml version="1.0"?>\n', "not readable as XML"),
+            (b"<configuration/>", "lists no gadgets"),
+            (RECONSTRUCT.replace(b'"rss"', b'"nothing"'), "there is no bundle 'nothing'"),
+        ],
+    )
+    def test_errors_are_sent_as_errors_and_the_session_is_closed(self, service, scan, configuration, complaint):
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, configuration, scan.header, scan.items)
+        said = "".join(getattr(message, "text", "") for message in messages)
+        assert complaint in said
+        assert isinstance(messages[-1], Close)
+        if b"gadget name" in configuration:
+            assert isinstance(messages[0], ErrorReport)
+
+
+def started_by_gadgetron(scan, configuration, environment):
+    """Start ``python -m gadgetron PORT isocenter.gadgets external`` as Gadgetron does, and speak to it."""
+    with socket.create_server(("localhost", 0)) as listener:
+        port = listener.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gadgetron", str(port), "isocenter.gadgets", "external"],
+            env={**os.environ, **environment},
+            stderr=subprocess.PIPE,
+        )
+        listener.settimeout(60)
+        sock, _ = listener.accept()
+    with sock:
+        sock.settimeout(120)
+        messages = as_gadgetron(sock, configuration, scan.header, scan.items)
+    log = process.communicate(timeout=60)[1].decode()
+    return messages, process.returncode, log
+
+
+class TestStartedByGadgetron:
+    def test_it_hands_over_to_a_resident_service(self, service, scan, expected):
+        environment = {"ISOCENTER_ADDRESS": f"localhost:{service.port}"}
+        messages, status, log = started_by_gadgetron(scan, RECONSTRUCT, environment)
+        images = of_type(messages, Image)
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+        assert of_type(messages, Close) == [Close()]
+        assert status == 0, log
+
+    def test_without_one_it_starts_its_own(self, bundles, scan, expected):
+        environment = {"ISOCENTER_ADDRESS": "localhost:1", "ISOCENTER_HOME": str(bundles.parent)}
+        messages, status, log = started_by_gadgetron(scan, RECONSTRUCT, environment)
+        assert len(of_type(messages, Image)) == len(expected)
+        assert status == 0, log
+        assert "no resident service" in log
+
+    def test_it_does_not_take_another_server_for_a_resident_service(self, scan):
+        from isocenter.gadgets.external import connect_resident
+
+        with socket.create_server(("localhost", 0)) as listener:
+
+            def answer():
+                sock, _ = listener.accept()
+                with sock:
+                    sock.recv(100)
+                    sock.sendall(b"\x07\x00" + (1).to_bytes(8, "little") + (13).to_bytes(8, "little") + b"Unknown query")
+
+            threading.Thread(target=answer).start()
+            os.environ["ISOCENTER_ADDRESS"] = f"localhost:{listener.getsockname()[1]}"
+            try:
+                assert connect_resident() is None
+            finally:
+                del os.environ["ISOCENTER_ADDRESS"]
+
+    def test_starting_imports_no_torch(self):
+        code = "import sys, isocenter.gadgets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+HANDLER = """
+import numpy as np
+
+def negate(connection):
+    connection.filter(lambda item: type(item).__name__ == "Acquisition")
+    strength = float(connection.config.find("property").get("value"))
+    for acquisition in connection:
+        acquisition.data[:] *= -strength
+        connection.send(acquisition)
+
+def fail(connection):
+    raise RuntimeError("deliberate")
+"""
+
+FIRE = """
+import logging, numpy as np, ismrmrd
+
+def process(connection, config, metadata):
+    lines = {}
+    for item in connection:
+        if item is None:
+            break
+        if isinstance(item, ismrmrd.Acquisition) and not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            lines.setdefault(item.idx.slice, {})[item.idx.kspace_encode_step_1] = item
+    connection.send_logging("INFO    ", "config is %s" % (config if isinstance(config, str) else sorted(config["parameters"])))
+    for number, group in sorted(lines.items()):
+        data = np.stack([group[line].data for line in sorted(group)], axis=1)
+        image = np.abs(np.fft.ifft2(data, axes=(1, 2))).max(axis=0).astype(np.float32)
+        out = ismrmrd.Image.from_array(image, acquisition=group[0], image_series_index=5)
+        connection.send_image(out)
+    connection.send_close()
+"""
+
+PROGRAM = """<configuration><version>2</version><stream>
+<external><execute name="lab_handlers" target="{target}" type="python"/>
+<configuration><property name="strength" value="2"/></configuration></external>
+<external><connect port="1"/><configuration><pipeline name="rss"/></configuration></external>
+</stream></configuration>"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    (folder / "lab_handlers.py").write_text(textwrap.dedent(HANDLER))
+    (folder / "lab_fire.py").write_text(textwrap.dedent(FIRE))
+    return folder
+
+
+class TestProgramsOfOthers:
+    def test_a_handler_for_the_gadgetron_package_runs_unchanged(self, make_service, lab, scan, expected):
+        service = make_service(handlers=("lab_handlers.negate",), python_path=(lab,))
+        result = service.replay(scan, PROGRAM.format(target="negate").encode())
+        assert not result.texts
+        for ours, theirs in zip(result.images, expected, strict=True):
+            assert np.allclose(ours.data, theirs.data, rtol=1e-4)
+
+    def test_a_handler_that_the_site_does_not_list_is_refused(self, make_service, lab, scan):
+        service = make_service(python_path=(lab,))
+        result = service.replay(scan, PROGRAM.format(target="negate").encode())
+        assert "'lab_handlers.negate' is not listed under 'handlers'" in result.texts[0]
+
+    def test_an_address_that_a_peer_sends_must_be_listed(self, service, scan):
+        xml = b'<configuration><version>2</version><stream><external><connect address="127.0.0.1" port="22"/></external></stream></configuration>'
+        assert "127.0.0.1:22 is not listed under 'connect'" in service.replay(scan, xml).texts[0]
+
+    def test_a_fire_module_runs_unchanged(self, make_service, lab, scan):
+        service = make_service(fire_modules={"labfire": "lab_fire"}, python_path=(lab,))
+        result = service.replay(scan, "labfire")
+        assert [image.image_series_index for image in result.images] == [5, 5]
+        assert "config is labfire" in "".join(result.texts)
+        result = service.replay(scan, "labfire", parameters='{"parameters": {"strength": "3"}}')
+        assert "config is ['strength']" in "".join(result.texts)
+
+    def test_a_fire_module_that_is_not_listed_is_not_imported(self, make_service, lab, scan):
+        service = make_service(python_path=(lab,))
+        assert "there is no pipeline 'lab_fire'" in service.replay(scan, "lab_fire").texts[0]
+
+    def test_a_program_that_is_connected_to(self, make_service, scan, expected):
+        """The gadgetron package listens as a resident program of someone else."""
+        with socket.create_server(("localhost", 0)) as probe:
+            port = probe.getsockname()[1]
+
+        def handle(connection):
+            connection.filter(ismrmrd.Acquisition)
+            for acquisition in connection:
+                acquisition.data[:] *= 2
+                connection.send(acquisition)
+
+        program = threading.Thread(target=gadgetron.external.listen, args=(port, handle))
+        program.start()
+        service = make_service(connect=(f"localhost:{port}",))
+        xml = (
+            "<configuration><version>2</version><stream>"
+            f'<external><connect address="localhost" port="{port}"/><configuration><x/></configuration></external>'
+            '<external><connect port="1"/><configuration><pipeline name="rss"/></configuration></external>'
+            "</stream></configuration>"
+        )
+        result = service.replay(scan, xml.encode())
+        program.join(20)
+        assert not result.texts
+        for ours, theirs in zip(result.images, expected, strict=True):
+            assert np.allclose(ours.data, theirs.data, rtol=1e-4)
+
+    def test_a_program_that_cannot_be_started_is_reported(self, make_service, scan):
+        service = make_service(fire_modules={"broken": "no_such_module"})
+        result = service.replay(scan, "broken")
+        assert "no_such_module" in "".join(result.texts)
+        assert result.failed

@@ -1,0 +1,407 @@
+"""A real server on the loopback: whole scans, questions, and everything a peer can do wrong."""
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import ismrmrd
+import numpy as np
+import pytest
+from helpers import random_acquisition
+from isocenter.gadgets.items import Image
+from isocenter.service.client import Client, ClientError, Compression, ask, noise_statistics, replay
+from isocenter.service.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+
+def joined(*messages):
+    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
+
+
+def talk(service, data, *, half_close=False, timeout=20):
+    """Send bytes and return the messages that come back until the server closes."""
+    with service.connect() as sock:
+        sock.settimeout(timeout)
+        sock.sendall(data)
+        if half_close:
+            sock.shutdown(socket.SHUT_WR)
+        received = b""
+        while part := sock.recv(65536):
+            received += part
+    return Decoder().feed(received)
+
+
+def texts(messages):
+    return "".join(message.text for message in messages if isinstance(message, Text))
+
+
+def images(messages):
+    return [message for message in messages if isinstance(message, Image)]
+
+
+def stream(scan, config="rss.xml", items=None):
+    return joined(ConfigFile(config), Header(scan.header.encode()), *(scan.items if items is None else items), Close())
+
+
+def works(service, scan):
+    assert len(service.replay(scan).images) == 1
+    return True
+
+
+class TestWholeScans:
+    def test_images_come_back_and_the_session_is_closed(self, service, small_scan):
+        result = service.replay(small_scan)
+        assert len(result.images) == 1
+        assert result.images[0].data.shape == (1, 1, 32, 32)
+        assert not result.texts
+
+    def test_many_at_once_do_not_mix(self, service):
+        scans = [simulate(ScanProtocol(matrix=24 + 8 * n, coils=2 + n, noise=0.1)) for n in range(4)]
+        results = [None] * 12
+
+        def run(n):
+            results[n] = service.replay(scans[n % 4])
+
+        threads = [threading.Thread(target=run, args=(n,)) for n in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for n, result in enumerate(results):
+            assert np.array_equal(result.images[0].data, results[n % 4].images[0].data)
+            assert result.images[0].data.shape[-1] == 24 + 8 * (n % 4)
+
+    def test_slices_arrive_while_the_scan_runs(self, service):
+        scan = simulate(ScanProtocol(matrix=32, coils=2, slices=4))
+        seen = threading.Event()
+        client = Client(service.connect(), on_image=lambda _: seen.set())
+        client.send(ConfigFile("rss.xml"))
+        client.send(Header(scan.header.encode()))
+        client.send_scan(scan.items[: len(scan.items) // 2])
+        assert seen.wait(20), "an image must arrive before the scan is over"
+        client.send_scan(scan.items[len(scan.items) // 2 :])
+        assert len(client.finish().images) == 4
+
+    def test_a_pipeline_sent_as_xml(self, service, small_scan):
+        xml = (
+            b"<configuration><version>2</version><stream><external><connect port='1'/><configuration>"
+            b"<pipeline name='rss'/></configuration></external></stream></configuration>"
+        )
+        assert len(service.replay(small_scan, xml).images) == 1
+
+    @pytest.mark.parametrize("compression", [Compression(bits=16), Compression(tolerance=0.1)])
+    def test_compressed_readouts(self, service, small_scan, compression):
+        noise_level = float(small_scan.items[0].data.std())
+        plain = service.replay(small_scan).images[0].data
+        packed = service.replay(small_scan, compression=compression, noise_level=noise_level).images[0].data
+        assert np.abs(packed - plain).max() < 0.02 * plain.max()
+
+    def test_realtime_keeps_to_the_time_stamps(self, service):
+        scan = simulate(ScanProtocol(matrix=16, coils=2, repetition_time=20.0))
+        result = service.replay(scan, realtime=True)
+        assert 0.25 < result.send_seconds < 1.5
+
+    def test_fire_parameters_choose_pipeline_and_values(self, make_service, small_scan):
+        service = make_service(aliases={"openrecon": "network.xml"})
+        parameters = json.dumps({"version": "1", "parameters": {"bundle": "rss"}})
+        result = service.replay(small_scan, "openrecon", parameters=parameters)
+        assert result.images[0].meta["IsocenterBundle"] == "rss"
+        parameters = json.dumps({"parameters": {"config": "rss", "customconfig": ""}})
+        assert service.replay(small_scan, "openrecon", parameters=parameters).images[0].meta["IsocenterBundle"] == "rss"
+
+    def test_fire_terminates_strings_with_nul(self, service, small_scan):
+        messages = talk(
+            service,
+            joined(ConfigFile("rss"), Header(small_scan.header.encode(), terminated=True), *small_scan.items, Close()),
+        )
+        assert len(images(messages)) == 1
+        assert isinstance(messages[-1], Close)
+
+    def test_every_byte_can_be_kept_and_replayed(self, make_service, small_scan, tmp_path):
+        service = make_service(spool=tmp_path / "spool")
+        first = service.replay(small_scan)
+        (path,) = (tmp_path / "spool").iterdir()
+        assert path.read_bytes() == stream(small_scan)
+        assert np.array_equal(images(talk(service, path.read_bytes()))[0].data, first.images[0].data)
+
+    def test_noise_statistics_of_an_earlier_scan(self, service):
+        scan = simulate(ScanProtocol(matrix=32, coils=4, measurement_id="noise-7"))
+        assert noise_statistics(service.connect(), "noise-7") == {}
+        scan.items = scan.items[:1]
+        result = service.replay(scan, "default_measurement_dependencies.xml")
+        assert not result.images
+        assert not result.texts
+        values = noise_statistics(service.connect(), "noise-7")
+        assert values["channels"] == "4"
+        assert float(values["min_sigma"]) > 0
+
+
+class TestQuestions:
+    def test_info_is_what_gadgetrons_tools_parse(self, service):
+        answer = ask(service.connect(), "gadgetron::info")
+        assert "Python Support     : YES" in answer
+        assert "System Memory size :" in answer
+
+    def test_an_unknown_question(self, service):
+        assert ask(service.connect(), "meaning::of::life") == "Unknown query"
+
+    def test_a_question_between_the_messages_of_a_scan(self, service, small_scan):
+        data = joined(
+            Query("isocenter::version", 1),
+            ConfigFile("rss.xml"),
+            Query("isocenter::version", 2),
+            Header(small_scan.header.encode()),
+            *small_scan.items[:5],
+            Query("isocenter::version", 3),
+            *small_scan.items[5:],
+            Close(),
+        )
+        messages = talk(service, data)
+        assert [m.correlation_id for m in messages if hasattr(m, "correlation_id")] == [1, 2, 3]
+        assert len(images(messages)) == 1
+
+    def test_close_alone_is_answered_with_close(self, service):
+        assert talk(service, joined(Close())) == [Close()]
+
+
+class TestBadInput:
+    """Each ends its own session with a reason; the next scan goes through."""
+
+    @pytest.mark.parametrize(
+        ("make", "complaint"),
+        [
+            (lambda s: stream(s, "nothing.xml"), "there is no pipeline 'nothing.xml'; there are: default.xml"),
+            (lambda s: stream(s, "../../etc/passwd"), "is not the name of a pipeline"),
+            (lambda s: joined(ConfigScript(b"<configuration><oops")) + joined(Close()), "not readable as XML"),
+            (lambda s: joined(ConfigScript(b'<!DOCTYPE a><configuration/>'), Close()), "DOCTYPE"),
+            (
+                lambda s: joined(
+                    ConfigScript(b"<configuration><version>2</version><stream><gadget><classname>X</classname></gadget></stream></configuration>"),
+                    Close(),
+                ),
+                "gadget 'X' has no counterpart",
+            ),
+            (lambda s: joined(ConfigFile("rss"), Header(b"<html/>"), Close()), "root element is <html>"),
+            (lambda s: joined(ConfigFile("rss"), Header(b"not xml"), Close()), "not readable XML"),
+            (lambda s: joined(Header(s.header.encode()), Close()), "came before the configuration"),
+            (lambda s: joined(ConfigFile("rss"), s.items[0], Close()), "came before the MRD header"),
+            (lambda s: joined(ConfigFile("rss"), ConfigFile("rss"), Close()), "second configuration"),
+            (lambda s: joined(ConfigFile("rss"), Header(s.header.encode()), Header(b"<a/>"), Close()), "not accepted within the stream"),
+            (lambda s: stream(s, items=[]), "the scan ended without any data"),
+            (lambda s: stream(s, "network.xml"), "no bundle is named"),
+            (lambda s: stream(s, items=[random_acquisition(2, 100) for _ in range(3)]), "do not fit the encoded readout"),
+        ],
+    )
+    def test_the_reason_reaches_the_client(self, service, small_scan, make, complaint):
+        messages = talk(service, make(small_scan))
+        assert complaint in texts(messages)
+        assert "ERROR" in texts(messages)
+        assert isinstance(messages[-1], Close)
+        assert works(service, small_scan)
+
+    @pytest.mark.parametrize(
+        ("rubbish", "complaint"),
+        [
+            (b"GET / HTTP/1.1\r\n\r\n", "message id 17735 is not known"),
+            (struct.pack("<HI", 2, 2**32 - 1), "announces a length"),
+            (struct.pack("<H", 1) + b"x" * 1024, "not NUL-terminated"),
+        ],
+    )
+    def test_rubbish(self, service, small_scan, rubbish, complaint):
+        messages = talk(service, rubbish, half_close=True)
+        assert complaint in texts(messages)
+        assert isinstance(messages[-1], Close)
+        assert works(service, small_scan)
+
+    def test_rubbish_in_the_middle_of_a_scan(self, service, small_scan):
+        data = joined(ConfigFile("rss.xml"), Header(small_scan.header.encode()), *small_scan.items[:9]) + b"\xff\xff" * 100
+        messages = talk(service, data, half_close=True)
+        assert "message id 65535 is not known" in texts(messages)
+        assert works(service, small_scan)
+
+    def test_an_error_arrives_though_the_client_still_sends(self, service, small_scan):
+        """More than any socket buffer holds follows the fault; unread it would reset the connection."""
+        big = [random_acquisition(32, 4000) for _ in range(30)]
+        scan = simulate(ScanProtocol(matrix=32, coils=4))
+        scan.items = big
+        result = service.replay(scan, "nothing.xml")
+        assert "there is no pipeline" in result.texts[0]
+        assert result.failed
+
+    def test_truncation_at_every_message_boundary_and_inside(self, service, small_scan):
+        head = joined(ConfigFile("rss.xml"), Header(small_scan.header.encode()))
+        data = head + joined(*small_scan.items[:6])
+        sizes = np.cumsum([0, 2 + 1024, len(head) - 1026, *(len(joined(item)) for item in small_scan.items[:6])])
+        cuts = sorted({*sizes.tolist(), *(sizes[:-1] + 1).tolist(), *(sizes[1:] - 1).tolist(), *range(1, len(head), 211)})
+        for cut in cuts:
+            with service.connect() as sock:
+                sock.settimeout(20)
+                sock.sendall(data[:cut])
+                sock.shutdown(socket.SHUT_WR)
+                while sock.recv(65536):
+                    continue
+        assert works(service, small_scan)
+
+    def test_a_scan_cut_short_still_gives_its_image_and_says_so(self, service, small_scan):
+        messages = talk(service, stream(small_scan, items=small_scan.items[:25])[:-2], half_close=True)
+        (image,) = images(messages)
+        assert "only 24 lines had arrived" in image.meta["IsocenterIncomplete"]
+        assert "interrupted" in texts(messages)
+
+    def test_damaged_readouts_cost_only_themselves(self, service):
+        scan = simulate(ScanProtocol(matrix=32, coils=4))
+        scan.items[9].data[:] = np.nan
+        scan.items[12].idx.kspace_encode_step_1 = 4000
+        scan.items[15] = random_acquisition(7, 64)
+        result = service.replay(scan)
+        assert len(result.images) == 1
+        assert np.isfinite(result.images[0].data).all()
+        said = "".join(result.texts)
+        assert "WARNING" in said
+        assert "NaN" in said
+        assert "4000 is outside the encoding limits" in said
+        assert "7 channels, those before had 4" in said
+
+    def test_a_client_that_stalls_ends_its_own_session_only(self, make_service, small_scan, caplog):
+        service = make_service(handshake_timeout=0.5, idle_timeout=0.5)
+        with service.connect() as stalled, service.connect() as silent:
+            stalled.sendall(stream(small_scan)[:20_000])
+            assert works(service, small_scan)
+            stalled.settimeout(20)
+            received = b""
+            while part := stalled.recv(65536):
+                received += part
+            silent.settimeout(20)
+            while silent.recv(65536):
+                continue
+        assert "nothing was received for 0.5 seconds" in texts(Decoder().feed(received))
+
+    def test_a_client_that_vanishes(self, service, small_scan):
+        for _ in range(5):
+            sock = service.connect()
+            sock.sendall(stream(small_scan)[:30_000])
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sock.close()
+        assert works(service, small_scan)
+
+    def test_a_client_that_does_not_read_its_images(self, make_service, small_scan):
+        service = make_service(send_timeout=1.0, queue_bytes=2**20)
+        scan = simulate(ScanProtocol(matrix=96, coils=1, frames=30, frame_counter="repetition", noise_scan=False))
+        sock = service.connect()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(20)
+        try:
+            for _ in range(100):
+                sock.sendall(stream(scan)[:-2])
+        except OSError:
+            pass
+        sock.close()
+        assert works(service, small_scan)
+
+    def test_one_more_than_the_limit_is_refused_with_the_reason(self, make_service, small_scan):
+        service = make_service(max_connections=1)
+        with service.connect() as first:
+            first.sendall(stream(small_scan)[:3000])
+            deadline = time.monotonic() + 10
+            while time.monotonic() < deadline:
+                messages = talk(service, b"")
+                if texts(messages):
+                    break
+            assert "1 scans are running already" in texts(messages)
+            first.sendall(stream(small_scan)[3000:])
+            first.settimeout(20)
+            received = b""
+            while part := first.recv(65536):
+                received += part
+        assert len(images(Decoder().feed(received))) == 1
+
+
+def test_memory_is_bounded_while_a_slow_pipeline_holds_the_stream_back(make_service, small_scan):
+    """The server stops reading when its queue is full; TCP holds the client back; nothing is lost."""
+    service = make_service(queue_bytes=2**20)
+    scan = simulate(ScanProtocol(matrix=64, coils=8, frames=12, frame_counter="repetition"))
+    assert len(service.replay(scan, "sense.xml").images) == 12
+
+
+def test_a_server_that_disappears_is_reported_by_the_client(small_scan):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def vanish():
+            sock, _ = listener.accept()
+            sock.recv(1000)
+            sock.close()
+
+        threading.Thread(target=vanish).start()
+        sock = socket.create_connection(listener.getsockname())
+        with pytest.raises(ClientError, match="failed|closed the connection"):
+            replay(Client(sock), small_scan.header.encode(), small_scan.items * 20, ConfigFile("rss.xml"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, number):
+    settings = tmp_path / "isocenter.yaml"
+    settings.write_text(f"home: {tmp_path}\nbundles: [{bundles}]\nlog_format: json\n")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "ISOCENTER_HOME": str(bundles.parent)}
+    settings.write_text(f"bundles: [{bundles}]\nlog_format: json\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "isocenter.service.cli", "serve", "--config", str(settings), "--port", str(port)],
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    try:
+        from isocenter.service.client import connect
+
+        data = stream(small_scan)
+        with connect("127.0.0.1", port, 60) as sock:
+            sock.sendall(data[:20_000])
+            time.sleep(1)
+            process.send_signal(number)
+            time.sleep(0.5)
+            with pytest.raises(OSError):
+                socket.create_connection(("127.0.0.1", port), 1)
+            sock.sendall(data[20_000:])
+            sock.settimeout(30)
+            received = b""
+            while part := sock.recv(65536):
+                received += part
+        assert len(images(Decoder().feed(received))) == 1
+        log = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    ended = next(entry for entry in entries if entry["message"] == "session ended")
+    assert ended["images"] == 1
+    assert len(ended["scan"]) > 10
+    assert entries[-1]["message"] == "stopped"
+
+
+def test_the_log_holds_no_patient_data(make_service, caplog, small_scan):
+    service = make_service()
+    scan = simulate(ScanProtocol(matrix=16, coils=2))
+    subject = "<subjectInformation><patientName>Doe^Jane</patientName><patientID>PID4711</patientID></subjectInformation>"
+    scan.header = scan.header.replace("<measurementInformation>", subject + "<measurementInformation>")
+    with caplog.at_level("DEBUG", logger="isocenter"):
+        service.replay(scan)
+        service.replay(scan, "nothing.xml")
+    assert caplog.records
+    assert "Doe" not in caplog.text
+    assert "4711" not in caplog.text
+
+
+def test_waveforms_and_navigators_do_not_reach_a_client(service):
+    """A client of Gadgetron aborts on messages that it does not know."""
+    scan = simulate(ScanProtocol(matrix=48, coils=2, waveforms=True, extra_readouts=True))
+    messages = talk(service, stream(scan))
+    assert {type(message) for message in messages} == {Image, Close}
+    assert sum(isinstance(item, ismrmrd.Waveform) for item in scan.items) > 0
