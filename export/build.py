@@ -57,7 +57,9 @@ def build_bundle(module: nn.Module, manifest: Manifest, cases: Sequence[Inputs],
         for runtime, name in RUNTIME_FILES.items()
         if (partial / name).is_file()
     }
-    provenance = manifest.provenance.model_copy(update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()})
+    provenance = manifest.provenance.model_copy(
+        update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()}
+    )
     files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
     complete = manifest.model_copy(update={"files": files, "parity": parity, "provenance": provenance})
     text = yaml.safe_dump(complete.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -81,10 +83,13 @@ def _for_tracing(cases: Sequence[Inputs]) -> Inputs:
 def _write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> bool:
     """Export with every named axis but ``complex`` dynamic; False where the exporter is not installed."""
     if importlib.util.find_spec("onnxscript") is None:
-        log.warning("the ONNX exporter is not installed (extra 'export'): bundle %s gets TorchScript only", manifest.name)
+        log.warning(
+            "the ONNX exporter is not installed (extra 'export'): bundle %s gets TorchScript only", manifest.name
+        )
         return False
     dynamic = [
-        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if name != "complex"} for spec in manifest.inputs
+        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if name != "complex"}
+        for spec in manifest.inputs
     ]
     with lowering("gemm"), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")

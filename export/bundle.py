@@ -133,7 +133,9 @@ class Bundle:
         for name, expected in manifest.files.items():
             file = folder / name
             if name not in known:
-                raise BundleError(f"{path} lists {name!r}, which is no part of a bundle; parts are {', '.join(sorted(known))}")
+                raise BundleError(
+                    f"{path} lists {name!r}, which is no part of a bundle; parts are {', '.join(sorted(known))}"
+                )
             if file.is_symlink() or not file.is_file():
                 raise BundleError(f"bundle {manifest.name!r}: {name} is missing or a link")
             if sha256(file) != expected:

@@ -76,7 +76,9 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
         provenance=Provenance(source="isocenter.models.classical", licence="MIT", fingerprint=fingerprint),
         intended_use=f"research only: {method.intended_use}",
     )
-    cases = [_case(method, *sizes) for sizes in ((1, 4, 1, 48, 40), (2, 3, 1, 37, 30), (2, 3, 4, 24, 21), (3, 1, 1, 20, 64))]
+    cases = [
+        _case(method, *sizes) for sizes in ((1, 4, 1, 48, 40), (2, 3, 1, 37, 30), (2, 3, 4, 24, 21), (3, 1, 1, 20, 64))
+    ]
     return build_bundle(method.make(**method.configuration), manifest, cases, folder)
 
 
@@ -101,7 +103,11 @@ def _case(method: _Method, batch: int, coils: int, kz: int, ky: int, kx: int) ->
     mask[..., ::2] = 1
     mask[..., ky // 2 - 3 : ky // 2 + 3] = 1
     kspace = torch.randn(*shape, dtype=torch.complex64, generator=random) * decay * mask[:, None, :, :, None]
-    inputs: dict[str, Tensor] = {"kspace": torch.view_as_real(kspace), "mask": mask, "maps": torch.view_as_real(_maps(shape))}
+    inputs: dict[str, Tensor] = {
+        "kspace": torch.view_as_real(kspace),
+        "mask": mask,
+        "maps": torch.view_as_real(_maps(shape)),
+    }
     return {spec.name: inputs[spec.name] for spec in method.inputs}
 
 
@@ -109,7 +115,10 @@ def _maps(shape: tuple[int, ...]) -> Tensor:
     batch, coils, kz, ky, kx = shape
     y, x = torch.linspace(-1, 1, ky)[:, None], torch.linspace(-1, 1, kx)[None, :]
     angles = [2 * math.pi * coil / coils for coil in range(coils)]
-    fields = [torch.exp(-((y - math.sin(a)) ** 2 + (x - math.cos(a)) ** 2)) * torch.exp(1j * (y * math.cos(a) + a)) for a in angles]
+    fields = [
+        torch.exp(-((y - math.sin(a)) ** 2 + (x - math.cos(a)) ** 2)) * torch.exp(1j * (y * math.cos(a) + a))
+        for a in angles
+    ]
     maps = torch.stack(fields)
     maps = maps / torch.linalg.vector_norm(maps, dim=0)
     return maps[None, :, None].expand(batch, coils, kz, ky, kx).to(torch.complex64).contiguous()

@@ -1,6 +1,7 @@
 """The programs that run a bundle's model files, behind one interface."""
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,17 +21,19 @@ class Runtime(Protocol):
 
 
 class TorchScriptRuntime:
-    """TorchScript, with optimisation for inference left to the first calls."""
+    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         self.device = device
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
-        self._module = torch.jit.load(str(path), map_location=device).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._module = torch.jit.load(str(path), map_location=device).eval()
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
             result = self._module(*(inputs[name].to(self.device) for name in self._inputs))
         values = result if isinstance(result, tuple) else (result,)
         return dict(zip(self._outputs, values, strict=True))
@@ -43,7 +46,9 @@ class OnnxRuntime:
         try:
             ort = importlib.import_module("onnxruntime")
         except ImportError as error:
-            raise BundleError("model.onnx needs ONNX Runtime: pip install 'isocenter[cpu]' or 'isocenter[gpu]'") from error
+            raise BundleError(
+                "model.onnx needs ONNX Runtime: pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
+            ) from error
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # threads that spin while they wait take the cores away from the stream
@@ -64,5 +69,8 @@ class OnnxRuntime:
         return {name: torch.from_numpy(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
-RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime]] = {"torchscript": TorchScriptRuntime, "onnx": OnnxRuntime}
+RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime]] = {
+    "torchscript": TorchScriptRuntime,
+    "onnx": OnnxRuntime,
+}
 """The runtimes by name."""

@@ -1,12 +1,13 @@
 """Buffer readouts into blocks of k-space, and hand each on as soon as it is complete."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import ismrmrd
 
 from .errors import DataError
 from .gadget import Stream, gadget
+from .header import Encoding
 from .items import Acquisition, AcquisitionBucket, Item, Kspace, ReconData
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .recon_data import to_kspaces
@@ -37,7 +38,11 @@ _NOT_FOR_THE_IMAGE = _mask(
 _LAST_IN_SLICE = _mask(ismrmrd.ACQ_LAST_IN_SLICE)
 _LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
+_LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION
+
 _KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+_FIRST_COUNTER = Readout._fields.index("slice")
+_AFTER_COUNTERS = _FIRST_COUNTER + len(_KEY_COUNTERS)
 
 
 @gadget
@@ -102,26 +107,39 @@ class _Accumulator:
         self.handed_on: set[Key] = set()
         self.last_value: int | None = None
         self.flags_seen = False
+        self.trigger_field = Readout._fields.index("repetition" if trigger in ("auto", "end") else trigger)
+        self.frames_field = 1 + _KEY_COUNTERS.index(frames) if frames in _KEY_COUNTERS else None
+        self.largest_step = [_largest_step(encoding) for encoding in scan.encodings]
+        self.last_line = [e.encoded_matrix[1] - 1 - e.line_offset(1) for e in scan.encodings]
 
-    def add(self, acquisition: Acquisition) -> Iterator[Item]:
+    def add(self, acquisition: Acquisition) -> Iterable[Item]:
+        """Take in a readout and return what can be handed on; this runs for every readout and returns () for nearly all."""
         fields = read_fields(acquisition)
         if fields.flags & _NOT_FOR_THE_IMAGE:
-            yield acquisition
-            return
-        if self.trigger not in ("auto", "end"):
-            value = getattr(fields, self.trigger)
-            if self.last_value not in (None, value):
-                yield from self.flush()
-            self.last_value = value
-        elif self.trigger == "auto" and self.frames != "repetition":
-            yield from self._flush_repetitions_before(fields.repetition)
+            return (acquisition,)
+        ready = self._triggered(fields)
         try:
             key = self._place(acquisition, fields)
         except DataError as error:
             self.scan.report(type(error).__name__ + str(error)[:20], str(error))
             key = None
-        if self.trigger == "auto":
-            yield from self._flush_complete(fields, key)
+        if (
+            self.trigger == "auto"
+            and key is not None
+            and (fields.flags & _LAST or fields.step_1 == self.last_line[key[0]])
+        ):
+            return [*ready, *self._flush_complete(fields, key)]
+        return ready
+
+    def _triggered(self, fields: Readout) -> Iterable[Kspace]:
+        """Return the blocks that have to go because the counter that triggers has changed with this readout."""
+        value = fields[self.trigger_field]
+        before, self.last_value = self.last_value, value
+        if before == value or before is None or self.trigger == "end":
+            return ()
+        if self.trigger != "auto":
+            return list(self.flush())
+        return list(self._flush_repetitions_before(value)) if self.frames != "repetition" else ()
 
     def add_bucket(self, bucket: AcquisitionBucket) -> Iterator[Item]:
         """Add the readouts of a trigger of Gadgetron's; readouts that are in both of its lists count once."""
@@ -132,16 +150,25 @@ class _Accumulator:
         yield from self.flush()
 
     def _key(self, fields: Readout) -> Key:
-        counters = (0 if name == self.frames else getattr(fields, name) for name in _KEY_COUNTERS)
-        return (fields.encoding, *counters)
+        """Encoding space, slice, contrast, phase, repetition and set; the counter of the frames does not count."""
+        key = (fields.encoding, *fields[_FIRST_COUNTER:_AFTER_COUNTERS])
+        if self.frames_field is None:
+            return key
+        return (*key[: self.frames_field], 0, *key[self.frames_field + 1 :])
 
     def _place(self, acquisition: Acquisition, fields: Readout) -> Key:
         """Copy the readout to where it belongs and return the key of its block."""
         if fields.encoding >= len(self.scan.encodings):
-            raise DataError(f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}")
+            raise DataError(
+                f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}"
+            )
         if self.scan.encodings[fields.encoding].trajectory != "cartesian":
-            raise DataError(f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'")
-        self._check_limits(fields)
+            raise DataError(
+                f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'"
+            )
+        if fields.step_1 > self.largest_step[fields.encoding]:
+            largest = self.largest_step[fields.encoding]
+            raise DataError(f"kspace_encode_step_1 {fields.step_1} is outside the encoding limits 0 to {largest}")
         key = self._key(fields)
         if fields.flags & (_CALIBRATION | _CALIBRATION_AND_IMAGING):
             own = self.calibration.setdefault(key[:2], {})
@@ -155,13 +182,6 @@ class _Accumulator:
             self.blocks[key].add(acquisition, fields, frame)
         return key
 
-    def _check_limits(self, fields: Readout) -> None:
-        limits = self.scan.encodings[fields.encoding].limits
-        for name, value in (("kspace_encoding_step_1", fields.step_1), ("kspace_encoding_step_2", fields.step_2)):
-            limit = limits.get(name)
-            if limit is not None and limit.maximum > 0 and value > limit.maximum:
-                raise DataError(f"{name.replace('encoding', 'encode')} {value} is outside the encoding limits 0 to {limit.maximum}")
-
     def _open(self, key: Key, fields: Readout) -> None:
         if key in self.handed_on:
             message = "readouts came for an image that was reconstructed already; they make another one"
@@ -174,12 +194,11 @@ class _Accumulator:
         return KspaceBuffer(self.scan.encodings[fields.encoding], fields, frames)
 
     def _flush_repetitions_before(self, repetition: int) -> Iterator[Kspace]:
-        if any(key[4] < repetition for key in self.blocks):
-            for key in sorted(key for key in self.blocks if key[4] < repetition):
-                yield from self._hand_on(key)
+        for key in sorted(key for key in self.blocks if key[4] < repetition):
+            yield from self._hand_on(key)
 
-    def _flush_complete(self, fields: Readout, key: Key | None) -> Iterator[Kspace]:
-        if fields.flags & _LAST_IN_SLICE and key is not None:
+    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
+        if fields.flags & _LAST_IN_SLICE:
             self.flags_seen = True
             self.finished[key] = self.finished.get(key, 0) + 1
         if fields.flags & _LAST_IN_REPETITION:
@@ -203,7 +222,7 @@ class _Accumulator:
     def _no_line_missing(self, key: Key, fields: Readout) -> bool:
         """Whether every line of the grid was measured as often as there are averages."""
         encoding = self.scan.encodings[key[0]]
-        if fields.step_1 + encoding.line_offset(1) != encoding.encoded_matrix[1] - 1 or encoding.acceleration != (1, 1):
+        if encoding.acceleration != (1, 1) or fields.step_1 != self.last_line[key[0]]:
             return False
         averages = encoding.count("average") if self.frames != "average" else 1
         return bool((self.blocks[key].count >= averages).all())
@@ -245,14 +264,19 @@ class _Accumulator:
         return chosen
 
 
+def _largest_step(encoding: Encoding) -> int:
+    """Largest kspace_encode_step_1 that the limits allow; limits without extent say nothing."""
+    limit = encoding.limits.get("kspace_encoding_step_1")
+    return limit.maximum if limit is not None and limit.maximum > 0 else 65535
+
+
 def _fill(block: KspaceBuffer, calibration: KspaceBuffer) -> None:
     """Copy calibration lines to where the image has none."""
     if (block.coils, block.samples) != (calibration.coils, calibration.samples):
         return
-    samples = calibration.averaged()
+    samples = calibration.complete()
     for frame in range(block.lines[0]):
         missing = (block.count[frame] == 0) & calibration.measured[0]
-        block.data[frame][missing] = samples[0][missing]
+        block.data[frame][:, missing] = samples[0][:, missing]
         block.headers[frame][missing] = calibration.headers[0][missing]
         block.count[frame][missing] = 1
-

@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..models.coil_maps import adaptive, espirit
+from ..models.fourier import ifft
 from .errors import DataError
 from .gadget import Stream, gadget
 from .items import Kspace
@@ -49,17 +50,28 @@ def estimate_coil_maps(
                 scan.report("calibration", f"{error}; the maps of the block before are used")
                 item.coil_maps = previous
             else:
-                shape = (item.data.shape[2], item.data.shape[3], item.data.shape[4])
-                if method == "espirit":
-                    item.coil_maps = espirit(region, shape, kernel=kernel, crop=crop)
-                else:
-                    item.coil_maps = adaptive(region, shape)
-                previous = item.coil_maps
+                item.coil_maps = previous = _estimate(region, item, method, kernel, crop)
         yield item
 
 
+def _estimate(region: Tensor, kspace: Kspace, method: str, kernel: int, crop: float) -> Tensor:
+    """Maps [coils, kz, ky, kx]; plane by plane where the calibration data covers all partitions, however few they are."""
+    partitions, lines, samples = kspace.data.shape[2:]
+
+    def maps(data: Tensor, planes: int) -> Tensor:
+        shape = (planes, lines, samples)
+        return espirit(data, shape, kernel=kernel, crop=crop) if method == "espirit" else adaptive(data, shape)
+
+    if 1 < partitions == region.shape[1]:
+        planes = ifft(region, [1])
+        return torch.cat([maps(planes[:, z : z + 1], 1) for z in range(partitions)], dim=1)
+    return maps(region, partitions)
+
+
 def calibration_region(kspace: Kspace, size: int) -> Tensor:
-    """Return the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space, up to ``size`` along each axis.
+    """Return the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space.
+
+    It has up to ``size`` samples along each axis, but all partitions where they were all measured.
 
     Raises
     ------
@@ -73,7 +85,8 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
         weight = kspace.mask.sum(dim=0)
         measured = weight > 0
         source = kspace.data.sum(dim=1) / weight.clamp_min(1)[:, :, None]
-    z = _extent(measured[:, measured.shape[1] // 2], size)
+    middle = measured[:, measured.shape[1] // 2]
+    z = slice(0, middle.numel()) if bool(middle.all()) else _extent(middle, size)
     y = _extent(measured[z].all(dim=0), size)
     lines = y.stop - y.start if z.stop > z.start else 0
     if lines < min(4, measured.shape[1]):
@@ -88,6 +101,9 @@ def _extent(measured: Tensor, size: int) -> slice:
     """Longest run of measured lines that contains the middle, cut to ``size`` around it."""
     middle = measured.numel() // 2
     line = measured.cpu()
-    below, above = int(torch.cumprod(line[:middle].flip(0).int(), 0).sum()), int(torch.cumprod(line[middle:].int(), 0).sum())
+    below, above = (
+        int(torch.cumprod(line[:middle].flip(0).int(), 0).sum()),
+        int(torch.cumprod(line[middle:].int(), 0).sum()),
+    )
     half = size // 2
     return slice(middle - min(below, half), middle + min(above, size - half))

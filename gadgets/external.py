@@ -63,7 +63,9 @@ def connect_resident() -> socket.socket | None:
 
 def start_private() -> socket.socket:
     """Start a service for one scan and return a connection to it."""
-    log.warning("no resident service: loading everything for this scan; start `isocenter serve --port 9012` to avoid this")
+    log.warning(
+        "no resident service: loading everything for this scan; start `isocenter serve --port 9012` to avoid this"
+    )
     ours, theirs = socket.socketpair()
     with theirs:
         subprocess.Popen(  # noqa: S603

@@ -58,7 +58,9 @@ def extract(
         ismrmrd.IMTYPE_PHASE: phase,
     }
     if not any(wanted.values()) and not complex_images:
-        raise OptionError("gadget 'extract' must make at least one of: magnitude, real, imaginary, phase, complex_images")
+        raise OptionError(
+            "gadget 'extract' must make at least one of: magnitude, real, imaginary, phase, complex_images"
+        )
     for item in items:
         if not isinstance(item, Image) or (not np.iscomplexobj(item.data) and magnitude):
             yield item

@@ -1,7 +1,7 @@
 """Filters on the k-space of images: smoothing, and the transition at the edge of partial Fourier data."""
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeGuard, cast
 
 import numpy as np
 import torch
@@ -45,8 +45,10 @@ def filter_kspace(
     """
     for item in items:
         if _is_filterable(item):
-            z, y, x = item.data.shape[1:]
-            filters = [symmetric_filter(shape, n, sigma, width) for shape, n in ((partition, z), (phase, y), (readout, x))]
+            _, z, y, x = cast(tuple[int, int, int, int], item.data.shape)
+            filters = [
+                symmetric_filter(shape, n, sigma, width) for shape, n in ((partition, z), (phase, y), (readout, x))
+            ]
             yield _apply(item, filters)
         else:
             yield item
@@ -76,12 +78,12 @@ def filter_partial_fourier(
         if not _is_filterable(item):
             yield item
             continue
-        z, y, x = item.data.shape[1:]
+        _, z, y, x = cast(tuple[int, int, int, int], item.data.shape)
         filters = [_edge_filter(item, "E2", z, width), _edge_filter(item, "E1", y, width), np.ones(x)]
         yield item if all((values == 1).all() for values in filters) else _apply(item, filters)
 
 
-def _is_filterable(item: object) -> bool:
+def _is_filterable(item: object) -> TypeGuard[Image]:
     return isinstance(item, Image) and np.iscomplexobj(item.data) and "Skip_processing_after_recon" not in item.meta
 
 

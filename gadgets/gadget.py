@@ -46,7 +46,9 @@ class Gadget:
         if unknown:
             accepted = ", ".join(self.options) or "none"
             raise OptionError(f"gadget {self.name!r} has no option {unknown[0]!r}; its options are: {accepted}")
-        missing = [n for n, default in self.defaults.items() if default is inspect.Parameter.empty and n not in properties]
+        missing = [
+            n for n, default in self.defaults.items() if default is inspect.Parameter.empty and n not in properties
+        ]
         if missing:
             raise OptionError(f"gadget {self.name!r} needs a value for its option {missing[0]!r}")
         return {name: self._parse_option(name, text) for name, text in properties.items()}

@@ -127,7 +127,9 @@ def _parse_encoding(encoding: Any, index: int) -> Encoding:
         except (AttributeError, TypeError, ValueError) as error:
             raise HeaderError(f"encoding {index} has no usable matrixSize and fieldOfView_mm in {name}") from error
         if min(matrix) < 1 or not all(0 < length < float("inf") for length in fov):
-            raise HeaderError(f"encoding {index}, {name}: matrixSize and fieldOfView_mm must be positive, got {matrix} and {fov}")
+            raise HeaderError(
+                f"encoding {index}, {name}: matrixSize and fieldOfView_mm must be positive, got {matrix} and {fov}"
+            )
         matrices.append(matrix)
         fields_of_view.append(fov)
     parallel = encoding.parallelImaging

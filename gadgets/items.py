@@ -29,7 +29,9 @@ __all__ = [
     "ReconBuffer",
     "ReconData",
     "Waveform",
+    "header_of",
     "make_image",
+    "to_tensor",
 ]
 
 ACQUISITION_HEADER: np.dtype[Any] = acquisition_header_dtype
@@ -186,6 +188,11 @@ class DependencyReport:
 
 
 Item = Acquisition | Waveform | Image | Kspace | AcquisitionBucket | ReconData | ImageArray | DependencyReport
+
+
+def header_of(acquisition: Acquisition) -> AcquisitionHeader:
+    """Return the header itself, not a deep copy as ``getHead`` does."""
+    return acquisition._head
 
 
 def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | None = None) -> Image:

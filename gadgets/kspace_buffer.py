@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .errors import DataError
 from .header import Encoding
-from .items import ACQUISITION_HEADER, Acquisition, AcquisitionHeader, Kspace, to_tensor
+from .items import ACQUISITION_HEADER, Acquisition, Kspace, header_of, to_tensor
 
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""
@@ -41,18 +41,13 @@ class Readout(NamedTuple):
     segment: int
 
 
-def header_of(acquisition: Acquisition) -> AcquisitionHeader:
-    """Return the header itself, not a deep copy as ``getHead`` does."""
-    return acquisition._head
-
-
 def read_fields(acquisition: Acquisition) -> Readout:
     """Read the header's fields in one go; attribute access through ctypes costs ten times as much."""
     return Readout._make(_LAYOUT.unpack_from(header_of(acquisition)))
 
 
 class KspaceBuffer:
-    """Memory for one block: samples [frames, kz, ky, coils, kx], how often each line came, and the lines' headers.
+    """Memory for one block: samples [frames, coils, kz, ky, kx], how often each line came, and the lines' headers.
 
     Parameters
     ----------
@@ -77,10 +72,13 @@ class KspaceBuffer:
         self.samples = encoding.cropped_readout if cropped else encoding.encoded_matrix[0]
         self.lines = (frames, encoding.encoded_matrix[2], encoding.encoded_matrix[1])
         self.offsets = (encoding.line_offset(2), encoding.line_offset(1))
-        shape = (*self.lines, self.coils, self.samples)
+        shape = (frames, self.coils, *self.lines[1:], self.samples)
         if np.prod(shape, dtype=object) * 8 > MAX_BLOCK_BYTES:
-            raise DataError(f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes")
-        self.data = np.zeros(shape, np.complex64)
+            raise DataError(
+                f"a block [frames, coils, kz, ky, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes"
+            )
+        # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
+        self.data = np.empty(shape, np.complex64)
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
 
@@ -106,24 +104,31 @@ class KspaceBuffer:
                 f"readout {self._name(acquisition)}: {fields.samples} samples with center_sample {fields.center_sample} "
                 f"do not fit the encoded readout of {self.samples}"
             )
-        place = self.data[frame, kz, ky, :, start : start + samples.shape[1]]
+        line = self.data[frame, :, kz, ky]
         if self.count[frame, kz, ky]:
-            place += samples
+            line[:, start : start + samples.shape[1]] += samples
         else:
-            place[:] = samples
+            if samples.shape[1] != self.samples:
+                line[:] = 0
+            line[:, start : start + samples.shape[1]] = samples
         self.count[frame, kz, ky] += 1
-        self.headers[frame, kz, ky] = np.frombuffer(header_of(acquisition), np.uint8)
+        self.headers[frame, kz, ky] = np.frombuffer(memoryview(header_of(acquisition)), np.uint8)
 
     def _check(self, fields: Readout, frame: int, kz: int, ky: int) -> None:
         if fields.channels != self.coils:
             raise DataError(f"a readout has {fields.channels} channels, those before had {self.coils}")
+        frames, partitions, lines = self.lines
+        if 0 <= ky < lines and 0 <= kz < partitions and frame < frames:
+            return
         for name, row, rows, step in (
-            ("kspace_encode_step_1", ky, self.lines[2], fields.step_1),
-            ("kspace_encode_step_2", kz, self.lines[1], fields.step_2),
-            ("frame counter", frame, self.lines[0], frame),
+            ("kspace_encode_step_1", ky, lines, fields.step_1),
+            ("kspace_encode_step_2", kz, partitions, fields.step_2),
+            ("frame counter", frame, frames, frame),
         ):
             if not 0 <= row < rows:
-                raise DataError(f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits")
+                raise DataError(
+                    f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits"
+                )
 
     @staticmethod
     def _name(acquisition: Acquisition) -> str:
@@ -134,20 +139,25 @@ class KspaceBuffer:
         """Lines [frames, kz, ky] that came at least once."""
         return self.count > 0
 
-    def averaged(self) -> NDArray[np.complex64]:
-        """Samples with repeated lines averaged; the division happens in place, once."""
+    def complete(self) -> NDArray[np.complex64]:
+        """Samples with repeated lines averaged and missing lines zero; both happen in place, once."""
+        missing = self.count == 0
+        if missing.any():
+            self.data[np.broadcast_to(missing[:, None], self.data.shape[:4])] = 0
         repeated = self.count > 1
         if repeated.any():
-            self.data[repeated] /= self.count[repeated][:, None, None].astype(np.float32)
+            self.data /= np.maximum(self.count, 1).astype(np.float32)[:, None, :, :, None]
             self.count[repeated] = 1
         return self.data
 
     def remove_non_finite(self) -> int:
         """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many."""
-        if np.isfinite(self.data.view(np.float32).sum(dtype=np.float64)):
-            return 0
-        bad = ~np.isfinite(self.data.view(np.float32)).all(axis=(-2, -1))
-        self.data[bad] = 0
+        samples = self.complete().view(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(samples.sum()):  # the sum is not finite if a sample is not
+                return 0
+        bad = ~np.isfinite(samples).all(axis=(1, 4))
+        self.data[np.broadcast_to(bad[:, None], self.data.shape[:4])] = 0
         self.count[bad] = 0
         self.headers[bad] = 0
         return int(bad.sum())
@@ -160,9 +170,9 @@ class KspaceBuffer:
         """Hand over as a block [coils, frames, kz, ky, kx]; the memory is shared on the CPU."""
         reference = None
         if calibration is not None:
-            reference = to_tensor(calibration.averaged()[0], device).permute(2, 0, 1, 3)
+            reference = to_tensor(calibration.complete()[0], device)
         return Kspace(
-            data=to_tensor(self.averaged(), device).permute(3, 0, 1, 2, 4),
+            data=to_tensor(self.complete(), device).transpose(0, 1),
             mask=to_tensor(self.measured, device),
             calibration=reference,
             headers=self.header_array(),

@@ -33,12 +33,16 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])
         if not (kspace.mask == kspace.mask[:, :1]).all():
-            raise DataError(f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz")
+            raise DataError(
+                f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz"
+            )
     inputs = {}
     for name, wanted in axes.items():
         source = sources.get(name)
         if source is None:
-            raise DataError(f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct")
+            raise DataError(
+                f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct"
+            )
         inputs[name] = _arrange(source, _AXES[name], wanted, _batch_axes(axes["kspace"]), kspace)
     return inputs
 
@@ -47,7 +51,9 @@ def _batch_axes(wanted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axis in ("frames", "kz") if axis not in wanted)
 
 
-def _arrange(source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], kspace: Kspace) -> Tensor:
+def _arrange(
+    source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], kspace: Kspace
+) -> Tensor:
     """Permute ``source`` to [batch, *wanted, complex]."""
     sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
     for axis in batch:

@@ -4,8 +4,7 @@ import numpy as np
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 
 from .gadget import Stream, gadget
-from .items import Acquisition
-from .kspace_buffer import header_of
+from .items import Acquisition, header_of
 from .scan import Scan
 
 

@@ -5,8 +5,7 @@ import torch
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 
 from .gadget import Stream, gadget
-from .items import Acquisition, Kspace
-from .kspace_buffer import header_of
+from .items import Acquisition, Kspace, header_of
 from .noise import NoiseCovariance, coil_names, noise_dependency
 from .scan import Scan
 
@@ -85,7 +84,9 @@ class _Whitener:
         if self._matrix is not None and self._matrix.shape[0] != channels:
             self.nonconformant = True
             expected = self._matrix.shape[0]
-            self.scan.report("noise channels", f"data has {channels} channels but the noise {expected}: not prewhitened")
+            self.scan.report(
+                "noise channels", f"data has {channels} channels but the noise {expected}: not prewhitened"
+            )
             return None
         return self._matrix
 
@@ -94,7 +95,9 @@ class _Whitener:
             return covariance.whitening(dwell_time, coil_names(self.scan))
         except np.linalg.LinAlgError:
             self.nonconformant = True
-            self.scan.report("noise covariance", "the noise covariance is singular (a dead channel?): data is not prewhitened")
+            self.scan.report(
+                "noise covariance", "the noise covariance is singular (a dead channel?): data is not prewhitened"
+            )
             return None
 
     def keep(self) -> None:
@@ -114,4 +117,6 @@ class _Whitener:
             try:
                 measured.save(self.scan.noise_folder, identifier)
             except OSError as error:
-                self.scan.report("noise folder", f"the noise covariance cannot be kept for later scans: {error.strerror}")
+                self.scan.report(
+                    "noise folder", f"the noise covariance cannot be kept for later scans: {error.strerror}"
+                )

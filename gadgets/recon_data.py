@@ -23,7 +23,9 @@ def to_kspaces(recon_data: ReconData, scan: Scan) -> Iterator[Kspace]:
         if buffer.data.size == 0:
             continue
         if index >= len(scan.encodings) or buffer.data.ndim != 7 or buffer.headers.ndim != 5:
-            raise DataError(f"buffered data of encoding space {index} has {buffer.data.ndim} dimensions, expected 7, or no header")
+            raise DataError(
+                f"buffered data of encoding space {index} has {buffer.data.ndim} dimensions, expected 7, or no header"
+            )
         for place in np.ndindex(buffer.data.shape[:3]):
             yield _to_kspace(bit, place, scan, index)
 
@@ -68,7 +70,9 @@ def from_kspace(kspace: Kspace) -> ReconData:
     reference = None
     if kspace.calibration is not None:
         lines = kspace.calibration.cpu().numpy()[None, None, None]
-        reference = ReconBuffer(_contiguous(lines), None, None, np.zeros((1, 1, 1, *headers.shape[3:]), headers.dtype), sampling)
+        reference = ReconBuffer(
+            _contiguous(lines), None, None, np.zeros((1, 1, 1, *headers.shape[3:]), headers.dtype), sampling
+        )
     return ReconData([ReconBit(ReconBuffer(_contiguous(data), None, None, headers, sampling), reference)])
 
 

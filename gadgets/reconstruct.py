@@ -81,7 +81,9 @@ class _Reconstructor:
             meta["IsocenterBundle"] = model.manifest.name
             meta["IsocenterBundleVersion"] = model.manifest.version
             meta["IsocenterNetwork"] = model.manifest.network
-            meta["ImageComment"] = meta["GADGETRON_ImageComment"] = f"Isocenter {model.manifest.name} {model.manifest.version}"
+            meta["ImageComment"] = meta["GADGETRON_ImageComment"] = (
+                f"Isocenter {model.manifest.name} {model.manifest.version}"
+            )
             for key, value in {**kspace.notes, **notes}.items():
                 meta[f"Isocenter{key}"] = value
             yield make_image(volume[frame][None].cpu().numpy(), header, meta)

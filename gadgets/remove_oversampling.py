@@ -8,8 +8,7 @@ from torch import Tensor
 from ..models.fourier import fft, ifft
 from .gadget import Stream, gadget
 from .header import Encoding
-from .items import Acquisition, Kspace
-from .kspace_buffer import header_of
+from .items import Acquisition, Kspace, header_of
 from .scan import Scan
 
 
@@ -39,11 +38,16 @@ def remove_oversampling(items: Stream, scan: Scan) -> Stream:
 
 def crop_readout(data: Tensor, size: int) -> Tensor:
     """Crop the last axis of k-space to ``size`` in image space."""
-    if size == data.shape[-1]:
+    samples = data.shape[-1]
+    if size == samples:
         return data
-    image = ifft(data, [-1])
-    start = data.shape[-1] // 2 - size // 2
-    return fft(image[..., start : start + size], [-1])
+    if size % 2 == 0 and samples % 2 == 0:
+        # the middle of k-space is a sign that alternates from pixel to pixel, before and after alike: it cancels
+        image = torch.fft.ifft(data, norm="ortho")
+        half = size // 2
+        return torch.fft.fft(torch.cat((image[..., :half], image[..., samples - half :]), dim=-1), norm="ortho")
+    start = samples // 2 - size // 2
+    return fft(ifft(data, [-1])[..., start : start + size], [-1])
 
 
 def _crop_acquisition(acquisition: Acquisition, encoding: Encoding) -> Acquisition:

@@ -1,7 +1,7 @@
 """Images as 16-bit integers."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import ismrmrd
 import numpy as np
@@ -42,14 +42,17 @@ def to_integer(
             values = _shift(item, intensity_offset)
             clipped = float(np.mean(values > max_intensity))
             if clipped > 0.01:
-                scan.report("clipped", f"{clipped:.1%} of an image's pixels exceed {max_intensity} and are clipped; scale it first")
+                scan.report(
+                    "clipped",
+                    f"{clipped:.1%} of an image's pixels exceed {max_intensity} and are clipped; scale it first",
+                )
             data = np.clip(np.rint(values), min_intensity, max_intensity).astype(dtype)
             yield make_image(data, item.getHead(), item.meta)
         else:
             yield item
 
 
-def _shift(image: Image, offset: int) -> NDArray[np.float32]:
+def _shift(image: Image, offset: int) -> NDArray[Any]:
     if image.image_type == ismrmrd.IMTYPE_PHASE:
         return image.data * np.float32(offset / math.pi) + offset
     if image.image_type in (ismrmrd.IMTYPE_REAL, ismrmrd.IMTYPE_IMAG):

@@ -22,7 +22,7 @@ class RootSumOfSquares(nn.Module):
     def forward(self, kspace: Tensor) -> Tensor:
         """Return magnitude images [batch, kz, ky, kx]."""
         images = ifft_planar(kspace, [-4, -3, -2])
-        return images.square().sum(dim=-1).sum(dim=1).sqrt()
+        return (images[..., 0].square() + images[..., 1].square()).sum(dim=1).sqrt()
 
 
 class CoilCombine(nn.Module):

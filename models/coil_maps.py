@@ -95,11 +95,11 @@ def _fourier_rows(size: int, count: int, like: Tensor) -> Tensor:
 
 
 def _to_image(x: Tensor, dim: int, size: int) -> Tensor:
-    return torch.tensordot(x, _fourier_rows(size, x.shape[dim], x), dims=([dim], [1])).movedim(-1, dim)
+    return (x.movedim(dim, -1) @ _fourier_rows(size, x.shape[dim], x).T).movedim(-1, dim)
 
 
 def _to_image_row(x: Tensor, dim: int, size: int, row: int) -> Tensor:
-    return torch.tensordot(x, _fourier_rows(size, x.shape[dim], x)[row], dims=([dim], [0]))
+    return x.movedim(dim, -1) @ _fourier_rows(size, x.shape[dim], x)[row]
 
 
 def _principal_component(data: Tensor) -> Tensor:

@@ -40,12 +40,49 @@ def lowering(name: Lowering) -> Iterator[None]:
 
 def fft(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to k-space along ``dims``."""
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho"), dim=dims)
+    return _centred(x, dims, False)
 
 
 def ifft(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to image space along ``dims``."""
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(x, dim=dims), dim=dims, norm="ortho"), dim=dims)
+    return _centred(x, dims, True)
+
+
+def _centred(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
+    """Transform along ``dims``; along even lengths the shifts are multiplications by alternating signs, which are faster."""
+    axes: list[int] = []
+    even = True
+    for dim in dims:
+        axis = dim % x.dim()
+        if x.shape[axis] > 1:
+            axes.append(axis)
+            even = even and x.shape[axis] % 2 == 0
+    if len(axes) == 0:
+        return x
+    if not even:
+        shifted = torch.fft.ifftshift(x, dim=axes)
+        return torch.fft.fftshift(_transform(shifted, axes, inverse), dim=axes)
+    signs = _alternating(x, axes)
+    result = _transform(x * signs, axes, inverse)
+    half = 0
+    for axis in axes:
+        half += x.shape[axis] // 2
+    return result.mul_(signs if half % 2 == 0 else -signs)
+
+
+def _transform(x: Tensor, axes: list[int], inverse: bool) -> Tensor:
+    return torch.fft.ifftn(x, dim=axes, norm="ortho") if inverse else torch.fft.fftn(x, dim=axes, norm="ortho")
+
+
+def _alternating(x: Tensor, axes: list[int]) -> Tensor:
+    """Product of 1, -1, 1, ... along each of the axes, to multiply ``x`` with."""
+    signs = torch.ones([1] * x.dim(), dtype=torch.float32, device=x.device)
+    for axis in axes:
+        shape = [1] * x.dim()
+        shape[axis] = x.shape[axis]
+        index = torch.arange(x.shape[axis], device=x.device)
+        signs = signs * (1 - 2 * (index % 2)).to(torch.float32).reshape(shape)
+    return signs
 
 
 def fft_planar(x: Tensor, dims: list[int]) -> Tensor:
@@ -69,7 +106,7 @@ def ifft2c(x: Tensor) -> Tensor:
 
 
 def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
         return _planar_native(x, dims, inverse)
     if _lowering == "gemm":
         return _planar_gemm(x, dims, inverse)
@@ -77,10 +114,9 @@ def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
 
 
 def _planar_native(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
+    # negative dims count from the trailing complex dimension, which the complex view does not have
     axes = [dim % x.dim() for dim in dims]
-    values = torch.view_as_complex(x.contiguous())
-    out = ifft(values, axes) if inverse else fft(values, axes)
-    return torch.view_as_real(out)
+    return torch.view_as_real(_centred(torch.view_as_complex(x.contiguous()), axes, inverse))
 
 
 def _planar_gemm(x: Tensor, dims: list[int], inverse: bool) -> Tensor:

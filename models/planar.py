@@ -6,12 +6,16 @@ from torch import Tensor
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a * b`` for [..., 2] tensors."""
-    return torch.stack((a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]), dim=-1)
+    return torch.stack(
+        (a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]), dim=-1
+    )
 
 
 def multiply_conjugate(a: Tensor, b: Tensor) -> Tensor:
     """Return ``conj(a) * b`` for [..., 2] tensors."""
-    return torch.stack((a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]), dim=-1)
+    return torch.stack(
+        (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]), dim=-1
+    )
 
 
 def coil_expand(image: Tensor, maps: Tensor) -> Tensor:

@@ -149,7 +149,9 @@ def _version_1(root: Element, name: str) -> list[Step]:
         if element.tag == "gadget":
             _add_stock(translator, element, root, name)
         elif element.tag == "external":
-            raise PipelineError(f"{name}: Gadgetron ignores <external> in a version 1 configuration; write it as version 2")
+            raise PipelineError(
+                f"{name}: Gadgetron ignores <external> in a version 1 configuration; write it as version 2"
+            )
         elif element.tag not in _IGNORED_V1:
             raise PipelineError(f"{name}: <{element.tag}> is not known in a version 1 configuration")
     _check_io(root, name)
@@ -168,7 +170,9 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
         elif element.tag == "external":
             translator.add_steps(_external(element, name, folders))
         else:
-            raise PipelineError(f"{name}: a <{element.tag}> node has no counterpart here; accepted are <gadget> and <external>")
+            raise PipelineError(
+                f"{name}: a <{element.tag}> node has no counterpart here; accepted are <gadget> and <external>"
+            )
     return _finish(translator, name)
 
 
@@ -178,7 +182,9 @@ def _check_io(root: Element, name: str) -> None:
         for element in root.iter(kind):
             classname = (element.findtext("classname") or "").strip()
             if classname not in known:
-                raise PipelineError(f"{name}: {kind} {classname!r} has no counterpart here; there are: {', '.join(sorted(known))}")
+                raise PipelineError(
+                    f"{name}: {kind} {classname!r} has no counterpart here; there are: {', '.join(sorted(known))}"
+                )
 
 
 def _add_stock(translator: stock.Translator, element: Element, scope: Element, name: str) -> None:
@@ -231,7 +237,9 @@ def _resolve(reference: str, scope: Element, name: str) -> str:
 def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step]:
     """Steps of an external node: our own gadgets run here, other programs are started or connected to."""
     configuration = element.find("configuration")
-    if configuration is not None and (configuration.find("gadget") is not None or configuration.find("pipeline") is not None):
+    if configuration is not None and (
+        configuration.find("gadget") is not None or configuration.find("pipeline") is not None
+    ):
         return list(_own_steps(configuration, name, folders))
     xml = b'<?xml version="1.0"?>\n'
     if configuration is not None:
@@ -239,7 +247,9 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
     for action in element:
         if action.tag == "execute":
             if (action.get("type") or "").lower() != "python":
-                raise PipelineError(f"{name}: <execute type={action.get('type')!r}> has no counterpart here; only 'python' has")
+                raise PipelineError(
+                    f"{name}: <execute type={action.get('type')!r}> has no counterpart here; only 'python' has"
+                )
             if not action.get("name") or not action.get("target"):
                 raise PipelineError(f"{name}: <execute> needs the attributes name and target")
             return [ExternalStep(xml, module=action.get("name", ""), target=action.get("target", ""))]
@@ -265,9 +275,13 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
                 raise PipelineError(f"{name}: a pipeline cannot name itself")
             steps += parse(path.read_bytes(), path.name, folders).steps
         else:
-            raise PipelineError(f'{name}: <{element.tag}> is not known here; accepted are <gadget name="..."> and <pipeline name="...">')
+            raise PipelineError(
+                f'{name}: <{element.tag}> is not known here; accepted are <gadget name="..."> and <pipeline name="...">'
+            )
     if not steps:
-        raise PipelineError(f"{name}: the configuration lists no gadgets; write <gadget name='...'/> for each, in order")
+        raise PipelineError(
+            f"{name}: the configuration lists no gadgets; write <gadget name='...'/> for each, in order"
+        )
     return tuple(steps)
 
 

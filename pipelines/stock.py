@@ -78,11 +78,23 @@ class Translator:
                 )
             self._entries += translate(properties)
         else:
-            raise NoCounterpartError(f"gadget {classname!r} has no counterpart here; there are: {', '.join(sorted(CLASSES))}")
+            raise NoCounterpartError(
+                f"gadget {classname!r} has no counterpart here; there are: {', '.join(sorted(CLASSES))}"
+            )
 
     def _buffer(self, properties: Properties) -> None:
         for key in ("N_dimension", "S_dimension"):
-            if properties.get(key, "") not in ("", "none", "average", "contrast", "phase", "repetition", "set", "segment", "slice"):
+            if properties.get(key, "") not in (
+                "",
+                "none",
+                "average",
+                "contrast",
+                "phase",
+                "repetition",
+                "set",
+                "segment",
+                "slice",
+            ):
                 raise NoCounterpartError(f"{key} {properties[key]!r} of BucketToBufferGadget has no counterpart here")
         self._update_accumulate({"frames": "average", "fill_calibration": "false"})
 
@@ -92,7 +104,9 @@ class Translator:
                 present.update(options)
                 return
         if self._trigger is None and self._segment_start == 0:
-            raise NoCounterpartError("AcquisitionAccumulateTriggerGadget must come before the gadgets that need buffered data")
+            raise NoCounterpartError(
+                "AcquisitionAccumulateTriggerGadget must come before the gadgets that need buffered data"
+            )
 
     def add_steps(self, steps: list[Any]) -> None:
         """Add steps that are translated already; what comes later stays behind them."""
@@ -131,7 +145,10 @@ def _simple_recon(_properties: Properties) -> list[Entry]:
 
 def _generic_recon(bundle: str, method: str) -> Callable[[Properties], list[Entry]]:
     def translate(properties: Properties) -> list[Entry]:
-        if properties.get("send_out_gfactor", "false") == "true" or properties.get("send_out_snr_map", "false") == "true":
+        if (
+            properties.get("send_out_gfactor", "false") == "true"
+            or properties.get("send_out_snr_map", "false") == "true"
+        ):
             raise NoCounterpartError("g-factor and SNR maps have no counterpart here")
         series = str(int(properties.get("image_series", "0")) + 1)
         return [("estimate_coil_maps", {"method": method}), ("reconstruct", {"bundle": bundle, "series": series})]
@@ -144,7 +161,12 @@ def _eigen_channel(properties: Properties) -> list[Entry]:
         return []
     kept = properties.get("upstream_coil_compression_num_modesKept", "0")
     threshold = properties.get("upstream_coil_compression_thres", "-1")
-    return [("compress_coils", {"coils": kept if int(kept) > 0 else "0", "tolerance": threshold if float(threshold) > 0 else "0"})]
+    return [
+        (
+            "compress_coils",
+            {"coils": kept if int(kept) > 0 else "0", "tolerance": threshold if float(threshold) > 0 else "0"},
+        )
+    ]
 
 
 def _kspace_filter(properties: Properties) -> list[Entry]:
@@ -170,8 +192,15 @@ def _array_scaling(properties: Properties) -> list[Entry]:
 
 
 def _extract(properties: Properties) -> list[Entry]:
-    names = {"extract_magnitude": "magnitude", "extract_real": "real", "extract_imag": "imaginary", "extract_phase": "phase"}
-    options = {ours: properties.get(theirs, "true" if ours == "magnitude" else "false") for theirs, ours in names.items()}
+    names = {
+        "extract_magnitude": "magnitude",
+        "extract_real": "real",
+        "extract_imag": "imaginary",
+        "extract_phase": "phase",
+    }
+    options = {
+        ours: properties.get(theirs, "true" if ours == "magnitude" else "false") for theirs, ours in names.items()
+    }
     mask = int(properties.get("extract_mask", "0"))
     for bit, ours in enumerate(("magnitude", "real", "imaginary", "phase")):
         if mask & (1 << bit):
@@ -209,7 +238,13 @@ _GENERIC_PROPERTIES = {
     "coil_map_thres_iter",
     "use_gpu",
 }
-_GRAPPA_PROPERTIES = {"grappa_kSize_RO", "grappa_kSize_E1", "grappa_kSize_E2", "grappa_reg_lamda", "grappa_calib_over_determine_ratio"}
+_GRAPPA_PROPERTIES = {
+    "grappa_kSize_RO",
+    "grappa_kSize_E1",
+    "grappa_kSize_E2",
+    "grappa_reg_lamda",
+    "grappa_calib_over_determine_ratio",
+}
 _FILTER_PROPERTIES = {f"filter{axis}{suffix}" for axis in ("RO", "E1", "E2") for suffix in ("", "_sigma", "_width")}
 _PARTIAL_PROPERTIES = {f"partial_fourier_filter_{key}" for key in ("RO_width", "E1_width", "E2_width", "densityComp")}
 _SCALING_PROPERTIES = {

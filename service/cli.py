@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..gadgets.errors import IsocenterError
 from .logs import configure_logging
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
+)
 pipelines_app = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
 bundles_app = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
 app.add_typer(pipelines_app, name="pipelines")
@@ -61,7 +63,9 @@ def serve(
     from .settings import load_settings
 
     try:
-        settings = load_settings(config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format)
+        settings = load_settings(
+            config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format
+        )
         configure_logging(settings.log_format, verbose=verbose)
         engine = _engine(settings)
         server = Server(settings, engine)
@@ -69,7 +73,9 @@ def serve(
         _fail(error)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    err.print(f"listening on {settings.host}:{server.port} ({engine.device}), pipelines in {settings.home / 'pipelines'}")
+    err.print(
+        f"listening on {settings.host}:{server.port} ({engine.device}), pipelines in {settings.home / 'pipelines'}"
+    )
     server.serve()
     engine.close()
 
@@ -88,23 +94,33 @@ def session(descriptor: int) -> None:
 
 
 @app.command()
-def replay(  # noqa: PLR0913 - one option per flag of gadgetron_ismrmrd_client
-    filename: Annotated[Path | None, typer.Option("--filename", "-f", help="Recorded scan (MRD), or a spooled stream.")] = None,
+def replay(
+    filename: Annotated[
+        Path | None, typer.Option("--filename", "-f", help="Recorded scan (MRD), or a spooled stream.")
+    ] = None,
     outfile: Annotated[Path, typer.Option("--outfile", "-o", help="Images (HDF5).")] = Path("out.h5"),
     config: Annotated[str, typer.Option("--config", "-c", help="Pipeline's name on the server.")] = "default.xml",
     config_local: Annotated[Path | None, typer.Option("--config-local", "-C", help="Pipeline to send as XML.")] = None,
     address: Annotated[str, typer.Option("--address", "-a")] = "localhost",
     port: Annotated[int, typer.Option("--port", "-p")] = 9002,
     in_group: Annotated[str, typer.Option("--in-group", "-g", help="Group of the scan in the file.")] = "dataset",
-    out_group: Annotated[str | None, typer.Option("--out-group", "-G", help="Group of the images; default: date and time.")] = None,
-    query: Annotated[bool, typer.Option("--query", "-q", help="Send the pipeline only, and save what the server reports.")] = False,
+    out_group: Annotated[
+        str | None, typer.Option("--out-group", "-G", help="Group of the images; default: date and time.")
+    ] = None,
+    query: Annotated[
+        bool, typer.Option("--query", "-q", help="Send the pipeline only, and save what the server reports.")
+    ] = False,
     info: Annotated[str | None, typer.Option("--info", "-Q", help="Ask a question, such as gadgetron::info.")] = None,
     loops: Annotated[int, typer.Option("--loops", "-l", min=1, help="Send the scan this often.")] = 1,
     timeout: Annotated[int, typer.Option("--timeout", "-t", help="Milliseconds to connect.")] = 10000,
     precision: Annotated[int, typer.Option("--precision", "-P", help="Compress samples to this many bits.")] = 0,
-    tolerance: Annotated[float, typer.Option("--tolerance", "-T", help="Compress to this fraction of the noise.")] = 0.0,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", "-T", help="Compress to this fraction of the noise.")
+    ] = 0.0,
     zfp: Annotated[bool, typer.Option("--ZFP", "-Z", help="Compress with ZFP instead; with -T.")] = False,
-    parameter: Annotated[list[str] | None, typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it.")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it.")
+    ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Keep to the recorded time stamps.")] = False,
     png: Annotated[Path | None, typer.Option("--png", help="Write a montage of the images.")] = None,
     report: Annotated[Path | None, typer.Option("--report", help="Write a latency report.")] = None,
@@ -170,7 +186,7 @@ def _replay_once(options: Any) -> None:
 
 
 @app.command()
-def simulate(  # noqa: PLR0913 - one option per property of a scan
+def simulate(
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("scan.h5"),
     phantom: Annotated[str, typer.Option(help="brain, shepp-logan or heart.")] = "brain",
     matrix: Annotated[int, typer.Option(min=8)] = 256,
@@ -195,7 +211,9 @@ def simulate(  # noqa: PLR0913 - one option per property of a scan
     noise_scan: Annotated[bool, typer.Option("--noise-scan/--no-noise-scan")] = True,
     repetition_time: Annotated[float, typer.Option(help="In ms.")] = 5.0,
     reverse_every_second: Annotated[bool, typer.Option("--reverse-every-second")] = False,
-    extra_readouts: Annotated[bool, typer.Option("--extra-readouts", help="Navigators, feedback, dummies among the lines.")] = False,
+    extra_readouts: Annotated[
+        bool, typer.Option("--extra-readouts", help="Navigators, feedback, dummies among the lines.")
+    ] = False,
     waveforms: Annotated[bool, typer.Option("--waveforms", help="An ECG beside the scan.")] = False,
     seed: int = 1,
 ) -> None:
@@ -210,7 +228,10 @@ def simulate(  # noqa: PLR0913 - one option per property of a scan
     except ValueError as error:
         _fail(error)
     scan.save(output)
-    out.print(f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in {truth_path(output)}", markup=False)
+    out.print(
+        f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in {truth_path(output)}",
+        markup=False,
+    )
 
 
 @pipelines_app.callback()
@@ -244,7 +265,10 @@ def check(file: Path) -> None:
             options = ", ".join(f"{name}={value}" for name, value in step.options.items())
             out.print(f"{step.gadget.name:<24} {options}", markup=False)
         else:
-            out.print(f"{'external':<24} {f'{step.module}.{step.target}' if step.module else f'{step.address}:{step.port}'}", markup=False)
+            out.print(
+                f"{'external':<24} {f'{step.module}.{step.target}' if step.module else f'{step.address}:{step.port}'}",
+                markup=False,
+            )
     out.print(f"{file} is valid", markup=False)
 
 

@@ -211,7 +211,9 @@ class Client:
         if not self._closed:
             reason = self._receiver.error or "the server ended the connection without CLOSE"
             texts = "".join(self.result.texts)
-            raise ClientError(f"the session failed: {reason}" + (f" (the server said: {texts.strip()})" if texts else ""))
+            raise ClientError(
+                f"the session failed: {reason}" + (f" (the server said: {texts.strip()})" if texts else "")
+            )
         return self.result
 
 

@@ -53,7 +53,9 @@ def check_allowed(step: ExternalStep, settings: Settings, *, sent: bool) -> None
         if name not in settings.handlers:
             raise PipelineError(f"external module {name!r} is not listed under 'handlers' in the service's settings")
     elif sent and f"{step.address}:{step.port}" not in settings.connect:
-        raise PipelineError(f"external address {step.address}:{step.port} is not listed under 'connect' in the service's settings")
+        raise PipelineError(
+            f"external address {step.address}:{step.port} is not listed under 'connect' in the service's settings"
+        )
 
 
 def run_external(
@@ -104,7 +106,9 @@ def run_external(
             _end(process)
 
 
-def _start(command: list[str], arguments: list[str], settings: Settings) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start(
+    command: list[str], arguments: list[str], settings: Settings
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Listen on a free port, start the program with it, and wait until it connects."""
     path = os.pathsep.join([*map(str, settings.python_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     with socket.create_server(("localhost", 0)) as listener:
@@ -122,7 +126,9 @@ def _start(command: list[str], arguments: list[str], settings: Settings) -> tupl
             except TimeoutError:
                 waited += 0.2
             if process.poll() is not None:
-                raise ExternalError(f"external program {' '.join(arguments)} ended with status {process.returncode} before it connected")
+                raise ExternalError(
+                    f"external program {' '.join(arguments)} ended with status {process.returncode} before it connected"
+                )
     _end(process)
     raise ExternalError(f"external program {' '.join(arguments)} did not connect within {_START_SECONDS:g} seconds")
 
@@ -198,8 +204,8 @@ def _feed(
                 arrivals.put(item)
         send_buffers(sock, encode(Close()))
         arrivals.put(Close())
-    except OSError as error:
-        arrivals.put(ExternalError(f"the external program stopped reading: {error}"))
+    except (ConnectionError, TimeoutError):
+        arrivals.put(Close())  # it stopped reading; what it sends, or that it ended, says why
     except BaseException as error:  # noqa: BLE001 - handed to the thread that runs the scan
         arrivals.put(error)
     finally:

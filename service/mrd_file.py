@@ -73,7 +73,9 @@ class MrdFile:
                 header = AcquisitionHeader.from_buffer_copy(entry["head"].tobytes())
                 shape = (header.active_channels, header.number_of_samples)
                 samples = np.ascontiguousarray(entry["data"], np.float32).view(np.complex64).reshape(shape)
-                trajectory = np.asarray(entry["traj"], np.float32).reshape(header.number_of_samples, header.trajectory_dimensions)
+                trajectory = np.asarray(entry["traj"], np.float32).reshape(
+                    header.number_of_samples, header.trajectory_dimensions
+                )
                 yield Acquisition(header, samples, trajectory)
 
     def _waveforms(self) -> Iterator[Waveform]:

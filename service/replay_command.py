@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -160,7 +161,9 @@ def latency_table(result: ReplayResult) -> str:
     """Describe the replay's speed and latency, one figure a line."""
     rows = [("acquisitions sent", f"{result.acquisitions}"), ("megabytes sent", f"{result.bytes_sent / 1e6:.1f}")]
     if result.send_seconds:
-        rows.append(("sending took", f"{result.send_seconds:.3f} s ({result.bytes_sent / 1e6 / result.send_seconds:.0f} MB/s)"))
+        rows.append(
+            ("sending took", f"{result.send_seconds:.3f} s ({result.bytes_sent / 1e6 / result.send_seconds:.0f} MB/s)")
+        )
     if result.arrivals:
         milliseconds = [1000 * arrival for arrival in result.arrivals]
         rows += [
@@ -170,6 +173,6 @@ def latency_table(result: ReplayResult) -> str:
             ("last readout sent to last image", f"{milliseconds[-1]:.1f} ms"),
         ]
         if len(milliseconds) > 2:
-            gaps = [after - before for before, after in zip(milliseconds, milliseconds[1:], strict=False)]
+            gaps = [after - before for before, after in pairwise(milliseconds)]
             rows.append(("median time between images", f"{median(gaps):.1f} ms"))
     return "\n".join(f"{name:<42} {value}" for name, value in rows)

@@ -6,7 +6,10 @@ import selectors
 import socket
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
+
+import torch
 
 from .engine import Engine
 from .session import Session
@@ -37,7 +40,9 @@ class Server:
         self.engine = engine
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
-        self._sessions: dict[threading.Thread, Session] = {}
+        # threads are used again by later scans: torch's own threads belong to the one that called them first
+        self._pool = ThreadPoolExecutor(settings.max_connections, thread_name_prefix="session", initializer=_warm_up)
+        self._sessions: dict[Session, Future[None]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
 
@@ -76,18 +81,19 @@ class Server:
         with self._lock:
             if len(self._sessions) >= self.settings.max_connections:
                 log.warning("refused %s: %d scans are running", peer[0], len(self._sessions))
-                _refuse(sock, f"{len(self._sessions)} scans are running already, which is this service's limit; try again later")
+                _refuse(
+                    sock,
+                    f"{len(self._sessions)} scans are running already, which is this service's limit; try again later",
+                )
                 return
             session = Session(sock, self.settings, self.engine, new_scan_id())
-            thread = threading.Thread(target=self._run, args=(session,), name="session", daemon=True)
-            self._sessions[thread] = session
-        session.log.info("connected", extra={"fields": {"peer": peer[0]}})
-        thread.start()
+            session.log.info("connected", extra={"fields": {"peer": peer[0]}})
+            self._sessions[session] = self._pool.submit(self._run, session)
 
     def _run(self, session: Session) -> None:
         session.run()
         with self._lock:
-            del self._sessions[threading.current_thread()]
+            del self._sessions[session]
 
     def _wait_for_sessions(self) -> None:
         deadline = time.monotonic() + self.settings.shutdown_timeout
@@ -95,14 +101,20 @@ class Server:
             running = dict(self._sessions)
         if running:
             log.info("stopping: waiting for %d scans", len(running))
-        for thread in running:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        for thread, session in running.items():
-            if thread.is_alive():
-                session.log.warning("aborted: it did not finish within %g seconds of the stop", self.settings.shutdown_timeout)
+        _, late = wait(running.values(), max(0.0, deadline - time.monotonic()))
+        for session, future in running.items():
+            if future in late:
+                limit = self.settings.shutdown_timeout
+                session.log.warning("aborted: it did not finish within %g seconds of the stop", limit)
                 session.abort()
-                thread.join(5)
+        self._pool.shutdown()
         log.info("stopped")
+
+
+def _warm_up() -> None:
+    """Let torch start the threads that it keeps for this one, so that no scan waits for them."""
+    for _ in range(3):
+        torch.fft.ifft2(torch.ones(16, 64, 64, dtype=torch.complex64)).abs().sum()
 
 
 def new_scan_id() -> str:

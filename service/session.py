@@ -11,7 +11,17 @@ from typing import Any
 
 from ..gadgets.errors import IsocenterError
 from ..gadgets.header import Encoding
-from ..gadgets.items import Acquisition, AcquisitionBucket, DependencyReport, Image, ImageArray, Item, Kspace, ReconData, Waveform
+from ..gadgets.items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    Image,
+    ImageArray,
+    Item,
+    Kspace,
+    ReconData,
+    Waveform,
+)
 from ..gadgets.recon_data import from_kspace
 from ..gadgets.scan import Scan
 from ..pipelines import loader
@@ -22,7 +32,19 @@ from .external import FireStep, check_allowed, run_external
 from .logs import ScanLog
 from .settings import Settings
 from .transport import Receiver, Sender
-from .wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, ProtocolError, Query, Response, Text, encode
+from .wire import (
+    Close,
+    ConfigFile,
+    ConfigScript,
+    ErrorReport,
+    Header,
+    Message,
+    ProtocolError,
+    Query,
+    Response,
+    Text,
+    encode,
+)
 
 _DATA = (Acquisition, Waveform, Image, AcquisitionBucket, ReconData, ImageArray)
 _TO_CLIENT = (Image, DependencyReport)
@@ -323,13 +345,20 @@ class Session:
         problems = scan.problem_messages()
         if not self._counts["images"] and self._makes_images():
             readouts = self._counts["acquisitions"]
-            problems.append(f"no image was made from {readouts} acquisitions" if readouts else "the scan ended without any data")
+            problems.append(
+                f"no image was made from {readouts} acquisitions" if readouts else "the scan ended without any data"
+            )
         nothing_made = bool(problems) and not self._counts["images"]
         if nothing_made and self._pipeline.inside_gadgetron:
             self._send(ErrorReport("; ".join(problems)))
         elif not self._pipeline.inside_gadgetron:
             for problem in problems:
-                self._send(Text(f"[Isocenter/{self._pipeline.name}] {'ERROR' if nothing_made else 'WARNING'}: {problem}\n", self._terminated))
+                self._send(
+                    Text(
+                        f"[Isocenter/{self._pipeline.name}] {'ERROR' if nothing_made else 'WARNING'}: {problem}\n",
+                        self._terminated,
+                    )
+                )
         self._send(Close())
 
     def _makes_images(self) -> bool:

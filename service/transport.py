@@ -14,13 +14,25 @@ log = logging.getLogger("isocenter.transport")
 
 T = TypeVar("T")
 _MAX_BUFFERS = 512
+_LEAD_BYTES = 2**21
+_MOMENT = 0.005
 
 
 class ByteQueue(Generic[T]):
-    """A queue between two threads that holds at most so many bytes; one entry always fits."""
+    """A queue between two threads that holds at most so many bytes; one entry always fits.
 
-    def __init__(self, capacity: int) -> None:
+    Parameters
+    ----------
+    capacity
+        Bytes that may wait.
+    lead
+        Bytes that may wait while the taker keeps up. Past it, ``put`` gives the taker a moment: what was written last is
+        then still in the processor's cache, and its memory is free again for what comes next.
+    """
+
+    def __init__(self, capacity: int, lead: int | None = None) -> None:
         self._capacity = capacity
+        self._lead = capacity if lead is None else min(lead, capacity)
         self._held = 0
         self._entries: deque[tuple[T, int]] = deque()
         self._closed = False
@@ -29,6 +41,8 @@ class ByteQueue(Generic[T]):
     def put(self, entry: T, size: int) -> bool:
         """Wait for room and append; False once the queue is closed."""
         with self._condition:
+            if self._held > self._lead:
+                self._condition.wait(_MOMENT)
             while self._held and self._held + size > self._capacity and not self._closed:
                 self._condition.wait()
             if self._closed:
@@ -87,7 +101,7 @@ class Receiver:
     ) -> None:
         self._socket = sock
         self._decoder = Decoder(limits)
-        self._queue: ByteQueue[list[Message]] = ByteQueue(capacity)
+        self._queue: ByteQueue[list[Message]] = ByteQueue(capacity, _LEAD_BYTES)
         self._spool = spool
         self.error: Exception | None = None
         self.bytes_received = 0

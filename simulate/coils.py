@@ -38,14 +38,16 @@ def coil_coefficients(coils: int, periods: tuple[float, float], z: float = 0.0) 
     return np.einsum("ay,cyx,bx->cab", solve_y, fields, solve_x)
 
 
-def coil_maps(coefficients: Complex, y: NDArray[np.float64], x: NDArray[np.float64], periods: tuple[float, float]) -> Complex:
+def coil_maps(
+    coefficients: Complex, y: NDArray[np.float64], x: NDArray[np.float64], periods: tuple[float, float]
+) -> Complex:
     """Evaluate the series on a grid: complex128 [coils, y, x]."""
     return np.einsum("ya,cab,xb->cyx", _harmonics(y, periods[0]), coefficients, _harmonics(x, periods[1]))
 
 
 def _harmonics(position: NDArray[np.float64], period: float) -> Complex:
     order = np.arange(-ORDER, ORDER + 1)
-    return np.exp(2j * math.pi / period * position[:, None] * order)
+    return np.exp(np.asarray(2j * math.pi / period * position[:, None] * order, np.complex128))
 
 
 def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> Complex:

@@ -6,6 +6,7 @@ Coordinates are in units of half the field of view: the image spans -1 to 1 alon
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Ellipsoid:
         cosine, sine = math.cos(self.angle), math.sin(self.angle)
         return cosine * x + sine * y, cosine * y - sine * x
 
-    def ellipse_kspace(self, kx: Array, ky: Array) -> NDArray[np.complex128]:
+    def ellipse_kspace(self, kx: Array, ky: Array) -> NDArray[Any]:
         """Fourier transform of the ellipse at k (cycles per unit) [ky, kx], from the jinc function."""
         u, v = self._rotate(kx[None, :], ky[:, None])
         radius = np.hypot(self.axes[0] * u, self.axes[1] * v)
@@ -44,7 +45,7 @@ class Ellipsoid:
         phase = np.exp(-2j * math.pi * ky * self.center[1])[:, None] * np.exp(-2j * math.pi * kx * self.center[0])
         return self.intensity * self.axes[0] * self.axes[1] * jinc * phase
 
-    def ellipsoid_kspace(self, kx: Array, ky: Array, kz: Array) -> NDArray[np.complex128]:
+    def ellipsoid_kspace(self, kx: Array, ky: Array, kz: Array) -> NDArray[Any]:
         """Fourier transform of the ellipsoid at k (cycles per unit) [kz, ky, kx]."""
         u, v = self._rotate(kx[None, :], ky[:, None])
         inplane = (self.axes[0] * u) ** 2 + (self.axes[1] * v) ** 2

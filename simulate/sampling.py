@@ -28,7 +28,9 @@ def random(lines: int, acceleration: float, acs: int, seed: int) -> NDArray[np.b
     mask = acs_lines(lines, acs)
     budget = round(lines / acceleration) - int(mask.sum())
     if budget < 0:
-        raise ValueError(f"{acs} ACS lines exceed the {round(lines / acceleration)} lines that acceleration {acceleration} leaves")
+        raise ValueError(
+            f"{acs} ACS lines exceed the {round(lines / acceleration)} lines that acceleration {acceleration} leaves"
+        )
     distance = np.abs(np.arange(lines) - lines // 2) / (lines / 2)
     weight = np.where(mask, 0.0, (1 - 0.8 * distance) ** 2)
     chosen = np.random.default_rng(seed).choice(lines, budget, replace=False, p=weight / weight.sum())

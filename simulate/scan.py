@@ -92,7 +92,10 @@ class ScanProtocol:
             raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join(PHANTOMS)}")
         if self.oversampling not in (1, 2):
             raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
-        if min(self.matrix, self.coils, self.slices, self.partitions, self.frames, self.averages, self.acceleration) < 1:
+        if (
+            min(self.matrix, self.coils, self.slices, self.partitions, self.frames, self.averages, self.acceleration)
+            < 1
+        ):
             raise ValueError("matrix, coils, slices, partitions, frames, averages and acceleration must be at least 1")
 
     @property
@@ -197,7 +200,7 @@ def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> ND
     return np.einsum("cd,fsdzyx->fsczyx", np.linalg.inv(factor), kspace).astype(np.complex64)
 
 
-def _slice_positions(protocol: ScanProtocol) -> NDArray[np.float64]:
+def _slice_positions(protocol: ScanProtocol) -> NDArray[np.floating]:
     spacing = protocol.slice_thickness + protocol.slice_gap
     return (np.arange(protocol.slices) - (protocol.slices - 1) / 2) * spacing
 
@@ -232,7 +235,9 @@ def _coil_kspace(protocol: ScanProtocol, phantom: Phantom, z: float) -> NDArray[
     for a in range(2 * ORDER + 1):
         for b in range(2 * ORDER + 1):
             start_y, start_x = 2 * ORDER - a, 2 * ORDER - b
-            shifted = fine[:, start_y : start_y + step_y * rows.size : step_y, start_x : start_x + step_x * columns.size : step_x]
+            shifted = fine[
+                :, start_y : start_y + step_y * rows.size : step_y, start_x : start_x + step_x * columns.size : step_x
+            ]
             kspace += coefficients[:, a, b, None, None, None] * shifted[:, : rows.size, : columns.size]
     return kspace.astype(np.complex64)
 
@@ -258,7 +263,9 @@ def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
 def _noise_mixing(coils: int, random: np.random.Generator) -> NDArray[np.complex128]:
     """Square root of a noise covariance with coil-dependent level and correlated neighbours."""
     level = 0.8 + 0.4 * random.random(coils)
-    coupling = 0.15 * (random.standard_normal((coils, coils)) + 1j * random.standard_normal((coils, coils))) / math.sqrt(coils)
+    coupling = (
+        0.15 * (random.standard_normal((coils, coils)) + 1j * random.standard_normal((coils, coils))) / math.sqrt(coils)
+    )
     return level[:, None] * (np.eye(coils) + coupling)
 
 
@@ -312,14 +319,20 @@ def _play(
         for average in range(protocol.averages):
             for slice_index in order:
                 readouts = [
-                    _imaging_readout(protocol, kspace, mixing, random, clock, (frame, average, slice_index, partition, int(row)))
+                    _imaging_readout(
+                        protocol, kspace, mixing, random, clock, (frame, average, slice_index, partition, int(row))
+                    )
                     for partition in range(protocol.partitions)
                     for row in np.flatnonzero(rows)
                 ]
                 _flag_lines(readouts, imaging, calibration, protocol)
                 readouts[0].set_flag(ismrmrd.ACQ_FIRST_IN_SLICE)
                 readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
-                if slice_index == order[-1] and average == protocol.averages - 1 and protocol.frame_counter == "repetition":
+                if (
+                    slice_index == order[-1]
+                    and average == protocol.averages - 1
+                    and protocol.frame_counter == "repetition"
+                ):
                     readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
                 if (frame, average, slice_index) == last_counters:
                     readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
@@ -438,7 +451,13 @@ def _header(protocol: ScanProtocol) -> str:
         f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{protocol.partitions}</z></matrixSize>"
         f"<fieldOfView_mm><x>{fov_x}</x><y>{fov_y}</y><z>{depth}</z></fieldOfView_mm></{name}>"
         for name, x, y, fov_x, fov_y in (
-            ("encodedSpace", protocol.samples, protocol.lines, protocol.fov * protocol.oversampling, protocol.fov * protocol.lines / protocol.matrix),
+            (
+                "encodedSpace",
+                protocol.samples,
+                protocol.lines,
+                protocol.fov * protocol.oversampling,
+                protocol.fov * protocol.lines / protocol.matrix,
+            ),
             ("reconSpace", protocol.matrix, protocol.matrix, protocol.fov, protocol.fov),
         )
     )
@@ -460,7 +479,9 @@ def _header(protocol: ScanProtocol) -> str:
     parallel = ""
     if protocol.acceleration > 1:
         mode = "other" if protocol.calibration == "none" else protocol.calibration
-        interleaving = f"<interleavingDimension>{protocol.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
+        interleaving = (
+            f"<interleavingDimension>{protocol.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
+        )
         parallel = (
             f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{protocol.acceleration}</kspace_encoding_step_1>"
             "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"

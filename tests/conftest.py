@@ -66,7 +66,14 @@ def make_service(engine, bundles, tmp_path):
     services = []
 
     def make(**settings) -> Service:
-        values = {"port": 0, "home": tmp_path, "bundles": (bundles,), "drain_timeout": 5, "shutdown_timeout": 5, **settings}
+        values = {
+            "port": 0,
+            "home": tmp_path,
+            "bundles": (bundles,),
+            "drain_timeout": 5,
+            "shutdown_timeout": 5,
+            **settings,
+        }
         service = Service(Settings(**values), Engine([bundles]) if settings.pop("own_engine", False) else engine)
         services.append(service)
         return service

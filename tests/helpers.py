@@ -17,6 +17,8 @@ def collect(gadgets, scan_or_simulation, items=None, **scan_options):
 
 def random_acquisition(channels=2, samples=8, trajectory=0, seed=0, **header):
     random = np.random.default_rng(seed)
-    data = (random.standard_normal((channels, samples)) + 1j * random.standard_normal((channels, samples))).astype(np.complex64)
+    data = (random.standard_normal((channels, samples)) + 1j * random.standard_normal((channels, samples))).astype(
+        np.complex64
+    )
     points = random.standard_normal((samples, trajectory)).astype(np.float32) if trajectory else None
     return ismrmrd.Acquisition.from_array(data, points, **header)

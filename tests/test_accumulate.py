@@ -15,7 +15,11 @@ accumulate = load("accumulate")
 
 def blocks(simulation, items=None, **options):
     out, scan = collect([(accumulate, options)], simulation, items)
-    return [item for item in out if isinstance(item, Kspace)], [item for item in out if not isinstance(item, Kspace)], scan
+    return (
+        [item for item in out if isinstance(item, Kspace)],
+        [item for item in out if not isinstance(item, Kspace)],
+        scan,
+    )
 
 
 def exact(protocol, frame=0, slice_index=0):
@@ -134,7 +138,9 @@ def test_a_complete_slice_without_flags_leaves_at_its_last_line():
     simulation = simulate(ScanProtocol(**QUIET))
     for item in simulation.items:
         item.clear_all_flags()
-    stream = accumulate(iter(simulation.items), __import__("isocenter.gadgets.scan", fromlist=["Scan"]).Scan(simulation.header))
+    stream = accumulate(
+        iter(simulation.items), __import__("isocenter.gadgets.scan", fromlist=["Scan"]).Scan(simulation.header)
+    )
     assert isinstance(next(stream), Kspace)
 
 

@@ -78,7 +78,9 @@ def test_a_file_outside_the_bundle_is_refused(copy):
         Bundle.open(copy)
 
 
-@pytest.mark.parametrize("change", [{"colour": "red"}, {"inputs": 3}, {"format_version": 2}, {"name": "../x"}, {"tolerance": 1}])
+@pytest.mark.parametrize(
+    "change", [{"colour": "red"}, {"inputs": 3}, {"format_version": 2}, {"name": "../x"}, {"tolerance": 1}]
+)
 def test_a_manifest_that_is_not_valid_is_refused(copy, change):
     edit(copy, **change)
     with pytest.raises(BundleError, match="not a valid manifest"):

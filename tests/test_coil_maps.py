@@ -66,7 +66,9 @@ def test_three_dimensions_of_a_volume_constant_in_z(brain):
 def test_dominant_eigenvector_is_that_of_numpy():
     random = np.random.default_rng(0)
     factors = random.standard_normal((7, 5, 5)) + 1j * random.standard_normal((7, 5, 5))
-    matrices = factors @ factors.conj().transpose(0, 2, 1) + 1e3 * factors[:, :, :1] @ factors[:, :, :1].conj().transpose(0, 2, 1)
+    matrices = factors @ factors.conj().transpose(0, 2, 1) + 1e3 * factors[:, :, :1] @ factors[
+        :, :, :1
+    ].conj().transpose(0, 2, 1)
     vectors, values = dominant_eigenvector(torch.from_numpy(matrices).permute(1, 2, 0), iterations=50)
     expected_values, expected = np.linalg.eigh(matrices)
     assert np.allclose(values.numpy(), expected_values[:, -1], rtol=1e-6)

@@ -60,7 +60,10 @@ class TestConnectedByGadgetron:
         with service.connect() as sock:
             messages = as_gadgetron(sock, RECONSTRUCT, scan.header, scan.items)
         images = of_type(messages, Image)
-        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [
+            True,
+            True,
+        ]
         assert len(of_type(messages, Waveform)) == sum(isinstance(item, Waveform) for item in scan.items)
         assert isinstance(messages[-1], Close)
 
@@ -72,7 +75,10 @@ class TestConnectedByGadgetron:
         with service.connect() as sock:
             messages = as_gadgetron(sock, RECONSTRUCT, scan.header, [*noise, *buckets])
         images = of_type(messages, Image)
-        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [
+            True,
+            True,
+        ]
 
     def test_after_its_buffering_recon_data_comes(self, service, scan, expected):
         front = [(load(name), {}) for name in ("accumulate", "prewhiten", "remove_oversampling")]
@@ -133,7 +139,10 @@ class TestStartedByGadgetron:
         environment = {"ISOCENTER_ADDRESS": f"localhost:{service.port}"}
         messages, status, log = started_by_gadgetron(scan, RECONSTRUCT, environment)
         images = of_type(messages, Image)
-        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [True, True]
+        assert [np.array_equal(ours.data, theirs.data) for ours, theirs in zip(images, expected, strict=True)] == [
+            True,
+            True,
+        ]
         assert of_type(messages, Close) == [Close()]
         assert status == 0, log
 
@@ -153,7 +162,9 @@ class TestStartedByGadgetron:
                 sock, _ = listener.accept()
                 with sock:
                     sock.recv(100)
-                    sock.sendall(b"\x07\x00" + (1).to_bytes(8, "little") + (13).to_bytes(8, "little") + b"Unknown query")
+                    sock.sendall(
+                        b"\x07\x00" + (1).to_bytes(8, "little") + (13).to_bytes(8, "little") + b"Unknown query"
+                    )
 
             threading.Thread(target=answer).start()
             os.environ["ISOCENTER_ADDRESS"] = f"localhost:{listener.getsockname()[1]}"
@@ -245,6 +256,7 @@ class TestProgramsOfOthers:
         service = make_service(python_path=(lab,))
         assert "there is no pipeline 'lab_fire'" in service.replay(scan, "lab_fire").texts[0]
 
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the package leaves its socket open
     def test_a_program_that_is_connected_to(self, make_service, scan, expected):
         """The gadgetron package listens as a resident program of someone else."""
         with socket.create_server(("localhost", 0)) as probe:

@@ -211,7 +211,9 @@ class TestCoilMaps:
     def test_a_block_without_calibration_takes_the_maps_before(self):
         protocol = ScanProtocol(matrix=32, coils=4, noise_scan=False, frames=2, frame_counter="repetition")
         simulation = simulate(protocol)
-        items = [item for item in simulation.items if item.idx.repetition == 0 or item.idx.kspace_encode_step_1 % 3 == 0]
+        items = [
+            item for item in simulation.items if item.idx.repetition == 0 or item.idx.kspace_encode_step_1 % 3 == 0
+        ]
         out, plain = collect([FRONT[0], (load("estimate_coil_maps"), {})], simulation, items)
         assert len(out) == 2
         assert torch.equal(out[0].coil_maps, out[1].coil_maps)
@@ -239,15 +241,26 @@ class TestReconstruct:
 
     def test_a_failing_bundle_falls_back_and_the_images_say_so(self, engine):
         _, simulation = block()
-        out, plain = collect([*FRONT, (load("reconstruct"), {"bundle": "sense", "fallback": "rss"})], simulation, engine=engine)
+        out, plain = collect(
+            [*FRONT, (load("reconstruct"), {"bundle": "sense", "fallback": "rss"})], simulation, engine=engine
+        )
         assert out[0].meta["IsocenterBundle"] == "rss"
         assert "'sense' failed" in out[0].meta["IsocenterFallback"]
         assert "'rss' made the images instead" in plain.problems["fallback"]
 
     def test_headers_carry_geometry_counters_and_field_of_view(self, engine):
-        protocol = ScanProtocol(matrix=32, coils=2, slices=3, orientation="oblique", frames=2, frame_counter="repetition")
+        protocol = ScanProtocol(
+            matrix=32, coils=2, slices=3, orientation="oblique", frames=2, frame_counter="repetition"
+        )
         out, _ = collect([*FRONT, (load("reconstruct"), {"bundle": "rss"})], simulate(protocol), engine=engine)
-        assert [(i.slice, i.repetition, i.image_index) for i in out] == [(1, 0, 2), (0, 0, 1), (2, 0, 3), (1, 1, 5), (0, 1, 4), (2, 1, 6)]
+        assert [(i.slice, i.repetition, i.image_index) for i in out] == [
+            (1, 0, 2),
+            (0, 0, 1),
+            (2, 0, 3),
+            (1, 1, 5),
+            (0, 1, 4),
+            (2, 1, 6),
+        ]
         first = out[1]
         assert np.allclose(first.field_of_view, (240, 240, 5))
         assert np.allclose(first.position, -6 * np.array(first.slice_dir))
@@ -302,7 +315,9 @@ class TestFilters:
         data = (random.standard_normal((1, 1, 32, 16)) + 0j).astype(np.complex64)
         partial = {"sampling_limits_E1": ["10", "16", "31"], "sampling_limits_E2": ["0", "0", "0"]}
         (out,) = load("filter_partial_fourier")(iter([image(data, partial)]), scan())
-        before, after = (np.abs(np.fft.fftshift(np.fft.fft(np.fft.ifftshift(x, 2), axis=2), 2)) for x in (data, out.data))
+        before, after = (
+            np.abs(np.fft.fftshift(np.fft.fft(np.fft.ifftshift(x, 2), axis=2), 2)) for x in (data, out.data)
+        )
         ratio = (after / before)[0, 0, :, 3]
         assert ratio[10] < 0.2
         assert np.allclose(ratio[16:], 1, atol=1e-4)
@@ -359,7 +374,10 @@ class TestIntensities:
         assert out.data.ravel().tolist() == [0, 2048, 4096]
 
     def test_finish_sets_one_window_for_a_series(self):
-        images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1, image_index=7) for level in (10.0, 20.0)]
+        images = [
+            image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1, image_index=7)
+            for level in (10.0, 20.0)
+        ]
         out = list(load("finish")(iter(images), scan()))
         assert [i.meta["WindowWidth"] for i in out] == ["10", "10"]
         assert out[0].meta["WindowCenter"] == "5"
@@ -383,7 +401,9 @@ def test_noise_summary_reports_what_is_kept(tmp_path):
     (report,) = load("noise_summary")(iter([]), plain, noise_file="GadgetronNoiseCovarianceMatrix_m1")
     assert report.values["status"] == "success"
     assert report.values["channels"] == "3"
-    assert 0 < float(report.values["min_sigma"]) <= float(report.values["mean_sigma"]) <= float(report.values["max_sigma"])
+    assert (
+        0 < float(report.values["min_sigma"]) <= float(report.values["mean_sigma"]) <= float(report.values["max_sigma"])
+    )
     (missing,) = load("noise_summary")(iter([]), plain, noise_file="other")
     assert missing.values == {"status": "failed"}
 

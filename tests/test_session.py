@@ -179,10 +179,12 @@ class TestBadInput:
             (lambda s: stream(s, "nothing.xml"), "there is no pipeline 'nothing.xml'; there are: default.xml"),
             (lambda s: stream(s, "../../etc/passwd"), "is not the name of a pipeline"),
             (lambda s: joined(ConfigScript(b"<configuration><oops")) + joined(Close()), "not readable as XML"),
-            (lambda s: joined(ConfigScript(b'<!DOCTYPE a><configuration/>'), Close()), "DOCTYPE"),
+            (lambda s: joined(ConfigScript(b"<!DOCTYPE a><configuration/>"), Close()), "DOCTYPE"),
             (
                 lambda s: joined(
-                    ConfigScript(b"<configuration><version>2</version><stream><gadget><classname>X</classname></gadget></stream></configuration>"),
+                    ConfigScript(
+                        b"<configuration><version>2</version><stream><gadget><classname>X</classname></gadget></stream></configuration>"
+                    ),
                     Close(),
                 ),
                 "gadget 'X' has no counterpart",
@@ -192,10 +194,16 @@ class TestBadInput:
             (lambda s: joined(Header(s.header.encode()), Close()), "came before the configuration"),
             (lambda s: joined(ConfigFile("rss"), s.items[0], Close()), "came before the MRD header"),
             (lambda s: joined(ConfigFile("rss"), ConfigFile("rss"), Close()), "second configuration"),
-            (lambda s: joined(ConfigFile("rss"), Header(s.header.encode()), Header(b"<a/>"), Close()), "not accepted within the stream"),
+            (
+                lambda s: joined(ConfigFile("rss"), Header(s.header.encode()), Header(b"<a/>"), Close()),
+                "not accepted within the stream",
+            ),
             (lambda s: stream(s, items=[]), "the scan ended without any data"),
             (lambda s: stream(s, "network.xml"), "no bundle is named"),
-            (lambda s: stream(s, items=[random_acquisition(2, 100) for _ in range(3)]), "do not fit the encoded readout"),
+            (
+                lambda s: stream(s, items=[random_acquisition(2, 100) for _ in range(3)]),
+                "do not fit the encoded readout",
+            ),
         ],
     )
     def test_the_reason_reaches_the_client(self, service, small_scan, make, complaint):
@@ -220,7 +228,9 @@ class TestBadInput:
         assert works(service, small_scan)
 
     def test_rubbish_in_the_middle_of_a_scan(self, service, small_scan):
-        data = joined(ConfigFile("rss.xml"), Header(small_scan.header.encode()), *small_scan.items[:9]) + b"\xff\xff" * 100
+        data = (
+            joined(ConfigFile("rss.xml"), Header(small_scan.header.encode()), *small_scan.items[:9]) + b"\xff\xff" * 100
+        )
         messages = talk(service, data, half_close=True)
         assert "message id 65535 is not known" in texts(messages)
         assert works(service, small_scan)
@@ -238,7 +248,9 @@ class TestBadInput:
         head = joined(ConfigFile("rss.xml"), Header(small_scan.header.encode()))
         data = head + joined(*small_scan.items[:6])
         sizes = np.cumsum([0, 2 + 1024, len(head) - 1026, *(len(joined(item)) for item in small_scan.items[:6])])
-        cuts = sorted({*sizes.tolist(), *(sizes[:-1] + 1).tolist(), *(sizes[1:] - 1).tolist(), *range(1, len(head), 211)})
+        cuts = sorted(
+            {*sizes.tolist(), *(sizes[:-1] + 1).tolist(), *(sizes[1:] - 1).tolist(), *range(1, len(head), 211)}
+        )
         for cut in cuts:
             with service.connect() as sock:
                 sock.settimeout(20)
@@ -339,7 +351,7 @@ def test_a_server_that_disappears_is_reported_by_the_client(small_scan):
 
         threading.Thread(target=vanish).start()
         sock = socket.create_connection(listener.getsockname())
-        with pytest.raises(ClientError, match="failed|closed the connection"):
+        with pytest.raises(ClientError, match=r"failed|closed the connection"):
             replay(Client(sock), small_scan.header.encode(), small_scan.items * 20, ConfigFile("rss.xml"))
 
 
@@ -366,7 +378,7 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
             time.sleep(1)
             process.send_signal(number)
             time.sleep(0.5)
-            with pytest.raises(OSError):
+            with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), 1)
             sock.sendall(data[20_000:])
             sock.settimeout(30)
@@ -389,7 +401,9 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
 def test_the_log_holds_no_patient_data(make_service, caplog, small_scan):
     service = make_service()
     scan = simulate(ScanProtocol(matrix=16, coils=2))
-    subject = "<subjectInformation><patientName>Doe^Jane</patientName><patientID>PID4711</patientID></subjectInformation>"
+    subject = (
+        "<subjectInformation><patientName>Doe^Jane</patientName><patientID>PID4711</patientID></subjectInformation>"
+    )
     scan.header = scan.header.replace("<measurementInformation>", subject + "<measurementInformation>")
     with caplog.at_level("DEBUG", logger="isocenter"):
         service.replay(scan)

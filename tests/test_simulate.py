@@ -19,7 +19,11 @@ def raster(phantom, n, z=0.0, supersample=8):
     for part in phantom:
         dx, dy = x - part.center[0], y - part.center[1]
         c, s = math.cos(part.angle), math.sin(part.angle)
-        u, v, w = (c * dx + s * dy) / part.axes[0], (c * dy - s * dx) / part.axes[1], (z - part.center[2]) / part.axes[2]
+        u, v, w = (
+            (c * dx + s * dy) / part.axes[0],
+            (c * dy - s * dx) / part.axes[1],
+            (z - part.center[2]) / part.axes[2],
+        )
         image += part.intensity * (u**2 + v**2 + w**2 < 1)
     return fine, image
 
@@ -85,7 +89,9 @@ def test_noise_has_the_covariance_of_the_noise_scan():
 
 
 def test_a_saved_scan_reads_back_the_same(tmp_path):
-    scan = simulate(ScanProtocol(matrix=24, coils=2, slices=2, acceleration=2, acs=8, waveforms=True, extra_readouts=True))
+    scan = simulate(
+        ScanProtocol(matrix=24, coils=2, slices=2, acceleration=2, acs=8, waveforms=True, extra_readouts=True)
+    )
     scan.save(tmp_path / "scan.h5")
     file = MrdFile(tmp_path / "scan.h5")
     items = list(file.items())

@@ -12,6 +12,7 @@ import gadgetron.types.recon_data as gt_recon
 import ismrmrd
 import numpy as np
 import pytest
+from helpers import random_acquisition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isocenter.gadgets.items import (
@@ -42,7 +43,6 @@ from isocenter.service.wire import (
     UnknownMessageError,
     encode,
 )
-from helpers import random_acquisition
 
 CONTROL = [
     (ConfigFile("default.xml"), b"\x01\x00" + b"default.xml".ljust(1024, b"\0")),
@@ -54,7 +54,10 @@ CONTROL = [
     (Query("gadgetron::info", 7), b"\x06\x00" + struct.pack("<QQQ", 0, 7, 15) + b"gadgetron::info"),
     (Response("42", 7), b"\x07\x00" + struct.pack("<QQ", 7, 2) + b"42"),
     (ErrorReport("broken"), b"\x08\x00" + struct.pack("<Q", 6) + b"broken"),
-    (DicomFile(b"DICM", b"a.dcm", b"<m/>"), b"\xfa\x03\x04\0\0\0DICM" + struct.pack("<Q", 5) + b"a.dcm" + struct.pack("<Q", 4) + b"<m/>"),
+    (
+        DicomFile(b"DICM", b"a.dcm", b"<m/>"),
+        b"\xfa\x03\x04\0\0\0DICM" + struct.pack("<Q", 5) + b"a.dcm" + struct.pack("<Q", 4) + b"<m/>",
+    ),
 ]
 
 
@@ -184,7 +187,9 @@ def test_image_array_is_that_of_the_gadgetron_package():
     headers = [ismrmrd.ImageHeader() for _ in range(6)]
     for index, header in enumerate(headers):
         header.image_index = index
-    message = ImageArray(data, headers, (1, 2, 3), ["<ismrmrdMeta/>"] * 6, None, np.zeros((1, 2, 3, 1, 4), ACQUISITION_HEADER))
+    message = ImageArray(
+        data, headers, (1, 2, 3), ["<ismrmrdMeta/>"] * 6, None, np.zeros((1, 2, 3, 1, 4), ACQUISITION_HEADER)
+    )
     encoded = joined(message)
     theirs = gt_image_array.read_image_array(_Source(encoded[2:]))
     assert theirs.data.shape == (5, 4, 1, 1, 3, 2, 1)
@@ -196,7 +201,9 @@ def test_image_array_is_that_of_the_gadgetron_package():
 
 def test_image_array_with_waveforms_carries_no_message_ids_inside():
     waveform = ismrmrd.Waveform.from_array(np.ones((1, 3), np.uint32))
-    message = ImageArray(np.ones((1, 1, 1, 1, 1, 2, 2), np.complex64), [ismrmrd.ImageHeader()], (1, 1, 1), [], [waveform])
+    message = ImageArray(
+        np.ones((1, 1, 1, 1, 1, 2, 2), np.complex64), [ismrmrd.ImageHeader()], (1, 1, 1), [], [waveform]
+    )
     (decoded,) = Decoder().feed(joined(message))
     assert np.array_equal(decoded.waveforms[0].data, waveform.data)
     assert joined(decoded) == joined(message)

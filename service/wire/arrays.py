@@ -21,6 +21,7 @@ from ...gadgets.items import (
     ReconBuffer,
     ReconData,
     Waveform,
+    header_of,
 )
 from .cursor import U64, Cursor
 from .errors import ProtocolError
@@ -102,7 +103,9 @@ def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
     table = cursor.array(ACQUISITION_HEADER, (count,), "acquisition headers")
     headers = [AcquisitionHeader.from_buffer_copy(table[index].tobytes()) for index in range(count)]
     trajectories = [
-        cursor.array("<f4", (h.number_of_samples, h.trajectory_dimensions), "trajectory") if h.trajectory_dimensions else None
+        cursor.array("<f4", (h.number_of_samples, h.trajectory_dimensions), "trajectory")
+        if h.trajectory_dimensions
+        else None
         for h in headers
     ]
     samples = [cursor.array("<c8", (h.active_channels, h.number_of_samples), "samples") for h in headers]
@@ -141,13 +144,17 @@ def write_bucket(bucket: AcquisitionBucket) -> list[Buffer]:
 
 
 def _write_acquisitions(acquisitions: list[Acquisition]) -> tuple[list[Buffer], list[Buffer], list[Buffer]]:
-    headers: list[Buffer] = [bytes(acquisition.getHead()) for acquisition in acquisitions]
-    trajectories: list[Buffer] = [as_bytes(a.traj.astype("<f4", copy=False)) for a in acquisitions if a.trajectory_dimensions]
+    headers: list[Buffer] = [bytes(header_of(acquisition)) for acquisition in acquisitions]
+    trajectories: list[Buffer] = [
+        as_bytes(a.traj.astype("<f4", copy=False)) for a in acquisitions if a.trajectory_dimensions
+    ]
     samples: list[Buffer] = [as_bytes(a.data.astype("<c8", copy=False)) for a in acquisitions]
     return headers, trajectories, samples
 
 
-def _bundle_meta(acquisitions: list[Acquisition], parts: tuple[list[Buffer], list[Buffer], list[Buffer]]) -> tuple[int, ...]:
+def _bundle_meta(
+    acquisitions: list[Acquisition], parts: tuple[list[Buffer], list[Buffer], list[Buffer]]
+) -> tuple[int, ...]:
     headers, trajectories, samples = parts
     return len(acquisitions), _size(headers), _size(samples), _size(trajectories)
 

@@ -61,7 +61,7 @@ class Cursor:
 
     def unpack(self, layout: struct.Struct, what: str) -> tuple[Any, ...]:
         """Read a fixed struct."""
-        return layout.unpack_from(self.slab, self.take(layout.size, what))
+        return layout.unpack_from(self.slab.data, self.take(layout.size, what))
 
     def length(self, layout: struct.Struct, what: str, limit: int) -> int:
         """Read a length and check it against a limit."""

@@ -9,7 +9,15 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
-from ...gadgets.items import IMAGE_DTYPES, Acquisition, AcquisitionHeader, DependencyReport, Image, ImageHeader, make_image
+from ...gadgets.items import (
+    IMAGE_DTYPES,
+    Acquisition,
+    AcquisitionHeader,
+    DependencyReport,
+    Image,
+    ImageHeader,
+    make_image,
+)
 from .arrays import read_bucket, read_image_array, read_recon_data, read_waveform
 from .compression import decompress_nhlbi, decompress_zfp
 from .cursor import U32, U64, Cursor, NeedMoreError
@@ -148,7 +156,9 @@ class Decoder:
         """
         held = self._end - self._start
         if held:
-            raise TruncatedError(f"the connection ended inside a message: {held} of at least {self._need} bytes had arrived")
+            raise TruncatedError(
+                f"the connection ended inside a message: {held} of at least {self._need} bytes had arrived"
+            )
 
     def _parse(self, cursor: Cursor) -> Message:
         (number,) = cursor.unpack(_ID, "message id")

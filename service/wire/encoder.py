@@ -15,6 +15,7 @@ from ...gadgets.items import (
     ImageArray,
     ReconData,
     Waveform,
+    header_of,
 )
 from .arrays import Buffer, as_bytes, write_bucket, write_image_array, write_recon_data, write_waveform
 from .cursor import U32, U64
@@ -72,7 +73,7 @@ def _write_long_string(number: MessageId, text: str, before: bytes = b"") -> lis
 
 def _write_acquisition(acquisition: Acquisition) -> list[Buffer]:
     samples = acquisition.data.astype("<c8", copy=False)
-    head = _id(MessageId.ACQUISITION) + bytes(acquisition.getHead())
+    head = _id(MessageId.ACQUISITION) + bytes(header_of(acquisition))
     if acquisition.trajectory_dimensions:
         return [head, as_bytes(acquisition.traj.astype("<f4", copy=False)), as_bytes(samples)]
     return [head, as_bytes(samples)]
