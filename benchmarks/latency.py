@@ -71,8 +71,6 @@ def bare_run(engine: Engine, case: str, scan: SimulatedScan):
     kspace = next(item for item in stream if isinstance(item, Kspace))
     model = engine.load(BUNDLES[case])
     inputs = arrange_inputs(model.manifest, kspace)
-    sizes = dict(zip(("batch", "coils", "kz", "ky", "kx"), inputs["kspace"].shape, strict=False))
-    model.prepare(sizes)
 
     def run() -> float:
         import time

@@ -81,6 +81,7 @@ class _Reconstructor:
             meta["IsocenterBundle"] = model.manifest.name
             meta["IsocenterBundleVersion"] = model.manifest.version
             meta["IsocenterNetwork"] = model.manifest.network
+            meta["IsocenterRuntime"] = model.runtime
             meta["ImageComment"] = meta["GADGETRON_ImageComment"] = (
                 f"Isocenter {model.manifest.name} {model.manifest.version}"
             )

@@ -21,6 +21,11 @@ class Model(Protocol):
         """The bundle's manifest."""
         ...
 
+    @property
+    def runtime(self) -> str:
+        """What it runs on."""
+        ...
+
     def prepare(self, sizes: Mapping[str, int]) -> None:
         """Get ready for inputs whose named axes have these sizes."""
         ...

@@ -71,6 +71,7 @@ def serve(
         server = Server(settings, engine)
     except (IsocenterError, OSError) as error:
         _fail(error)
+    engine.preload()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     err.print(

@@ -18,6 +18,9 @@ log = logging.getLogger("isocenter.engine")
 
 RuntimeChoice = Literal["auto", "torchscript", "onnx"]
 
+_REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
+"""Sizes at which the runtimes of a bundle are compared when it is loaded."""
+
 
 class LoadedModel:
     """A bundle that passed its probe on this device, ready to run. Safe to use from several threads.
@@ -41,37 +44,47 @@ class LoadedModel:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self._lock = threading.Lock()
-        self._prepared: dict[tuple[tuple[str, int], ...], str] = {}
-        self._runtimes: dict[str, Runtime] = {}
-        durations: dict[str, float] = {}
+        self._prepared: set[tuple[tuple[str, int], ...]] = set()
+        runtimes: dict[str, Runtime] = {}
         failures = []
         inputs, expected = bundle.probe()
         for name, path in bundle.runtime_files().items():
             if choice not in ("auto", name):
                 continue
             try:
-                runtime = RUNTIMES[name](path, self.manifest, device)
-                durations[name] = _commission(runtime, inputs, expected, self.manifest)
+                runtimes[name] = RUNTIMES[name](path, self.manifest, device)
+                _commission(runtimes[name], inputs, expected, self.manifest)
             except BundleError as error:
                 failures.append(f"{name}: {error}")
-                continue
-            self._runtimes[name] = runtime
-        if not self._runtimes:
+                runtimes.pop(name, None)
+        if not runtimes:
             reasons = "; ".join(failures) or f"it has no model file for runtime {choice!r}"
             raise BundleError(f"bundle {self.manifest.name!r} cannot be used on {device}: {reasons}")
         for failure in failures:
             log.warning("bundle %s: %s", self.manifest.name, failure)
-        self._default = min(durations, key=lambda name: durations[name])
+        reference = self._zeros(_REFERENCE_SIZES)
+        durations = {name: _duration(runtime, reference) for name, runtime in runtimes.items()}
+        self.runtime = min(durations, key=lambda name: durations[name])
+        self._run = runtimes[self.runtime].run
         log.info(
             "loaded bundle %s %s on %s with %s",
             self.manifest.name,
             self.manifest.version,
             device,
-            ", ".join(self._runtimes),
+            self.runtime,
+            extra={"fields": {f"{name}_ms": round(1000 * seconds, 1) for name, seconds in durations.items()}},
         )
 
+    def _zeros(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Inputs of these sizes; axes that are not named have length one."""
+        shapes = {
+            spec.name: [2 if axis == "complex" else sizes.get(axis, 1) for axis in spec.axes]
+            for spec in self.manifest.inputs
+        }
+        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
     def prepare(self, sizes: Mapping[str, int]) -> None:
-        """Run once on zeros of the announced sizes, so that the first real call is fast, and remember the fastest runtime.
+        """Run once on zeros of the announced sizes, so that the first real call is fast.
 
         Parameters
         ----------
@@ -79,45 +92,28 @@ class LoadedModel:
             Lengths of the named axes.
         """
         key = tuple(sorted(sizes.items()))
-        with self._lock:
-            if key in self._prepared:
-                return
-            inputs = {
-                spec.name: torch.zeros([2 if axis == "complex" else sizes.get(axis, 1) for axis in spec.axes])
-                for spec in self.manifest.inputs
-            }
-            durations = {name: _duration(runtime, inputs) for name, runtime in self._runtimes.items()}
-            self._prepared[key] = min(durations, key=lambda name: durations[name])
+        if key not in self._prepared:
+            self._prepared.add(key)
+            self.run(self._zeros(sizes))
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs, by the runtime that was fastest for these sizes."""
+        """Compute the outputs, by the runtime that was fastest when the bundle was loaded."""
         with self._lock:
-            return self._runtimes[self.runtime_for(inputs)].run(inputs)
-
-    def runtime_for(self, inputs: Mapping[str, Tensor]) -> str:
-        """Name of the runtime that is used for inputs of these sizes."""
-        sizes = {
-            axis: size
-            for spec in self.manifest.inputs
-            for axis, size in zip(spec.axes, inputs[spec.name].shape, strict=True)
-            if axis != "complex"
-        }
-        return self._prepared.get(tuple(sorted(sizes.items())), self._default)
+            return self._run(inputs)
 
 
 def _commission(
     runtime: Runtime, inputs: Mapping[str, Tensor], expected: dict[str, Tensor], manifest: Manifest
-) -> float:
-    """Run the probe; return how long a further run takes."""
+) -> None:
+    """Run the probe and compare."""
     error = relative_error(runtime.run(inputs), expected)
     if not error <= manifest.tolerance:
         raise BundleError(f"the probe deviates by {error:.1e} of the maximum, accepted is {manifest.tolerance:.0e}")
-    return _duration(runtime, inputs, warm_up=False)
 
 
-def _duration(runtime: Runtime, inputs: Mapping[str, Tensor], *, warm_up: bool = True) -> float:
-    if warm_up:
-        runtime.run(inputs)
+def _duration(runtime: Runtime, inputs: Mapping[str, Tensor]) -> float:
+    """Shortest of three runs in seconds, after one that does not count."""
+    runtime.run(inputs)
     durations = []
     for _ in range(3):
         start = time.perf_counter()
@@ -185,6 +181,17 @@ class Engine:
             for path in sorted(folder.iterdir())
             if (path / "model.yaml").is_file()
         }
+
+    def preload(self) -> None:
+        """Load every bundle in the background; those that cannot be loaded are logged."""
+        for name in sorted(self.available()):
+            self._executor.submit(self._try_load, name)
+
+    def _try_load(self, name: str) -> None:
+        try:
+            self.load(name)
+        except BundleError as error:
+            log.error("%s", error)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> Future[None]:
         """Load and warm up in the background for sizes that a header announced."""

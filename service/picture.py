@@ -18,7 +18,7 @@ def planes(images: Sequence[Image]) -> list[NDArray[np.float32]]:
 
 def montage(slices: Sequence[NDArray[np.float32]], path: Path) -> None:
     """Write slices [y, x] side by side, all on one grey scale from 0 to the 99.8th percentile; y points down."""
-    columns = math.ceil(math.sqrt(len(slices)))
+    columns = 4 if len(slices) % 4 == 0 else math.ceil(math.sqrt(len(slices)))
     height, width = (max(plane.shape[axis] for plane in slices) for axis in (0, 1))
     sheet = np.zeros((math.ceil(len(slices) / columns) * height, columns * width), np.float32)
     for index, plane in enumerate(slices):

@@ -74,7 +74,7 @@ def make_service(engine, bundles, tmp_path):
             "shutdown_timeout": 5,
             **settings,
         }
-        service = Service(Settings(**values), Engine([bundles]) if settings.pop("own_engine", False) else engine)
+        service = Service(Settings(**values), engine)
         services.append(service)
         return service
 

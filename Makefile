@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
+
+.PHONY: setup demo test check bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	# torch first and by itself: as a dependency, pip may choose a build with CUDA
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,test,check]'
+	touch $@
+
+demo: setup
+	$(BIN)/isocenter demo -o demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/basedpyright
+
+bench: setup
+	$(BIN)/python -W ignore benchmarks/latency.py
+	$(BIN)/python -W ignore benchmarks/ingest.py
+
+clean:
+	rm -rf $(VENV) .isocenter demo build *.egg-info
