@@ -130,23 +130,25 @@ def dominant_eigenvector(matrices: Tensor, *, iterations: int) -> tuple[Tensor, 
     tuple
         Vectors complex64 [n, pixels] of unit norm and values float32 [pixels].
     """
-    parts = [_power_iteration(part, iterations) for part in matrices.split(_CACHED_PIXELS, dim=-1)]
-    return torch.cat([vector for vector, _ in parts], dim=-1), torch.cat([value for _, value in parts])
+    pixels = matrices.permute(2, 0, 1)
+    parts = [_power_iteration(part.contiguous(), iterations) for part in pixels.split(_CACHED_PIXELS)]
+    return torch.cat([vector for vector, _ in parts]).T, torch.cat([value for _, value in parts])
 
 
 def _power_iteration(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    vector = matrices[:, 0]
+    """Iterate on [pixels, n, n]; return vectors [pixels, n] and values [pixels]."""
+    vector = matrices[:, :, :1]
     for iteration in range(iterations - 1):
         if iteration % 4 == 0:  # often enough that nothing overflows
             vector = vector / _norm(vector)
-        vector = (matrices * vector).sum(dim=1)
+        vector = torch.bmm(matrices, vector)
     vector = vector / _norm(vector)
-    value = (vector.conj() * (matrices * vector).sum(dim=1)).sum(dim=0).real
-    return vector, value
+    value = (vector.conj() * torch.bmm(matrices, vector)).sum(dim=(1, 2)).real
+    return vector.squeeze(-1), value
 
 
 def _norm(vector: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vector, dim=0, keepdim=True).clamp_min(1e-30)
+    return torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-30)
 
 
 def adaptive(calibration: Tensor, shape: Shape, *, smoothing: int = 5) -> Tensor:
