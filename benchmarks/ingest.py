@@ -29,15 +29,16 @@ from isocenter.gadgets.items import Acquisition, Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.service.memory import keep_freed_memory
 from isocenter.service.transport import Receiver
-from isocenter.service.wire import Close, ConfigScript, Header, encode
-from isocenter.simulate.scan import ScanProtocol, _header
+from isocenter.service.wire import ConfigScript, Header, encode
+from isocenter.simulate.header import header_xml
+from isocenter.simulate.protocol import ScanProtocol
 
 LINES = 256
 SHAPES = ((16, 512), (64, 1024))
 
 
 def header(coils: int, samples: int) -> bytes:
-    text = _header(ScanProtocol(matrix=samples, coils=coils, oversampling=1, frame_counter="repetition"))
+    text = header_xml(ScanProtocol(matrix=samples, coils=coils, oversampling=1, frame_counter="repetition"))
     text = text.replace(f"<y>{samples}</y>", f"<y>{LINES}</y>")
     return text.replace(
         f"<maximum>{samples - 1}</maximum><center>{samples // 2}", f"<maximum>{LINES - 1}</maximum><center>{LINES // 2}"

@@ -131,7 +131,8 @@ def _check_parity(runtime: str, path: Path, module: nn.Module, manifest: Manifes
         shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
         if not error <= manifest.tolerance:
             raise BundleError(
-                f"bundle {manifest.name!r}: {runtime} deviates by {error:.1e} of the maximum on {shapes}, accepted is {manifest.tolerance:.0e}"
+                f"bundle {manifest.name!r}: {runtime} deviates by {error:.1e} of the maximum on {shapes}, "
+                f"accepted is {manifest.tolerance:.0e}"
             )
         worst = max(worst, error)
     return Parity(error=worst, cases=len(cases))

@@ -46,9 +46,8 @@ def filter_kspace(
     for item in items:
         if _is_filterable(item):
             _, z, y, x = cast(tuple[int, int, int, int], item.data.shape)
-            filters = [
-                symmetric_filter(shape, n, sigma, width) for shape, n in ((partition, z), (phase, y), (readout, x))
-            ]
+            sizes: tuple[tuple[Shape, int], ...] = ((partition, z), (phase, y), (readout, x))
+            filters = [symmetric_filter(shape, n, sigma, width) for shape, n in sizes]
             yield _apply(item, filters)
         else:
             yield item

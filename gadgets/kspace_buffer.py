@@ -79,6 +79,7 @@ class KspaceBuffer:
             )
         # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
         self.data = np.empty(shape, np.complex64)
+        self._cleared = False
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
 
@@ -141,23 +142,28 @@ class KspaceBuffer:
 
     def complete(self) -> NDArray[np.complex64]:
         """Samples with repeated lines averaged and missing lines zero; both happen in place, once."""
-        missing = self.count == 0
-        if missing.any():
-            self.data[np.broadcast_to(missing[:, None], self.data.shape[:4])] = 0
+        if not self._cleared:
+            self._clear(self.count == 0)
+            self._cleared = True
         repeated = self.count > 1
         if repeated.any():
             self.data /= np.maximum(self.count, 1).astype(np.float32)[:, None, :, :, None]
             self.count[repeated] = 1
         return self.data
 
+    def _clear(self, lines: NDArray[np.bool_]) -> None:
+        for frame, rows in enumerate(lines):
+            if rows.any():
+                self.data[frame][:, rows] = 0
+
     def remove_non_finite(self) -> int:
         """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many."""
-        samples = self.complete().view(np.float32)
+        samples = self.data.view(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(samples.sum()):  # the sum is not finite if a sample is not
+            if bool(np.isfinite(samples.sum())):  # the sum is not finite if a sample is not
                 return 0
-        bad = ~np.isfinite(samples).all(axis=(1, 4))
-        self.data[np.broadcast_to(bad[:, None], self.data.shape[:4])] = 0
+        bad = np.logical_not(np.isfinite(samples).all(axis=(1, 4))) & self.measured
+        self._clear(bad)
         self.count[bad] = 0
         self.headers[bad] = 0
         return int(bad.sum())

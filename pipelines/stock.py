@@ -73,8 +73,9 @@ class Translator:
             translate, accepted = _TRANSLATIONS[classname]
             unknown = [key for key in properties if key not in accepted | _DIAGNOSTICS]
             if unknown:
+                known = ", ".join(sorted(accepted)) or "none"
                 raise NoCounterpartError(
-                    f"property {unknown[0]!r} of {classname} has no counterpart here; accepted are: {', '.join(sorted(accepted)) or 'none'}"
+                    f"property {unknown[0]!r} of {classname} has no counterpart here; accepted are: {known}"
                 )
             self._entries += translate(properties)
         else:

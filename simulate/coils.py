@@ -46,8 +46,8 @@ def coil_maps(
 
 
 def _harmonics(position: NDArray[np.float64], period: float) -> Complex:
-    order = np.arange(-ORDER, ORDER + 1)
-    return np.exp(np.asarray(2j * math.pi / period * position[:, None] * order, np.complex128))
+    angle = 2 * math.pi / period * position[:, None] * np.arange(-ORDER, ORDER + 1)
+    return np.cos(angle) + 1j * np.sin(angle)
 
 
 def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> Complex:

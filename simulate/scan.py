@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import h5py
 import ismrmrd
@@ -12,128 +11,16 @@ import numpy as np
 from ismrmrd import Acquisition, Waveform
 from numpy.typing import NDArray
 
-from . import sampling
 from .coils import ORDER, coil_coefficients, coil_maps
+from .header import header_xml
 from .phantoms import PHANTOMS, Phantom, slice_kspace, volume_kspace
+from .protocol import NOISE_BANDWIDTH, ScanProtocol, directions, slice_positions
 
-Calibration = Literal["embedded", "separate", "external", "interleaved", "none"]
-Orientation = Literal["transverse", "sagittal", "coronal", "oblique"]
-
-NOISE_BANDWIDTH = 0.793
 TICK_MS = 2.5
 _DWELL_US = 5.0
 _NOISE_DWELL_US = 10.0
 _NOISE_SAMPLES = 2048
 _HEAD_HEIGHT_MM = 100.0
-
-
-@dataclass(frozen=True)
-class ScanProtocol:
-    """What to scan and how. Lengths are in mm, times in ms.
-
-    Attributes
-    ----------
-    phantom
-        ``brain``, ``shepp-logan`` or ``heart``.
-    matrix
-        Pixels along x and y of the image.
-    partitions
-        More than one makes a 3-D scan.
-    oversampling
-        Of the readout: 1 or 2.
-    acs, calibration
-        Number of calibration lines, and how they are measured.
-    random
-        Random instead of uniform undersampling.
-    partial_fourier, asymmetric_echo, phase_resolution
-        Fraction of lines, samples, or k-space extent along y that is measured.
-    phase_oversampling
-        How much larger the encoded field of view along y is.
-    frames, frame_counter
-        Dynamic frames, and the MRD counter they are numbered by.
-    noise
-        Standard deviation of real and imaginary part, relative to the mean signal of the central line's maximum over 1000.
-    reverse_every_second, extra_readouts, waveforms
-        Readouts played backwards; navigators, phase correction, feedback and dummies among them; an ECG beside them.
-    """
-
-    phantom: str = "brain"
-    matrix: int = 256
-    coils: int = 8
-    slices: int = 1
-    partitions: int = 1
-    fov: float = 240.0
-    slice_thickness: float = 5.0
-    slice_gap: float = 1.0
-    orientation: Orientation = "transverse"
-    oversampling: int = 2
-    acceleration: int = 1
-    acs: int = 24
-    calibration: Calibration = "embedded"
-    random: bool = False
-    partial_fourier: float = 1.0
-    asymmetric_echo: float = 1.0
-    phase_resolution: float = 1.0
-    phase_oversampling: float = 1.0
-    frames: int = 1
-    frame_counter: Literal["phase", "repetition"] = "phase"
-    averages: int = 1
-    noise: float = 1.0
-    noise_scan: bool = True
-    repetition_time: float = 5.0
-    reverse_every_second: bool = False
-    extra_readouts: bool = False
-    waveforms: bool = False
-    seed: int = 1
-    measurement_id: str = "simulated_1"
-
-    def __post_init__(self) -> None:
-        if self.phantom not in PHANTOMS:
-            raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join(PHANTOMS)}")
-        if self.oversampling not in (1, 2):
-            raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
-        if (
-            min(self.matrix, self.coils, self.slices, self.partitions, self.frames, self.averages, self.acceleration)
-            < 1
-        ):
-            raise ValueError("matrix, coils, slices, partitions, frames, averages and acceleration must be at least 1")
-
-    @property
-    def lines(self) -> int:
-        """Rows of the encoded grid."""
-        extra = self.matrix * (self.phase_oversampling - 1)
-        return self.matrix + 2 * round(extra / 2)
-
-    @property
-    def samples(self) -> int:
-        """Columns of the encoded grid."""
-        return self.matrix * self.oversampling
-
-    @property
-    def first_line(self) -> int:
-        """Row of the grid that is line 0 of the scan."""
-        rows = np.flatnonzero(self.measurable_lines())
-        return int(rows[0])
-
-    def measurable_lines(self) -> NDArray[np.bool_]:
-        """Mark the rows within the measured extent of k-space, before acceleration."""
-        extent = sampling.acs_lines(self.lines, round(self.lines * self.phase_resolution))
-        return extent & sampling.partial_fourier(self.lines, self.partial_fourier)
-
-    def imaging_lines(self, frame: int) -> NDArray[np.bool_]:
-        """Mark the rows measured for the image in one frame."""
-        if self.random:
-            lines = sampling.random(self.lines, self.acceleration, self.acs, self.seed + frame)
-        else:
-            offset = frame % self.acceleration if self.calibration == "interleaved" else 0
-            lines = sampling.uniform(self.lines, self.acceleration, offset)
-        return lines & self.measurable_lines()
-
-    def calibration_lines(self) -> NDArray[np.bool_]:
-        """Mark the rows measured for calibration."""
-        if self.acceleration == 1 or self.calibration in ("none", "interleaved"):
-            return np.zeros(self.lines, bool)
-        return sampling.acs_lines(self.lines, self.acs) & self.measurable_lines()
 
 
 @dataclass
@@ -190,7 +77,7 @@ def simulate(protocol: ScanProtocol) -> SimulatedScan:
         item.scan_counter = counter
     if protocol.noise_scan and protocol.noise > 0:
         kspace = _whiten(kspace, mixing)
-    return SimulatedScan(protocol, _header(protocol), items, _truth(protocol, kspace), _maps(protocol))
+    return SimulatedScan(protocol, header_xml(protocol), items, _truth(protocol, kspace), _maps(protocol))
 
 
 def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> NDArray[np.complex64]:
@@ -200,11 +87,6 @@ def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> ND
     return np.einsum("cd,fsdzyx->fsczyx", np.linalg.inv(factor), kspace).astype(np.complex64)
 
 
-def _slice_positions(protocol: ScanProtocol) -> NDArray[np.floating]:
-    spacing = protocol.slice_thickness + protocol.slice_gap
-    return (np.arange(protocol.slices) - (protocol.slices - 1) / 2) * spacing
-
-
 def _periods(protocol: ScanProtocol) -> tuple[float, float]:
     return 4 * protocol.lines / protocol.matrix, 4.0
 
@@ -212,7 +94,7 @@ def _periods(protocol: ScanProtocol) -> tuple[float, float]:
 def _frame_kspace(protocol: ScanProtocol, frame: int) -> NDArray[np.complex64]:
     """Noise-free k-space of one frame: complex64 [slices, coils, kz, ky, kx]."""
     phantom = PHANTOMS[protocol.phantom](frame / protocol.frames)
-    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in _slice_positions(protocol)])
+    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)])
 
 
 def _coil_kspace(protocol: ScanProtocol, phantom: Phantom, z: float) -> NDArray[np.complex64]:
@@ -255,7 +137,7 @@ def _truth(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray[np.
 def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
     periods = _periods(protocol)
     grid = (np.arange(protocol.matrix) - protocol.matrix // 2) * 2 / protocol.matrix
-    heights = _slice_positions(protocol) / _HEAD_HEIGHT_MM
+    heights = slice_positions(protocol) / _HEAD_HEIGHT_MM
     maps = [coil_maps(coil_coefficients(protocol.coils, periods, z), grid, grid, periods) for z in heights]
     return np.stack(maps).astype(np.complex64)
 
@@ -272,17 +154,6 @@ def _noise_mixing(coils: int, random: np.random.Generator) -> NDArray[np.complex
 def _noise(mixing: NDArray[np.complex128], samples: int, random: np.random.Generator) -> NDArray[np.complex128]:
     white = random.standard_normal((2, mixing.shape[1], samples))
     return mixing @ (white[0] + 1j * white[1])
-
-
-def _directions(orientation: Orientation) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Read, phase and slice direction in patient coordinates (LPS)."""
-    c, s = math.cos(math.radians(25)), math.sin(math.radians(25))
-    return {
-        "transverse": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-        "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0)),
-        "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
-        "oblique": ((1.0, 0.0, 0.0), (0.0, c, s), (0.0, -s, c)),
-    }[orientation]
 
 
 def _play(
@@ -366,13 +237,13 @@ def _readout(
         center_sample=protocol.samples // 2 - dropped,
         acquisition_time_stamp=clock.tick(),
     )
-    readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = _directions(protocol.orientation)
+    readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = directions(protocol.orientation)
     return readout
 
 
 def _number(readout: Acquisition, protocol: ScanProtocol, slice_index: int, partition: int, row: int) -> None:
-    offset = _slice_positions(protocol)[slice_index]
-    readout.position[:] = [offset * component for component in _directions(protocol.orientation)[2]]
+    offset = slice_positions(protocol)[slice_index]
+    readout.position[:] = [offset * component for component in directions(protocol.orientation)[2]]
     readout.idx.kspace_encode_step_1 = row - protocol.first_line
     readout.idx.kspace_encode_step_2 = partition
     readout.idx.slice = slice_index
@@ -442,59 +313,3 @@ def _with_extras(
             stamp = readout.acquisition_time_stamp
             yield Waveform.from_array(beat, waveform_id=0, time_stamp=stamp, sample_time_us=2500.0)
         yield readout
-
-
-def _header(protocol: ScanProtocol) -> str:
-    rows = np.flatnonzero(protocol.measurable_lines())
-    depth = protocol.partitions * protocol.slice_thickness if protocol.partitions > 1 else protocol.slice_thickness
-    spaces = "".join(
-        f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{protocol.partitions}</z></matrixSize>"
-        f"<fieldOfView_mm><x>{fov_x}</x><y>{fov_y}</y><z>{depth}</z></fieldOfView_mm></{name}>"
-        for name, x, y, fov_x, fov_y in (
-            (
-                "encodedSpace",
-                protocol.samples,
-                protocol.lines,
-                protocol.fov * protocol.oversampling,
-                protocol.fov * protocol.lines / protocol.matrix,
-            ),
-            ("reconSpace", protocol.matrix, protocol.matrix, protocol.fov, protocol.fov),
-        )
-    )
-    counters = {
-        "kspace_encoding_step_1": (rows.size - 1, protocol.lines // 2 - int(rows[0])),
-        "kspace_encoding_step_2": (protocol.partitions - 1, protocol.partitions // 2),
-        "average": (protocol.averages - 1, 0),
-        "slice": (protocol.slices - 1, 0),
-        "contrast": (0, 0),
-        "phase": (protocol.frames - 1 if protocol.frame_counter == "phase" else 0, 0),
-        "repetition": (protocol.frames - 1 if protocol.frame_counter == "repetition" else 0, 0),
-        "set": (0, 0),
-        "segment": (0, 0),
-    }
-    limits = "".join(
-        f"<{name}><minimum>0</minimum><maximum>{maximum}</maximum><center>{center}</center></{name}>"
-        for name, (maximum, center) in counters.items()
-    )
-    parallel = ""
-    if protocol.acceleration > 1:
-        mode = "other" if protocol.calibration == "none" else protocol.calibration
-        interleaving = (
-            f"<interleavingDimension>{protocol.frame_counter}</interleavingDimension>" if mode == "interleaved" else ""
-        )
-        parallel = (
-            f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{protocol.acceleration}</kspace_encoding_step_1>"
-            "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
-            f"<calibrationMode>{mode}</calibrationMode>{interleaving}</parallelImaging>"
-        )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        f"<measurementInformation><measurementID>{protocol.measurement_id}</measurementID><patientPosition>HFS</patientPosition>"
-        f"<protocolName>{protocol.phantom}</protocolName></measurementInformation>"
-        "<acquisitionSystemInformation><systemVendor>Isocenter</systemVendor><systemModel>simulator</systemModel>"
-        f"<systemFieldStrength_T>3.0</systemFieldStrength_T><relativeReceiverNoiseBandwidth>{NOISE_BANDWIDTH}"
-        f"</relativeReceiverNoiseBandwidth><receiverChannels>{protocol.coils}</receiverChannels></acquisitionSystemInformation>"
-        "<experimentalConditions><H1resonanceFrequency_Hz>123200000</H1resonanceFrequency_Hz></experimentalConditions>"
-        f"<encoding>{spaces}<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory>{parallel}</encoding>"
-        f"<sequenceParameters><TR>{protocol.repetition_time}</TR></sequenceParameters></ismrmrdHeader>"
-    )

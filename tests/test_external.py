@@ -241,7 +241,8 @@ class TestProgramsOfOthers:
         assert "'lab_handlers.negate' is not listed under 'handlers'" in result.texts[0]
 
     def test_an_address_that_a_peer_sends_must_be_listed(self, service, scan):
-        xml = b'<configuration><version>2</version><stream><external><connect address="127.0.0.1" port="22"/></external></stream></configuration>'
+        node = b'<external><connect address="127.0.0.1" port="22"/></external>'
+        xml = b"<configuration><version>2</version><stream>" + node + b"</stream></configuration>"
         assert "127.0.0.1:22 is not listed under 'connect'" in service.replay(scan, xml).texts[0]
 
     def test_a_fire_module_runs_unchanged(self, make_service, lab, scan):

@@ -15,7 +15,8 @@ from isocenter.gadgets.items import Image, ImageHeader, Kspace, make_image
 from isocenter.gadgets.noise import NoiseCovariance
 from isocenter.gadgets.recon_data import from_kspace, to_kspaces
 from isocenter.gadgets.scan import Scan
-from isocenter.simulate.scan import ScanProtocol, _header, simulate
+from isocenter.simulate.header import header_xml
+from isocenter.simulate.scan import ScanProtocol, simulate
 
 NEEDED = {"noise_summary": {"noise_file": "x"}, "select_coils": {"coils_out": 2}, "reconstruct": {"bundle": "rss"}}
 FRONT = [(load("accumulate"), {}), (load("prewhiten"), {}), (load("remove_oversampling"), {})]
@@ -35,14 +36,14 @@ def image(data, meta=None, **fields):
 
 
 def scan(**change):
-    return Scan(_header(ScanProtocol(**{"matrix": 32, "coils": 4, **change})))
+    return Scan(header_xml(ScanProtocol(**{"matrix": 32, "coils": 4, **change})))
 
 
 @pytest.mark.parametrize("name", GADGETS)
 class TestEveryGadget:
     def test_passes_items_that_it_does_not_handle_in_order(self, name, engine):
         waveforms = [ismrmrd.Waveform.from_array(np.full((1, 2), n, np.uint32)) for n in range(5)]
-        plain = Scan(_header(ScanProtocol(matrix=32)), engine=engine)
+        plain = Scan(header_xml(ScanProtocol(matrix=32)), engine=engine)
         out = list(load(name)(iter(waveforms), plain, **NEEDED.get(name, {})))
         assert [item for item in out if isinstance(item, ismrmrd.Waveform)] == waveforms
 
@@ -118,7 +119,8 @@ class TestPrewhiten:
         noise_scan = simulate(ScanProtocol(matrix=32, coils=4, measurement_id="noise/../1"))
         collect(FRONT[:2], noise_scan, noise_scan.items[:1], noise_folder=tmp_path)
         later = simulate(ScanProtocol(matrix=32, coils=4, noise_scan=False, noise=0.5))
-        dependency = "<measurementDependency><dependencyType>Noise</dependencyType><measurementID>noise/../1</measurementID></measurementDependency>"
+        dependency = "<dependencyType>Noise</dependencyType><measurementID>noise/../1</measurementID>"
+        dependency = f"<measurementDependency>{dependency}</measurementDependency>"
         later.header = later.header.replace("</protocolName>", "</protocolName>" + dependency)
         whitened, _ = collect(FRONT[:2], later, noise_folder=tmp_path)
         plain, _ = collect(FRONT[:1], later)
@@ -280,7 +282,7 @@ class TestAdjustFieldOfView:
         assert abs(out.data[0, 0, 16, 16]) == pytest.approx(1)
 
     def test_a_smaller_matrix_is_interpolated_with_intensities_kept(self):
-        header = _header(ScanProtocol(matrix=32)).replace("<y>32</y>", "<y>24</y>", 1)
+        header = header_xml(ScanProtocol(matrix=32)).replace("<y>32</y>", "<y>24</y>", 1)
         constant = np.ones((1, 1, 24, 32), np.complex64)
         (out,) = load("adjust_field_of_view")(iter([image(constant)]), Scan(header))
         assert out.data.shape == (1, 1, 32, 32)
@@ -409,5 +411,5 @@ def test_noise_summary_reports_what_is_kept(tmp_path):
 
 
 def test_encodings_are_those_of_the_scan():
-    assert scan().encodings == parse_encodings(parse_header(_header(ScanProtocol(matrix=32, coils=4))))
+    assert scan().encodings == parse_encodings(parse_header(header_xml(ScanProtocol(matrix=32, coils=4))))
     assert isinstance(image(np.ones((1, 1, 1, 1), np.float32)), Image)

@@ -1,9 +1,10 @@
 import pytest
 from isocenter.gadgets.errors import HeaderError
 from isocenter.gadgets.header import Limit, parse_encodings, parse_header
-from isocenter.simulate.scan import ScanProtocol, _header
+from isocenter.simulate.header import header_xml
+from isocenter.simulate.protocol import ScanProtocol
 
-HEADER = _header(ScanProtocol(matrix=64, acceleration=2, partial_fourier=0.75))
+HEADER = header_xml(ScanProtocol(matrix=64, acceleration=2, partial_fourier=0.75))
 
 
 def test_numbers_of_the_encoding():

@@ -11,7 +11,8 @@ def names(pipeline):
 
 
 def v2(stream, readers="", writers=""):
-    return f"<configuration><version>2</version><readers>{readers}</readers><writers>{writers}</writers><stream>{stream}</stream></configuration>".encode()
+    io = f"<readers>{readers}</readers><writers>{writers}</writers>"
+    return f"<configuration><version>2</version>{io}<stream>{stream}</stream></configuration>".encode()
 
 
 def v1(content):

@@ -1,0 +1,134 @@
+"""The commands, as a user types them."""
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from isocenter.service.settings import SettingsError, load_settings
+
+
+def isocenter(*arguments, cwd, status=0):
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "isocenter.service.cli", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture
+def scan_file(tmp_path):
+    isocenter(
+        "simulate", "--matrix", 48, "--coils", 4, "--slices", 2, "--acceleration", 2, "-o", "scan.h5", cwd=tmp_path
+    )
+    return tmp_path / "scan.h5"
+
+
+def test_simulate_and_replay(service, scan_file):
+    folder = scan_file.parent
+    said = isocenter(
+        *("replay", "-p", service.port, "-f", "scan.h5", "-c", "sense.xml", "-o", "out.h5", "-G", "images"),
+        *("--png", "montage.png", "--report", "latency.txt"),
+        cwd=folder,
+    )
+    assert "2 images in out.h5" in said
+    with h5py.File(folder / "out.h5") as file:
+        group = file["images/image_1"]
+        assert group["data"].shape == (2, 1, 1, 48, 48)
+        assert group["data"].dtype == np.float32
+        assert sorted(group["header"]["slice"]) == [0, 1]
+        assert "IsocenterBundle" in str(group["attributes"][0])
+    assert (folder / "montage.png").read_bytes().startswith(b"\x89PNG")
+    assert "last readout sent to last image" in (folder / "latency.txt").read_text()
+
+
+def test_replay_with_a_local_pipeline_compression_and_loops(service, scan_file):
+    pipeline = scan_file.parent / "mine.xml"
+    pipeline.write_text(
+        "<configuration><version>2</version><stream><external><connect port='9012'/>"
+        "<configuration><pipeline name='rss'/></configuration></external></stream></configuration>"
+    )
+    isocenter(
+        "replay",
+        "-p",
+        service.port,
+        "-f",
+        "scan.h5",
+        "-C",
+        pipeline,
+        "-P",
+        14,
+        "-l",
+        2,
+        "-G",
+        "g",
+        cwd=scan_file.parent,
+    )
+    with h5py.File(scan_file.parent / "out.h5") as file:
+        assert len(file["g/image_1/data"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("-f", "nothing.h5"), "nothing.h5"),
+        (("-f", "scan.h5", "-c", "nothing.xml"), "there is no pipeline 'nothing.xml'"),
+        (("-f", "scan.h5", "-g", "other"), "has no group 'other'"),
+        (("-f", "scan.h5", "-P", "8", "-T", "0.1"), "not both"),
+        (("-f", "scan.h5", "--parameter", "bundle"), "must be name=value"),
+        ((), "name a recorded scan"),
+    ],
+)
+def test_replay_says_what_was_wrong(service, scan_file, arguments, complaint):
+    assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=1)
+
+
+def test_replay_without_a_server(scan_file):
+    said = isocenter("replay", "-p", 1, "-t", 300, "-f", "scan.h5", cwd=scan_file.parent, status=1)
+    assert "cannot connect to localhost:1 within 0.3 seconds" in said
+
+
+def test_questions(service, tmp_path):
+    assert "System Memory size" in isocenter("replay", "-p", service.port, "-Q", "gadgetron::info", cwd=tmp_path)
+
+
+def test_pipelines_are_listed_and_checked(tmp_path):
+    listed = isocenter("pipelines", cwd=tmp_path)
+    assert "sense.xml" in listed
+    assert "SENSE" in listed
+    (tmp_path / "bad.xml").write_text("<configuration><gadget name='sharpen'/></configuration>")
+    assert "there is no gadget 'sharpen'" in isocenter("pipelines", "check", "bad.xml", cwd=tmp_path, status=1)
+    (tmp_path / "good.xml").write_text("<configuration><gadget name='accumulate'/></configuration>")
+    assert "good.xml is valid" in isocenter("pipelines", "check", "good.xml", cwd=tmp_path)
+
+
+def test_a_wrong_protocol_is_refused(tmp_path):
+    assert "phantom 'foot' is not known" in isocenter("simulate", "--phantom", "foot", cwd=tmp_path, status=1)
+
+
+def test_settings_are_checked(tmp_path):
+    path = tmp_path / "isocenter.yaml"
+    path.write_text("port: 99999\ncolour: red\n")
+    with pytest.raises(SettingsError, match=r"port: .*colour: "):
+        load_settings(path)
+    path.write_text("port: 9005\n")
+    assert load_settings(path, port=None).port == 9005
+    assert load_settings(path, port=9006).port == 9006
+    path.write_text("- a\n")
+    with pytest.raises(SettingsError, match="names and values"):
+        load_settings(path)
+
+
+def test_a_port_that_is_taken_is_reported(service):
+    from isocenter.service.engine import Engine
+    from isocenter.service.server import Server
+    from isocenter.service.settings import Settings
+
+    with pytest.raises(OSError, match="cannot listen on"):
+        Server(Settings(port=service.port), Engine([]))

@@ -1,0 +1,38 @@
+"""The documents tell what the code does."""
+
+import inspect
+import re
+from pathlib import Path
+
+import yaml
+from isocenter.gadgets import GADGETS, load
+from isocenter.pipelines import loader
+from isocenter.service.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_gadget_and_option_is_in_the_gadgets_page():
+    page = (ROOT / "docs" / "gadgets.md").read_text()
+    sections = dict(re.findall(r"^## (\w+)\n\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert set(sections) == set(GADGETS)
+    for name, text in sections.items():
+        gadget = load(name)
+        assert gadget.summary in text
+        assert re.findall(r"^\| `(\w+)` \|", text, re.M) == list(gadget.options)
+        for option, default in gadget.defaults.items():
+            if default is not inspect.Parameter.empty and default != "":
+                assert f"| `{option}` | `{default}` |" in text
+
+
+def test_the_example_settings_are_complete_and_are_the_defaults():
+    values = yaml.safe_load((ROOT / "deploy" / "isocenter.yaml").read_text())
+    assert set(values) | {"home"} == set(Settings.model_fields)
+    settings = Settings.model_validate(values)
+    assert settings == Settings(home=settings.home)
+
+
+def test_the_readme_names_the_shipped_pipelines():
+    readme = (ROOT / "README.md").read_text()
+    for name in loader.available(()):
+        assert f"`{name}`" in readme or name.endswith("_execute.xml")
