@@ -47,7 +47,7 @@ def coil_maps(
 
 def _harmonics(position: NDArray[np.float64], period: float) -> Complex:
     angle = 2 * math.pi / period * position[:, None] * np.arange(-ORDER, ORDER + 1)
-    return np.cos(angle) + 1j * np.sin(angle)
+    return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex128)
 
 
 def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> Complex:

@@ -86,6 +86,20 @@ def _read_cfl(path):
     return np.fromfile(path.with_suffix(".cfl"), np.complex64).reshape(shape, order="F")
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_espirit_maps_are_sigpys(brain):
+    app = pytest.importorskip("sigpy.mri.app")
+    kspace, _, signal = brain
+    reference = app.EspiritCalib(
+        kspace[:, 0].numpy(), calib_width=24, thresh=0.0316, crop=0.8, max_iter=100, show_pbar=False
+    )
+    maps = espirit(middle(kspace, 24), (1, 96, 96), iterations=100)[:, 0]
+    theirs = torch.from_numpy(reference.run())
+    where = signal & (maps.abs().sum(0) > 0) & (theirs.abs().sum(0) > 0)
+    assert where.sum() > 0.95 * signal.sum()
+    assert deviation(maps, theirs, where) < 0.02
+
+
 @pytest.mark.skipif(shutil.which("bart") is None, reason="BART is not installed")
 def test_espirit_maps_are_barts(brain, tmp_path):
     kspace, _, signal = brain

@@ -47,6 +47,16 @@ _SLAB_BYTES = 2 * 2**20
 _LARGE_MESSAGE = 4096
 
 
+def _count_references(pool: list[NDArray[np.uint8]]) -> int:
+    """References that a slab has when only the pool holds it, counted the way ``Decoder`` counts them."""
+    for slab in pool:
+        return sys.getrefcount(slab)
+    raise AssertionError
+
+
+_UNREFERENCED = _count_references([np.empty(1, np.uint8)])
+
+
 class Decoder:
     """Decodes the protocol from received bytes.
 
@@ -96,9 +106,8 @@ class Decoder:
         self._slab, self._start, self._end = slab, 0, held
 
     def _free_slab(self, size: int) -> NDArray[np.uint8]:
-        unreferenced = 3  # the pool, the loop variable and the argument of getrefcount
         for slab in self._pool:
-            if slab.size >= size and sys.getrefcount(slab) <= unreferenced:
+            if slab.size >= size and sys.getrefcount(slab) <= _UNREFERENCED:
                 return slab
         slab = np.empty(size, np.uint8)
         if size == self._slab_bytes:
