@@ -50,12 +50,11 @@ Step = GadgetStep | ExternalStep
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Steps in order. ``inside_gadgetron``: the configuration came from Gadgetron, to whose external node we are speaking."""
+    """Steps in order."""
 
     name: str
     steps: tuple[Step, ...]
     summary: str = ""
-    inside_gadgetron: bool = False
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:
@@ -111,11 +110,20 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
     elif tag == "configuration" and (stream := root.find("stream")) is not None:
         steps = _version_2(root, stream, name, folders)
     elif tag == "configuration":
-        return Pipeline(name, _own_steps(root, name, folders), inside_gadgetron=True)
+        steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
         raise PipelineError(f"{name}: the root element is <{tag}>, expected {accepted}")
     return Pipeline(name, tuple(steps), _summary(xml))
+
+
+def is_external_configuration(xml: bytes) -> bool:
+    """Tell whether a configuration is what Gadgetron hands to an external node: one without a stream, or an empty one."""
+    try:
+        root = _read_xml(xml, "configuration")
+    except PipelineError:
+        return not xml.rpartition(b"?>")[2].strip(b"\0 \r\n\t")
+    return _tag(root) == "configuration" and root.find("stream") is None
 
 
 def _read_xml(xml: bytes, name: str) -> Element:

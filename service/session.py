@@ -90,6 +90,7 @@ class Session:
         self._messages = iter(self._receiver)
         self._sender = Sender(sock, capacity=settings.queue_bytes, timeout=settings.send_timeout)
         self._pipeline: Pipeline | None = None
+        self._inside_gadgetron = False
         self._terminated = False
         self._closed_by_peer = False
         self._counts = {"acquisitions": 0, "images": 0, "not sent": 0}
@@ -174,6 +175,7 @@ class Session:
                 return self._find_pipeline(message.name)
             if isinstance(message, ConfigScript):
                 self._terminated = message.terminated
+                self._inside_gadgetron = loader.is_external_configuration(message.xml)
                 pipeline = loader.parse(message.xml, "configuration", self.settings.pipeline_folders)
                 for step in pipeline.steps:
                     if isinstance(step, ExternalStep):
@@ -294,7 +296,7 @@ class Session:
     def _say(self, text: str) -> None:
         """Pass on what an external program has for the user; Gadgetron takes no text."""
         assert self._pipeline is not None
-        if self._pipeline.inside_gadgetron:
+        if self._inside_gadgetron:
             self.log.info("an external program says: %s", text)
         else:
             self._send(Text(text, self._terminated))
@@ -325,9 +327,9 @@ class Session:
 
     def _send_item(self, item: Item) -> None:
         assert self._pipeline is not None
-        if isinstance(item, Kspace) and self._pipeline.inside_gadgetron:
+        if isinstance(item, Kspace) and self._inside_gadgetron:
             item = from_kspace(item)
-        accepted = _DATA if self._pipeline.inside_gadgetron else _TO_CLIENT
+        accepted = _DATA if self._inside_gadgetron else _TO_CLIENT
         if not isinstance(item, accepted):
             self._counts["not sent"] += 1
             return
@@ -349,9 +351,9 @@ class Session:
                 f"no image was made from {readouts} acquisitions" if readouts else "the scan ended without any data"
             )
         nothing_made = bool(problems) and not self._counts["images"]
-        if nothing_made and self._pipeline.inside_gadgetron:
+        if nothing_made and self._inside_gadgetron:
             self._send(ErrorReport("; ".join(problems)))
-        elif not self._pipeline.inside_gadgetron:
+        elif not self._inside_gadgetron:
             for problem in problems:
                 self._send(
                     Text(
@@ -370,7 +372,7 @@ class Session:
         name = self._pipeline.name if self._pipeline else "handshake"
         self.log.error("%s", reason, extra={"fields": {"pipeline": name}})
         with suppress(OSError):
-            if self._pipeline is not None and self._pipeline.inside_gadgetron:
+            if self._inside_gadgetron:
                 self._send(ErrorReport(f"[Isocenter] {reason}"))
                 self._send(Close())
                 self._drain()

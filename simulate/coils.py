@@ -47,7 +47,7 @@ def coil_maps(
 
 def _harmonics(position: NDArray[np.float64], period: float) -> Complex:
     angle = 2 * math.pi / period * position[:, None] * np.arange(-ORDER, ORDER + 1)
-    return (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex128)
+    return np.cos(angle) + 1j * np.sin(angle)
 
 
 def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> Complex:
@@ -58,4 +58,4 @@ def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> 
     dz = z - (0.25 if index % 2 else -0.25)
     magnitude = 1 / (1 + (dx**2 + dy**2 + dz**2) / 0.7**2) ** 1.5
     phase = 0.6 * (dx * math.cos(angle) + dy * math.sin(angle)) + 0.8 * (dx * math.sin(angle) - dy * math.cos(angle))
-    return 2.5 * magnitude * np.exp(1j * (phase + angle))
+    return (2.5 * magnitude * np.exp(1j * (phase + angle))).astype(np.complex128)

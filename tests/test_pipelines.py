@@ -197,9 +197,12 @@ def test_a_trailing_nul_is_accepted():
 
 
 def test_what_gadgetron_hands_to_an_external_node():
-    pipeline = parse(b'<?xml version="1.0"?>\n<configuration><pipeline name="sense"/></configuration>\n')
-    assert pipeline.inside_gadgetron
-    assert pipeline.steps == load("sense").steps
+    configuration = b'<?xml version="1.0"?>\n<configuration><pipeline name="sense"/></configuration>\n'
+    assert loader.is_external_configuration(configuration)
+    assert parse(configuration).steps == load("sense").steps
+    assert loader.is_external_configuration(b'<?xml version="1.0"?>\n')
+    assert not loader.is_external_configuration(v2(BUFFERED))
+    assert not loader.is_external_configuration(v1(BUFFERED))
 
 
 def test_our_gadgets_in_an_external_node_run_here_others_are_programs():
