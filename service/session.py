@@ -198,7 +198,7 @@ class Session:
             pipeline = loader.load(name, folders)
         except loader.PipelineError:
             fallback = self.settings.default_pipeline
-            if fallback is None or (name.endswith(".xml") and name in loader.available(folders)):
+            if fallback is None or {name, f"{name}.xml"} & loader.available(folders).keys():
                 raise
             self.log.warning("configuration %r is not known: using %s", name[:80], fallback)
             pipeline = loader.load(fallback, folders)
@@ -295,7 +295,6 @@ class Session:
 
     def _say(self, text: str) -> None:
         """Pass on what an external program has for the user; Gadgetron takes no text."""
-        assert self._pipeline is not None
         if self._inside_gadgetron:
             self.log.info("an external program says: %s", text)
         else:
@@ -326,7 +325,6 @@ class Session:
             yield item
 
     def _send_item(self, item: Item) -> None:
-        assert self._pipeline is not None
         if isinstance(item, Kspace) and self._inside_gadgetron:
             item = from_kspace(item)
         accepted = _DATA if self._inside_gadgetron else _TO_CLIENT
@@ -343,7 +341,6 @@ class Session:
 
     def _finish(self, scan: Scan) -> None:
         """Say what went wrong on the way, then close."""
-        assert self._pipeline is not None
         problems = scan.problem_messages()
         if not self._counts["images"] and self._makes_images():
             readouts = self._counts["acquisitions"]
@@ -355,13 +352,14 @@ class Session:
             self._send(ErrorReport("; ".join(problems)))
         elif not self._inside_gadgetron:
             for problem in problems:
-                self._send(
-                    Text(
-                        f"[Isocenter/{self._pipeline.name}] {'ERROR' if nothing_made else 'WARNING'}: {problem}\n",
-                        self._terminated,
-                    )
-                )
+                self._tell("ERROR" if nothing_made else "WARNING", problem)
+        self._drain()
         self._send(Close())
+
+    def _tell(self, severity: str, text: str) -> None:
+        """Send a line that a scanner's client shows."""
+        name = self._pipeline.name if self._pipeline else "handshake"
+        self._send(Text(f"[Isocenter/{name}] {severity}: {text}\n", self._terminated))
 
     def _makes_images(self) -> bool:
         assert self._pipeline is not None
@@ -369,15 +367,14 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
-        name = self._pipeline.name if self._pipeline else "handshake"
-        self.log.error("%s", reason, extra={"fields": {"pipeline": name}})
+        self.log.error("%s", reason)
         with suppress(OSError):
             if self._inside_gadgetron:
                 self._send(ErrorReport(f"[Isocenter] {reason}"))
                 self._send(Close())
                 self._drain()
             else:
-                self._send(Text(f"[Isocenter/{name}] ERROR: {reason}\n", self._terminated))
+                self._tell("ERROR", reason)
                 self._drain()
                 self._send(Close())
 
