@@ -3,6 +3,7 @@
 import struct
 import sys
 from collections.abc import Callable
+from functools import cache
 from xml.etree.ElementTree import ParseError
 
 import ismrmrd
@@ -16,6 +17,7 @@ from ...gadgets.items import (
     DependencyReport,
     Image,
     ImageHeader,
+    make_acquisition,
     make_image,
 )
 from .arrays import read_bucket, read_image_array, read_recon_data, read_waveform
@@ -43,6 +45,10 @@ _ACQUISITION_HEADER_BYTES = 340
 _IMAGE_HEADER_BYTES = 198
 _ZFP_FLAG = 1 << (ismrmrd.ACQ_COMPRESSION1 - 1)
 _NHLBI_FLAG = 1 << (ismrmrd.ACQ_COMPRESSION2 - 1)
+_COMPRESSED = _NHLBI_FLAG | _ZFP_FLAG
+# message id, flags, number_of_samples, active_channels, trajectory_dimensions
+_PLAIN_HEADER = struct.Struct("<H2xQ24xH2xH136xH162x")
+_PLAIN_HEADER_BYTES = _ID.size + _ACQUISITION_HEADER_BYTES
 _SLAB_BYTES = 2 * 2**20
 _LARGE_MESSAGE = 4096
 
@@ -125,7 +131,7 @@ class Decoder:
         if self.fault is not None:
             raise self.fault
         self._end += count
-        messages: list[Message] = []
+        messages: list[Message] = self._plain_acquisitions()
         while self._end - self._start >= self._need:
             try:
                 cursor = Cursor(self._slab, self._start, self._end, self.limits)
@@ -141,6 +147,22 @@ class Decoder:
             self._last_size = cursor.position - self._start
             self._start = cursor.position
             self._need = _ID.size
+        return messages
+
+    def _plain_acquisitions(self) -> list[Message]:
+        """Take the acquisitions without trajectory and compression that come next: the bulk of a scan, on the shortest way."""
+        messages: list[Message] = []
+        slab, memory = self._slab, self._slab.data
+        while self._end - self._start >= _PLAIN_HEADER_BYTES:
+            start = self._start
+            number, flags, samples, channels, dimensions = _PLAIN_HEADER.unpack_from(memory, start)
+            size = _PLAIN_HEADER_BYTES + 8 * samples * channels
+            if number != MessageId.ACQUISITION or dimensions or flags & _COMPRESSED or start + size > self._end:
+                break
+            header = AcquisitionHeader.from_buffer(slab, start + _ID.size)  # type: ignore[arg-type]
+            data = np.ndarray((channels, samples), np.complex64, slab, start + _PLAIN_HEADER_BYTES)  # type: ignore[arg-type]
+            messages.append(make_acquisition(header, data, _no_trajectory(samples)))
+            self._start, self._last_size, self._need = start + size, size, _ID.size
         return messages
 
     def feed(self, data: bytes) -> list[Message]:
@@ -177,12 +199,17 @@ class Decoder:
         return reader(cursor)
 
 
+@cache
+def _no_trajectory(samples: int) -> NDArray[np.float32]:
+    return np.empty((samples, 0), np.float32)
+
+
 def _read_acquisition(cursor: Cursor) -> Acquisition:
     offset = cursor.take(_ACQUISITION_HEADER_BYTES, "acquisition header")
     header = AcquisitionHeader.from_buffer(cursor.slab, offset)  # type: ignore[arg-type]
     samples, channels, dimensions = header.number_of_samples, header.active_channels, header.trajectory_dimensions
     trajectory = cursor.array("<f4", (samples, dimensions), "trajectory") if dimensions else None
-    if header.flags & (_NHLBI_FLAG | _ZFP_FLAG):
+    if header.flags & _COMPRESSED:
         return Acquisition(header, _read_compressed(cursor, header), trajectory)
     return Acquisition(header, cursor.array("<c8", (channels, samples), "samples of an acquisition"), trajectory)
 
