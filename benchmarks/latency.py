@@ -1,7 +1,8 @@
 """What the service adds to a reconstruction: from the last readout sent to the last image received.
 
-A service runs in a process of its own; scans are replayed to it over the loopback as fast as TCP takes them. The bare
-call of the same bundle on the same input is measured in between, so that both see the same machine. Run with
+A service runs in a process of its own; scans are replayed to it over the loopback, one readout every 2.5 ms as from a
+scanner, or (``burst``) as fast as TCP takes them, which adds the time to work off what has piled up. The bare call of the
+same bundle on the same input is measured in between, so that both see the same machine. Run with
 ``python benchmarks/latency.py [--scans 40]``.
 """
 
@@ -27,13 +28,17 @@ from isocenter.service.settings import default_home
 from isocenter.service.wire import ConfigFile
 from isocenter.simulate.scan import ScanProtocol, SimulatedScan, simulate
 
+PLAIN = ScanProtocol(matrix=256, coils=16, oversampling=1, noise_scan=False, repetition_time=2.5)
+OVERSAMPLED = ScanProtocol(matrix=256, coils=16, repetition_time=2.5)
+ACCELERATED = ScanProtocol(matrix=256, coils=8, acceleration=4, repetition_time=2.5)
 CASES = {
-    "rss": ("rss.xml", ScanProtocol(matrix=256, coils=16, oversampling=1, noise_scan=False)),
-    "default": ("default.xml", ScanProtocol(matrix=256, coils=16, oversampling=1, noise_scan=False)),
-    "rss_oversampled": ("rss.xml", ScanProtocol(matrix=256, coils=16)),
-    "sense_r4": ("sense.xml", ScanProtocol(matrix=256, coils=8, acceleration=4)),
+    "rss": ("rss.xml", "rss", PLAIN, True),
+    "default": ("default.xml", "rss", PLAIN, True),
+    "default_burst": ("default.xml", "rss", PLAIN, False),
+    "rss_oversampled": ("rss.xml", "rss", OVERSAMPLED, True),
+    "sense_r4": ("sense.xml", "sense", ACCELERATED, True),
 }
-BUNDLES = {"rss": "rss", "default": "rss", "rss_oversampled": "rss", "sense_r4": "sense"}
+"""Pipeline, bundle, scan, and whether it is sent at the scanner's pace."""
 
 
 def free_port() -> int:
@@ -66,10 +71,10 @@ def bare_run(engine: Engine, case: str, scan: SimulatedScan):
     context = Scan(scan.header)
     stream = iter(scan.items)
     names = ("accumulate", "prewhiten", "remove_oversampling", "estimate_coil_maps")
-    for name in names[: 4 if BUNDLES[case] == "sense" else 3]:
+    for name in names[: 4 if CASES[case][1] == "sense" else 3]:
         stream = load(name)(stream, context)
     kspace = next(item for item in stream if isinstance(item, Kspace))
-    model = engine.load(BUNDLES[case])
+    model = engine.load(CASES[case][1])
     inputs = arrange_inputs(model.manifest, kspace)
 
     def run() -> float:
@@ -83,12 +88,14 @@ def bare_run(engine: Engine, case: str, scan: SimulatedScan):
 
 
 def measure(case: str, engine: Engine, port: int, log: Path, scans: int) -> dict[str, float]:
-    config, protocol = CASES[case]
+    config, _, protocol, realtime = CASES[case]
     scan = simulate(protocol)
     header, run = scan.header.encode(), bare_run(engine, case, scan)
     latencies, bare = [], []
     for index in range(scans + 5):
-        result = replay(Client(connect("localhost", port, 10)), header, scan.items, ConfigFile(config))
+        result = replay(
+            Client(connect("localhost", port, 10)), header, scan.items, ConfigFile(config), realtime=realtime
+        )
         if index >= 5:  # the first scans warm up
             latencies.append(1000 * result.arrivals[-1])
             bare.append(run())
@@ -128,7 +135,7 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads, {arguments.scans} scans a case, medians in ms\n")
     for case, figures in results.items():
         print(
-            f"{case}: {CASES[case][0]}, {CASES[case][1].coils} coils, {CASES[case][1].matrix} x {CASES[case][1].matrix}"
+            f"{case}: {CASES[case][0]}, {CASES[case][2].coils} coils, {CASES[case][2].matrix} x {CASES[case][2].matrix}"
         )
         for name, value in figures.items():
             print(f"  {name:<32} {value:8.2f}")
