@@ -1,5 +1,6 @@
 """The command line."""
 
+import os
 import signal
 import socket
 import sys
@@ -77,7 +78,8 @@ def serve(
     err.print(
         f"listening on {settings.host}:{server.port} ({engine.device}), pipelines in {settings.home / 'pipelines'}"
     )
-    server.serve()
+    if not server.serve():
+        os._exit(1)  # a thread that does not end would hold up the interpreter's own end
     engine.close()
 
 

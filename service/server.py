@@ -51,8 +51,14 @@ class Server:
         """Port that is listened on."""
         return self._listeners[0].getsockname()[1]
 
-    def serve(self) -> None:
-        """Accept connections until ``stop`` is called, then let running scans finish."""
+    def serve(self) -> bool:
+        """Accept connections until ``stop`` is called, then let running scans finish.
+
+        Returns
+        -------
+        bool
+            Whether all of them ended; a session that an external program holds up may not.
+        """
         with selectors.DefaultSelector() as selector:
             for listener in (*self._listeners, self._wake_reader):
                 selector.register(listener, selectors.EVENT_READ)
@@ -62,8 +68,9 @@ class Server:
                         self._accept(key.fileobj)  # type: ignore[arg-type]
         for listener in (*self._listeners, self._wake_reader):
             listener.close()
-        self._wait_for_sessions()
+        all_ended = self._wait_for_sessions()
         self._wake_writer.close()
+        return all_ended
 
     def stop(self) -> None:
         """Stop accepting; safe to call from a signal handler or another thread."""
@@ -95,7 +102,7 @@ class Server:
         with self._lock:
             del self._sessions[session]
 
-    def _wait_for_sessions(self) -> None:
+    def _wait_for_sessions(self) -> bool:
         deadline = time.monotonic() + self.settings.shutdown_timeout
         with self._lock:
             running = dict(self._sessions)
@@ -107,8 +114,13 @@ class Server:
                 limit = self.settings.shutdown_timeout
                 session.log.warning("aborted: it did not finish within %g seconds of the stop", limit)
                 session.abort()
-        self._pool.shutdown()
+        _, stuck = wait(late, _ABORT_SECONDS)
+        self._pool.shutdown(wait=not stuck)
         log.info("stopped")
+        return not stuck
+
+
+_ABORT_SECONDS = 10.0
 
 
 def _warm_up() -> None:

@@ -56,6 +56,8 @@ class Service:
         return replay(Client(self.connect()), header, scan.items, message, **options)
 
     def stop(self) -> None:
+        if not self._thread.is_alive():
+            return
         self.server.stop()
         self._thread.join(30)
         assert not self._thread.is_alive()

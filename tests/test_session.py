@@ -398,6 +398,23 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
     assert entries[-1]["message"] == "stopped"
 
 
+def test_a_scan_that_does_not_finish_is_aborted_at_the_stop_and_gives_what_it_has(make_service, small_scan):
+    service = make_service(shutdown_timeout=0.5)
+    with service.connect() as sock:
+        sock.sendall(stream(small_scan)[:110_000])
+        time.sleep(0.5)
+        start = time.monotonic()
+        service.stop()
+        assert time.monotonic() - start < 8
+        sock.settimeout(5)
+        received = b""
+        while part := sock.recv(65536):
+            received += part
+    messages = Decoder().feed(received)
+    assert "IsocenterIncomplete" in images(messages)[0].meta
+    assert "interrupted" in texts(messages)
+
+
 def test_the_log_holds_no_patient_data(make_service, caplog, small_scan):
     service = make_service()
     scan = simulate(ScanProtocol(matrix=16, coils=2))
