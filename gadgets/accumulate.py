@@ -198,7 +198,7 @@ class _Accumulator:
             yield from self._hand_on(key)
 
     def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
-        if fields.flags & _LAST_IN_SLICE:
+        if fields.flags & _LAST_IN_SLICE and self._belongs_to_image(fields):
             self.flags_seen = True
             self.finished[key] = self.finished.get(key, 0) + 1
         if fields.flags & _LAST_IN_REPETITION:
@@ -209,6 +209,11 @@ class _Accumulator:
         elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
             self.finished[key] = self._parts(key)
             yield from self._hand_on(key)
+
+    def _belongs_to_image(self, fields: Readout) -> bool:
+        """Whether a readout is part of the image's own acquisition, which a separate calibration scan is not."""
+        embedded = self.scan.encodings[fields.encoding].calibration_mode == "embedded"
+        return embedded or not fields.flags & _CALIBRATION
 
     def _parts(self, key: Key) -> int:
         """How many times LAST_IN_SLICE comes for a block: once per average and frame."""

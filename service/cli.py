@@ -60,9 +60,11 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first."""
+    from .memory import keep_freed_memory
     from .server import Server
     from .settings import load_settings
 
+    keep_freed_memory()
     try:
         settings = load_settings(
             config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format

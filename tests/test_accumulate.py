@@ -101,6 +101,16 @@ def test_calibration_lines_are_kept_beside_the_image(mode):
     assert kspace.mask[0, 0].tolist() == (imaging | acs if mode == "embedded" else imaging).tolist()
 
 
+def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image():
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate")
+    simulation = simulate(protocol)
+    calibration = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    calibration[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    (kspace,), _, scan = blocks(simulation)
+    assert kspace.mask[0, 0].tolist() == protocol.imaging_lines(0).tolist()
+    assert not scan.problems
+
+
 def test_embedded_calibration_lines_can_be_kept_out_of_the_image():
     protocol = ScanProtocol(**QUIET, acceleration=4, acs=8)
     (kspace,), _, _ = blocks(simulate(protocol), fill_calibration=False)
