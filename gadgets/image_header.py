@@ -24,7 +24,7 @@ _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 def image_header(kspace: Kspace, frame: int) -> ImageHeader:
     """Header of the image of one frame: geometry, counters and time stamps of its central line, field of view in mm."""
-    reference = kspace.reference[frame]
+    reference = kspace.central_header(frame)
     header = ImageHeader()
     header.version = 1
     for name in _COPIED:
@@ -46,7 +46,7 @@ def image_index(header: ImageHeader, encoding: Encoding) -> int:
 
 def image_meta(kspace: Kspace, frame: int, header: ImageHeader, scan: Scan) -> ismrmrd.Meta:
     """Meta attributes that say where an image comes from and how its k-space was sampled."""
-    encoding, reference = kspace.encoding, kspace.reference[frame]
+    encoding = kspace.encoding
     information = scan.header.measurementInformation
     stamps = kspace.headers[frame]["acquisition_time_stamp"][kspace.headers[frame]["number_of_samples"] > 0]
     meta = ismrmrd.Meta()
@@ -54,8 +54,8 @@ def image_meta(kspace: Kspace, frame: int, header: ImageHeader, scan: Scan) -> i
     meta["ImageProcessingHistory"] = ["Isocenter"]
     meta["GADGETRON_ImageProcessingHistory"] = "Isocenter"
     meta["Keep_image_geometry"] = "1"
-    meta["ImageRowDir"] = [f"{value:.18f}" for value in reference.read_dir]
-    meta["ImageColumnDir"] = [f"{value:.18f}" for value in reference.phase_dir]
+    meta["ImageRowDir"] = [f"{value:.18f}" for value in header.read_dir]
+    meta["ImageColumnDir"] = [f"{value:.18f}" for value in header.phase_dir]
     meta["encoding"] = str(kspace.encoding_index)
     meta["encoding_FOV"] = [str(value) for value in encoding.encoded_fov]
     meta["recon_FOV"] = [str(value) for value in encoding.recon_fov]

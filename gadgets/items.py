@@ -89,9 +89,10 @@ class Kspace:
     @property
     def reference(self) -> list[AcquisitionHeader]:
         """One header per frame, of the measured line closest to the middle of k-space."""
-        return [self._central_header(frame) for frame in range(self.headers.shape[0])]
+        return [self.central_header(frame) for frame in range(self.headers.shape[0])]
 
-    def _central_header(self, frame: int) -> AcquisitionHeader:
+    def central_header(self, frame: int) -> AcquisitionHeader:
+        """Header of a frame's measured line that is closest to the middle of k-space; empty if there is none."""
         kz, ky = np.nonzero(self.headers[frame]["number_of_samples"])
         if kz.size == 0:
             return AcquisitionHeader()

@@ -37,7 +37,7 @@ def prewhiten(items: Stream, scan: Scan, *, pass_nonconformant_data: bool = True
             if matrix is not None or not whitener.nonconformant or pass_nonconformant_data:
                 yield item
         elif isinstance(item, Kspace):
-            matrix = whitener.matrix(item.data.shape[0], item.reference[0].sample_time_us)
+            matrix = whitener.matrix(item.data.shape[0], item.central_header(0).sample_time_us)
             if matrix is not None:
                 _whiten_block(item, torch.from_numpy(matrix).to(item.data.device))
             if matrix is not None or not whitener.nonconformant or pass_nonconformant_data:

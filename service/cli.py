@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import sys
-import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -321,11 +319,5 @@ def demo(folder: Annotated[Path, typer.Option("-o", "--output")] = Path("demo"))
         _fail(error)
 
 
-def main() -> None:
-    """Run the command line."""
-    threading.current_thread().name = "main"
-    app()
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    app()

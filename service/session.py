@@ -6,8 +6,8 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from typing import Any, BinaryIO
 
 from ..gadgets.errors import IsocenterError
 from ..gadgets.header import Encoding
@@ -82,10 +82,13 @@ class Session:
         self.engine = engine
         self.log = ScanLog(scan_id)
         self._socket = sock
-        self._spool_path, spool = self._open_spool(scan_id)
-        self._spool = spool
+        self._spool = self._open_spool(scan_id)
         self._receiver = Receiver(
-            sock, limits=settings.limits, capacity=settings.queue_bytes, timeout=settings.handshake_timeout, spool=spool
+            sock,
+            limits=settings.limits,
+            capacity=settings.queue_bytes,
+            timeout=settings.handshake_timeout,
+            spool=self._spool,
         )
         self._messages = iter(self._receiver)
         self._sender = Sender(sock, capacity=settings.queue_bytes, timeout=settings.send_timeout)
@@ -98,12 +101,11 @@ class Session:
         self._last_data = 0.0
         self._first_image = 0.0
 
-    def _open_spool(self, scan_id: str) -> tuple[Path | None, Any]:
+    def _open_spool(self, scan_id: str) -> BinaryIO | None:
         if self.settings.spool is None:
-            return None, None
+            return None
         self.settings.spool.mkdir(parents=True, exist_ok=True)
-        path = self.settings.spool / f"{scan_id}.stream"
-        return path, path.open("xb", buffering=0)
+        return (self.settings.spool / f"{scan_id}.stream").open("xb", buffering=0)
 
     def run(self) -> None:
         """Serve the connection."""
@@ -128,8 +130,6 @@ class Session:
         self._receiver.stop()
         self._sender.finish()
         self._socket.close()
-        if self._spool is not None:
-            self._spool.close()
         fields: dict[str, Any] = {
             "pipeline": self._pipeline.name if self._pipeline else "",
             **{name: count for name, count in self._counts.items() if count},
@@ -139,16 +139,16 @@ class Session:
         if self._first_image and self._last_data:
             fields["last_readout_to_first_image_ms"] = round(1000 * (self._first_image - self._last_data), 2)
             fields["stages_ms"] = {name: round(1000 * value, 2) for name, value in self._seconds.items()}
-        if self._spool_path is not None:
-            fields["spool"] = self._spool_path
+        if self._spool is not None:
+            self._spool.close()
+            fields["spool"] = self._spool.name
         self.log.info("session ended", extra={"fields": fields})
 
     def _serve(self) -> None:
-        pipeline = self._handshake_config()
-        if pipeline is None:
+        self._pipeline = self._handshake_config()
+        if self._pipeline is None:
             self._send(Close())
             return
-        self._pipeline = pipeline
         header = self._handshake_header()
         scan = Scan(
             _NO_HEADER if header is None else header,
@@ -159,10 +159,9 @@ class Session:
         )
         self._receiver.set_timeout(self.settings.idle_timeout)
         first = self._parameters(scan) if header is not None else None
-        pipeline = self._pipeline
-        self.log.info("scan started", extra={"fields": {"pipeline": pipeline.name}})
+        self.log.info("scan started", extra={"fields": {"pipeline": self._pipeline.name}})
         items: Iterator[Item] = self._items(scan, first)
-        for step in pipeline.steps:
+        for step in self._pipeline.steps:
             items = self._chain(step, items, scan)
         for item in items:
             self._send_item(item)
@@ -177,10 +176,7 @@ class Session:
                 self._terminated = message.terminated
                 self._inside_gadgetron = loader.is_external_configuration(message.xml)
                 pipeline = loader.parse(message.xml, "configuration", self.settings.pipeline_folders)
-                for step in pipeline.steps:
-                    if isinstance(step, ExternalStep):
-                        check_allowed(step, self.settings, sent=True)
-                return pipeline
+                return self._check_programs(pipeline, sent=True)
             if isinstance(message, Close):
                 self._closed_by_peer = True
                 return None
@@ -202,9 +198,12 @@ class Session:
                 raise
             self.log.warning("configuration %r is not known: using %s", name[:80], fallback)
             pipeline = loader.load(fallback, folders)
+        return self._check_programs(pipeline, sent=False)
+
+    def _check_programs(self, pipeline: Pipeline, *, sent: bool) -> Pipeline:
         for step in pipeline.steps:
             if isinstance(step, ExternalStep):
-                check_allowed(step, self.settings, sent=False)
+                check_allowed(step, self.settings, sent=sent)
         return pipeline
 
     def _handshake_header(self) -> bytes | None:
@@ -249,31 +248,21 @@ class Session:
 
     def _items(self, scan: Scan, first: Message | None) -> Iterator[Item]:
         """Data messages until the end of the stream; others are answered or refused."""
-        if first is not None:
-            yield from self._item(first)
-        for message in () if self._closed_by_peer else self._messages:
-            if type(message) is Acquisition:
-                self._counts["acquisitions"] += 1
+        if self._closed_by_peer:
+            return
+        for message in self._messages if first is None else chain((first,), self._messages):
+            if isinstance(message, _DATA):
+                self._counts["acquisitions"] += isinstance(message, Acquisition)
                 self._last_data = time.perf_counter()
                 yield message
-            else:
-                yield from self._item(message)
-            if self._closed_by_peer:
+            elif isinstance(message, Close):
+                self._closed_by_peer = True
                 return
-        if not self._closed_by_peer:
-            scan.interrupted = True
-            reason = self._receiver.error or "the connection ended without CLOSE"
-            scan.report("interrupted", f"the scan was interrupted: {reason}")
-
-    def _item(self, message: Message) -> Iterator[Item]:
-        if isinstance(message, _DATA):
-            self._counts["acquisitions"] += isinstance(message, Acquisition)
-            self._last_data = time.perf_counter()
-            yield message
-        elif isinstance(message, Close):
-            self._closed_by_peer = True
-        elif not self._answer(message):
-            raise SessionError(f"{_name(message)} is not accepted within the stream")
+            elif not self._answer(message):
+                raise SessionError(f"{_name(message)} is not accepted within the stream")
+        scan.interrupted = True
+        reason = self._receiver.error or "the connection ended without CLOSE"
+        scan.report("interrupted", f"the scan was interrupted: {reason}")
 
     def _answer(self, message: Message) -> bool:
         """Answer a question, note a text; False for any other message."""

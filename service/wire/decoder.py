@@ -157,7 +157,8 @@ class Decoder:
             start = self._start
             number, flags, samples, channels, dimensions = _PLAIN_HEADER.unpack_from(memory, start)
             size = _PLAIN_HEADER_BYTES + 8 * samples * channels
-            if number != MessageId.ACQUISITION or dimensions or flags & _COMPRESSED or start + size > self._end:
+            plain = number == MessageId.ACQUISITION and not dimensions and not flags & _COMPRESSED
+            if not plain or start + size > self._end or size > self.limits.message:
                 break
             header = AcquisitionHeader.from_buffer(slab, start + _ID.size)  # type: ignore[arg-type]
             data = np.ndarray((channels, samples), np.complex64, slab, start + _PLAIN_HEADER_BYTES)  # type: ignore[arg-type]
