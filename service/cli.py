@@ -10,7 +10,6 @@ from typing import Annotated, Any, NoReturn
 import torch
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..gadgets.errors import IsocenterError
 from .logs import configure_logging
@@ -166,19 +165,7 @@ def replay(
 def _replay_once(options: Any) -> None:
     from . import replay_command
 
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=err
-    ) as progress:
-        sent = progress.add_task("acquisitions sent", total=None)
-        received = progress.add_task("images received", total=None)
-        result = replay_command.run(
-            options,
-            on_start=lambda total: progress.update(sent, total=total),
-            on_acquisition=lambda: progress.advance(sent),
-            on_image=lambda _image: progress.advance(received),
-            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
-        )
-        progress.update(received, total=len(result.images))
+    result = replay_command.run_shown(options, err)
     out.print(replay_command.latency_table(result), markup=False)
     if result.images:
         out.print(f"{len(result.images)} images in {options.outfile}, group {options.out_group!r}", markup=False)

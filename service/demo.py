@@ -12,7 +12,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from ..gadgets.items import Image
 from ..simulate.scan import ScanProtocol, simulate, truth_path
@@ -79,17 +78,7 @@ def _replay(scan: Path, config: str, output: Path, port: int, console: Console, 
     options = replay_command.Options(
         filename=scan, outfile=output, config=config, port=port, address="127.0.0.1", realtime=realtime
     )
-    columns = (TextColumn(f"   {config:<10}" + "{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console) as progress:
-        sent = progress.add_task("acquisitions sent", total=None)
-        received = progress.add_task("images received  ", total=_PROTOCOL.slices)
-        return replay_command.run(
-            options,
-            on_start=lambda total: progress.update(sent, total=total),
-            on_acquisition=lambda: progress.advance(sent),
-            on_image=lambda _image: progress.advance(received),
-            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
-        )
+    return replay_command.run_shown(options, console, f"   {config:<10}")
 
 
 def _by_slice(images: list[Image]) -> list[NDArray[np.float32]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import median
 
 import h5py
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..gadgets.errors import IsocenterError
 from ..gadgets.header import parse_header
@@ -118,6 +120,23 @@ def run(
         )
         file.close()
     _write(options, result)
+    return result
+
+
+def run_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
+    """Run with bars for what is sent and received, and the server's texts above them."""
+    columns = (TextColumn(label + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        sent = progress.add_task("acquisitions sent", total=None)
+        received = progress.add_task("images received  ", total=None)
+        result = run(
+            options,
+            on_start=lambda total: progress.update(sent, total=total),
+            on_acquisition=lambda: progress.advance(sent),
+            on_image=lambda _image: progress.advance(received),
+            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
+        )
+        progress.update(received, total=len(result.images))
     return result
 
 
