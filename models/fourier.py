@@ -38,6 +38,11 @@ def lowering(name: Lowering) -> Iterator[None]:
         _matrices.clear()
 
 
+def is_gemm() -> bool:
+    """Whether a graph is being exported, for other blocks with two forms."""
+    return _lowering == "gemm"
+
+
 def fft(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to k-space along ``dims``."""
     return _centred(x, dims, False)
@@ -108,7 +113,7 @@ def ifft2c(x: Tensor) -> Tensor:
 def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
         return _planar_native(x, dims, inverse)
-    if _lowering == "gemm":
+    if is_gemm():
         return _planar_gemm(x, dims, inverse)
     return _planar_native(x, dims, inverse)
 

@@ -19,10 +19,38 @@ def multiply_conjugate(a: Tensor, b: Tensor) -> Tensor:
 
 
 def coil_expand(image: Tensor, maps: Tensor) -> Tensor:
-    """Images [batch, z, y, x, 2] seen through coil maps [batch, coils, z, y, x, 2]."""
+    """Images [batch, ..., 2] seen through coil maps that broadcast against [batch, coils, ..., 2]."""
     return multiply(maps, image.unsqueeze(1))
 
 
 def coil_reduce(images: Tensor, maps: Tensor) -> Tensor:
-    """Coil images combined by the adjoint of ``coil_expand``: [batch, z, y, x, 2]."""
+    """Coil images [batch, coils, ..., 2] combined by the adjoint of ``coil_expand``: [batch, ..., 2]."""
     return multiply_conjugate(maps, images).sum(dim=1)
+
+
+def root_sum_of_squares(images: Tensor) -> Tensor:
+    """Magnitude [batch, ...] of coil images [batch, coils, ..., 2]."""
+    return images.square().sum(dim=-1).sum(dim=1).sqrt()
+
+
+def magnitude(image: Tensor) -> Tensor:
+    """Magnitude [...] of [..., 2]."""
+    return image.square().sum(dim=-1).sqrt()
+
+
+def to_channels(image: Tensor) -> Tensor:
+    """Move the complex dimension of [batch, ..., 2] next to the batch: [batch, 2, ...], for convolutions."""
+    return image.movedim(-1, 1)
+
+
+def from_channels(channels: Tensor) -> Tensor:
+    """Undo ``to_channels``."""
+    return channels.movedim(1, -1)
+
+
+def ratio_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """Return ``numerator / denominator``, zero where the denominator is zero (or far below every signal)."""
+    empty = denominator.abs() <= 1e-30
+    return torch.where(
+        empty, torch.zeros_like(numerator), numerator / torch.where(empty, torch.ones_like(denominator), denominator)
+    )

@@ -59,3 +59,20 @@ def _loop_field(index: int, coils: int, grid: NDArray[np.float64], z: float) -> 
     magnitude = 1 / (1 + (dx**2 + dy**2 + dz**2) / 0.7**2) ** 1.5
     phase = 0.6 * (dx * math.cos(angle) + dy * math.sin(angle)) + 0.8 * (dx * math.sin(angle) - dy * math.cos(angle))
     return (2.5 * magnitude * np.exp(1j * (phase + angle))).astype(np.complex128)
+
+
+def random_coil_maps(random: np.random.Generator, coils: int, shape: tuple[int, int]) -> NDArray[np.complex64]:
+    """Maps of a random array of loops around the body, complex64 [coils, y, x], of unit norm over the coils."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
+    angles = 2 * math.pi * (np.arange(coils) + random.uniform(0, 1)) / coils + random.normal(0, 0.15, coils)
+    distances = random.uniform(1.0, 1.5) * random.normal(1, 0.05, coils)
+    widths = random.uniform(0.5, 0.9) * random.normal(1, 0.1, coils)
+    maps = np.empty((coils, *shape), np.complex64)
+    for index, (angle, distance, width) in enumerate(zip(angles, distances, widths, strict=True)):
+        dx, dy = x - distance * math.cos(angle), y - distance * math.sin(angle)
+        dz = 0.25 if index % 2 else -0.25
+        magnitude = random.uniform(0.7, 1.3) / (1 + (dx**2 + dy**2 + dz**2) / width**2) ** 1.5
+        turn = random.uniform(0.3, 1.2) * (dx * math.sin(angle) - dy * math.cos(angle))
+        along = random.uniform(0.3, 0.9) * (dx * math.cos(angle) + dy * math.sin(angle))
+        maps[index] = magnitude * np.exp(1j * (turn + along + random.uniform(-math.pi, math.pi)))
+    return maps / np.sqrt((np.abs(maps) ** 2).sum(0, keepdims=True))

@@ -1,0 +1,1 @@
+"""The unrolled networks of the literature; ``registry`` lists them."""

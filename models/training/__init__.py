@@ -1,0 +1,1 @@
+"""Training of the networks, by recipes in YAML (extra ``train``)."""

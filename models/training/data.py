@@ -1,0 +1,132 @@
+"""Samples for training: a fully sampled scan, undersampled anew each time it is drawn.
+
+A sample is a dictionary of float32 tensors: ``kspace`` [coils, ky, kx, 2] as measured, ``mask`` [1, ky, 1, 1], ``maps``
+[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan. Its largest magnitude is one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ...simulate import sampling
+from ...simulate.anatomy import random_slice
+from ...simulate.coils import random_coil_maps
+from ..coil_maps import espirit
+from ..fourier import fft, ifft
+from .recipe import Masks, SimulatedData
+
+Sample = dict[str, Tensor]
+_READOUT_CALIBRATION = 24
+"""Readout samples that ESPIRiT's calibration uses."""
+
+
+@dataclass(frozen=True)
+class FullScan:
+    """A fully sampled slice: measured k-space and, where it is known, k-space without noise; complex64 [coils, ky, kx]."""
+
+    kspace: Tensor
+    clean: Tensor | None = None
+
+
+def simulated_scan(data: SimulatedData, seed: int, split: Literal["train", "test"]) -> FullScan:
+    """Make up a slice, seen by a random coil array, with noise.
+
+    Object and coils are drawn on a grid twice as fine, so that k-space is cut off where the matrix ends, as in a scan.
+    """
+    random = np.random.default_rng(seed)
+    shape = tuple(2 * int(random.integers(data.matrix[0] // 2, data.matrix[1] // 2 + 1)) for _ in range(2))
+    fine = (2 * shape[0], 2 * shape[1])
+    image = torch.from_numpy(random_slice(random, fine, split))
+    coils = int(random.integers(data.coils[0], data.coils[1] + 1))
+    maps = torch.from_numpy(random_coil_maps(random, coils, fine))
+    kspace = fft(maps * image, [1, 2])
+    clean = kspace[:, shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
+    level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [1, 2]).abs().max())
+    noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
+    return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean)
+
+
+def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks) -> NDArray[np.bool_]:
+    """Draw the measured lines; where the calibration lines exceed the budget, the acceleration is lower."""
+    acceleration = float(random.choice(masks.accelerations))
+    if random.choice(masks.kinds) == "uniform":
+        spacing = max(round(acceleration), 1)
+        return sampling.uniform(lines, spacing, int(random.integers(spacing))) | sampling.acs_lines(lines, acs)
+    acceleration = min(acceleration, lines / (acs + 1))
+    return sampling.random(lines, acceleration, acs, int(random.integers(2**31)))
+
+
+def calibrated_maps(kspace: Tensor, acs: int) -> Tensor:
+    """ESPIRiT maps complex64 [coils, y, x] from the ``acs`` middle lines, as the service makes them."""
+    _, ky, kx = kspace.shape
+    width = min(_READOUT_CALIBRATION, kx)
+    block = kspace[:, ky // 2 - acs // 2 :][:, :acs, kx // 2 - width // 2 :][..., :width]
+    return espirit(block[:, None].contiguous(), (1, ky, kx))[:, 0]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Scans that are undersampled anew in every epoch.
+
+    Parameters
+    ----------
+    scan
+        Returns the fully sampled scan of an index; called once for each, and kept.
+    count
+        Number of scans.
+    masks
+        How to undersample.
+    seed
+        Of the masks.
+    with_maps
+        Whether coil maps are needed.
+    fresh
+        Whether masks change from epoch to epoch.
+    """
+
+    def __init__(
+        self, scan: Callable[[int], FullScan], count: int, masks: Masks, seed: int, *, with_maps: bool, fresh: bool
+    ) -> None:
+        self._scan = scan
+        self._count = count
+        self._masks = masks
+        self._seed = seed
+        self._with_maps = with_maps
+        self._fresh = fresh
+        self._drawn: dict[int, int] = {}
+        self._kept: dict[int, tuple[Sample, int]] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Sample:
+        sample, acs = self._full(index)
+        draw = self._drawn.get(index, 0)
+        self._drawn[index] = draw + int(self._fresh)
+        random = np.random.default_rng((self._seed, index, draw))
+        mask = random_mask(random, sample["kspace"].shape[1], acs, self._masks)
+        lines = torch.from_numpy(mask).to(torch.float32)[None, :, None, None]
+        return {**sample, "kspace": sample["kspace"] * lines, "mask": lines}
+
+    def _full(self, index: int) -> tuple[Sample, int]:
+        """Return the sample before undersampling, and its number of calibration lines."""
+        if index not in self._kept:
+            scan = self._scan(index)
+            acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
+            images = ifft(scan.kspace if scan.clean is None else scan.clean, [1, 2])
+            if self._with_maps:
+                maps = calibrated_maps(scan.kspace, acs)
+                target = (maps.conj() * images).sum(0)
+            else:
+                maps = torch.zeros(0, dtype=torch.complex64)
+                target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
+            scale = target.abs().max()
+            sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
+            self._kept[index] = ({name: torch.view_as_real(value) for name, value in sample.items()}, acs)
+        return self._kept[index]

@@ -1,0 +1,110 @@
+"""A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..networks.registry import NETWORKS
+
+Range = tuple[int, int]
+
+
+class RecipeError(ValueError):
+    """A recipe is not valid."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatedData(_Strict):
+    """Brain slices from the MNI152 template, made up anew from a seed and an index."""
+
+    kind: Literal["simulated-brain"]
+    samples: Annotated[int, Field(gt=0)] = 1000
+    validation_samples: Annotated[int, Field(gt=0)] = 24
+    matrix: Range = (128, 192)
+    coils: Range = (4, 12)
+    noise: tuple[float, float] = (0.002, 0.03)
+    """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
+
+
+class FileData(_Strict):
+    """Fully sampled scans: fastMRI's HDF5 layout or MRD files."""
+
+    kind: Literal["fastmri", "mrd"]
+    folder: Path
+    validation_folder: Path
+    slices: Annotated[int, Field(gt=0)] | None = None
+    """Slices from the middle of each volume; all without it."""
+
+
+class Masks(_Strict):
+    """Undersampling along ky, drawn anew for every slice and epoch."""
+
+    kinds: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
+    accelerations: tuple[float, ...] = (2, 4, 6, 8)
+    acs: Range = (12, 24)
+    """Smallest and largest number of calibration lines."""
+
+
+class Optimizer(_Strict):
+    """Optimiser and schedule of the learning rate."""
+
+    name: Literal["adam", "adamw", "rmsprop"] = "adam"
+    learning_rate: float = 3e-4
+    options: dict[str, Any] = {}
+    schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
+    step: int = 40
+    """Epochs between two steps of ``step``."""
+    gamma: float = 0.1
+    """Factor of ``step`` and ``exponential``."""
+    clip_norm: float | None = None
+    clip_value: float | None = None
+
+
+Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse"]
+
+
+class Recipe(_Strict):
+    """What stands in a recipe's YAML file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    network: str
+    configuration: dict[str, Any] = {}
+    data: Annotated[SimulatedData | FileData, Field(discriminator="kind")]
+    masks: Masks = Masks()
+    loss: dict[Loss, float]
+    """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes."""
+    optimizer: Optimizer = Optimizer()
+    epochs: Annotated[int, Field(gt=0)]
+    batch: Annotated[int, Field(gt=0)] = 1
+    seed: int = 1
+    start_from: Path | None = None
+    """Checkpoint whose weights training starts from, such as that of fewer iterations."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Recipe":
+        if self.network not in NETWORKS:
+            raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
+        if NETWORKS[self.network].task != "2d":
+            raise ValueError(f"network {self.network!r} cannot be trained by a recipe: these train on 2-D slices")
+        if not self.loss:
+            raise ValueError("the loss is empty")
+        return self
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises
+    ------
+    RecipeError
+        It is not valid; the message names every wrong entry.
+    """
+    try:
+        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        raise RecipeError(f"{path} is not a valid recipe: {error}") from error

@@ -1,0 +1,144 @@
+"""Run a recipe: train, resume, keep checkpoints, curves and sample images."""
+
+import csv
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from ..networks.registry import NETWORKS
+from ..planar import magnitude
+from .data import FullScan, Sample, TrainingSamples, simulated_scan
+from .files import FileScans
+from .recipe import Recipe, SimulatedData
+from .task import ReconstructionTask
+
+_TEST_SEEDS = 2**32
+"""Seeds of held-out scans start here; those of training scans end below."""
+
+
+def datasets(recipe: Recipe) -> tuple[TrainingSamples, TrainingSamples]:
+    """Return training and validation samples."""
+    with_maps = "maps" in NETWORKS[recipe.network].inputs
+    if isinstance(recipe.data, SimulatedData):
+        data = recipe.data
+        sources: list[tuple[Callable[[int], FullScan], int]] = [
+            (lambda index: simulated_scan(data, recipe.seed * 10**6 + index, "train"), data.samples),
+            (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
+        ]
+    else:
+        scans = [
+            FileScans(folder, recipe.data.kind, recipe.data.slices)
+            for folder in (recipe.data.folder, recipe.data.validation_folder)
+        ]
+        sources = [(each.scan, len(each)) for each in scans]
+    (train, count), (validate, validation_count) = sources
+    return (
+        TrainingSamples(train, count, recipe.masks, recipe.seed, with_maps=with_maps, fresh=True),
+        TrainingSamples(validate, validation_count, recipe.masks, recipe.seed + 1, with_maps=with_maps, fresh=False),
+    )
+
+
+def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = "auto", progress: bool = True) -> Path:
+    """Train and return the best checkpoint.
+
+    Parameters
+    ----------
+    recipe
+        What to train.
+    folder
+        Receives ``checkpoints/``, ``metrics.csv``, ``curves.png`` and ``samples/epoch-*.png``.
+    resume
+        Go on from ``checkpoints/last.ckpt``.
+    devices
+        Lightning's ``devices``: ``auto`` or a number of GPUs.
+    progress
+        Whether to show a progress bar.
+    """
+    lightning.seed_everything(recipe.seed, verbose=False)
+    task = ReconstructionTask(recipe)
+    if recipe.start_from is not None:
+        start = torch.load(recipe.start_from, map_location="cpu", weights_only=True)
+        task.load_state_dict(start["state_dict"], strict=False)
+    training, validation = datasets(recipe)
+    checkpoints = ModelCheckpoint(
+        folder / "checkpoints", "best", monitor="validation_loss", save_last=True, enable_version_counter=False
+    )
+    trainer = lightning.Trainer(
+        max_epochs=recipe.epochs,
+        accelerator="auto",
+        devices=devices if devices == "auto" else int(devices),
+        default_root_dir=folder,
+        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
+        callbacks=[checkpoints, _Pictures(folder, validation[0])],
+        log_every_n_steps=1,
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    trainer.fit(
+        task,
+        DataLoader(training, recipe.batch, shuffle=True),
+        DataLoader(validation, 1),
+        ckpt_path=str(last) if resume and last.is_file() else None,
+        weights_only=True,
+    )
+    return Path(checkpoints.best_model_path)
+
+
+class _Pictures(Callback):
+    """Draws the curves and one held-out slice after every epoch."""
+
+    def __init__(self, folder: Path, sample: Sample) -> None:
+        self._folder = folder
+        self._sample = sample
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        batch = {name: value[None].to(pl_module.device) for name, value in self._sample.items()}
+        with torch.no_grad():
+            image = pl_module.magnitude(pl_module(batch))[0].cpu()
+        truth = magnitude(self._sample["target"])
+        path = self._folder / "samples" / f"epoch-{trainer.current_epoch:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _draw_images({"network": image, "truth": truth, "error x 5": 5 * (image - truth).abs()}, path)
+        _draw_curves(self._folder / "metrics.csv", self._folder / "curves.png")
+
+
+def _draw_images(images: dict[str, torch.Tensor], path: Path) -> None:
+    figure = _figure(4.0 * len(images), 4.2)
+    for index, (title, image) in enumerate(images.items()):
+        axes = figure.add_subplot(1, len(images), index + 1)
+        axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(title)
+        axes.axis("off")
+    figure.savefig(path)
+
+
+def _draw_curves(table: Path, path: Path) -> None:
+    """Draw the columns of Lightning's table over the epochs, where it exists already."""
+    if not table.is_file():
+        return
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = _figure(10, 4)
+    for index, names in enumerate((("train_loss", "validation_loss"), ("ssim",), ("psnr",))):
+        axes = figure.add_subplot(1, 3, index + 1)
+        for name in names:
+            points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
+            axes.plot(*zip(*points, strict=True) if points else ([], []), label=name)
+        axes.set_xlabel("epoch")
+        axes.legend()
+    figure.savefig(path)
+
+
+def _figure(width: float, height: float) -> Any:
+    """Return a matplotlib figure that needs no display."""
+    return importlib.import_module("matplotlib.figure").Figure(figsize=(width, height), layout="tight")
