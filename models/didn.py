@@ -6,6 +6,8 @@ MNet-MoDL uses it as its denoiser (arXiv:2509.16846).
 import torch
 from torch import Tensor, nn
 
+from .padding import to_multiple
+
 
 class _Residual(nn.Module):
     """``x + f(x)`` where f is one or more convolutions, each followed by a PReLU."""
@@ -87,8 +89,9 @@ class Didn(nn.Module):
         """Return images [batch, y, x, 2] for the same."""
         channels = image.movedim(-1, 1)
         y, x = channels.shape[-2], channels.shape[-1]
-        top, left = (-y % 8) // 2, (-x % 8) // 2
-        padded = torch.nn.functional.pad(channels, (left, (-x % 8) - left, top, (-y % 8) - top))
+        top, bottom = to_multiple(y, 8)
+        left, right = to_multiple(x, 8)
+        padded = torch.nn.functional.pad(channels, (left, right, top, bottom))
         features = self.down(self.input(padded))
         stages: list[Tensor] = []
         for block in self.blocks:

@@ -1,32 +1,62 @@
 """Means and instance normalisation that keep their digits on large images in every runtime.
 
 ONNX Runtime adds the pixels of a channel one after the other in float32; over a few hundred thousand of them that costs
-two digits. In exported graphs the mean is therefore taken along rows first and then over the rows.
+two digits. In exported graphs the mean is therefore taken along one axis after the other.
 """
 
 import torch
 from torch import Tensor, nn
 
 from . import fourier
+from .planar import ratio_or_zero
 
 
-def spatial_mean(x: Tensor) -> Tensor:
-    """Mean over the last two axes of [..., y, x], kept as axes of length one."""
+def channel_mean(x: Tensor) -> Tensor:
+    """Mean of every channel of [batch, channels, ...], kept broadcastable."""
     if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-        return x.mean(dim=(-2, -1), keepdim=True)
-    if fourier.is_gemm():
-        return x.mean(dim=-1, keepdim=True).mean(dim=-2, keepdim=True)
-    return x.mean(dim=(-2, -1), keepdim=True)
+        return _mean_at_once(x)
+    if not fourier.is_gemm():
+        return _mean_at_once(x)
+    for axis in range(2, x.dim()):
+        x = x.mean(dim=axis, keepdim=True)
+    return x
 
 
-class InstanceNorm2d(nn.InstanceNorm2d):
-    """``torch.nn.InstanceNorm2d`` without affine parameters, which exports to a graph that is as exact as eager mode."""
+def _mean_at_once(x: Tensor) -> Tensor:
+    axes = [axis for axis in range(2, x.dim())]  # noqa: C416  (TorchScript knows no list(range))
+    return x.mean(dim=axes, keepdim=True)
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name in torch)
-        """Normalise every channel of [batch, channels, y, x]."""
+
+def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return every channel of [batch, channels, ...] with mean zero and standard deviation one, its mean and its deviation.
+
+    The variance is divided by the number of pixels less one. A constant channel becomes zero.
+    """
+    mean = channel_mean(x)
+    centred = x - mean
+    pixels = torch.ones_like(x[:1, :1]).sum()
+    deviation = (channel_mean(centred.square()) * (pixels / (pixels - 1))).sqrt()
+    return ratio_or_zero(centred, deviation), mean, deviation
+
+
+class InstanceNorm(nn.Module):
+    """Instance normalisation without parameters, in any number of dimensions.
+
+    Parameters
+    ----------
+    eps
+        Added to the variance.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise every channel of [batch, channels, ...]."""
         if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            return torch.nn.functional.instance_norm(input, eps=self.eps)
-        if fourier.is_gemm():
-            centred = input - spatial_mean(input)
-            return centred * torch.rsqrt(spatial_mean(centred.square()) + self.eps)
-        return torch.nn.functional.instance_norm(input, eps=self.eps)
+            return torch.nn.functional.instance_norm(x, eps=self.eps)
+        if not fourier.is_gemm():
+            return torch.nn.functional.instance_norm(x, eps=self.eps)
+        centred = x - channel_mean(x)
+        return centred * torch.rsqrt(channel_mean(centred.square()) + self.eps)

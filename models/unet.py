@@ -6,8 +6,8 @@ Parameters have the names that fastMRI's checkpoints use.
 import torch
 from torch import Tensor, nn
 
-from .normalisation import InstanceNorm2d, spatial_mean
-from .planar import ratio_or_zero
+from .normalisation import InstanceNorm, standardise
+from .padding import to_multiple
 
 
 class ConvBlock(nn.Module):
@@ -21,7 +21,7 @@ class ConvBlock(nn.Module):
     def _half(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:
         return [
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            InstanceNorm2d(outputs),
+            InstanceNorm(),
             nn.LeakyReLU(0.2),
             nn.Dropout2d(dropout),
         ]
@@ -37,7 +37,7 @@ class TransposeConvBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False), InstanceNorm2d(outputs), nn.LeakyReLU(0.2)
+            nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False), InstanceNorm(), nn.LeakyReLU(0.2)
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -119,15 +119,10 @@ class NormUnet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return images [batch, y, x, 2] for the same."""
-        channels = image.movedim(-1, 1)
-        mean = spatial_mean(channels)
-        centred = channels - mean
-        pixels = torch.ones_like(channels[:1, :1]).sum()
-        deviation = (spatial_mean(centred.square()) * (pixels / (pixels - 1))).sqrt()
+        channels, mean, deviation = standardise(image.movedim(-1, 1))
         y, x = channels.shape[-2], channels.shape[-1]
-        top, left = (-y % 16) // 2, (-x % 16) // 2
-        padded = torch.nn.functional.pad(
-            ratio_or_zero(centred, deviation), (left, (-x % 16) - left, top, (-y % 16) - top)
-        )
+        top, bottom = to_multiple(y, 16)
+        left, right = to_multiple(x, 16)
+        padded = torch.nn.functional.pad(channels, (left, right, top, bottom))
         restored = self.unet(padded)[..., top : top + y, left : left + x] * deviation + mean
         return restored.movedim(1, -1)

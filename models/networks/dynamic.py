@@ -1,14 +1,13 @@
 """Dynamic networks that JotlasNet's paper compares with, in the multi-coil form of its reference implementations."""
 
+import torch
 from torch import Tensor, nn
 
-import torch
-
 from ..cnn import ConvStack, soft_threshold
-from ..consistency import data_gradient, replace_measured
+from ..consistency import data_gradient
 from ..planar import from_channels, to_channels
 from ..svt import singular_value_threshold
-from .series import GradientStep, series_inputs
+from .steps import GradientStep, prepare
 
 
 def casorati_threshold(series: Tensor, threshold: Tensor) -> Tensor:
@@ -16,40 +15,6 @@ def casorati_threshold(series: Tensor, threshold: Tensor) -> Tensor:
     columns = series.flatten(2, 3).transpose(1, 2)
     shrunk = singular_value_threshold(columns, threshold)
     return shrunk.transpose(1, 2).reshape(series.shape)
-
-
-class DcCell(nn.Module):
-    """A residual network, then the measured samples in place of the predicted ones."""
-
-    def __init__(self, chans: int) -> None:
-        super().__init__()
-        self.cnn = ConvStack([2, *[chans] * 5, 2], dims=3)
-
-    def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
-        """Return the next series."""
-        series = to_channels(image)
-        return replace_measured(from_channels(series + self.cnn(series)), kspace, maps, mask, axes)
-
-
-class DcCnn(nn.Module):
-    """Cascade of CNNs for series (Schlemper et al., IEEE TMI 2018;37:491).
-
-    Parameters
-    ----------
-    iterations, chans
-        Cascades, and features of each.
-    """
-
-    def __init__(self, iterations: int = 10, chans: int = 16) -> None:
-        super().__init__()
-        self.cells = nn.ModuleList(DcCell(chans) for _ in range(iterations))
-
-    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``series_inputs``."""
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
-        for cell in self.cells:
-            image = cell(image, measured, maps, weights, axes)
-        return image
 
 
 class IstaCell(nn.Module):
@@ -83,8 +48,8 @@ class DynamicIstaNetPlus(nn.Module):
         self.cells = nn.ModuleList(IstaCell(chans) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``series_inputs``."""
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
+        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
+        measured, weights, maps, axes, image = prepare(kspace, mask, maps)
         for cell in self.cells:
             image = cell(image, measured, maps, weights, axes)
         return image
@@ -145,8 +110,8 @@ class SlrNet(nn.Module):
         self.cells = nn.ModuleList(SlrCell(chans, low_rank) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``series_inputs``."""
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
+        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
+        measured, weights, maps, axes, image = prepare(kspace, mask, maps)
         low_rank, multiplier = torch.zeros_like(image), torch.zeros_like(image)
         for cell in self.cells:
             image, low_rank, multiplier = cell(image, low_rank, multiplier, measured, maps, weights, axes)
@@ -190,8 +155,8 @@ class LsNet(nn.Module):
         last.step.requires_grad_(False)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``series_inputs``."""
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
+        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
+        measured, weights, maps, axes, image = prepare(kspace, mask, maps)
         total = image
         for cell in self.cells:
             total, image = cell(image, measured, maps, weights, axes)
@@ -229,8 +194,8 @@ class T2lrNet(nn.Module):
         self.cells = nn.ModuleList(T2lrCell(chans) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
-        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``series_inputs``."""
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
+        """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
+        measured, weights, maps, axes, image = prepare(kspace, mask, maps)
         for cell in self.cells:
             image = cell(image, measured, maps, weights, axes)
         return image

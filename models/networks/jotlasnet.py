@@ -1,13 +1,12 @@
 """JotlasNet: Zhang et al., "JotlasNet: joint tensor low-rank and attention-based sparse unrolling network", MRI 2025."""
 
-from torch import Tensor, nn
-
 import torch
+from torch import Tensor, nn
 
 from ..cnn import ConvStack, soft_threshold
 from ..planar import from_channels, to_channels
 from ..svt import singular_value_threshold
-from .series import GradientStep, series_inputs
+from .steps import GradientStep, prepare
 
 
 class TensorLowRank(nn.Module):
@@ -109,7 +108,7 @@ class JotlasNet(nn.Module):
         Tensor
             float32 complex series [batch, frames, y, x, 2].
         """
-        measured, weights, maps, axes, image = series_inputs(kspace, mask, maps)
+        measured, weights, maps, axes, image = prepare(kspace, mask, maps)
         before = image
         for cell in self.cells:
             image, before = cell(image, before, measured, maps, weights, axes)

@@ -1,33 +1,33 @@
-"""What the dynamic networks have in common: inputs [batch, coils, frames, ky, kx, 2], and the gradient step."""
-
-from torch import Tensor, nn
+"""What the networks with coil maps have in common: their inputs, and the gradient step."""
 
 import torch
+from torch import Tensor, nn
 
 from ..consistency import adjoint_model, data_gradient
 from ..sampling import to_hybrid
 
 
-def series_inputs(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int], Tensor]:
-    """Prepare a series.
+def prepare(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[Tensor, Tensor, Tensor, list[int], Tensor]:
+    """Bring the inputs of slices or series into the form that all steps work on.
 
     Parameters
     ----------
     kspace
-        float32 [batch, coils, frames, ky, kx, 2].
+        float32 [batch, coils, ky, kx, 2] or, of a series, [batch, coils, frames, ky, kx, 2].
     mask
         Broadcasts against ``kspace``.
     maps
-        float32 [batch, coils, y, x, 2], the same for all frames.
+        float32 [batch, coils, y, x, 2] of unit norm, the same for all frames. Data of one coil have maps of ones.
 
     Returns
     -------
     tuple
-        Hybrid k-space, mask as weights, maps [batch, coils, 1, y, x, 2], undersampled axes, and the zero-filled series
-        [batch, frames, y, x, 2].
+        Hybrid k-space, mask as weights, maps that broadcast against it, the undersampled axes, and the zero-filled image
+        [batch, (frames,) y, x, 2].
     """
     measured, weights, axes = to_hybrid(kspace, mask)
-    maps = maps.unsqueeze(2)
+    if maps.dim() < kspace.dim():
+        maps = maps.unsqueeze(2)
     return measured, weights, maps, axes, adjoint_model(measured, maps, axes)
 
 

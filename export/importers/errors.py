@@ -1,0 +1,7 @@
+"""What is said about checkpoints that cannot be used."""
+
+from ...gadgets.errors import IsocenterError
+
+
+class CheckpointError(IsocenterError):
+    """A checkpoint is damaged, untrusted, or does not belong to the network."""

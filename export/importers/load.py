@@ -1,0 +1,120 @@
+"""Make a network from a checkpoint: find the layout, infer the configuration, compare every tensor, load."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models.networks.registry import NETWORKS, Network
+from .errors import CheckpointError
+from .files import Checkpoint, read_checkpoint
+from .layouts import LAYOUTS, State
+
+_OWN_PREFIX = "network."
+"""What the names in checkpoints of this project's own training begin with."""
+
+
+@dataclass(frozen=True)
+class ImportedNetwork:
+    """A network with a checkpoint's weights.
+
+    Parameters
+    ----------
+    module
+        The network, in evaluation mode.
+    configuration
+        How it was built.
+    hyperparameters
+        What the training program wrote.
+    """
+
+    module: nn.Module
+    configuration: dict[str, Any]
+    hyperparameters: dict[str, Any]
+
+
+def find_network(name: str) -> Network:
+    """Return a network's entry.
+
+    Raises
+    ------
+    CheckpointError
+        There is none of that name.
+    """
+    if name not in NETWORKS:
+        raise CheckpointError(f"network {name!r} is not known; there are {', '.join(sorted(NETWORKS))}")
+    return NETWORKS[name]
+
+
+def load_network(name: str, path: Path, configuration: dict[str, Any] | None = None) -> ImportedNetwork:
+    """Make a network with a checkpoint's weights.
+
+    Parameters
+    ----------
+    name
+        Of the network.
+    path
+        Checkpoint of this project's training, of the network's published program, or one with the names used here.
+    configuration
+        Takes precedence over what the checkpoint says.
+
+    Raises
+    ------
+    CheckpointError
+        The checkpoint cannot be read, or does not fit; every tensor in question is named.
+    """
+    entry = find_network(name)
+    checkpoint = read_checkpoint(path)
+    state, inferred = _translate(name, checkpoint)
+    complete = {**inferred, **(configuration or {})}
+    try:
+        module = entry.build(**complete)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"network {name!r} cannot be built with {complete}: {error}") from error
+    load_state(module, state, path)
+    return ImportedNetwork(module.eval(), {**entry.configuration, **complete}, checkpoint.hyperparameters)
+
+
+def _translate(name: str, checkpoint: Checkpoint) -> tuple[State, dict[str, Any]]:
+    """Return the tensors by their names here, and what the checkpoint says about the configuration."""
+    if all(key.startswith(_OWN_PREFIX) for key in checkpoint.tensors):
+        recipe = checkpoint.hyperparameters.get("recipe", {})
+        if recipe.get("network", name) != name:
+            raise CheckpointError(f"{checkpoint.path} is a checkpoint of network {recipe['network']!r}, not {name!r}")
+        own = {key.removeprefix(_OWN_PREFIX): tensor for key, tensor in checkpoint.tensors.items()}
+        return own, dict(recipe.get("configuration", {}))
+    failures = []
+    for layout in LAYOUTS.get(name, ()):
+        try:
+            return layout.read(checkpoint)
+        except CheckpointError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise CheckpointError("; or, as another layout: ".join(str(error) for error in failures))
+    return dict(checkpoint.tensors), {}
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load tensors into a module.
+
+    Raises
+    ------
+    CheckpointError
+        A tensor is missing, unexpected, of another shape, or not finite; all are named.
+    """
+    expected = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
+    state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    problems = [f"missing: {name} {tuple(expected[name].shape)}" for name in expected if name not in state]
+    problems += [f"unexpected: {name} {tuple(state[name].shape)}" for name in state if name not in expected]
+    for name, tensor in state.items():
+        if name in expected and tensor.shape != expected[name].shape:
+            problems.append(f"{name} has shape {tuple(tensor.shape)}, the network needs {tuple(expected[name].shape)}")
+        elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            problems.append(f"{name} has values that are not finite")
+    if problems:
+        raise CheckpointError(f"{path} does not fit the network:\n  " + "\n  ".join(problems))
+    module.load_state_dict(state, strict=False)
