@@ -5,6 +5,7 @@
     model.yaml      the manifest
     model.ts        TorchScript
     model.onnx      ONNX, Fourier transforms lowered to matrix products
+    model.pt2       AOTInductor, compiled for the processor it was exported on
     probe.npz       inputs (``input.<name>``) and the eager module's outputs (``output.<name>``)
 """
 
@@ -21,11 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from ..gadgets.errors import IsocenterError
+from ..models.scaling import Scaling
 
 FORMAT_VERSION = 1
 MANIFEST = "model.yaml"
 PROBE = "probe.npz"
-RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx"}
+RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
 
 
 class BundleError(IsocenterError):
@@ -39,7 +41,8 @@ class _Strict(BaseModel):
 class TensorSpec(_Strict):
     """A named input or output: its axes, and the sizes that were promised for them.
 
-    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary).
+    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary). The name of
+    an axis whose length is fixed is that number, such as ``1`` where a mask broadcasts.
     """
 
     name: str
@@ -52,7 +55,8 @@ class Conventions(_Strict):
     """What the numbers mean."""
 
     fourier: Literal["centred, orthonormal"] = "centred, orthonormal"
-    input_scaling: Literal["none"] = "none"
+    input_scaling: Scaling = "none"
+    """What the graph itself divides k-space by, and multiplies its image with."""
     mask: Literal["one where a line was measured"] = "one where a line was measured"
     coil_maps: Literal["none", "unit norm"] = "none"
 
@@ -73,6 +77,8 @@ class Parity(_Strict):
     """Worst deviation of a runtime from the eager module in float64, relative to the output's maximum."""
 
     error: float
+    eager: float = 0.0
+    """The same of the eager module in float32."""
     cases: int
 
 

@@ -2,19 +2,19 @@
 
 import hashlib
 import logging
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..models import classical, fourier, planar
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
-from .build import Inputs, build_bundle
+from .build import build_bundle
 from .bundle import Bundle, BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
+from .cases import make_case
 
 log = logging.getLogger("isocenter.export")
 
@@ -48,6 +48,14 @@ METHODS: dict[str, _Method] = {
 }
 """The classical bundles by name."""
 
+_SIZES = (
+    {"batch": 1, "coils": 4, "kz": 1, "ky": 48, "kx": 40},
+    {"batch": 2, "coils": 3, "kz": 1, "ky": 37, "kx": 30},
+    {"batch": 2, "coils": 3, "kz": 4, "ky": 24, "kx": 21},
+    {"batch": 3, "coils": 1, "kz": 1, "ky": 20, "kx": 64},
+)
+"""Sizes on which the runtimes are compared; one has no axis of length one."""
+
 
 def ensure_classical(folder: Path) -> list[Bundle]:
     """Build the classical bundles that are missing in ``folder`` or were made by other code or another torch."""
@@ -76,9 +84,7 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
         provenance=Provenance(source="isocenter.models.classical", licence="MIT", fingerprint=fingerprint),
         intended_use=f"research only: {method.intended_use}",
     )
-    cases = [
-        _case(method, *sizes) for sizes in ((1, 4, 1, 48, 40), (2, 3, 1, 37, 30), (2, 3, 4, 24, 21), (3, 1, 1, 20, 64))
-    ]
+    cases = [make_case(method.inputs, sizes, phantom=sizes["kz"] > 1) for sizes in _SIZES]
     return build_bundle(method.make(**method.configuration), manifest, cases, folder)
 
 
@@ -89,36 +95,3 @@ def _fingerprint(method: _Method) -> str:
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()
-
-
-def _case(method: _Method, batch: int, coils: int, kz: int, ky: int, kx: int) -> Inputs:
-    """Random k-space that falls off from the middle, smooth unit-norm maps, and a mask with R = 2 and a full middle."""
-    random = torch.Generator().manual_seed(batch + 10 * coils + 100 * ky)
-    shape = (batch, coils, kz, ky, kx)
-    decay = 1.0
-    for axis, size in zip((2, 3, 4), (kz, ky, kx), strict=True):
-        distance = (torch.arange(size) - size // 2).abs() / size
-        decay = decay * (0.02 / (0.02 + distance)).reshape([-1 if index == axis else 1 for index in range(5)])
-    mask = torch.zeros(batch, kz, ky)
-    mask[..., ::2] = 1
-    mask[..., ky // 2 - 3 : ky // 2 + 3] = 1
-    kspace = torch.randn(*shape, dtype=torch.complex64, generator=random) * decay * mask[:, None, :, :, None]
-    inputs: dict[str, Tensor] = {
-        "kspace": torch.view_as_real(kspace),
-        "mask": mask,
-        "maps": torch.view_as_real(_maps(shape)),
-    }
-    return {spec.name: inputs[spec.name] for spec in method.inputs}
-
-
-def _maps(shape: tuple[int, ...]) -> Tensor:
-    batch, coils, kz, ky, kx = shape
-    y, x = torch.linspace(-1, 1, ky)[:, None], torch.linspace(-1, 1, kx)[None, :]
-    angles = [2 * math.pi * coil / coils for coil in range(coils)]
-    fields = [
-        torch.exp(-((y - math.sin(a)) ** 2 + (x - math.cos(a)) ** 2)) * torch.exp(1j * (y * math.cos(a) + a))
-        for a in angles
-    ]
-    maps = torch.stack(fields)
-    maps = maps / torch.linalg.vector_norm(maps, dim=0)
-    return maps[None, :, None].expand(batch, coils, kz, ky, kx).to(torch.complex64).contiguous()

@@ -69,8 +69,31 @@ class OnnxRuntime:
         return {name: torch.from_numpy(result) for name, result in zip(self._outputs, results, strict=True)}
 
 
-RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime]] = {
+class AotiRuntime:
+    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        if device.type != "cpu":
+            raise BundleError("model.pt2 was compiled for the CPU")
+        self._inputs = [spec.name for spec in manifest.inputs]
+        self._outputs = [spec.name for spec in manifest.outputs]
+        inductor = importlib.import_module("torch._inductor")
+        try:
+            self._model = inductor.aoti_load_package(str(path))
+        except RuntimeError as error:
+            raise BundleError(f"model.pt2 cannot be loaded here: {error}") from error
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs."""
+        with torch.inference_mode():
+            result = self._model(*(inputs[name].contiguous() for name in self._inputs))
+        values = result if isinstance(result, tuple | list) else (result,)
+        return dict(zip(self._outputs, values, strict=True))
+
+
+RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime] | type[AotiRuntime]] = {
     "torchscript": TorchScriptRuntime,
     "onnx": OnnxRuntime,
+    "aoti": AotiRuntime,
 }
 """The runtimes by name."""

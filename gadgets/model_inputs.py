@@ -54,15 +54,19 @@ def _batch_axes(wanted: tuple[str, ...]) -> tuple[str, ...]:
 def _arrange(
     source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], kspace: Kspace
 ) -> Tensor:
-    """Permute ``source`` to [batch, *wanted, complex]."""
+    """Permute ``source`` to [batch, *wanted, complex]; it is repeated along axes that it does not have."""
     sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
-    for axis in batch:
+    inner = [axis for axis in wanted if axis not in ("batch", "complex")]
+    named = [axis for axis in inner if axis != "1"]
+    for axis in (*batch, *named):
         if axis not in have:
             source = source[None].expand(sizes[axis], *source.shape)
             have = (axis, *have)
-    inner = [axis for axis in wanted if axis not in ("batch", "complex")]
-    source = source.permute([have.index(axis) for axis in (*batch, *inner)])
+    source = source.permute([have.index(axis) for axis in (*batch, *named)])
     source = source.flatten(0, len(batch) - 1) if batch else source[None]
+    for position, axis in enumerate(inner):
+        if axis == "1":
+            source = source.unsqueeze(1 + position)
     if "complex" in wanted:
         return torch.view_as_real(source.contiguous())
     return source.to(torch.float32).contiguous()

@@ -130,7 +130,7 @@ def _planar_gemm(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
         axis = dim % x.dim()
         length = str(x.shape[axis])
         if length not in _matrices:
-            _matrices[length] = _dft_matrix(x.shape[axis])
+            _matrices[length] = dft_matrix(x.shape[axis])
         cosine, sine = _matrices[length]
         sine = sine if inverse else -sine
         real, imaginary = (
@@ -140,14 +140,14 @@ def _planar_gemm(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     return torch.stack((real, imaginary), dim=-1)
 
 
-def _dft_matrix(n: int) -> tuple[Tensor, Tensor]:
-    """Cosine and sine part [n, n] of the centred orthonormal DFT; symmetric. ``n`` may be symbolic."""
-    index = (torch.arange(n) - n // 2).to(torch.float64)
+def dft_matrix(n: int, *, centred: bool = True, orthonormal: bool = True) -> tuple[Tensor, Tensor]:
+    """Cosine and sine part [n, n] of the inverse DFT, without its factor 1/n where not orthonormal; ``n`` may be symbolic."""
+    index = (torch.arange(n) - (n // 2 if centred else 0)).to(torch.float64)
     count = torch.ones_like(index).sum()
     product = index[:, None] * index[None, :]
     product = product - count * torch.floor(product / count)
     angle = product * (2 * math.pi / count)
-    scale = torch.rsqrt(count)
+    scale = torch.rsqrt(count) if orthonormal else torch.ones_like(count)
     return (torch.cos(angle) * scale).to(torch.float32), (torch.sin(angle) * scale).to(torch.float32)
 
 

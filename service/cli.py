@@ -7,20 +7,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import torch
 import typer
 from rich.console import Console
 
 from ..gadgets.errors import IsocenterError
+from . import bundle_cli, network_cli
 from .logs import configure_logging
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
 )
 pipelines_app = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
-bundles_app = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
 app.add_typer(pipelines_app, name="pipelines")
-app.add_typer(bundles_app, name="bundles")
+app.add_typer(bundle_cli.app, name="bundle")
+for command in (network_cli.models, network_cli.export, network_cli.train, network_cli.evaluate):
+    app.command()(command)
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,18 +32,6 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings fi
 def _fail(error: Exception | str, status: int = 1) -> NoReturn:
     err.print(f"error: {error}", markup=False)
     raise typer.Exit(status)
-
-
-def _engine(settings: Any) -> Any:
-    """Engine of the service, with the classical bundles at hand."""
-    from ..export.classical import ensure_classical
-    from .engine import Engine
-
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    ensure_classical(settings.home / "bundles")
-    return Engine(settings.bundle_folders, device=device, runtime=settings.runtime, default_network=settings.network)
 
 
 @app.command()
@@ -57,6 +46,7 @@ def serve(
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
     """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first."""
+    from .engine import make_engine
     from .memory import keep_freed_memory
     from .server import Server
     from .settings import load_settings
@@ -67,7 +57,7 @@ def serve(
             config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format
         )
         configure_logging(settings.log_format, verbose=verbose)
-        engine = _engine(settings)
+        engine = make_engine(settings)
         server = Server(settings, engine)
     except (IsocenterError, OSError) as error:
         _fail(error)
@@ -85,6 +75,7 @@ def serve(
 @app.command(hidden=True)
 def session(descriptor: int) -> None:
     """Serve the one connection with this file descriptor, which the process inherited, then end."""
+    from .engine import make_engine
     from .server import new_scan_id
     from .session import Session
     from .settings import load_settings
@@ -92,7 +83,7 @@ def session(descriptor: int) -> None:
     settings = load_settings(None)
     configure_logging(settings.log_format)
     with socket.socket(fileno=descriptor) as sock:
-        Session(sock, settings, _engine(settings), new_scan_id()).run()
+        Session(sock, settings, make_engine(settings), new_scan_id()).run()
 
 
 @app.command()
@@ -260,39 +251,6 @@ def check(file: Path) -> None:
                 markup=False,
             )
     out.print(f"{file} is valid", markup=False)
-
-
-@bundles_app.command("list")
-def list_bundles(config: ConfigOption = None) -> None:
-    """List the bundles and how they deviate from the module that they were made from."""
-    from ..export.bundle import Bundle
-    from .engine import Engine
-    from .settings import load_settings
-
-    for name, path in sorted(Engine(load_settings(config).bundle_folders).available().items()):
-        try:
-            manifest = Bundle.open(path).manifest
-        except IsocenterError as error:
-            out.print(f"{name:<20} damaged: {error}", markup=False)
-            continue
-        parity = ", ".join(f"{runtime} {value.error:.0e}" for runtime, value in manifest.parity.items())
-        out.print(f"{name:<20} {manifest.version:<8} {manifest.network:<20} {parity}", markup=False)
-
-
-@bundles_app.command("prepare")
-def prepare_bundles(config: ConfigOption = None) -> None:
-    """Build the classical bundles that are missing, and run the probe of every bundle."""
-    from .settings import load_settings
-
-    configure_logging()
-    try:
-        engine = _engine(load_settings(config))
-        for name in sorted(engine.available()):
-            model = engine.load(name)
-            out.print(f"{name:<20} passed its probe on {engine.device}", markup=False)
-            del model
-    except IsocenterError as error:
-        _fail(error)
 
 
 @app.command()

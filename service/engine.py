@@ -11,12 +11,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..export.axes import shape_of
 from ..export.bundle import Bundle, BundleError, Manifest, relative_error
+from ..export.classical import ensure_classical
 from ..export.runtimes import RUNTIMES, Runtime
+from ..export.shipped import ensure_shipped
+from .settings import Settings
 
 log = logging.getLogger("isocenter.engine")
 
-RuntimeChoice = Literal["auto", "torchscript", "onnx"]
+RuntimeChoice = Literal["auto", "torchscript", "onnx", "aoti"]
 
 _REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded."""
@@ -77,11 +81,7 @@ class LoadedModel:
 
     def _zeros(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         """Inputs of these sizes; axes that are not named have length one."""
-        shapes = {
-            spec.name: [2 if axis == "complex" else sizes.get(axis, 1) for axis in spec.axes]
-            for spec in self.manifest.inputs
-        }
-        return {name: torch.zeros(shape) for name, shape in shapes.items()}
+        return {spec.name: torch.zeros(shape_of(spec, sizes)) for spec in self.manifest.inputs}
 
     def prepare(self, sizes: Mapping[str, int]) -> None:
         """Run once on zeros of the announced sizes, so that the first real call is fast.
@@ -204,3 +204,20 @@ class Engine:
     def close(self) -> None:
         """Wait for what runs and release the worker."""
         self._executor.shutdown(wait=True, cancel_futures=True)
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Return the engine of a service, with the bundles that come with Isocenter at hand.
+
+    Raises
+    ------
+    BundleError
+        One of them cannot be built.
+    """
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = settings.home / "bundles"
+    ensure_classical(folder)
+    ensure_shipped(folder)
+    return Engine(settings.bundle_folders, device=device, runtime=settings.runtime, default_network=settings.network)

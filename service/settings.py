@@ -78,7 +78,7 @@ class Settings(BaseModel):
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"
-    runtime: Literal["auto", "torchscript", "onnx"] = "auto"
+    runtime: Literal["auto", "torchscript", "onnx", "aoti"] = "auto"
     handlers: tuple[str, ...] = ()
     fire_modules: dict[str, str] = {}
     python_path: tuple[Path, ...] = ()

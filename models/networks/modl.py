@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from ..cnn import conv
 from ..consistency import ProximalStep, adjoint_model
 from ..didn import Didn
-from ..planar import ratio_or_zero
 from ..sampling import to_hybrid
 from ..unet import NormUnet
 
@@ -82,8 +81,6 @@ class Modl(nn.Module):
         Whether the conjugate gradients begin at the denoised image instead of zero.
     bias, eps
         Of the convolutions and the batch normalisation of ``cnn``; ``eps`` None: without batch normalisation.
-    scale_to_unit
-        Divide the data by the largest magnitude of ``A^H y``, and multiply it to the result.
     """
 
     def __init__(
@@ -98,12 +95,10 @@ class Modl(nn.Module):
         warm_start: bool = False,
         bias: bool = False,
         eps: float | None = BATCH_NORM_EPS,
-        scale_to_unit: bool = False,
     ) -> None:
         super().__init__()
         self.iterations = iterations
         self.warm_start = warm_start
-        self.scale_to_unit = scale_to_unit
         self.denoiser = make_denoiser(denoiser, chans, bias, eps)
         self.consistency = ProximalStep(cg_iterations, cg_tolerance)
         self.weight = nn.Parameter(torch.tensor(weight), requires_grad=learn_weight)
@@ -130,13 +125,9 @@ class Modl(nn.Module):
 
     def solve(self, adjoint: Tensor, mask: Tensor, maps: Tensor, axes: list[int]) -> Tensor:
         """Reconstruct from ``A^H y`` [batch, y, x, 2] alone."""
-        scale = torch.ones_like(adjoint[:, :1, :1, :1])
-        if self.scale_to_unit:
-            scale = adjoint.square().sum(dim=-1, keepdim=True).amax(dim=(1, 2), keepdim=True).sqrt()
-        adjoint = ratio_or_zero(adjoint, scale)
         image = adjoint
         for _ in range(self.iterations):
             denoised = self.denoiser(image)
             target = adjoint + self.weight * denoised
             image = self.consistency(target, maps, mask, axes, self.weight, denoised if self.warm_start else None)
-        return image * scale
+        return image

@@ -11,18 +11,15 @@ from ..cnn import ConvStack
 from ..consistency import adjoint_model, forward_model
 from ..planar import from_channels, to_channels
 
-_AXES = [-3, -2]
-
 
 def _network(parts: int, chans: int, layers: int) -> ConvStack:
     """CNN from several complex images to one."""
     return ConvStack([2 * parts, *[chans] * (layers - 1), 2], bias=True)
 
 
-def _see_coils(network: nn.Module, parts: list[Tensor]) -> Tensor:
-    """Apply a network to k-spaces [batch, coils, ky, kx, 2], the coils one by one."""
-    channels = torch.cat([part.flatten(0, 1).movedim(-1, 1) for part in parts], dim=1)
-    return network(channels).movedim(1, -1).reshape(parts[0].shape)
+def _coils_to_batch(parts: list[Tensor]) -> Tensor:
+    """Channels [batch x coils, 2 parts, ky, kx] of several k-spaces [batch, coils, ky, kx, 2]."""
+    return torch.cat([part.flatten(0, 1).movedim(-1, 1) for part in parts], dim=1)
 
 
 class DualProximal(nn.Module):
@@ -49,9 +46,13 @@ class DualNetwork(nn.Module):
     def forward(self, dual: Tensor, predicted: Tensor, measured: Tensor) -> Tensor:
         """Return the next dual variable."""
         if self.relaxed:
-            return dual + _see_coils(self.network, [dual, predicted, measured])
+            return dual + self._refine([dual, predicted, measured])
         stepped = dual + self.step * predicted
-        return stepped + _see_coils(self.network, [stepped, measured])
+        return stepped + self._refine([stepped, measured])
+
+    def _refine(self, parts: list[Tensor]) -> Tensor:
+        """Apply the network to the coils one by one."""
+        return self.network(_coils_to_batch(parts)).movedim(1, -1).reshape(parts[0].shape)
 
 
 class PrimalNetwork(nn.Module):
@@ -98,14 +99,15 @@ class PrimalDualNet(nn.Module):
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2] from zero; inputs as in ``prepare``."""
+        axes = [-3, -2]
         mask = mask.to(kspace.dtype)
         measured = kspace * mask
         dual = torch.zeros_like(measured)
-        image = torch.zeros_like(adjoint_model(measured, maps, _AXES))
+        image = torch.zeros_like(adjoint_model(measured, maps, axes))
         leading = image
         for index, (update_dual, update_primal) in enumerate(zip(self.dual, self.primal)):  # noqa: B905  (TorchScript)
-            dual = update_dual(dual, forward_model(leading, maps, _AXES) * mask, measured)
+            dual = update_dual(dual, forward_model(leading, maps, axes) * mask, measured)
             before = image
-            image = update_primal(image, adjoint_model(dual * mask, maps, _AXES))
+            image = update_primal(image, adjoint_model(dual * mask, maps, axes))
             leading = image + self.overrelaxation[index] * (image - before)
         return image

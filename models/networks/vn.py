@@ -46,6 +46,7 @@ class VnStage(nn.Module):
     def __init__(self, filters: int, kernel: int, nodes: int) -> None:
         super().__init__()
         self.filters = filters
+        self.padding = _PADDING
         weights = torch.randn(filters, 2, kernel, kernel)
         weights = weights - weights.mean(dim=(1, 2, 3), keepdim=True)
         self.kernels = nn.Parameter(weights / torch.linalg.vector_norm(weights, dim=(1, 2, 3), keepdim=True))
@@ -55,10 +56,11 @@ class VnStage(nn.Module):
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next image."""
         half = self.kernels.shape[-1] // 2
-        padded = mirror(mirror(image.movedim(-1, 1), 2, _PADDING), 3, _PADDING)
+        edge = self.padding
+        padded = mirror(mirror(image.movedim(-1, 1), 2, edge), 3, edge)
         responses = self.activation(torch.nn.functional.conv2d(padded, self.kernels, padding=half))
         experts = torch.nn.functional.conv_transpose2d(responses, self.kernels, padding=half)
-        experts = experts[..., _PADDING : _PADDING + image.shape[1], _PADDING : _PADDING + image.shape[2]]
+        experts = experts[..., edge : edge + image.shape[1], edge : edge + image.shape[2]]
         gradient = data_gradient(image, kspace, maps, mask, axes)
         return image - experts.movedim(1, -1) / self.filters - self.weight * gradient
 

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..networks.registry import NETWORKS
+from ..scaling import Scaling
 
 Range = tuple[int, int]
 
@@ -74,6 +75,8 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: str
     configuration: dict[str, Any] = {}
+    scaling: Scaling | None = None
+    """What k-space is divided by in front of the network; without it, as the network's paper does."""
     data: Annotated[SimulatedData | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     loss: dict[Loss, float]
@@ -91,6 +94,10 @@ class Recipe(_Strict):
             raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
         if NETWORKS[self.network].task != "2d":
             raise ValueError(f"network {self.network!r} cannot be trained by a recipe: these train on 2-D slices")
+        if NETWORKS[self.network].output not in ("magnitude", "complex"):
+            raise ValueError(
+                f"network {self.network!r} cannot be trained by a recipe: it returns no complex or magnitude image"
+            )
         if not self.loss:
             raise ValueError("the loss is empty")
         return self

@@ -53,7 +53,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
     recipe
         What to train.
     folder
-        Receives ``checkpoints/``, ``metrics.csv``, ``curves.png`` and ``samples/epoch-*.png``.
+        Receives ``checkpoints/``, ``metrics.csv``, ``curves.png``, ``samples/epoch-*.png`` and ``weights.pt``, which holds
+        the weights of the best epoch, the recipe and the validation's figures, and nothing else.
     resume
         Go on from ``checkpoints/last.ckpt``.
     devices
@@ -89,7 +90,25 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
         ckpt_path=str(last) if resume and last.is_file() else None,
         weights_only=True,
     )
-    return Path(checkpoints.best_model_path)
+    best = Path(checkpoints.best_model_path)
+    if trainer.is_global_zero:
+        write_weights(best, folder / "weights.pt", _figures(folder / "metrics.csv"))
+    return best
+
+
+def write_weights(checkpoint: Path, path: Path, figures: dict[str, float]) -> None:
+    """Write the weights and the recipe of a checkpoint, without the optimiser's state."""
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    slim = {"state_dict": content["state_dict"], "hyper_parameters": content["hyper_parameters"], "validation": figures}
+    torch.save(slim, path)
+
+
+def _figures(table: Path) -> dict[str, float]:
+    """Return the validation's figures of the epoch with the smallest loss."""
+    with table.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("validation_loss")]
+    best = min(rows, key=lambda row: float(row["validation_loss"]))
+    return {name: float(best[name]) for name in ("epoch", "validation_loss", "ssim", "psnr", "nmse")}
 
 
 class _Pictures(Callback):

@@ -9,6 +9,7 @@ from torch import Tensor
 from .. import metrics
 from ..networks.registry import NETWORKS
 from ..planar import magnitude
+from ..scaling import Scaling, scaled
 from .data import Sample
 from .recipe import Recipe
 
@@ -29,11 +30,14 @@ class ReconstructionTask(lightning.LightningModule):
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
         self.save_hyperparameters({"recipe": self.recipe.model_dump(mode="json")})
         self.entry = NETWORKS[self.recipe.network]
+        self.scaling: Scaling = self.recipe.scaling or self.entry.scaling
         self.network = self.entry.build(**self.recipe.configuration)
 
     def forward(self, batch: Sample) -> Tensor:
         """Return what the network makes of a batch."""
-        return self.network(*(batch[name] for name in self.entry.inputs))
+        # made anew, so that the checkpoint holds the network's own names only
+        network = scaled(self.network, self.scaling, self.entry.inputs)
+        return network(*(batch[name] for name in self.entry.inputs))
 
     def training_step(self, batch: Sample, _index: int) -> Tensor:
         """Return the loss of a batch."""

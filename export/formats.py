@@ -1,0 +1,108 @@
+"""Write a module as TorchScript, ONNX or AOTInductor file, every axis but the numbered ones dynamic."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..models.fourier import lowering
+from .axes import fixed_length
+from .bundle import Manifest
+from .cases import Inputs
+from .fft_lowering import TorchFftLowering
+
+
+class ExportError(Exception):
+    """A module cannot be written in this format."""
+
+
+def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
+    """Script the module; tracing would freeze sizes and calibration lines unnoticed.
+
+    Raises
+    ------
+    ExportError
+        The module's code is not TorchScript.
+    """
+    del manifest, inputs
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.jit.script(module).save(str(path))
+        except Exception as error:
+            raise ExportError(_first_lines(error)) from error
+
+
+def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
+    """Export with Fourier transforms as matrix products, which run everywhere and keep their digits.
+
+    Raises
+    ------
+    ExportError
+        The exporter is not installed, or cannot express the module.
+    """
+    if importlib.util.find_spec("onnxscript") is None:
+        raise ExportError("the exporter is not installed (extra 'export')")
+    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                module,
+                tuple(inputs[spec.name] for spec in manifest.inputs),
+                input_names=[spec.name for spec in manifest.inputs],
+                output_names=[spec.name for spec in manifest.outputs],
+                dynamic_shapes=_dynamic_shapes(manifest),
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise ExportError(_first_lines(error)) from error
+    assert program is not None
+    program.save(str(path), external_data=False)
+
+
+def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
+    """Compile ahead of time for this processor; needs a C++ compiler.
+
+    Raises
+    ------
+    ExportError
+        The module cannot be compiled.
+    """
+    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(
+                module,
+                tuple(inputs[spec.name] for spec in manifest.inputs),
+                dynamic_shapes=_dynamic_shapes(manifest),
+            )
+            compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
+            compile_package(program, package_path=str(path))
+        except Exception as error:
+            raise ExportError(_first_lines(error)) from error
+
+
+def _dynamic_shapes(manifest: Manifest) -> Any:
+    return [
+        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
+        for spec in manifest.inputs
+    ]
+
+
+def _first_lines(error: Exception) -> str:
+    """What the error says, without its listing of code."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: " + " ".join(lines[:4])[:600]
+
+
+FORMATS: dict[str, Callable[[nn.Module, Manifest, Inputs, Path], None]] = {
+    "torchscript": write_torchscript,
+    "onnx": write_onnx,
+    "aoti": write_aoti,
+}
+"""The formats by the name of the runtime that reads them."""

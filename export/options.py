@@ -1,0 +1,59 @@
+"""What a user may say about an export, beside the checkpoint: the YAML file of ``isocenter export --config``."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..models.scaling import Scaling
+from .bundle import BundleError, Domain, TensorSpec
+
+Direction = Literal["ky", "kx"]
+
+
+class ExportOptions(BaseModel):
+    """Everything has a default.
+
+    A network is described by ``configuration`` (arguments of its class, which take precedence over what the checkpoint says)
+    and ``scaling``. An own module is described by ``arguments`` of its class, and by ``inputs`` and ``outputs``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = "1.0"
+    configuration: dict[str, Any] = {}
+    arguments: dict[str, Any] = {}
+    scaling: Scaling | None = None
+    """What k-space is divided by in front of the network; without it, what the network's published weights expect."""
+    plane: tuple[Direction, Direction] | None = None
+    """Order of the two in-plane axes; ``[kx, ky]`` has the readout first."""
+    undersampled: tuple[Direction, ...] | None = None
+    """Directions along which the mask varies. Transforms along the other are done once, in front."""
+    matrix: tuple[int, int] | None = None
+    """Size along ky and kx, for networks that work for one size only."""
+    inputs: tuple[TensorSpec, ...] | None = None
+    outputs: tuple[TensorSpec, ...] | None = None
+    complex_tensors: bool | None = None
+    """Whether an own module takes and returns complex tensors; without it, this is tried."""
+    tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
+    domain: Domain = Domain()
+    licence: str = "not stated"
+    training_data: str = "not stated"
+    intended_use: str = "research only"
+
+
+def load_options(path: Path | None) -> ExportOptions:
+    """Read the file, or return the defaults without one.
+
+    Raises
+    ------
+    BundleError
+        It is not valid; the message names every wrong entry.
+    """
+    if path is None:
+        return ExportOptions()
+    try:
+        return ExportOptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+    except (yaml.YAMLError, ValidationError, OSError) as error:
+        raise BundleError(f"{path} is not a valid export configuration: {error}") from error

@@ -1,0 +1,70 @@
+"""The networks whose weights come with Isocenter, as bundles."""
+
+import hashlib
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from .bundle import Bundle, BundleError, Domain
+from .network import export_network
+from .options import ExportOptions
+
+log = logging.getLogger("isocenter.export")
+
+WEIGHTS = Path(__file__).parent / "weights"
+_USE = "research only; not a medical device"
+
+
+@dataclass(frozen=True)
+class ShippedNetwork:
+    """Weights that come with Isocenter.
+
+    Parameters
+    ----------
+    network
+        Name of the network.
+    file
+        Checkpoint, of this project's own training.
+    domain
+        What they were trained for.
+    """
+
+    network: str
+    file: Path
+    domain: Domain = field(
+        default=Domain(dimensions=("2d",), acceleration=(1, 8), coils=(1, 32), matrix=(96, 512), anatomy=("brain",))
+    )
+
+
+SHIPPED: dict[str, ShippedNetwork] = {
+    "varnet-brain": ShippedNetwork("e2e-varnet", WEIGHTS / "varnet-brain.pt"),
+    "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt"),
+}
+"""The shipped networks by the name of their bundle; their recipes have the same names."""
+
+
+def ensure_shipped(folder: Path) -> list[Bundle]:
+    """Build the bundles of the shipped networks that are missing in ``folder`` or were made from others, or by another torch."""
+    return [_ensure(name, shipped, folder / name) for name, shipped in SHIPPED.items()]
+
+
+def _ensure(name: str, shipped: ShippedNetwork, folder: Path) -> Bundle:
+    digest = hashlib.sha256(shipped.file.read_bytes()).hexdigest()
+    try:
+        bundle = Bundle.open(folder)
+    except BundleError as error:
+        log.info("building bundle %s: %s", name, error)
+    else:
+        provenance = bundle.manifest.provenance
+        if provenance.fingerprint == digest and provenance.tools.get("torch") == torch.__version__:
+            return bundle
+        log.info("building bundle %s: its weights or torch have changed", name)
+    options = ExportOptions(
+        domain=shipped.domain,
+        licence="MIT",
+        training_data="simulated scans of the MNI152 template; see the recipe of the same name",
+        intended_use=_USE,
+    )
+    return export_network(shipped.network, shipped.file, folder, options)

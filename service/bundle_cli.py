@@ -1,0 +1,144 @@
+"""Commands on bundles: list, prepare, show, verify, bench."""
+
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..gadgets.errors import IsocenterError
+
+app = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
+
+
+@app.command("list")
+def list_bundles(config: ConfigOption = None) -> None:
+    """List the bundles and how they deviate from the module that they were made from."""
+    from ..export.bundle import Bundle
+    from .engine import Engine
+    from .settings import load_settings
+
+    for name, path in sorted(Engine(load_settings(config).bundle_folders).available().items()):
+        try:
+            manifest = Bundle.open(path).manifest
+        except IsocenterError as error:
+            out.print(f"{name:<20} damaged: {error}", markup=False)
+            continue
+        parity = ", ".join(f"{runtime} {value.error:.0e}" for runtime, value in manifest.parity.items())
+        out.print(f"{name:<20} {manifest.version:<8} {manifest.network:<20} {parity}", markup=False)
+
+
+@app.command()
+def prepare(config: ConfigOption = None) -> None:
+    """Build the bundles that come with Isocenter and are missing, and run the probe of every bundle."""
+    from .engine import make_engine
+    from .logs import configure_logging
+    from .settings import load_settings
+
+    configure_logging()
+    try:
+        engine = make_engine(load_settings(config))
+        for name in sorted(engine.available()):
+            engine.load(name)
+            out.print(f"{name:<20} passed its probe on {engine.device}", markup=False)
+    except IsocenterError as error:
+        _fail(error)
+
+
+@app.command()
+def show(folder: Path) -> None:
+    """Show what a bundle takes, returns, was made from, and how exact it is."""
+    import yaml
+
+    from ..export.bundle import Bundle
+
+    try:
+        bundle = Bundle.open(folder)
+    except IsocenterError as error:
+        _fail(error)
+    content = bundle.manifest.model_dump(mode="json", exclude={"files"})
+    out.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
+    for name in bundle.manifest.files:
+        out.print(f"{name:<12} {(folder / name).stat().st_size / 1e6:8.2f} MB", markup=False)
+
+
+@app.command()
+def verify(folder: Path, device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu") -> None:
+    """Check the hashes of a bundle, and that every runtime reproduces its probe here."""
+    from ..export.bundle import Bundle, relative_error
+    from ..export.runtimes import RUNTIMES
+
+    failed = False
+    try:
+        bundle = Bundle.open(folder)
+        inputs, expected = bundle.probe()
+        for name, path in bundle.runtime_files().items():
+            error = relative_error(RUNTIMES[name](path, bundle.manifest, torch.device(device)).run(inputs), expected)
+            passed = error <= bundle.manifest.tolerance
+            failed = failed or not passed
+            verdict = "passed" if passed else f"FAILED, accepted is {bundle.manifest.tolerance:.0e}"
+            out.print(f"{name:<12} deviates by {error:.1e} of the maximum: {verdict}", markup=False)
+    except IsocenterError as error:
+        _fail(error)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    folder: Path,
+    matrix: Annotated[str, typer.Option(help="Samples along ky and kx, and coils: 320x320x15.")] = "256x256x8",
+    frames: Annotated[int, typer.Option(min=1)] = 8,
+    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+) -> None:
+    """Measure how long every runtime takes for one slice or series."""
+    from ..export.bundle import Bundle
+    from ..export.cases import make_case
+    from ..export.runtimes import RUNTIMES
+
+    try:
+        ky, kx, coils = (int(part) for part in matrix.split("x"))
+    except ValueError:
+        _fail(f"--matrix is {matrix!r}; accepted is KYxKXxCOILS, such as 320x320x15")
+    sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
+    try:
+        bundle = Bundle.open(folder)
+        inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
+        runtimes = {
+            name: RUNTIMES[name](path, bundle.manifest, torch.device(device))
+            for name, path in bundle.runtime_files().items()
+        }
+    except IsocenterError as error:
+        _fail(error)
+    durations: dict[str, list[float]] = {name: [] for name in runtimes}
+    first: dict[str, float] = {}
+    for round_ in range(repetitions + 1):
+        # interleaved, so that other load on the machine meets all runtimes alike
+        for name, runtime in runtimes.items():
+            start = time.perf_counter()
+            runtime.run(inputs)
+            seconds = time.perf_counter() - start
+            if round_ == 0:
+                first[name] = seconds
+            else:
+                durations[name].append(seconds)
+    fastest = min(min(values) for values in durations.values())
+    table = Table("runtime", "first [ms]", "best [ms]", "median [ms]", "to the fastest")
+    for name, values in durations.items():
+        ordered = sorted(values)
+        row = (first[name], ordered[0], ordered[len(ordered) // 2])
+        table.add_row(name, *(f"{1000 * value:.1f}" for value in row), f"{ordered[0] / fastest:.2f}")
+    out.print(table)
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    err.print(f"error: {error}", markup=False)
+    raise typer.Exit(1)

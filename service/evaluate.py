@@ -1,0 +1,253 @@
+"""Compare reconstructions of undersampled scans whose truth is known: SSIM, PSNR, NMSE, and images.
+
+Scans are fully sampled slices, simulated from the part of the template that no training sees, or from files. Each is
+undersampled in every way asked for, gets coil maps from its calibration lines, and is reconstructed by every method. The truth
+is the root of the sum of squares of the fully sampled coil images, without noise where it is known.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ..export.bundle import Bundle, BundleError
+from ..gadgets.header import Encoding
+from ..gadgets.items import ACQUISITION_HEADER, Kspace
+from ..gadgets.model_inputs import arrange_inputs, arrange_output
+from ..models import metrics
+from ..models.classical import RootSumOfSquares, Sense
+from ..models.compressed_sensing import TotalVariation
+from ..models.fourier import ifft
+from ..models.training.data import FullScan, calibrated_maps, simulated_scan
+from ..models.training.files import FileScans
+from ..models.training.recipe import SimulatedData
+from ..simulate import sampling
+from .engine import LoadedModel
+
+_SEEDS = 2**33
+"""Seeds of evaluated scans start here, far from those of training and validation."""
+
+Method = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From k-space [coils, ky, kx], lines [ky] and maps [coils, y, x] to a magnitude [y, x]."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How to undersample.
+
+    Parameters
+    ----------
+    accelerations
+        Distances of the measured lines.
+    acs
+        Numbers of calibration lines in the middle, measured in addition.
+    scans
+        Number of slices.
+    sampling
+        ``uniform`` or ``random`` lines.
+    seed
+        Of scans and masks.
+    """
+
+    accelerations: list[float]
+    acs: list[int]
+    scans: int
+    sampling: str
+    seed: int
+
+    def mask(self, lines: int, acceleration: float, acs: int, scan: int) -> Tensor:
+        """Return the measured lines [ky] of a scan.
+
+        Raises
+        ------
+        ValueError
+            ``sampling`` is neither uniform nor random.
+        """
+        if self.sampling == "uniform":
+            spacing = max(round(acceleration), 1)
+            mask = sampling.uniform(lines, spacing, scan % spacing) | sampling.acs_lines(lines, acs)
+        elif self.sampling == "random":
+            mask = sampling.random(lines, min(acceleration, lines / (acs + 1)), acs, self.seed + scan)
+        else:
+            raise ValueError(f"sampling {self.sampling!r} is not known; accepted are uniform and random")
+        return torch.from_numpy(mask)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one reconstruction."""
+
+    scan: int
+    acceleration: float
+    acs: int
+    method: str
+    ssim: float
+    psnr: float
+    nmse: float
+
+
+def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: Path, console: Console) -> list[Result]:
+    """Reconstruct everything, print the table, and write ``results.csv``, ``table.md`` and ``images.png`` to ``folder``."""
+    methods: dict[str, Method] = {
+        "zero-filled": _zero_filled,
+        "SENSE": _classical(Sense()),
+        "CS (TV)": _classical(TotalVariation()),
+        **{path.name: _bundle(path) for path in bundles},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    results: list[Result] = []
+    rows: list[list[Tensor]] = []
+    for number, scan in enumerate(_scans(data, protocol)):
+        clean = scan.kspace if scan.clean is None else scan.clean
+        truth = torch.linalg.vector_norm(ifft(clean, [1, 2]), dim=0)
+        for acs in protocol.acs:
+            maps = calibrated_maps(scan.kspace, acs)
+            for acceleration in protocol.accelerations:
+                lines = protocol.mask(scan.kspace.shape[1], acceleration, acs, number)
+                kspace = scan.kspace * lines[:, None]
+                images = {name: method(kspace, lines, maps) for name, method in methods.items()}
+                results += [
+                    Result(number, acceleration, acs, name, *_figures(image, truth)) for name, image in images.items()
+                ]
+                if (acceleration, acs) == _pictured(protocol):
+                    rows.append([*images.values(), truth])
+        console.print(f"scan {number + 1} of {protocol.scans}", markup=False)
+    table = _table(results)
+    console.print(table)
+    (folder / "table.md").write_text(_markdown(results), encoding="utf-8")
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Result.__dataclass_fields__)
+        writer.writerows([getattr(result, name) for name in Result.__dataclass_fields__] for result in results)
+    _draw([*methods, "truth"], rows[:3], folder / "images.png")
+    return results
+
+
+def _pictured(protocol: Protocol) -> tuple[float, int]:
+    """Return the acceleration and number of calibration lines that the picture shows: 4 where there is such."""
+    acceleration = 4.0 if 4.0 in protocol.accelerations else protocol.accelerations[-1]
+    return acceleration, protocol.acs[len(protocol.acs) // 2]
+
+
+def _scans(data: str, protocol: Protocol) -> Iterator[FullScan]:
+    if data == "simulated":
+        settings = SimulatedData(kind="simulated-brain", matrix=(160, 224))
+        for index in range(protocol.scans):
+            yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
+        return
+    folder = Path(data)
+    first = next(iter(sorted(folder.glob("*.h5"))), None)
+    if first is None:
+        raise ValueError(f"--data is {data!r}; accepted is 'simulated' or a folder with *.h5 files")
+    scans = FileScans(folder, _kind(first), None)
+    for index in range(min(protocol.scans, len(scans))):
+        yield scans.scan(index)
+
+
+def _kind(path: Path) -> Literal["fastmri", "mrd"]:
+    with h5py.File(path) as file:
+        return "fastmri" if "kspace" in file else "mrd"
+
+
+def _figures(image: Tensor, truth: Tensor) -> tuple[float, float, float]:
+    """SSIM, PSNR and NMSE, after the scale that fits best, as methods may combine coils differently."""
+    image = image * ((image * truth).sum() / image.square().sum().clamp_min(1e-30))
+    return tuple(float(measure(image[None], truth[None])) for measure in (metrics.ssim, metrics.psnr, metrics.nmse))
+
+
+def _zero_filled(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
+    del lines, maps
+    return RootSumOfSquares()(_planar(kspace))[0, 0]
+
+
+def _planar(x: Tensor) -> Tensor:
+    """View complex [coils, y, x] as [batch, coils, kz, y, x, 2]."""
+    return torch.view_as_real(x.contiguous())[None, :, None]
+
+
+def _classical(module: torch.nn.Module) -> Method:
+    def reconstruct(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
+        with torch.inference_mode():
+            image = module(_planar(kspace), lines[None, None].to(torch.float32), _planar(maps))
+        return torch.linalg.vector_norm(image[0, 0], dim=-1)
+
+    return reconstruct
+
+
+def _bundle(path: Path) -> Method:
+    model = LoadedModel(Bundle.open(path), torch.device("cpu"), "auto")
+
+    def reconstruct(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
+        ky, kx = kspace.shape[1:]
+        matrix, field_of_view = (kx, ky, 1), (float(kx), float(ky), 1.0)
+        encoding = Encoding(matrix, matrix, field_of_view, field_of_view)
+        block = Kspace(
+            data=kspace[:, None, None],
+            mask=lines[None, None],
+            calibration=None,
+            headers=np.zeros((1, 1, ky), ACQUISITION_HEADER),
+            encoding=encoding,
+            coil_maps=maps[:, None],
+        )
+        output = model.run(arrange_inputs(model.manifest, block))
+        if "image" not in output:
+            raise BundleError(f"bundle {model.manifest.name!r} returns no image")
+        return arrange_output(model.manifest, output["image"], block)[0, 0].abs()
+
+    return reconstruct
+
+
+def _groups(results: list[Result]) -> dict[tuple[float, int, str], list[Result]]:
+    groups: dict[tuple[float, int, str], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.acceleration, result.acs, result.method), []).append(result)
+    return groups
+
+
+def _cells(group: list[Result]) -> list[str]:
+    """Mean, median and standard deviation of SSIM, PSNR and NMSE."""
+    cells = []
+    for name, form in (("ssim", "{:.3f}"), ("psnr", "{:.1f}"), ("nmse", "{:.4f}")):
+        values = np.array([getattr(result, name) for result in group])
+        cells.append(" / ".join(form.format(value) for value in (values.mean(), np.median(values), values.std())))
+    return cells
+
+
+_COLUMNS = ("R", "ACS", "method", "SSIM mean / median / std", "PSNR [dB]", "NMSE")
+
+
+def _table(results: list[Result]) -> Table:
+    table = Table(*_COLUMNS)
+    for (acceleration, acs, method), group in sorted(_groups(results).items(), key=lambda item: item[0][:2]):
+        table.add_row(f"{acceleration:g}", str(acs), method, *_cells(group))
+    return table
+
+
+def _markdown(results: list[Result]) -> str:
+    lines = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    for (acceleration, acs, method), group in sorted(_groups(results).items(), key=lambda item: item[0][:2]):
+        lines.append("| " + " | ".join([f"{acceleration:g}", str(acs), method, *_cells(group)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(names: list[str], rows: list[list[Tensor]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.6 * len(names), 2.9 * len(rows)), layout="tight")
+    for row, images in enumerate(rows):
+        top = float(images[-1].max())
+        for column, (name, image) in enumerate(zip(names, images, strict=True)):
+            axes = figure.add_subplot(len(rows), len(names), row * len(names) + column + 1)
+            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=top)
+            axes.axis("off")
+            value = _figures(image, images[-1])
+            axes.set_title(name if name == "truth" else f"{name}\nSSIM {value[0]:.3f}, {value[1]:.1f} dB", fontsize=8)
+    figure.savefig(path, dpi=110)
