@@ -1,6 +1,8 @@
 """Write a module as TorchScript, ONNX or AOTInductor file, every axis but the numbered ones dynamic."""
 
+import importlib
 import importlib.util
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ from .axes import fixed_length
 from .bundle import Manifest
 from .cases import Inputs
 from .fft_lowering import TorchFftLowering
+from .planar_pass import PlanarModule
 
 
 class ExportError(Exception):
@@ -34,7 +37,7 @@ def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, pat
         try:
             torch.jit.script(module).save(str(path))
         except Exception as error:
-            raise ExportError(_first_lines(error)) from error
+            raise ExportError(_cause(error)) from error
 
 
 def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
@@ -50,19 +53,35 @@ def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         try:
-            program = torch.onnx.export(
-                module,
-                tuple(inputs[spec.name] for spec in manifest.inputs),
-                input_names=[spec.name for spec in manifest.inputs],
-                output_names=[spec.name for spec in manifest.outputs],
-                dynamic_shapes=_dynamic_shapes(manifest),
-                dynamo=True,
-                verbose=False,
-            )
-        except Exception as error:
-            raise ExportError(_first_lines(error)) from error
-    assert program is not None
+            program = _to_onnx(module, manifest, inputs)
+        except Exception as error:  # noqa: BLE001  (the exporter raises what it likes)
+            try:
+                program = _to_onnx(_without_complex_tensors(module, manifest, inputs), manifest, inputs)
+            except Exception as second:
+                raise ExportError(f"{_cause(error)}; with complex tensors rewritten: {_cause(second)}") from second
     program.save(str(path), external_data=False)
+
+
+def _to_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs) -> Any:
+    return torch.onnx.export(
+        module,
+        tuple(inputs[spec.name] for spec in manifest.inputs),
+        input_names=[spec.name for spec in manifest.inputs],
+        output_names=[spec.name for spec in manifest.outputs],
+        dynamic_shapes=_dynamic_shapes(module, manifest),
+        dynamo=True,
+        verbose=False,
+    )
+
+
+def _without_complex_tensors(module: nn.Module, manifest: Manifest, inputs: Inputs) -> PlanarModule:
+    program = torch.export.export(
+        module,
+        tuple(inputs[spec.name] for spec in manifest.inputs),
+        dynamic_shapes=_dynamic_shapes(module, manifest),
+    )
+    graph: Any = program.run_decompositions().module(check_guards=False)
+    return PlanarModule(graph)
 
 
 def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
@@ -79,23 +98,27 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
             program = torch.export.export(
                 module,
                 tuple(inputs[spec.name] for spec in manifest.inputs),
-                dynamic_shapes=_dynamic_shapes(manifest),
+                dynamic_shapes=_dynamic_shapes(module, manifest),
             )
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
             compile_package(program, package_path=str(path))
         except Exception as error:
-            raise ExportError(_first_lines(error)) from error
+            raise ExportError(_cause(error)) from error
 
 
-def _dynamic_shapes(manifest: Manifest) -> Any:
-    return [
+def _dynamic_shapes(module: nn.Module, manifest: Manifest) -> Any:
+    shapes = [
         {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
         for spec in manifest.inputs
     ]
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    return (tuple(shapes),) if kinds == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
-def _first_lines(error: Exception) -> str:
-    """What the error says, without its listing of code."""
+def _cause(error: BaseException) -> str:
+    """What the first cause of an error says, without its listing of code."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: " + " ".join(lines[:4])[:600]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..models.networks.registry import Network
 from ..models.scaling import scaled
+from .boundary import boundaries
 from .build import DEFAULT_FORMATS, build_bundle
 from .bundle import Bundle, BundleError, Conventions, Manifest, Provenance, TensorSpec
 from .cases import edge_cases, make_case
@@ -252,41 +253,20 @@ def _guess_inputs(module: nn.Module, target: str, options: ExportOptions) -> tup
     return tuple(TensorSpec(name=parameter.name, axes=known[parameter.name]) for parameter in parameters)
 
 
-class _ComplexBoundary(nn.Module):
-    """Real tensors with a complex axis outside, complex tensors inside."""
-
-    def __init__(self, module: nn.Module, planar: list[bool]) -> None:
-        super().__init__()
-        self.module = module
-        self.planar = planar
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the module's output, real with a complex axis where it is complex."""
-        given = [
-            (torch.view_as_complex(x.contiguous()) if planar else x.squeeze(-1))
-            for x, planar in zip(inputs, self.planar, strict=True)
-        ]
-        output = self.module(*given)
-        return torch.view_as_real(output) if output.is_complex() else output
-
-
 def _try(
     module: nn.Module, target: str, inputs: tuple[TensorSpec, ...], options: ExportOptions
 ) -> tuple[nn.Module, TensorSpec]:
-    """Run the module once, on real and else on complex tensors; return it as it can be run, and what it returns."""
+    """Run the module once on every form of its inputs that it may expect; return it as it can be run, and what it returns."""
     sizes = _SIZES[1][0]
     case = make_case(inputs, sizes)
-    wrapped = _ComplexBoundary(module, [spec.axes[-1] == "complex" for spec in inputs])
-    candidates = {False: [module], True: [wrapped], None: [module, wrapped]}[options.complex_tensors]
     failures = []
-    for candidate in candidates:
+    for candidate, form in boundaries(module, inputs, options.complex_tensors):
         try:
             with torch.no_grad():
                 output = candidate(*(case[spec.name] for spec in inputs))
+            return candidate, _guess_output(output, target, inputs, sizes)
         except Exception as error:  # noqa: BLE001  (it is not our module)
-            failures.append(f"{'complex' if candidate is wrapped else 'real'} tensors: {type(error).__name__}: {error}")
-            continue
-        return candidate, _guess_output(output, target, inputs, sizes)
+            failures.append(f"with {form}: {type(error).__name__}: {error}")
     shapes = {name: tuple(tensor.shape) for name, tensor in case.items()}
     raise BundleError(f"{target} does not run on {shapes}. " + "; ".join(failures))
 

@@ -28,7 +28,8 @@ class PiecewiseLinear(nn.Module):
         """Return [batch, chans, y, x] like ``x``."""
         spacing = 2 / (self.knots - 1)
         left = torch.arange(self.knots, device=x.device).to(x.dtype) * spacing - 1
-        rises = torch.cumsum(self.slopes[:, 1:-1] * spacing, dim=1)
+        # summed in float64, so that every runtime has the same table
+        rises = torch.cumsum(self.slopes[:, 1:-1].to(torch.float64) * spacing, dim=1).to(x.dtype)
         at_knots = self.biases[:, None] + torch.cat((torch.zeros_like(rises[:, :1]), rises), dim=1)
         values = torch.cat((at_knots[:, :1], at_knots), dim=1)
         places = torch.cat((left[:1], left))

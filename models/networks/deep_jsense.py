@@ -23,7 +23,9 @@ def grow(x: Tensor, y: int, width: int) -> Tensor:
 def shrink(x: Tensor, y: int, width: int) -> Tensor:
     """Cut [..., y, x, 2] to a smaller grid; the centre stays the centre."""
     top, left = x.shape[-3] // 2 - y // 2, x.shape[-2] // 2 - width // 2
-    return x[..., top : top + y, left : left + width, :]
+    # by index, as exporters cannot cut a fixed length at a place that varies
+    rows = torch.arange(y, device=x.device) + top
+    return x.index_select(-3, rows).index_select(-2, torch.arange(width, device=x.device) + left)
 
 
 class ReflectConv(nn.Conv2d):
