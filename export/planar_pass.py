@@ -322,6 +322,7 @@ _OPERATIONS: dict[str, Callable[..., Any]] = {
     "repeat": _repeat,
     "flip": _flip,
     "where": _where,
+    "full_like": lambda x, value, **_: _filled(value)(x),
     "zeros_like": _filled(0.0),
     "ones_like": _filled(1.0),
 }

@@ -1,12 +1,15 @@
 import numpy as np
 import torch
-from isocenter.export.classical import METHODS, _case
+from isocenter.export.cases import make_case
+from isocenter.export.classical import METHODS
 from isocenter.models.classical import CoilCombine, RootSumOfSquares, Sense
 from isocenter.models.planar import coil_expand, coil_reduce, multiply
 
 
 def case(name, *sizes):
-    return list(_case(METHODS[name], *sizes).values())
+    return list(
+        make_case(METHODS[name].inputs, dict(zip(("batch", "coils", "kz", "ky", "kx"), sizes, strict=True))).values()
+    )
 
 
 def complex_(x):

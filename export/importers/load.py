@@ -67,7 +67,7 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     """
     entry = find_network(name)
     checkpoint = read_checkpoint(path)
-    state, inferred = _translate(name, checkpoint)
+    state, inferred = _translate(name, checkpoint, configuration or {})
     complete = {**inferred, **(configuration or {})}
     try:
         module = entry.build(**complete)
@@ -77,7 +77,7 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     return ImportedNetwork(module.eval(), {**entry.configuration, **complete}, checkpoint.hyperparameters)
 
 
-def _translate(name: str, checkpoint: Checkpoint) -> tuple[State, dict[str, Any]]:
+def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> tuple[State, dict[str, Any]]:
     """Return the tensors by their names here, and what the checkpoint says about the configuration."""
     if all(key.startswith(_OWN_PREFIX) for key in checkpoint.tensors):
         recipe = checkpoint.hyperparameters.get("recipe", {})
@@ -91,11 +91,19 @@ def _translate(name: str, checkpoint: Checkpoint) -> tuple[State, dict[str, Any]
             return layout.read(checkpoint)
         except CheckpointError as error:
             failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
+    if failures and not _has_names_of(name, checkpoint, configuration):
         raise CheckpointError("; or, as another layout: ".join(str(error) for error in failures))
     return dict(checkpoint.tensors), {}
+
+
+def _has_names_of(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> bool:
+    """Whether any tensor has a name that the network uses here."""
+    with torch.device("meta"):
+        try:
+            names = find_network(name).build(**configuration).state_dict()
+        except (TypeError, ValueError):
+            return False
+    return bool(set(names) & set(checkpoint.tensors))
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:

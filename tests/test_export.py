@@ -1,0 +1,222 @@
+"""Exported networks equal eager ones, by the command line, the published checkpoints' way and an outsider's."""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from isocenter.export.bundle import Bundle, BundleError, relative_error
+from isocenter.export.cases import make_case
+from isocenter.export.importers.errors import CheckpointError
+from isocenter.export.network import export_module, export_network
+from isocenter.export.options import ExportOptions, load_options
+from isocenter.export.runtimes import RUNTIMES
+from isocenter.gadgets.header import Encoding
+from isocenter.gadgets.items import ACQUISITION_HEADER, Kspace
+from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
+from isocenter.models.networks.registry import NETWORKS
+from isocenter.service.cli import app
+from test_networks import SMALL
+from typer.testing import CliRunner
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+SIZES = [
+    ({"batch": 1, "coils": 5, "frames": 3, "ky": 51, "kx": 34}, {"acs": 14, "spacing": 3}),
+    ({"batch": 2, "coils": 2, "frames": 6, "ky": 40, "kx": 61}, {"acs": 4, "spacing": 4, "phantom": True}),
+]
+
+
+def checkpoint(name, folder):
+    torch.manual_seed(7)
+    path = folder / "weights.pt"
+    torch.save(NETWORKS[name].build(**SMALL[name]).state_dict(), path)
+    return path
+
+
+def beside(scale, x):
+    return scale.reshape([-1] + [1] * (x.dim() - 1))
+
+
+@pytest.mark.parametrize("name", ["e2e-varnet", "modl", "jotlasnet"])
+def test_exported_networks_equal_eager_at_other_shapes_coils_and_calibration_lines(name, tmp_path):
+    options = ExportOptions(configuration=SMALL[name])
+    bundle = export_network(name, checkpoint(name, tmp_path), tmp_path / "bundle", options)
+    assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
+    torch.manual_seed(7)
+    network = NETWORKS[name].build(**SMALL[name]).eval()
+    for runtime, path in bundle.runtime_files().items():
+        session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
+        for sizes, how in SIZES:
+            inputs = make_case(bundle.manifest.inputs, sizes, **how)
+            scale = (
+                inputs["kspace"].square().sum(-1).sqrt().flatten(1).amax(1) if name == "jotlasnet" else torch.ones(1)
+            )
+            given = {**inputs, "kspace": inputs["kspace"] / beside(scale, inputs["kspace"])}
+            with torch.no_grad():
+                expected = network(*given.values())
+            expected = expected * beside(scale, expected)
+            assert relative_error(session.run(inputs), {"image": expected}) < 2e-5
+
+
+def test_a_bundle_of_series_in_readout_order_fits_what_the_pipelines_have(tmp_path):
+    name = "dynamic-dccnn"
+    options = ExportOptions(configuration=SMALL[name])
+    bundle = export_network(name, checkpoint(name, tmp_path), tmp_path / "bundle", options, ["torchscript"])
+    coils, frames, ky, kx = 3, 4, 20, 24
+    sizes, mm = (kx, ky, 1), (float(kx), float(ky), 1.0)
+    torch.manual_seed(1)
+    mask = torch.rand(frames, 1, ky) > 0.3
+    block = Kspace(
+        data=torch.randn(coils, frames, 1, ky, kx, dtype=torch.complex64) * mask[None, ..., None],
+        mask=mask,
+        calibration=None,
+        headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
+        encoding=Encoding(sizes, sizes, mm, mm),
+        coil_maps=torch.randn(coils, 1, ky, kx, dtype=torch.complex64),
+    )
+    inputs = arrange_inputs(bundle.manifest, block)
+    assert inputs["kspace"].shape == (1, coils, frames, kx, ky, 2)
+    assert inputs["mask"].shape == (1, 1, frames, 1, ky, 1)
+    assert torch.equal(inputs["mask"][0, 0, :, 0, :, 0].bool(), mask[:, 0])
+    assert torch.equal(torch.view_as_complex(inputs["kspace"])[0, 1, 2, 5, 7], block.data[1, 2, 0, 7, 5])
+    runtime = RUNTIMES["torchscript"](bundle.runtime_files()["torchscript"], bundle.manifest, torch.device("cpu"))
+    image = runtime.run(inputs)["image"]
+    arranged = arrange_output(bundle.manifest, image, block)
+    assert arranged.shape == (frames, 1, ky, kx)
+    assert torch.equal(arranged[2, 0, 7, 5], torch.view_as_complex(image)[0, 2, 5, 7])
+
+
+OWN = """
+    import torch
+    from torch import nn
+
+
+    class ComplexNet(nn.Module):
+        '''Complex tensors, torch.fft with shifts, a closure: nothing that TorchScript or ONNX know.'''
+
+        def __init__(self, steps=2):
+            super().__init__()
+            self.convs = nn.ModuleList([nn.Conv2d(2, 2, 3, padding=1) for _ in range(steps)])
+
+        def forward(self, kspace, mask, maps):
+            def image(k):
+                k = torch.fft.ifftshift(k, dim=(-2, -1))
+                return torch.fft.fftshift(torch.fft.ifft2(k, norm="ortho"), dim=(-2, -1))
+
+            x = (maps.conj() * image(kspace * mask)).sum(1)
+            for conv in self.convs:
+                k = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(maps * x[:, None], dim=(-2, -1)), norm="ortho"),
+                                       dim=(-2, -1))
+                x = x - (maps.conj() * image(torch.where(mask, k - kspace, torch.zeros_like(k)))).sum(1)
+                x = x + torch.view_as_complex(conv(torch.view_as_real(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).contiguous())
+            return x
+
+
+    class Baked(nn.Module):
+        def forward(self, kspace):
+            return (kspace[..., 0] * torch.hann_window(int(kspace.shape[-2]))).sum(1)
+
+
+    class Unknown(nn.Module):
+        def forward(self, data):
+            return data
+"""
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    (tmp_path / "mylab.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("mylab", None)
+
+
+def test_an_own_module_with_complex_tensors_and_a_boolean_mask_is_exported(lab):
+    import mylab
+
+    torch.manual_seed(9)
+    module = mylab.ComplexNet()
+    state = {f"net.{name}": value for name, value in module.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": {"steps": 2}}, lab / "best.ckpt")
+    result = CliRunner().invoke(
+        app, ["export", "--module", "mylab:ComplexNet", "--checkpoint", "best.ckpt", "-o", str(lab / "own")]
+    )
+    assert result.exit_code == 0, result.output
+    bundle = Bundle.open(lab / "own")
+    assert bundle.manifest.outputs[0].axes == ("batch", "ky", "kx", "complex")
+    session = RUNTIMES["onnx"](bundle.runtime_files()["onnx"], bundle.manifest, torch.device("cpu"))
+    for sizes, how in SIZES:
+        inputs = make_case(bundle.manifest.inputs, sizes, **how)
+        complex_inputs = [torch.view_as_complex(inputs["kspace"]), inputs["mask"][..., 0] > 0.5]
+        with torch.no_grad():
+            expected = module(*complex_inputs, torch.view_as_complex(inputs["maps"]))
+        assert relative_error(session.run(inputs), {"image": torch.view_as_real(expected)}) < 1e-5
+    for command in ("show", "verify"):
+        shown = CliRunner().invoke(app, ["bundle", command, str(lab / "own")])
+        assert shown.exit_code == 0, shown.output
+    assert "passed" in shown.output
+    timed = CliRunner().invoke(app, ["bundle", "bench", str(lab / "own"), "--matrix", "32x24x2", "--repetitions", "1"])
+    assert timed.exit_code == 0, timed.output
+    assert "onnx" in timed.output
+
+
+def test_a_module_that_freezes_its_sizes_is_refused(lab):
+    with pytest.raises(BundleError, match="cannot be written"):
+        export_module("mylab:Baked", None, lab / "own", ExportOptions(), ["onnx"])
+    assert not (lab / "own").exists()
+    assert not (lab / "own.partial").exists()
+
+
+def test_what_an_own_module_lacks_is_said(lab):
+    with pytest.raises(BundleError, match="forward takes data; name its inputs with their axes"):
+        export_module("mylab:Unknown", None, lab / "own", ExportOptions())
+    with pytest.raises(CheckpointError, match="cannot be imported"):
+        export_module("mylab:Nothing", None, lab / "own", ExportOptions())
+    with pytest.raises(CheckpointError, match=r"accepted is package\.module:Class"):
+        export_module("mylab", None, lab / "own", ExportOptions())
+    with pytest.raises(CheckpointError, match="cannot be made with arguments"):
+        export_module("mylab:ComplexNet", None, lab / "own", ExportOptions(arguments={"depth": 1}))
+
+
+def test_a_runtime_that_deviates_stops_the_export(tmp_path):
+    options = ExportOptions(configuration=SMALL["dccnn"], tolerance=1e-9)
+    with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted is 1\.0e-09"):
+        export_network("dccnn", checkpoint("dccnn", tmp_path), tmp_path / "bundle", options, ["torchscript"])
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_options_with_mistakes_are_refused_by_name(tmp_path):
+    path = tmp_path / "net.yaml"
+    path.write_text(yaml.safe_dump({"scaling": "loud", "colour": 1}))
+    with pytest.raises(BundleError) as caught:
+        load_options(path)
+    assert "scaling" in str(caught.value)
+    assert "colour" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "x"], "either --network or --module"),
+        (["--network", "modl", "-o", "x"], "needs its weights"),
+        (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x"], "network 'nonet' is not known"),
+        (["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"], "format tflite is not known"),
+        (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
+        (["--network", "loupe", "--checkpoint", "absent.pt", "-o", "x"], "LOUPE has no graph"),
+    ],
+)
+def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["export", *arguments])
+    assert result.exit_code == 1
+    assert message in result.output
+
+
+def test_models_lists_every_network_with_its_size():
+    result = CliRunner().invoke(app, ["models"])
+    assert result.exit_code == 0
+    assert "29,936,966" in result.output
+    assert all(name in result.output for name in NETWORKS)
