@@ -169,7 +169,7 @@ def _replay_once(options: Any) -> None:
 @app.command()
 def simulate(
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("scan.h5"),
-    phantom: Annotated[str, typer.Option(help="brain, shepp-logan or heart.")] = "brain",
+    phantom: Annotated[str, typer.Option(help="brain, shepp-logan, heart, or template.")] = "brain",
     matrix: Annotated[int, typer.Option(min=8)] = 256,
     coils: Annotated[int, typer.Option(min=1)] = 8,
     slices: Annotated[int, typer.Option(min=1)] = 1,
@@ -206,7 +206,7 @@ def simulate(
 
     try:
         scan = run(ScanProtocol(**options))
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         _fail(error)
     scan.save(output)
     out.print(

@@ -10,17 +10,24 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
 from ..gadgets.items import Image
+from ..models import metrics
 from ..simulate.scan import ScanProtocol, simulate, truth_path
 from . import replay_command
 from .client import ClientError, ReplayResult, connect
 from .picture import montage, planes
 
-_PROTOCOL = ScanProtocol(coils=16, slices=4, acceleration=4, noise=0.5, repetition_time=4.0)
-_START_SECONDS = 300.0
+_PROTOCOL = ScanProtocol(
+    phantom="template", matrix=192, coils=12, slices=4, acceleration=4, noise=0.3, repetition_time=4.0
+)
+_METHODS = {"zero-filled": "rss.xml", "SENSE": "sense.xml", "network": "network.xml"}
+_START_SECONDS = 900.0
+
+Planes = list[NDArray[np.float32]]
 
 
 def run_demo(folder: Path, console: Console) -> None:
@@ -29,25 +36,28 @@ def run_demo(folder: Path, console: Console) -> None:
     scan = folder / "scan.h5"
     protocol = _PROTOCOL
     console.print(
-        f"1. simulating a brain: {protocol.slices} slices, {protocol.matrix} x {protocol.matrix}, {protocol.coils} coils, "
-        f"acceleration {protocol.acceleration}"
+        f"1. simulating {protocol.slices} slices of brains from the MNI152 template, {protocol.matrix} x {protocol.matrix}, "
+        f"{protocol.coils} coils, acceleration {protocol.acceleration}"
     )
     simulate(protocol).save(scan)
-    console.print("2. starting the service (the first time, it builds its reconstructions, which takes a minute)")
+    console.print("2. starting the service (the first time, it builds its reconstructions, which takes some minutes)")
     with _service(folder / "service.log") as port:
-        console.print(f"3. replaying the scan to port {port} as a scanner would, in real time")
-        zero_filled = _replay(scan, "rss.xml", folder / "zero_filled.h5", port, console, realtime=False)
-        result = _replay(scan, "sense.xml", folder / "images.h5", port, console, realtime=True)
-    table = replay_command.latency_table(result)
+        console.print(f"3. replaying the scan to port {port} as a scanner would, at last in real time")
+        results = {
+            name: _replay(scan, pipeline, folder / f"{pipeline[:-4]}.h5", port, console, realtime=name == "network")
+            for name, pipeline in _METHODS.items()
+        }
+    images = {name: _by_slice(result.images) for name, result in results.items()}
+    table = replay_command.latency_table(results["network"])
     (folder / "latency.txt").write_text(table + "\n", encoding="utf-8")
     with h5py.File(truth_path(scan)) as file:
         truth = list(np.asarray(file["image"])[0])
-    console.print(_compare(folder / "montage.png", truth, _by_slice(zero_filled.images), _by_slice(result.images)))
+    console.print(_compare(folder / "montage.png", images, truth), markup=False)
     console.print(table, markup=False)
     for name, what in (
         ("scan.h5", "the scan (MRD)"),
-        ("images.h5", "the images (MRD)"),
-        ("montage.png", "truth, zero-filled, SENSE, and SENSE's error times 5"),
+        ("network.h5", "the network's images (MRD); beside it those of rss and sense"),
+        ("montage.png", "zero-filled, SENSE, network and truth"),
         ("latency.txt", "the latency report"),
         ("service.log", "the service's log"),
     ):
@@ -81,32 +91,24 @@ def _replay(scan: Path, config: str, output: Path, port: int, console: Console, 
     return replay_command.run_shown(options, console, f"   {config:<10}")
 
 
-def _by_slice(images: list[Image]) -> list[NDArray[np.float32]]:
+def _by_slice(images: list[Image]) -> Planes:
     return planes(sorted(images, key=lambda image: image.slice))
 
 
-def _compare(
-    path: Path,
-    truth: list[NDArray[np.float32]],
-    zero_filled: list[NDArray[np.float32]],
-    sense: list[NDArray[np.float32]],
-) -> str:
-    """Write a row of truth, zero-filled, SENSE and error for each slice; return the errors in words."""
-    rows, errors = [], {"zero-filled": [], "SENSE": []}
-    for true, before, after in zip(truth, zero_filled, sense, strict=True):
-        before, after = _scaled(before, true), _scaled(after, true)
-        rows += [true, before, after, 5 * np.abs(after - true)]
-        errors["zero-filled"].append(_psnr(before, true))
-        errors["SENSE"].append(_psnr(after, true))
+def _compare(path: Path, images: dict[str, Planes], truth: Planes) -> str:
+    """Write a row of all methods and the truth for each slice; return SSIM and PSNR in words."""
+    rows: Planes = []
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in images}
+    for index, true in enumerate(truth):
+        for name, slices in images.items():
+            image = slices[index] * np.float32((slices[index] * true).sum() / (slices[index] ** 2).sum())
+            rows.append(image)
+            pair = torch.from_numpy(image)[None], torch.from_numpy(true.astype(np.float32))[None]
+            figures[name].append((float(metrics.ssim(*pair)), float(metrics.psnr(*pair))))
+        rows.append(true)
     montage(rows, path)
-    return "4. compared with the truth: " + ", ".join(
-        f"{name} {np.mean(values):.1f} dB" for name, values in errors.items()
-    )
-
-
-def _scaled(image: NDArray[np.float32], truth: NDArray[np.float32]) -> NDArray[np.float32]:
-    return image * np.float32((image * truth).sum() / (image * image).sum())
-
-
-def _psnr(image: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
-    return float(20 * np.log10(truth.max() / np.sqrt(np.mean((image - truth) ** 2))))
+    words = []
+    for name, values in figures.items():
+        ssim, psnr = np.mean(values, axis=0)
+        words.append(f"{name} SSIM {ssim:.3f}, {psnr:.1f} dB")
+    return "4. compared with the truth: " + "; ".join(words)

@@ -144,7 +144,7 @@ def _scans(data: str, protocol: Protocol) -> Iterator[FullScan]:
             yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
         return
     folder = Path(data)
-    first = next(iter(sorted(folder.glob("*.h5"))), None)
+    first = next((path for path in sorted(folder.glob("*.h5")) if not path.name.endswith(".truth.h5")), None)
     if first is None:
         raise ValueError(f"--data is {data!r}; accepted is 'simulated' or a folder with *.h5 files")
     scans = FileScans(folder, _kind(first), None)
@@ -160,7 +160,8 @@ def _kind(path: Path) -> Literal["fastmri", "mrd"]:
 def _figures(image: Tensor, truth: Tensor) -> tuple[float, float, float]:
     """SSIM, PSNR and NMSE, after the scale that fits best, as methods may combine coils differently."""
     image = image * ((image * truth).sum() / image.square().sum().clamp_min(1e-30))
-    return tuple(float(measure(image[None], truth[None])) for measure in (metrics.ssim, metrics.psnr, metrics.nmse))
+    pair = image[None], truth[None]
+    return float(metrics.ssim(*pair)), float(metrics.psnr(*pair)), float(metrics.nmse(*pair))
 
 
 def _zero_filled(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:

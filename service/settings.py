@@ -74,7 +74,7 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home)
     pipelines: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
-    network: str | None = None
+    network: str | None = "modl-brain"
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"

@@ -17,6 +17,8 @@ Array = NDArray[np.float32]
 TISSUES = ("grey matter", "white matter", "csf", "skull", "scalp")
 HELD_OUT_MM = (8.0, 24.0)
 """Height of the transverse slab, through basal ganglia and ventricles, that is kept for evaluation."""
+_GRID = 512
+"""Pixels along an edge of the slices whose k-space is computed."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def load_template() -> Template:
         )
     ]
     grey, white, t1 = (np.asarray(image.dataobj, np.float32).transpose(2, 1, 0) for image in images)
-    brain = ndimage.binary_closing(t1 > 0.05, iterations=3)
-    distance = ndimage.distance_transform_edt(~brain).astype(np.float32)
+    brain = np.asarray(ndimage.binary_closing(t1 > 0.05, iterations=3), np.bool_)
+    distance = np.asarray(ndimage.distance_transform_edt(np.logical_not(brain)), np.float32)
     shells = [_band(distance, low, high) for low, high in ((-1, 2.5), (2.5, 7.5), (7.5, 13))]
     csf = np.clip(_crisp(brain) - grey - white, 0, 1) + shells[0] * (distance > 0)
     tissues = np.stack([_crisp(grey), _crisp(white), np.clip(csf, 0, 1), shells[1], shells[2]])
@@ -62,7 +64,7 @@ def _crisp(fraction: Any) -> Array:
 
 def _band(distance: Array, low: float, high: float) -> Array:
     """One where a distance lies between two values, with edges one voxel wide."""
-    return np.clip(distance - low, 0, 1) * np.clip(high - distance, 0, 1)
+    return (np.clip(distance - low, 0, 1) * np.clip(high - distance, 0, 1)).astype(np.float32)
 
 
 def random_slice(
@@ -97,6 +99,22 @@ def random_slice(
     return (image / max(np.percentile(image, 99.5), 1e-6) * np.exp(1j * _random_phase(random, shape))).astype(
         np.complex64
     )
+
+
+def template_kspace(kx: NDArray[np.float64], ky: NDArray[np.float64], z: float) -> NDArray[np.complex128]:
+    """Continuous Fourier transform [ky, kx] of a held-out slice on [-1, 1] x [-1, 1]; ``z`` chooses the slice.
+
+    Parameters
+    ----------
+    kx, ky
+        Frequencies in cycles per unit length.
+    z
+        Height relative to that of the head, between -1 and 1.
+    """
+    image = random_slice(np.random.default_rng(round(1000 * (z + 2))), (_GRID, _GRID), "test")
+    place = (np.arange(_GRID) - _GRID // 2) * 2 / _GRID
+    rows, columns = (np.exp(-2j * np.pi * np.outer(k, place)) for k in (ky, kx))
+    return (rows @ image @ columns.T * (2 / _GRID) ** 2).astype(np.complex128)
 
 
 def _random_plane(

@@ -13,6 +13,9 @@ from .phantoms import PHANTOMS
 NOISE_BANDWIDTH = 0.793
 """Receiver noise bandwidth relative to the reciprocal dwell time."""
 
+TEMPLATE = "template"
+"""The phantom that is no sum of ellipses."""
+
 Calibration = Literal["embedded", "separate", "external", "interleaved", "none"]
 Orientation = Literal["transverse", "sagittal", "coronal", "oblique"]
 
@@ -24,7 +27,8 @@ class ScanProtocol:
     Attributes
     ----------
     phantom
-        ``brain``, ``shepp-logan`` or ``heart``.
+        ``brain``, ``shepp-logan`` or ``heart``, whose k-space is exact, or ``template``: slices of the MNI152 template, each
+        of another head (extra ``train``).
     matrix
         Pixels along x and y of the image.
     partitions
@@ -78,8 +82,10 @@ class ScanProtocol:
     measurement_id: str = "simulated_1"
 
     def __post_init__(self) -> None:
-        if self.phantom not in PHANTOMS:
-            raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join(PHANTOMS)}")
+        if self.phantom not in (*PHANTOMS, TEMPLATE):
+            raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join((*PHANTOMS, TEMPLATE))}")
+        if self.phantom == TEMPLATE and (self.partitions > 1 or self.frames > 1):
+            raise ValueError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
         if self.oversampling not in (1, 2):
             raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
         if (

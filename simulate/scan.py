@@ -11,10 +11,11 @@ import numpy as np
 from ismrmrd import Acquisition, Waveform
 from numpy.typing import NDArray
 
+from .anatomy import template_kspace
 from .coils import ORDER, coil_coefficients, coil_maps
 from .header import header_xml
 from .phantoms import PHANTOMS, Phantom, slice_kspace, volume_kspace
-from .protocol import NOISE_BANDWIDTH, ScanProtocol, directions, slice_positions
+from .protocol import NOISE_BANDWIDTH, TEMPLATE, ScanProtocol, directions, slice_positions
 
 TICK_MS = 2.5
 _DWELL_US = 5.0
@@ -93,11 +94,11 @@ def _periods(protocol: ScanProtocol) -> tuple[float, float]:
 
 def _frame_kspace(protocol: ScanProtocol, frame: int) -> NDArray[np.complex64]:
     """Noise-free k-space of one frame: complex64 [slices, coils, kz, ky, kx]."""
-    phantom = PHANTOMS[protocol.phantom](frame / protocol.frames)
+    phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](frame / protocol.frames)
     return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)])
 
 
-def _coil_kspace(protocol: ScanProtocol, phantom: Phantom, z: float) -> NDArray[np.complex64]:
+def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> NDArray[np.complex64]:
     """Sum shifted object k-spaces by the coils' Fourier series."""
     periods = _periods(protocol)
     step_y, step_x = 2, 2 // protocol.oversampling
@@ -105,7 +106,9 @@ def _coil_kspace(protocol: ScanProtocol, phantom: Phantom, z: float) -> NDArray[
     fine_y = np.arange(step_y * rows[0] - ORDER, step_y * rows[-1] + ORDER + 1)
     fine_x = np.arange(step_x * columns[0] - ORDER, step_x * columns[-1] + ORDER + 1)
     ky, kx = fine_y / periods[0], fine_x / periods[1]
-    if protocol.partitions > 1:
+    if phantom is None:
+        fine = template_kspace(kx, ky, z)[None]
+    elif protocol.partitions > 1:
         kz = (np.arange(protocol.partitions) - protocol.partitions // 2) / 2
         fine = volume_kspace(phantom, kx, ky, kz) / (2 / protocol.partitions) / math.sqrt(protocol.partitions)
     else:

@@ -17,7 +17,9 @@ ALLOWED = {
 }
 COMMANDS = {
     "service/cli.py": {"simulate"},
-    "service/demo.py": {"simulate"},
+    "service/demo.py": {"simulate", "models"},
+    "service/evaluate.py": {"simulate", "models"},
+    "service/network_cli.py": {"models.networks.registry"},
     "models/training/data.py": {"simulate"},
 }
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))

@@ -16,12 +16,12 @@ class StraightThrough(torch.autograd.Function):
     """One where the input is above one half; gradients pass through unchanged."""
 
     @staticmethod
-    def forward(context: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:  # noqa: ARG004
         """Return zeros and ones like ``x``."""
         return (x > 0.5).to(x.dtype)
 
     @staticmethod
-    def backward(context: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:  # noqa: ARG004
         """Return the gradient as it came."""
         return gradients[0]
 

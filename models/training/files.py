@@ -39,10 +39,10 @@ class FileScans:
     def __init__(self, folder: Path, kind: Literal["fastmri", "mrd"], slices: int | None) -> None:
         count, self._read = _KINDS[kind]
         self._slices: list[tuple[Path, int]] = []
-        for path in sorted(folder.glob("*.h5")):
+        for path in sorted(path for path in folder.glob("*.h5") if not path.name.endswith(".truth.h5")):
             try:
                 total = count(path)
-            except (KeyError, OSError, LookupError) as error:
+            except (LookupError, OSError, ValueError) as error:
                 raise RecipeError(f"{path} is no {kind} file: {error}") from error
             middle = (
                 range(total)

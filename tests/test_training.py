@@ -1,0 +1,175 @@
+"""Recipes train, resume and are evaluated; their data and mistakes."""
+
+import csv
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from isocenter.export.importers.load import load_network
+from isocenter.export.network import export_network
+from isocenter.export.options import ExportOptions
+from isocenter.models.fourier import ifft
+from isocenter.models.training.data import TrainingSamples, random_mask, simulated_scan
+from isocenter.models.training.files import FileScans
+from isocenter.models.training.recipe import Masks, RecipeError, SimulatedData, load_recipe
+from isocenter.models.training.run import train
+from isocenter.service.cli import app
+from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
+from isocenter.simulate.coils import random_coil_maps
+from isocenter.simulate.scan import ScanProtocol, simulate
+from typer.testing import CliRunner
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+RECIPE = {
+    "name": "small",
+    "network": "modl",
+    "configuration": {"iterations": 1, "cg_iterations": 3, "chans": 4, "bias": True, "eps": None},
+    "scaling": "zero-filled",
+    "data": {"kind": "simulated-brain", "samples": 4, "validation_samples": 2, "matrix": [48, 56], "coils": [3, 4]},
+    "masks": {"accelerations": [2, 4], "acs": [8, 10]},
+    "loss": {"l1": 1.0, "ssim": 0.5},
+    "optimizer": {"learning_rate": 1.0e-3, "clip_norm": 1.0},
+    "epochs": 2,
+}
+
+
+def write(folder, **changes):
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**RECIPE, **changes}))
+    return path
+
+
+def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tmp_path):
+    folder = tmp_path / "run"
+    best = train(load_recipe(write(tmp_path)), folder, progress=False)
+    assert best.is_file()
+    for name in ("curves.png", "samples/epoch-001.png", "weights.pt", "checkpoints/last.ckpt"):
+        assert (folder / name).is_file(), name
+    train(load_recipe(write(tmp_path, epochs=3)), folder, resume=True, progress=False)
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 2
+    assert last["global_step"] == 12
+    imported = load_network("modl", folder / "weights.pt")
+    assert imported.configuration["chans"] == 4
+    bundle = export_network("modl", folder / "weights.pt", tmp_path / "small", ExportOptions(), ["torchscript"])
+    assert bundle.manifest.conventions.input_scaling == "zero-filled"
+    assert bundle.manifest.inputs[1].axes == ("batch", "1", "ky", "1", "1")
+    arguments = ["--bundle", str(tmp_path / "small"), "--accelerations", "2,4", "--acs", "12", "--scans", "1"]
+    result = CliRunner().invoke(app, ["evaluate", *arguments, "-o", str(tmp_path / "evaluation")])
+    assert result.exit_code == 0, result.output
+    with (tmp_path / "evaluation" / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["method"] for row in rows} == {"zero-filled", "SENSE", "CS (TV)", "small"}
+    quality = {(row["method"], row["acceleration"]): float(row["psnr"]) for row in rows}
+    assert quality["SENSE", "2.0"] > quality["zero-filled", "2.0"] + 2
+    assert (tmp_path / "evaluation" / "images.png").is_file()
+    assert "| SENSE |" in (tmp_path / "evaluation" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"network": "nonet"}, "network 'nonet' is not known"),
+        ({"network": "jotlasnet"}, "train on 2-D slices"),
+        ({"network": "ista-net-plus"}, "no complex or magnitude image"),
+        ({"loss": {}}, "the loss is empty"),
+        ({"loss": {"psnr": 1}}, "loss.psnr"),
+        ({"epochs": 0}, "greater than 0"),
+        ({"learning": 1}, "Extra inputs are not permitted"),
+    ],
+)
+def test_recipes_with_mistakes_are_refused(tmp_path, changes, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path, **changes))
+
+
+def test_the_shipped_recipes_are_valid():
+    from conftest import ROOT
+
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        assert load_recipe(path).name == path.stem
+
+
+def test_evaluation_never_shows_what_training_has_seen():
+    template = load_template()
+    random = np.random.default_rng(3)
+    test = [random_slice(np.random.default_rng(seed), (40, 40), "test") for seed in range(2)]
+    assert not np.array_equal(test[0], test[1])
+    low, high = HELD_OUT_MM
+    from isocenter.simulate.anatomy import _height
+
+    assert all(low < _height(random, "test") < high for _ in range(200))
+    assert not any(low - 3 < _height(random, "train") < high + 3 for _ in range(200))
+    assert template.tissues.min() >= 0
+    assert template.tissues.max() <= 1
+
+
+def test_simulated_scans_repeat_by_seed_and_their_clean_part_is_without_noise():
+    data = SimulatedData(kind="simulated-brain", matrix=(48, 56), coils=(3, 3), noise=(0.05, 0.05))
+    scan, again = simulated_scan(data, 4, "train"), simulated_scan(data, 4, "train")
+    assert torch.equal(scan.kspace, again.kspace)
+    noise = scan.kspace - scan.clean
+    level = 0.05 * ifft(scan.clean, [1, 2]).abs().max()
+    assert noise.abs().square().mean().sqrt().item() == pytest.approx(level.item(), rel=0.05)
+
+
+def test_random_coil_maps_have_unit_norm():
+    maps = random_coil_maps(np.random.default_rng(1), 5, (20, 24))
+    np.testing.assert_allclose((np.abs(maps) ** 2).sum(0), 1, rtol=1e-5)
+
+
+def test_masks_keep_the_calibration_lines_and_the_acceleration():
+    random = np.random.default_rng(5)
+    for kind in ("uniform", "random"):
+        mask = random_mask(random, 128, 16, Masks(kinds=(kind,), accelerations=(4.0,)))
+        assert mask[56:72].all()
+        assert 128 / 4 - 1 <= mask.sum() <= 128 / 4 + 16
+
+
+def test_training_masks_change_and_validation_masks_do_not():
+    data = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(2, 2))
+    for fresh in (True, False):
+        samples = TrainingSamples(
+            lambda i: simulated_scan(data, i, "train"), 1, Masks(), 1, with_maps=False, fresh=fresh
+        )
+        masks = [samples[0]["mask"] for _ in range(4)]
+        assert all(torch.equal(masks[0], mask) for mask in masks) != fresh
+
+
+def test_fastmri_files_are_read_with_the_phase_direction_first(tmp_path):
+    random = np.random.default_rng(1)
+    kspace = (random.standard_normal((4, 2, 12, 10)) + 1j * random.standard_normal((4, 2, 12, 10))).astype(np.complex64)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["kspace"] = kspace
+    scans = FileScans(tmp_path, "fastmri", 2)
+    assert len(scans) == 2
+    np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace[1].swapaxes(-1, -2))
+
+
+def test_mrd_files_are_read_and_incomplete_ones_refused(tmp_path):
+    full = simulate(ScanProtocol(matrix=32, coils=3, noise=0.0))
+    full.save(tmp_path / "full.h5")
+    scan = FileScans(tmp_path, "mrd", None).scan(0)
+    image = torch.linalg.vector_norm(ifft(scan.kspace, [1, 2]), dim=0)
+    assert scan.kspace.shape == (3, 32, 32)
+    with h5py.File(tmp_path / "full.truth.h5") as file:
+        truth = np.abs(np.asarray(file["image"])).reshape(32, 32)
+    shown = image.numpy() * (image.numpy() * truth).sum() / (image.numpy() ** 2).sum()
+    assert np.abs(shown - truth).max() < 0.05 * truth.max()
+    (tmp_path / "full.h5").unlink()
+    simulate(ScanProtocol(matrix=32, coils=2, acceleration=2, acs=8)).save(tmp_path / "half.h5")
+    with pytest.raises(RecipeError, match="lines were not measured"):
+        FileScans(tmp_path, "mrd", None).scan(0)
+
+
+def test_folders_without_scans_are_refused(tmp_path):
+    with pytest.raises(RecipeError, match=r"has no \*\.h5 files"):
+        FileScans(tmp_path, "mrd", None)
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(RecipeError, match="is no fastmri file"):
+        FileScans(tmp_path, "fastmri", None)
