@@ -29,6 +29,7 @@ check: setup
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py
 	$(BIN)/python -W ignore benchmarks/ingest.py
+	$(BIN)/python -W ignore benchmarks/runtimes.py
 
 clean:
 	rm -rf $(VENV) .isocenter demo build *.egg-info
