@@ -44,6 +44,11 @@ def test_imports_follow_the_arrows(path):
         assert any(module == entry or module.startswith(f"{entry}.") for entry in allowed), f"{name} imports {module}"
 
 
+def test_neither_gadgets_nor_the_host_of_bundles_need_a_networks_class():
+    for path in [*(ROOT / "gadgets").rglob("*.py"), ROOT / "service" / "engine.py", ROOT / "export" / "runtimes.py"]:
+        assert not any(module.startswith(("models.networks", "models.training")) for module in imported(path)), path
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_small(path):
     assert path.stat().st_size < 20_000
