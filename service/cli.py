@@ -83,7 +83,7 @@ def session(descriptor: int) -> None:
     settings = load_settings(None)
     configure_logging(settings.log_format)
     with socket.socket(fileno=descriptor) as sock:
-        Session(sock, settings, make_engine(settings), new_scan_id()).run()
+        Session(sock, settings, make_engine(settings, networks=False), new_scan_id()).run()
 
 
 @app.command()

@@ -206,8 +206,16 @@ class Engine:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-def make_engine(settings: Settings) -> Engine:
+def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
     """Return the engine of a service, with the bundles that come with Isocenter at hand.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    networks
+        Whether to build the shipped networks where they are missing, which takes minutes. A process that serves one scan has
+        no time for it.
 
     Raises
     ------
@@ -219,5 +227,6 @@ def make_engine(settings: Settings) -> Engine:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = settings.home / "bundles"
     ensure_classical(folder)
-    ensure_shipped(folder)
+    if networks:
+        ensure_shipped(folder)
     return Engine(settings.bundle_folders, device=device, runtime=settings.runtime, default_network=settings.network)

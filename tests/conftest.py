@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
 
 from isocenter.export.classical import ensure_classical  # noqa: E402
+from isocenter.export.shipped import ensure_shipped  # noqa: E402
 from isocenter.service.client import Client, connect, replay  # noqa: E402
 from isocenter.service.engine import Engine  # noqa: E402
 from isocenter.service.server import Server  # noqa: E402
@@ -23,6 +24,7 @@ SHARED = ROOT.parent / "shared"
 def bundles() -> Path:
     folder = Path(os.environ["ISOCENTER_HOME"]) / "bundles"
     ensure_classical(folder)
+    ensure_shipped(folder)
     return folder
 
 
