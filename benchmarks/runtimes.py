@@ -9,7 +9,7 @@ the ratios hold on a noisy machine. Peak memory is that of a process that only l
 import argparse
 import copy
 import logging
-import resource
+import re
 import subprocess
 import sys
 import tempfile
@@ -47,7 +47,9 @@ def probe_memory(folder, runtime, shape):
     session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
     sizes = dict(zip(("batch", "coils", "frames", "ky", "kx"), map(int, shape.split("x")), strict=True))
     session.run(make_case(bundle.manifest.inputs, sizes, acs=16, spacing=4, phantom=True))
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    # not getrusage, whose peak includes that of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    print(int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024)
 
 
 def memory_of(folder, runtime, sizes):

@@ -139,7 +139,9 @@ def test_a_bundle_whose_runtimes_disagree_is_not_written(tmp_path):
 
 
 def test_the_engine_names_the_bundles_that_exist(engine):
-    with pytest.raises(BundleError, match="there is no bundle 'unet'; there are: combine, rss, sense"):
+    with pytest.raises(
+        BundleError, match="there is no bundle 'unet'; there are: combine, modl-brain, rss, sense, varnet-brain"
+    ):
         engine.load("unet")
 
 
