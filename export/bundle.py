@@ -66,6 +66,9 @@ class Domain(_Strict):
 
     dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
     acceleration: tuple[float, float] | None = None
+    acs: tuple[int, int] | None = None
+    sampling: tuple[Literal["uniform", "random"], ...] = ()
+    partial_fourier: tuple[float, float] | None = None
     coils: tuple[int, int] | None = None
     matrix: tuple[int, int] | None = None
     field_strength_t: tuple[float, float] | None = None
@@ -106,6 +109,8 @@ class Manifest(_Strict):
     conventions: Conventions = Conventions()
     domain: Domain = Domain()
     tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
+    precision: Literal["float32", "tf32"] = "float32"
+    """Whether a GPU may multiply with ten bits of mantissa; the probe must hold within the tolerance all the same."""
     files: dict[str, str] = {}
     parity: dict[str, Parity] = {}
     provenance: Provenance

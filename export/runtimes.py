@@ -2,18 +2,25 @@
 
 import importlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .axes import fixed_length
 from .bundle import BundleError, Manifest
 
 
 class Runtime(Protocol):
-    """Runs one model file on one device. Inputs and outputs are tensors by name."""
+    """Runs one model file on one device. Inputs and outputs are tensors by name; outputs are on the CPU, and complete."""
+
+    @property
+    def description(self) -> str:
+        """What it runs on, such as the execution providers that are really in use."""
+        ...
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
@@ -24,7 +31,8 @@ class TorchScriptRuntime:
     """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        self.device = device
+        self.description = f"TorchScript on {device}"
+        self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         with warnings.catch_warnings():
@@ -33,14 +41,21 @@ class TorchScriptRuntime:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        with torch.inference_mode(), torch.jit.optimized_execution(False):  # pyright: ignore[reportPrivateImportUsage]
-            result = self._module(*(inputs[name].to(self.device) for name in self._inputs))
-        values = result if isinstance(result, tuple) else (result,)
-        return dict(zip(self._outputs, values, strict=True))
+        plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
+        with torch.inference_mode(), plainly, self._link as link:
+            result = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
+            values = result if isinstance(result, tuple) else (result,)
+            return dict(zip(self._outputs, link.to_host(values), strict=True))
 
 
 class OnnxRuntime:
-    """ONNX Runtime, on the CPU or on CUDA with TF32 off (it costs three digits of every Fourier transform)."""
+    """ONNX Runtime on the CPU or on CUDA.
+
+    TF32 is off there unless the manifest has it: it costs three digits of every Fourier transform. Inputs and outputs are
+    bound: the session reads and writes torch's memory, on the device.
+    """
+
+    provider = "CUDAExecutionProvider"
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         try:
@@ -54,19 +69,67 @@ class OnnxRuntime:
         # threads that spin while they wait take the cores away from the stream
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if device.type == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0", "device_id": str(device.index or 0)}))
-        self._session = ort.InferenceSession(str(path), options, providers=providers)
-        if device.type == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
-            raise BundleError("ONNX Runtime offers no CUDA here; it would silently run on the CPU")
-        self._outputs = [spec.name for spec in manifest.outputs]
+        self._session = ort.InferenceSession(str(path), options, providers=self._providers(manifest, device))
+        in_use = self._session.get_providers()
+        if device.type == "cuda" and self.provider not in in_use:
+            raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
+        self.description = f"ONNX Runtime on {device} ({', '.join(in_use)})"
+        self._link = _Link(device)
+        self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
+        self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
+
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+        if device.type == "cpu":
+            return ["CPUExecutionProvider"]
+        cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
+        return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        feeds = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
-        results = self._session.run(self._outputs, feeds)
-        return {name: torch.from_numpy(result) for name, result in zip(self._outputs, results, strict=True)}
+        binding = self._session.io_binding()
+        with self._link as link:
+            # the binding keeps addresses only: the tensors must live until the run is over
+            bound = {name: link.to_device(inputs[name]).contiguous() for name in self._input_axes}
+            outputs = self._allocate(bound, link.device)
+            for bind, tensors in ((binding.bind_input, bound), (binding.bind_output, outputs)):
+                for name, tensor in tensors.items():
+                    place = tensor.device.type, tensor.device.index or 0
+                    bind(name, *place, np.float32, tuple(tensor.shape), tensor.data_ptr())
+            link.wait()
+            self._session.run_with_iobinding(binding)
+            return dict(zip(outputs, link.to_host(tuple(outputs.values())), strict=True))
+
+    def _allocate(self, inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Memory for the outputs, whose axes have the lengths of the inputs' axes of the same name."""
+        sizes = {
+            axis: length
+            for name, tensor in inputs.items()
+            for axis, length in zip(self._input_axes[name], tensor.shape, strict=True)
+        }
+        return {
+            name: torch.empty([fixed_length(axis) or sizes[axis] for axis in axes], device=device)
+            for name, axes in self._output_axes.items()
+        }
+
+
+class TensorRtRuntime(OnnxRuntime):
+    """ONNX Runtime with TensorRT, which compiles the graph for every new shape; the kernels are kept beside the bundle."""
+
+    provider = "TensorrtExecutionProvider"
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        self._cache = str(path.parent / "tensorrt")
+        if device.type != "cuda":
+            raise BundleError("TensorRT needs a CUDA device")
+        super().__init__(path, manifest, device)
+
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+        tensorrt = {
+            "device_id": str(device.index or 0),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": self._cache,
+        }
+        return [(self.provider, tensorrt), *super()._providers(manifest, device)]
 
 
 class AotiRuntime:
@@ -75,6 +138,7 @@ class AotiRuntime:
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         if device.type != "cpu":
             raise BundleError("model.pt2 was compiled for the CPU")
+        self.description = "AOTInductor on cpu"
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         inductor = importlib.import_module("torch._inductor")
@@ -91,9 +155,53 @@ class AotiRuntime:
         return dict(zip(self._outputs, values, strict=True))
 
 
-RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime] | type[AotiRuntime]] = {
+class _Link:
+    """The way to a device and back: on CUDA through pinned memory, on a stream of its own.
+
+    Use it as a context around everything that runs on the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._active: Any = None
+
+    def __enter__(self) -> "_Link":
+        if self._stream is not None:
+            # what made the inputs on the device comes first
+            self._stream.wait_stream(torch.cuda.current_stream(self.device))
+            self._active = torch.cuda.stream(self._stream)
+            self._active.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None:
+            self._active.__exit__(*error)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        if self._stream is None or tensor.is_cuda:
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if self._stream is None:
+            return list(tensors)
+        pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for memory, tensor in zip(pinned, tensors, strict=True):
+            memory.copy_(tensor, non_blocking=True)
+        self.wait()
+        return pinned
+
+    def wait(self) -> None:
+        """Wait until everything on the device is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime] | type[TensorRtRuntime] | type[AotiRuntime]] = {
     "torchscript": TorchScriptRuntime,
     "onnx": OnnxRuntime,
+    "tensorrt": TensorRtRuntime,
     "aoti": AotiRuntime,
 }
 """The runtimes by name."""

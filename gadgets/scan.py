@@ -1,7 +1,9 @@
 """What belongs to one scan: header, encodings, engine, noise store, log, parameters, and what went wrong."""
 
+import itertools
 import logging
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,17 +23,28 @@ class Model(Protocol):
         """The bundle's manifest."""
         ...
 
+
+class Result(Protocol):
+    """What a bundle made of its inputs."""
+
+    @property
+    def outputs(self) -> dict[str, Tensor]:
+        """Tensors by name."""
+        ...
+
     @property
     def runtime(self) -> str:
-        """What it runs on."""
+        """What computed them."""
         ...
 
-    def prepare(self, sizes: Mapping[str, int]) -> None:
-        """Get ready for inputs whose named axes have these sizes."""
+    @property
+    def device(self) -> str:
+        """Where."""
         ...
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Reconstruct."""
+    @property
+    def seconds(self) -> float:
+        """How long that took."""
         ...
 
 
@@ -43,9 +56,25 @@ class Engine(Protocol):
         """Bundle to use where a pipeline names none."""
         ...
 
+    @property
+    def deadline(self) -> float:
+        """Seconds to wait for a result."""
+        ...
+
     def load(self, bundle: str) -> Model:
         """Return the model of a bundle; cheap when it is loaded already."""
         ...
+
+    def submit(self, bundle: str, inputs: Mapping[str, Tensor], *, scan: str = ..., urgent: bool = ...) -> Future[Any]:
+        """Queue inputs, and return the future of their ``Result``."""
+        ...
+
+    def abandon(self, future: Future[Any], reason: str) -> None:
+        """Wait for a result no longer."""
+        ...
+
+
+_unnamed = itertools.count(1)
 
 
 class Scan:
@@ -65,6 +94,8 @@ class Scan:
         Where blocks are processed.
     log
         Receives messages without patient data.
+    name
+        Tells scans apart that share an engine.
     """
 
     def __init__(
@@ -76,7 +107,9 @@ class Scan:
         parameters: Mapping[str, Any] | None = None,
         device: torch.device | str = "cpu",
         log: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
+        name: str = "",
     ) -> None:
+        self.name = name or f"scan {next(_unnamed)}"
         self.header = header if isinstance(header, ismrmrdHeader) else parse_header(header)
         self.encodings: tuple[Encoding, ...] = parse_encodings(self.header)
         self.engine = engine
@@ -87,6 +120,8 @@ class Scan:
         self.interrupted = False
         """Whether the stream ended without its end marker; set by whoever reads the stream."""
         self.problems: dict[str, str] = {}
+        self.seconds: dict[str, float] = {}
+        """Time that gadgets have spent elsewhere than in their own thread, by their name."""
         self._problem_counts: dict[str, int] = {}
 
     def require_engine(self) -> Engine:

@@ -1,6 +1,5 @@
 """Commands on bundles: list, prepare, show, verify, bench."""
 
-import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -22,10 +21,10 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings fi
 def list_bundles(config: ConfigOption = None) -> None:
     """List the bundles and how they deviate from the module that they were made from."""
     from ..export.bundle import Bundle
-    from .engine import Engine
+    from .engine.device import Shelf
     from .settings import load_settings
 
-    for name, path in sorted(Engine(load_settings(config).bundle_folders).available().items()):
+    for name, path in sorted(Shelf(load_settings(config).bundle_folders).available().items()):
         try:
             manifest = Bundle.open(path).manifest
         except IsocenterError as error:
@@ -46,8 +45,9 @@ def prepare(config: ConfigOption = None) -> None:
     try:
         engine = make_engine(load_settings(config))
         for name in sorted(engine.available()):
-            engine.load(name)
-            out.print(f"{name:<20} passed its probe on {engine.device}", markup=False)
+            for device in engine.devices:
+                device.manifest(name)
+                out.print(f"{name:<20} passed its probe on {device.name}", markup=False)
     except IsocenterError as error:
         _fail(error)
 
@@ -80,11 +80,14 @@ def verify(folder: Path, device: Annotated[str, typer.Option(help="cpu, cuda, cu
         bundle = Bundle.open(folder)
         inputs, expected = bundle.probe()
         for name, path in bundle.runtime_files().items():
-            error = relative_error(RUNTIMES[name](path, bundle.manifest, torch.device(device)).run(inputs), expected)
+            runtime = RUNTIMES[name](path, bundle.manifest, torch.device(device))
+            error = relative_error(runtime.run(inputs), expected)
             passed = error <= bundle.manifest.tolerance
             failed = failed or not passed
             verdict = "passed" if passed else f"FAILED, accepted is {bundle.manifest.tolerance:.0e}"
-            out.print(f"{name:<12} deviates by {error:.1e} of the maximum: {verdict}", markup=False)
+            out.print(
+                f"{name:<12} deviates by {error:.1e} of the maximum: {verdict}; {runtime.description}", markup=False
+            )
     except IsocenterError as error:
         _fail(error)
     if failed:
@@ -99,44 +102,38 @@ def bench(
     repetitions: Annotated[int, typer.Option(min=1)] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
 ) -> None:
-    """Measure how long every runtime takes for one slice or series."""
+    """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device."""
     from ..export.bundle import Bundle
     from ..export.cases import make_case
     from ..export.runtimes import RUNTIMES
+    from .engine import choice
 
     try:
         ky, kx, coils = (int(part) for part in matrix.split("x"))
     except ValueError:
         _fail(f"--matrix is {matrix!r}; accepted is KYxKXxCOILS, such as 320x320x15")
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
+    place = torch.device(device)
     try:
         bundle = Bundle.open(folder)
         inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
-        runtimes = {
-            name: RUNTIMES[name](path, bundle.manifest, torch.device(device))
-            for name, path in bundle.runtime_files().items()
-        }
+        runtimes = {name: RUNTIMES[name](path, bundle.manifest, place) for name, path in bundle.runtime_files().items()}
     except IsocenterError as error:
         _fail(error)
-    durations: dict[str, list[float]] = {name: [] for name in runtimes}
-    first: dict[str, float] = {}
-    for round_ in range(repetitions + 1):
-        # interleaved, so that other load on the machine meets all runtimes alike
-        for name, runtime in runtimes.items():
-            start = time.perf_counter()
-            runtime.run(inputs)
-            seconds = time.perf_counter() - start
-            if round_ == 0:
-                first[name] = seconds
-            else:
-                durations[name].append(seconds)
-    fastest = min(min(values) for values in durations.values())
-    table = Table("runtime", "first [ms]", "best [ms]", "median [ms]", "to the fastest")
-    for name, values in durations.items():
-        ordered = sorted(values)
-        row = (first[name], ordered[0], ordered[len(ordered) // 2])
-        table.add_row(name, *(f"{1000 * value:.1f}" for value in row), f"{ordered[0] / fastest:.2f}")
+    first = {
+        name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
+    }
+    best = choice.measure(runtimes, inputs, repetitions)
+    fastest = min(best, key=lambda name: best[name])
+    batch = choice.worthwhile_batch(runtimes[fastest], inputs)
+    measured = choice.Choice(runtime=fastest, milliseconds=best, batch=batch)
+    choice.remember(bundle, place, measured)
+    table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
+    for name, milliseconds in best.items():
+        table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / best[fastest]:.2f}")
     out.print(table)
+    together = f"up to {measured.batch} slices that wait together" if measured.batch > 1 else "slices one by one"
+    out.print(f"the service will use {fastest} here, {together}", markup=False)
 
 
 def _fail(error: Exception | str) -> NoReturn:

@@ -64,9 +64,8 @@ def serve(
     engine.preload()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
-    err.print(
-        f"listening on {settings.host}:{server.port} ({engine.device}), pipelines in {settings.home / 'pipelines'}"
-    )
+    devices = ", ".join(device.name for device in engine.devices)
+    err.print(f"listening on {settings.host}:{server.port} ({devices}), pipelines in {settings.home / 'pipelines'}")
     if not server.serve():
         os._exit(1)  # a thread that does not end would hold up the interpreter's own end
     engine.close()

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any, BinaryIO
 
 from ..gadgets.errors import IsocenterError
-from ..gadgets.header import Encoding
 from ..gadgets.items import (
     Acquisition,
     AcquisitionBucket,
@@ -23,6 +22,7 @@ from ..gadgets.items import (
     Waveform,
 )
 from ..gadgets.recon_data import from_kspace
+from ..gadgets.reconstruct import bundle_names
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, GadgetStep, Pipeline
@@ -48,6 +48,8 @@ from .wire import (
 
 _DATA = (Acquisition, Waveform, Image, AcquisitionBucket, ReconData, ImageArray)
 _TO_CLIENT = (Image, DependencyReport)
+_TIMED_OTHERWISE = ("accumulate", "reconstruct")
+"""Gadgets that mostly wait: the first for readouts, the second for the engine, whose time it notes itself."""
 _NO_HEADER = (
     "<ismrmrdHeader><encoding>"
     "<encodedSpace><matrixSize><x>1</x><y>1</y><z>1</z></matrixSize>"
@@ -80,6 +82,7 @@ class Session:
     def __init__(self, sock: socket.socket, settings: Settings, engine: Engine, scan_id: str) -> None:
         self.settings = settings
         self.engine = engine
+        self.scan_id = scan_id
         self.log = ScanLog(scan_id)
         self._socket = sock
         self._spool = self._open_spool(scan_id)
@@ -156,6 +159,7 @@ class Session:
             noise_folder=self.settings.noise_folder,
             device=self.engine.device,
             log=self.log,
+            name=self.scan_id,
         )
         self._receiver.set_timeout(self.settings.idle_timeout)
         first = self._parameters(scan) if header is not None else None
@@ -165,6 +169,7 @@ class Session:
             items = self._chain(step, items, scan)
         for item in items:
             self._send_item(item)
+        self._seconds |= scan.seconds
         self._finish(scan)
 
     def _handshake_config(self) -> Pipeline | None:
@@ -239,11 +244,12 @@ class Session:
 
     def _prepare(self, pipeline: Pipeline, scan: Scan) -> None:
         """Load and warm up the pipeline's bundles while the scan begins; faults show when the bundle is used."""
-        sizes = _announced_sizes(scan.encodings[0], scan)
+        sizes = _announced_sizes(pipeline, scan)
         for step in pipeline.steps:
             if isinstance(step, GadgetStep) and step.gadget.name == "reconstruct":
-                for option in ("bundle", "fallback"):
-                    if name := step.options.get(option):
+                options = {**step.gadget.defaults, **step.options}
+                with suppress(IsocenterError):  # said when the bundle is used
+                    for name in bundle_names(scan, options["bundle"], options["fallback"]):
                         self.engine.prepare(name, sizes)
 
     def _items(self, scan: Scan, first: Message | None) -> Iterator[Item]:
@@ -277,7 +283,7 @@ class Session:
 
     def _chain(self, step: Any, items: Iterator[Item], scan: Scan) -> Iterator[Item]:
         if isinstance(step, GadgetStep):
-            if step.gadget.name == "accumulate":
+            if step.gadget.name in _TIMED_OTHERWISE:
                 return step.gadget(items, scan, **step.options)
             return self._timed(step, items, scan)
         return run_external(step, items, scan, self.settings, self._say)
@@ -369,6 +375,8 @@ class Session:
 
     def _drain(self) -> None:
         """Read on until the peer closes, so that the reason reaches it: unread data would reset the connection."""
+        # another thread may still read ahead for a gadget
+        self._messages = iter(self._receiver)
         if self._closed_by_peer:
             return
         deadline = time.monotonic() + self.settings.drain_timeout
@@ -410,13 +418,16 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)
 
 
-def _announced_sizes(encoding: Encoding, scan: Scan) -> dict[str, int]:
-    """Sizes that a bundle's inputs will have, as far as the header tells."""
+def _announced_sizes(pipeline: Pipeline, scan: Scan) -> dict[str, int]:
+    """Sizes that a bundle's inputs will have, as far as header and pipeline tell."""
+    encoding = scan.encodings[0]
     system = scan.header.acquisitionSystemInformation
-    coils = int(getattr(system, "receiverChannels", None) or 8)
+    frames = [step.options.get("frames", "none") for step in pipeline.steps if isinstance(step, GadgetStep)]
+    counter = next((name for name in frames if name != "none"), None)
     return {
         "batch": 1,
-        "coils": coils,
+        "coils": int(getattr(system, "receiverChannels", None) or 8),
+        "frames": encoding.count(counter) if counter else 1,
         "kz": encoding.encoded_matrix[2],
         "ky": encoding.encoded_matrix[1],
         "kx": encoding.cropped_readout,

@@ -40,7 +40,10 @@ class Settings(BaseModel):
     aliases
         Other names of pipelines, such as ``openrecon: sense.xml``.
     device, runtime
-        Where and with what bundles run.
+        Where and with what bundles run: ``auto`` for every GPU there is or else the CPU, or names separated by commas; the
+        fastest runtime, or one of them.
+    deadline
+        Seconds that an image may take before the fallback makes it.
     handlers
         ``module.target`` of Gadgetron Python gadgets that pipelines may start.
     fire_modules
@@ -78,7 +81,8 @@ class Settings(BaseModel):
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"
-    runtime: Literal["auto", "torchscript", "onnx", "aoti"] = "auto"
+    runtime: Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"] = "auto"
+    deadline: Annotated[float, Field(gt=0)] = 60.0
     handlers: tuple[str, ...] = ()
     fire_modules: dict[str, str] = {}
     python_path: tuple[Path, ...] = ()

@@ -4,7 +4,7 @@ import logging
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Generic, TypeVar
 
 from .wire import Decoder, Limits, Message, ProtocolError
@@ -52,23 +52,32 @@ class ByteQueue(Generic[T]):
             self._condition.notify_all()
             return True
 
-    def get(self) -> T | None:
-        """Wait for an entry and remove it; None once the queue is closed and empty."""
+    def get(self, leave: Callable[[], bool] = lambda: False) -> T | None:
+        """Wait for an entry and remove it; None once the queue is closed and empty, or as soon as ``leave`` is true."""
         with self._condition:
-            while not self._entries and not self._closed:
+            while not self._entries and not self._closed and not leave():
                 self._condition.wait()
-            if not self._entries:
+            if not self._entries or leave():
                 return None
             entry, size = self._entries.popleft()
             self._held -= size
             self._condition.notify_all()
             return entry
 
+    def wake(self) -> None:
+        """Let those who wait ask again whether they should leave."""
+        with self._condition:
+            self._condition.notify_all()
+
     def close(self) -> None:
         """Accept no more entries; those that wait can still be taken."""
         with self._condition:
             self._closed = True
             self._condition.notify_all()
+
+
+class TakenOver(Exception):  # noqa: N818 - it is no fault
+    """Somebody else iterates over the receiver now."""
 
 
 class Receiver:
@@ -102,6 +111,8 @@ class Receiver:
         self._socket = sock
         self._decoder = Decoder(limits)
         self._queue: ByteQueue[list[Message]] = ByteQueue(capacity, _LEAD_BYTES)
+        self._decoded: deque[Message] = deque()
+        self._reader: object = None
         self._spool = spool
         self.error: Exception | None = None
         self.bytes_received = 0
@@ -141,8 +152,26 @@ class Receiver:
                 raise decoder.fault
 
     def __iter__(self) -> Iterator[Message]:
-        while (messages := self._queue.get()) is not None:
-            yield from messages
+        """Iterate over what has not been taken yet. Whoever iterated before, in whatever thread, gets ``TakenOver``."""
+        self._reader = reader = object()
+        self._queue.wake()
+
+        def replaced() -> bool:
+            return self._reader is not reader
+
+        def messages() -> Iterator[Message]:
+            while True:
+                while self._decoded and not replaced():
+                    yield self._decoded.popleft()
+                batch = None if replaced() else self._queue.get(replaced)
+                if batch is not None:
+                    self._decoded.extend(batch)
+                elif replaced():
+                    raise TakenOver
+                else:
+                    return
+
+        return messages()
 
     def stop(self) -> None:
         """Stop reading, and wake whoever iterates."""

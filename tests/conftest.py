@@ -66,10 +66,11 @@ class Service:
 
 
 @pytest.fixture
-def make_service(engine, bundles, tmp_path):
+def make_service_with(bundles, tmp_path):
+    """Start services with an engine of the test's own."""
     services = []
 
-    def make(**settings) -> Service:
+    def make(engine, **settings) -> Service:
         values = {
             "port": 0,
             "home": tmp_path,
@@ -85,6 +86,11 @@ def make_service(engine, bundles, tmp_path):
     yield make
     for service in services:
         service.stop()
+
+
+@pytest.fixture
+def make_service(make_service_with, engine):
+    return lambda **settings: make_service_with(engine, **settings)
 
 
 @pytest.fixture

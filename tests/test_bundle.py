@@ -8,7 +8,7 @@ from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, T
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
 from isocenter.export.runtimes import RUNTIMES
-from isocenter.service.engine import Engine
+from isocenter.service.engine import Engine, LoadedModel
 
 AXES = ("batch", "coils", "kz", "ky", "kx")
 SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 12, 16)]
@@ -110,7 +110,7 @@ def test_a_bundle_that_fails_its_probe_is_refused(bundles, tmp_path):
     edit(folder, files={**values["files"], "model.ts": sha256(folder / "model.ts")})
     with pytest.raises(BundleError, match="the probe deviates"):
         Engine([tmp_path], runtime="torchscript").load("combine")
-    assert Engine([tmp_path]).load("combine").runtime == "onnx"
+    assert LoadedModel(Bundle.open(folder), torch.device("cpu")).runtime == "onnx"
 
 
 class Doubling(torch.nn.Module):
@@ -143,28 +143,3 @@ def test_the_engine_names_the_bundles_that_exist(engine):
         BundleError, match="there is no bundle 'unet'; there are: combine, modl-brain, rss, sense, varnet-brain"
     ):
         engine.load("unet")
-
-
-def test_the_engine_runs_in_the_background(engine):
-    inputs = make_case(METHODS["rss"].inputs, {"coils": 2, "ky": 16, "kx": 16})
-    outputs = engine.submit("rss", inputs).result(timeout=30)
-    assert torch.equal(outputs["image"], engine.load("rss").run(inputs)["image"])
-
-
-def test_preparing_runs_the_announced_sizes_once(engine):
-    sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
-    model = engine.load("rss")
-    shapes = []
-    run = model._run
-    model._run = lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs)
-    try:
-        engine.prepare("rss", sizes).result(timeout=30)
-        engine.prepare("rss", sizes).result(timeout=30)
-    finally:
-        model._run = run
-    assert shapes == [(1, 3, 1, 24, 20, 2)]
-
-
-def test_a_runtime_can_be_chosen(bundles):
-    assert Engine([bundles], runtime="onnx").load("rss").runtime == "onnx"
-    assert Engine([bundles]).load("rss").runtime in ("onnx", "torchscript")

@@ -1,0 +1,147 @@
+"""Whether a bundle was made for a scan: its domain against the header and the data."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .items import Kspace
+from .scan import Scan
+
+_BODY_PARTS = {"head": "brain"}
+"""Names of the DICOM standard that mean the same here."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the lines of a plane were undersampled.
+
+    Attributes
+    ----------
+    acs
+        Adjacent lines that were measured around the middle.
+    acceleration
+        Lines per measured line outside the calibration lines, between the first and the last that were measured.
+    pattern
+        ``full``, ``uniform`` or ``random``.
+    partial_fourier
+        Extent in k-space, as a fraction of what it would be if both sides reached as far as the farther one.
+    """
+
+    acs: int
+    acceleration: float
+    pattern: str
+    partial_fourier: float
+
+
+def describe_sampling(lines: Tensor) -> Sampling:
+    """Describe which lines were measured.
+
+    Parameters
+    ----------
+    lines
+        bool [ky].
+    """
+    measured = [int(index) for index in torch.nonzero(lines.cpu()).flatten()]
+    count, middle = lines.numel(), lines.numel() // 2
+    if not measured:
+        return Sampling(0, float(count), "random", 0.0)
+    present = set(measured)
+    low = high = middle
+    while low - 1 in present:
+        low -= 1
+    while high in present:
+        high += 1
+    if middle not in present:
+        low = high
+    outside = [line for line in measured if line < low], [line for line in measured if line >= high]
+    inner = _gaps(outside[0]) + _gaps(outside[1])
+    gaps = _gaps([*outside[0], low]) + _gaps([high - 1, *outside[1]]) if high > low else inner
+    # the grid of a uniform scan goes on within the calibration lines, so the gaps at their edges can be smaller
+    uniform = bool(inner) and len(set(inner)) == 1 and max(gaps) == inner[0]
+    acceleration = float(inner[0]) if uniform else sum(gaps) / max(len(gaps), 1)
+    pattern = "full" if acceleration <= 1 else "uniform" if uniform else "random"
+    reach = sorted((middle - measured[0], measured[-1] + 1 - middle))
+    symmetry = min(1.0, (reach[0] + max(gaps, default=1)) / max(reach[1], 1))
+    return Sampling(high - low, max(acceleration, 1.0), pattern, (1 + symmetry) / 2)
+
+
+def _gaps(lines: list[int]) -> list[int]:
+    return [after - before for before, after in pairwise(lines)]
+
+
+def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[str]:
+    """Say in what respects a block lies outside what a bundle was made for.
+
+    Parameters
+    ----------
+    manifest
+        Of the bundle. What its domain leaves open is not checked.
+    kspace
+        The block.
+    scan
+        Its header has the field strength and the part of the body.
+
+    Returns
+    -------
+    list of str
+        One entry for every respect; empty if it fits.
+    """
+    domain = manifest.domain
+    coils, frames, partitions, lines, samples = kspace.data.shape
+    sampling = describe_sampling(kspace.mask[0].any(dim=0))
+    acceleration = sampling.acceleration
+    if partitions > 1:
+        acceleration *= describe_sampling(kspace.mask[0].any(dim=1)).acceleration
+    found = [
+        _outside("coils", coils, domain.coils),
+        _outside("lines", lines, domain.matrix),
+        _outside("samples", samples, domain.matrix),
+        _outside("acceleration", round(acceleration, 1), domain.acceleration),
+        _outside("calibration lines", _calibration_lines(kspace, sampling), domain.acs),
+        _outside("partial Fourier", round(sampling.partial_fourier, 3), domain.partial_fourier),
+        _outside("field strength in tesla", _field_strength(scan), domain.field_strength_t),
+    ]
+    if domain.sampling and sampling.pattern not in ("full", *domain.sampling):
+        found.append(f"{sampling.pattern} undersampling, accepted is {' or '.join(domain.sampling)}")
+    if domain.dimensions and not _dimensions(kspace) & set(domain.dimensions):
+        found.append(f"a {min(_dimensions(kspace))} scan, accepted is {' or '.join(domain.dimensions)}")
+    part = _body_part(scan)
+    if domain.anatomy and part and part not in domain.anatomy:
+        found.append(f"body part {part!r}, accepted is {' or '.join(domain.anatomy)}")
+    sizes = {"coils": coils, "frames": frames, "kz": partitions, "ky": lines, "kx": samples}
+    for spec in manifest.inputs:
+        found += [_outside(axis, sizes[axis], limits) for axis, limits in spec.limits.items() if axis in sizes]
+    return list(dict.fromkeys(reason for reason in found if reason))
+
+
+def _outside(name: str, value: float | None, limits: tuple[float, float] | None) -> str:
+    if value is None or limits is None or limits[0] <= value <= limits[1]:
+        return ""
+    return f"{name} {value:g}, accepted is {limits[0]:g} to {limits[1]:g}"
+
+
+def _calibration_lines(kspace: Kspace, sampling: Sampling) -> int:
+    if kspace.calibration is None:
+        return sampling.acs
+    return max(sampling.acs, int((kspace.calibration[0] != 0).any(dim=0).any(dim=1).sum()))
+
+
+def _dimensions(kspace: Kspace) -> set[str]:
+    """What a bundle may be made for to take this block; frames and fully sampled partitions can be taken one by one."""
+    kinds = {"2d+t", "2d"} if kspace.data.shape[1] > 1 else {"2d"}
+    if kspace.data.shape[2] == 1:
+        return kinds
+    each_partition_alike = bool((kspace.mask == kspace.mask[:, :1]).all())
+    return {"3d", *kinds} if each_partition_alike else {"3d"}
+
+
+def _field_strength(scan: Scan) -> float | None:
+    return getattr(scan.header.acquisitionSystemInformation, "systemFieldStrength_T", None)
+
+
+def _body_part(scan: Scan) -> str:
+    part = str(getattr(scan.header.studyInformation, "bodyPartExamined", None) or "").lower()
+    return _BODY_PARTS.get(part, part)

@@ -1,0 +1,127 @@
+"""Where bundles run: the devices of this process."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ...export.bundle import Bundle, BundleError, Manifest
+from .jobs import Result, Tensors
+from .model import LoadedModel, RuntimeChoice
+
+log = logging.getLogger("isocenter.engine")
+
+
+class Device(Protocol):
+    """Something that loads bundles and runs them: a processor of this host, or of another one."""
+
+    name: str
+
+    def manifest(self, bundle: str) -> Manifest:
+        """Load a bundle, if it is not loaded yet, and return its manifest."""
+        ...
+
+    def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together."""
+        ...
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Get ready for inputs of these sizes."""
+        ...
+
+    def run(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs."""
+        ...
+
+    def close(self) -> None:
+        """Release it."""
+        ...
+
+
+class Shelf:
+    """The bundles in some folders.
+
+    Parameters
+    ----------
+    folders
+        Searched in order.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+
+    def available(self) -> dict[str, Path]:
+        """Return the folders of all bundles by name."""
+        return {
+            path.name: path
+            for folder in reversed(self.folders)
+            if folder.is_dir()
+            for path in sorted(folder.iterdir())
+            if (path / "model.yaml").is_file()
+        }
+
+    def open(self, name: str) -> Bundle:
+        """Open a bundle by its name.
+
+        Raises
+        ------
+        BundleError
+            There is none of this name, or it is damaged.
+        """
+        available = self.available()
+        if name not in available:
+            raise BundleError(f"there is no bundle {name!r}; there are: {', '.join(sorted(available)) or 'none'}")
+        return Bundle.open(available[name])
+
+
+class LocalDevice:
+    """A processor of this host.
+
+    Parameters
+    ----------
+    device
+        Such as ``cpu`` or ``cuda:1``.
+    shelf
+        The bundles.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    """
+
+    def __init__(self, device: torch.device | str, shelf: Shelf, runtime: RuntimeChoice = "auto") -> None:
+        self.device = torch.device(device)
+        self.name = str(self.device)
+        self._shelf = shelf
+        self._runtime: RuntimeChoice = runtime
+        self._models: dict[str, LoadedModel] = {}
+        self._lock = threading.Lock()
+
+    def load(self, bundle: str) -> LoadedModel:
+        """Return a bundle's model, loaded and commissioned at its first use.
+
+        Raises
+        ------
+        BundleError
+            There is no such bundle, or it is damaged, or fails its probe.
+        """
+        with self._lock:
+            if bundle not in self._models:
+                self._models[bundle] = LoadedModel(self._shelf.open(bundle), self.device, self._runtime)
+            return self._models[bundle]
+
+    def manifest(self, bundle: str) -> Manifest:
+        return self.load(bundle).manifest
+
+    def batch(self, bundle: str) -> int:
+        return self.load(bundle).batch
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        self.load(bundle).prepare(sizes)
+
+    def run(self, bundle: str, inputs: Tensors) -> Result:
+        return self.load(bundle).result(inputs)
+
+    def close(self) -> None:
+        self._models.clear()

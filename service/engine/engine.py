@@ -1,0 +1,166 @@
+"""The inference engine: runs bundles on the devices that there are, for all scans at once."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from ...export.bundle import BundleError, Manifest
+from .device import Device, LocalDevice, Shelf
+from .jobs import FairQueue, Job, Result, Tensors
+from .model import RuntimeChoice
+from .worker import Suspended, Worker
+
+log = logging.getLogger("isocenter.engine")
+
+_CLOSE_SECONDS = 10.0
+_ENGINE = "engine"
+
+
+class Model:
+    """A bundle by name, on whichever device is free."""
+
+    def __init__(self, engine: "Engine", name: str, manifest: Manifest) -> None:
+        self._engine = engine
+        self.name = name
+        self.manifest = manifest
+
+    def run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
+        """Compute the outputs."""
+        return self._engine.submit(self.name, inputs).result().outputs
+
+
+class Engine:
+    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns.
+
+    Parameters
+    ----------
+    folders
+        Where bundles are looked for, in order.
+    devices
+        Where models run: names such as ``cpu`` or ``cuda:0``, or objects that stand for devices elsewhere.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    default_network
+        Bundle for pipelines that name none.
+    deadline
+        Seconds after which a gadget waits no longer for an image and falls back.
+    queue_bytes
+        Bytes of inputs that may wait for each scan.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        devices: Sequence[Device | str] = ("cpu",),
+        runtime: RuntimeChoice = "auto",
+        default_network: str | None = None,
+        deadline: float = 60.0,
+        queue_bytes: int = 2**30,
+    ) -> None:
+        self.shelf = Shelf(folders)
+        self.default_network = default_network
+        self.deadline = deadline
+        self.devices: list[Device] = [
+            LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
+        ]
+        self._queue = FairQueue(queue_bytes)
+        self._suspended = Suspended()
+        self._workers = [Worker(device, self._queue, self._suspended) for device in self.devices]
+        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine loader")
+
+    @property
+    def device(self) -> torch.device:
+        """Where scans should keep their blocks of k-space."""
+        local = [device.device for device in self.devices if isinstance(device, LocalDevice)]
+        return local[0] if local else torch.device("cpu")
+
+    def available(self) -> dict[str, Path]:
+        """Return the folders of all bundles by name."""
+        return self.shelf.available()
+
+    def load(self, bundle: str) -> Model:
+        """Return a bundle's model, loaded and commissioned at its first use.
+
+        Raises
+        ------
+        BundleError
+            There is no such bundle, or it is damaged, or fails its probe.
+        """
+        return Model(self, bundle, self.devices[0].manifest(bundle))
+
+    def preload(self) -> None:
+        """Load every bundle on every device in the background; those that cannot be loaded are logged."""
+        for name in sorted(self.available()):
+            for device in self.devices:
+                self._loader.submit(_try_load, device, name)
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
+        """Load and warm up in the background, on every device, for sizes that a header announced."""
+        jobs = [Job(bundle, {}, _ENGINE, sizes=sizes, device=device.name) for device in self.devices]
+        for job, device in zip(jobs, self.devices, strict=True):
+            self._loader.submit(self._prepare, device, job)
+        return [job.future for job in jobs]
+
+    def _prepare(self, device: Device, job: Job) -> None:
+        # loaded here, so that what waits is not held up; warmed up in the thread that will run it
+        _try_load(device, job.bundle)
+        self._queue.put(job)
+
+    def submit(self, bundle: str, inputs: Tensors, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
+        """Queue a job; waits while the scan has too much waiting already.
+
+        Parameters
+        ----------
+        bundle
+            Name of the bundle.
+        inputs
+            Float32 tensors by name, as the manifest has them. They must not be changed before the result is there.
+        scan
+            Jobs of different scans take turns.
+        urgent
+            Go before everything else.
+
+        Returns
+        -------
+        Future of Result
+            ``cancel`` takes the job out of the queue as long as it has not begun.
+
+        Raises
+        ------
+        EngineError
+            The engine is closed. What goes wrong with the job is raised by its future.
+        """
+        job = Job(bundle, inputs, scan, urgent)
+        self._queue.put(job)
+        return job.future
+
+    def run(self, bundle: str, inputs: Tensors) -> dict[str, torch.Tensor]:
+        """Run a bundle and wait for its outputs."""
+        return self.submit(bundle, inputs).result().outputs
+
+    def abandon(self, future: Future[Result], reason: str) -> None:
+        """Wait for a job no longer: take it out of the queue, or suspend the bundle that it hangs in and go on without."""
+        if not future.cancel():
+            for worker in self._workers:
+                if worker.abandon(future, reason):
+                    return
+
+    def close(self) -> None:
+        """Cancel what waits, wait for what runs, and release the devices."""
+        self._loader.shutdown(wait=True, cancel_futures=True)
+        self._queue.close()
+        for worker in self._workers:
+            worker.join(_CLOSE_SECONDS)
+        for device in self.devices:
+            device.close()
+
+
+def _try_load(device: Device, name: str) -> None:
+    try:
+        device.manifest(name)
+    except BundleError as error:
+        log.error("%s", error)

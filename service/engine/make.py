@@ -1,0 +1,47 @@
+"""The engine of a service, from its settings."""
+
+import torch
+
+from ...export.classical import ensure_classical
+from ...export.shipped import ensure_shipped
+from ..settings import Settings
+from .engine import Engine
+
+
+def device_names(wanted: str) -> list[str]:
+    """Return the devices that a setting names: ``auto``, or names separated by commas."""
+    if wanted != "auto":
+        return [name.strip() for name in wanted.split(",")]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
+    """Return the engine of a service, with the bundles that come with Isocenter at hand.
+
+    Parameters
+    ----------
+    settings
+        Of the service.
+    networks
+        Whether to build the shipped networks where they are missing, which takes minutes. A process that serves one scan has
+        no time for it.
+
+    Raises
+    ------
+    BundleError
+        One of them cannot be built.
+    """
+    # cuDNN's convolutions use TF32 unless they are told not to
+    torch.backends.cudnn.allow_tf32 = False
+    folder = settings.home / "bundles"
+    ensure_classical(folder)
+    if networks:
+        ensure_shipped(folder)
+    return Engine(
+        settings.bundle_folders,
+        devices=device_names(settings.device),
+        runtime=settings.runtime,
+        default_network=settings.network,
+        deadline=settings.deadline,
+        queue_bytes=settings.queue_bytes,
+    )

@@ -1,0 +1,122 @@
+"""One thread for each device, which takes jobs from the queue and works them off."""
+
+import logging
+import threading
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+
+from .device import Device
+from .jobs import EngineError, FairQueue, Job, Result, stack, unstack
+
+log = logging.getLogger("isocenter.engine")
+
+
+class Suspended:
+    """Bundles that hang: they are not run until they have come back."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def add(self, bundle: str, reason: str) -> None:
+        """Run it no more."""
+        log.error("bundle %s is suspended: %s", bundle, reason)
+        self._reasons[bundle] = reason
+
+    def remove(self, bundle: str) -> None:
+        """Run it again."""
+        if self._reasons.pop(bundle, None) is not None:
+            log.warning("bundle %s has come back and is used again", bundle)
+
+    def check(self, bundle: str) -> None:
+        """Raise ``EngineError`` for a bundle that is suspended."""
+        if bundle in self._reasons:
+            raise EngineError(f"bundle {bundle!r} is suspended: {self._reasons[bundle]}")
+
+
+class Worker:
+    """Works off a queue on one device.
+
+    Parameters
+    ----------
+    device
+        Where to run.
+    queue
+        Shared by all workers.
+    suspended
+        Shared by all workers.
+    """
+
+    def __init__(self, device: Device, queue: FairQueue, suspended: Suspended) -> None:
+        self.device = device
+        self._queue = queue
+        self._suspended = suspended
+        self._running: list[Job] = []
+        self._thread = self._start()
+
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._loop, name=f"engine {self.device.name}", daemon=True)
+        self._thread = thread
+        thread.start()
+        return thread
+
+    def _is_retired(self) -> bool:
+        """Whether another thread has taken the place of the one that asks."""
+        return threading.current_thread() is not self._thread
+
+    def _loop(self) -> None:
+        while jobs := self._queue.take(self.device.name, self._limit, self._is_retired):
+            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            if not live:
+                continue
+            self._running = live
+            try:
+                results = self._execute(live)
+            except Exception as error:  # noqa: BLE001 - a job's failure is its own
+                for job in live:
+                    _settle(job.future, error)
+            else:
+                for job, result in zip(live, results, strict=True):
+                    _settle(job.future, result)
+            if self._is_retired():
+                self._suspended.remove(live[0].bundle)
+                return
+            self._running = []
+
+    def _limit(self, job: Job) -> int:
+        try:
+            return self.device.batch(job.bundle)
+        except Exception:  # noqa: BLE001 - running the job will say why
+            return 1
+
+    def _execute(self, jobs: list[Job]) -> list[Result]:
+        first = jobs[0]
+        self._suspended.check(first.bundle)
+        if first.sizes is not None:
+            self.device.prepare(first.bundle, first.sizes)
+            return [Result({}, "", self.device.name, 0.0)]
+        return unstack(jobs, self.device.run(first.bundle, stack(jobs)))
+
+    def abandon(self, future: Future[Result], reason: str) -> bool:
+        """Give up what this worker is doing, if it is doing this; another thread goes on with the queue."""
+        running = self._running
+        if not any(job.future is future for job in running):
+            return False
+        self._suspended.add(running[0].bundle, reason)
+        self._running = []
+        self._start()
+        for job in running:
+            _settle(job.future, EngineError(f"bundle {job.bundle!r}: {reason}"))
+        return True
+
+    def join(self, timeout: float) -> None:
+        """Wait for what runs."""
+        self._thread.join(timeout)
+
+
+def _settle(future: Future[Result], outcome: Result | BaseException) -> None:
+    """Answer a job; one that was given up has its answer already."""
+    with suppress(InvalidStateError):
+        if isinstance(outcome, Result):
+            future.set_result(outcome)
+        else:
+            future.set_exception(outcome)

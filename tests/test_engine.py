@@ -1,0 +1,328 @@
+import json
+import threading
+import time
+from concurrent.futures import CancelledError
+
+import numpy as np
+import pytest
+import torch
+from isocenter.export.bundle import Bundle
+from isocenter.export.cases import make_case
+from isocenter.export.classical import METHODS
+from isocenter.export.network import export_module
+from isocenter.export.options import ExportOptions
+from isocenter.gadgets.errors import IsocenterError
+from isocenter.service.engine import Engine, EngineError, LoadedModel, Result
+from isocenter.service.engine.choice import CACHE
+from isocenter.service.engine.jobs import FairQueue, Job
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="session")
+def faulty_bundles(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faulty")
+    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory"):
+        export_module(f"faulty:{name}", None, folder / name, ExportOptions(), formats=["torchscript"])
+    return folder
+
+
+@pytest.fixture
+def make_engine(bundles, faulty_bundles):
+    engines = []
+
+    def make(**options):
+        engine = Engine([faulty_bundles, bundles], **options)
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+class Recorder:
+    """A device that notes what it is given and waits until it may go on."""
+
+    def __init__(self, name="recorder", batch=1):
+        self.name = name
+        self.size = batch
+        self.runs = []
+        self.go = threading.Event()
+
+    def manifest(self, bundle):
+        raise NotImplementedError
+
+    def batch(self, bundle):
+        return self.size
+
+    def prepare(self, bundle, sizes):
+        self.runs.append((bundle, sizes))
+
+    def run(self, bundle, inputs):
+        self.go.wait(20)
+        self.runs.append([float(value) for value in inputs["x"].flatten()])
+        return Result({"y": 2 * inputs["x"]}, "recorder", self.name, 0.0)
+
+    def close(self):
+        pass
+
+
+def numbered(value, shape=(1, 1)):
+    return {"x": torch.full(shape, float(value))}
+
+
+def rss_inputs(**sizes):
+    return make_case(METHODS["rss"].inputs, {"coils": 2, "ky": 16, "kx": 16, **sizes})
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class TestQueue:
+    def test_scans_take_turns(self):
+        device = Recorder()
+        engine = Engine([], devices=[device])
+        first = engine.submit("b", numbered(0), scan="a")
+        wait_until(first.running)
+        futures = [engine.submit("b", numbered(value), scan=scan) for scan, value in (("a", 1), ("a", 2), ("a", 3))]
+        futures += [engine.submit("b", numbered(value), scan="b") for value in (11, 12)]
+        futures.append(engine.submit("b", numbered(99), scan="a", urgent=True))
+        device.go.set()
+        results = [float(future.result(20).outputs["y"]) for future in futures]
+        engine.close()
+        assert results == [2, 4, 6, 22, 24, 198]
+        assert device.runs == [[0], [99], [11], [1], [12], [2], [3]]
+
+    def test_like_slices_that_wait_are_computed_together(self):
+        device = Recorder(batch=4)
+        engine = Engine([], devices=[device])
+        first = engine.submit("b", numbered(0))
+        wait_until(first.running)
+        wide = engine.submit("b", numbered(7, (1, 2)), scan="a")
+        like = [engine.submit("b", numbered(value), scan=scan) for value, scan in ((1, "a"), (2, "c"), (3, "c"))]
+        other = engine.submit("another", numbered(4), scan="a")
+        pair = engine.submit("b", numbered(5, (2, 1)), scan="d")
+        device.go.set()
+        assert [float(future.result(20).outputs["y"]) for future in like] == [2, 4, 6]
+        assert wide.result(20).outputs["y"].shape == (1, 2)
+        assert other.result(20).outputs["y"].item() == 8
+        assert pair.result(20).outputs["y"].shape == (2, 1)
+        engine.close()
+        assert device.runs == [[0], [7, 7], [2, 5, 5, 1], [4], [3]]
+
+    def test_a_scan_with_too_much_waiting_is_held_back_alone(self):
+        queue = FairQueue(capacity=8)
+        queue.put(Job("b", numbered(1), "a"))
+        queue.put(Job("b", numbered(2), "a"))
+        blocked = threading.Thread(target=queue.put, args=(Job("b", numbered(3), "a"),), daemon=True)
+        blocked.start()
+        queue.put(Job("b", numbered(4), "another"))
+        time.sleep(0.05)
+        assert blocked.is_alive()
+        assert len(queue) == 3
+        queue.take("any", lambda job: 1, lambda: False)
+        blocked.join(20)
+        assert len(queue) == 3
+
+    def test_what_is_cancelled_is_never_run_and_makes_room(self):
+        device = Recorder()
+        engine = Engine([], devices=[device], queue_bytes=4)
+        first = engine.submit("b", numbered(0), scan="a")
+        wait_until(first.running)
+        waiting = engine.submit("b", numbered(1), scan="a")
+        assert waiting.cancel()
+        last = engine.submit("b", numbered(2), scan="a")
+        device.go.set()
+        assert last.result(20).outputs["y"].item() == 4
+        engine.close()
+        assert device.runs == [[0], [2]]
+
+    def test_closing_cancels_what_waits(self):
+        device = Recorder()
+        engine = Engine([], devices=[device])
+        running = engine.submit("b", numbered(0))
+        wait_until(running.running)
+        waiting = engine.submit("b", numbered(1))
+        threading.Timer(0.1, device.go.set).start()
+        engine.close()
+        assert running.result(20).outputs["y"].item() == 0
+        with pytest.raises(CancelledError):
+            waiting.result(20)
+        with pytest.raises(EngineError, match="closed"):
+            engine.submit("b", numbered(2))
+
+    def test_a_second_device_works_along(self):
+        devices = [Recorder("one"), Recorder("two")]
+        engine = Engine([], devices=devices)
+        futures = [engine.submit("b", numbered(value)) for value in range(2)]
+        wait_until(lambda: all(future.running() for future in futures))
+        for device in devices:
+            device.go.set()
+        assert {future.result(20).device for future in futures} == {"one", "two"}
+        engine.close()
+
+
+class TestModels:
+    def test_it_runs_in_the_background(self, engine):
+        inputs = rss_inputs()
+        result = engine.submit("rss", inputs).result(timeout=30)
+        assert torch.equal(result.outputs["image"], engine.run("rss", inputs)["image"])
+        assert result.device == "cpu"
+        assert result.runtime in ("onnx", "torchscript")
+
+    def test_preparing_runs_the_announced_sizes_once(self, engine):
+        sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
+        model = engine.devices[0].load("rss")
+        shapes = []
+        run = model._run
+        model._run = lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs)
+        try:
+            for future in (*engine.prepare("rss", sizes), *engine.prepare("rss", sizes)):
+                future.result(timeout=30)
+        finally:
+            model._run = run
+        assert shapes == [(1, 3, 1, 24, 20, 2)]
+
+    def test_a_runtime_can_be_pinned(self, bundles):
+        assert LoadedModel(Bundle.open(bundles / "rss"), CPU, "onnx").runtime == "onnx"
+        with pytest.raises(IsocenterError, match="no model file for runtime 'aoti'"):
+            LoadedModel(Bundle.open(bundles / "rss"), CPU, "aoti")
+        with pytest.raises(IsocenterError, match="TensorRT needs a CUDA device"):
+            LoadedModel(Bundle.open(bundles / "rss"), CPU, "tensorrt")
+
+    def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path):
+        import shutil
+
+        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        (folder / CACHE).unlink(missing_ok=True)
+        first = LoadedModel(Bundle.open(folder), CPU)
+        content = json.loads((folder / CACHE).read_text())
+        (entry,) = content.values()
+        assert set(entry["milliseconds"]) == {"onnx", "torchscript"}
+        assert entry["runtime"] == first.runtime
+        other = "onnx" if first.runtime == "torchscript" else "torchscript"
+        entry["runtime"] = other
+        (folder / CACHE).write_text(json.dumps(content))
+        assert LoadedModel(Bundle.open(folder), CPU).runtime == other
+        (folder / CACHE).write_text("no json")
+        assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
+
+    @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
+    def test_slices_together_equal_slices_alone(self, bundles, runtime):
+        model = LoadedModel(Bundle.open(bundles / "modl-brain"), CPU, runtime)
+        case = {"coils": 4, "ky": 48, "kx": 40}
+        inputs = [make_case(model.manifest.inputs, case, acs=acs, spacing=3) for acs in (8, 12)]
+        together = model.run({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]})["image"]
+        for index, each in enumerate(inputs):
+            alone = model.run(each)["image"][0]
+            assert (together[index] - alone).abs().max() < 1e-5 * alone.abs().max()
+
+    def test_a_batch_without_memory_is_split(self, faulty_bundles):
+        model = LoadedModel(Bundle.open(faulty_bundles / "NeedsMemory"), CPU)
+        kspace = torch.rand(5, 3, 8, 6, 2)
+        expected = kspace.square().sum((1, 4)).sqrt()
+        assert torch.allclose(model.run({"kspace": kspace})["image"], expected)
+
+
+def scan_of(slices=1, scale=1.0):
+    scan = simulate(ScanProtocol(matrix=32, coils=4, slices=slices, noise=0.0, noise_scan=False))
+    for item in scan.items:
+        item.data[:] *= scale
+    return scan
+
+
+STRONG = 1e9
+
+
+class TestFaults:
+    """The scan gets its images all the same, and they say what made them."""
+
+    @pytest.fixture
+    def serve(self, make_service_with, make_engine):
+        def run(bundle, *, slices=2, deadline=60.0, scale=STRONG, fallback="rss"):
+            engine = make_engine(deadline=deadline)
+            engine.load(bundle), engine.load("rss")
+            service = make_service_with(engine)
+            pipeline = PIPELINE.replace("BUNDLE", bundle).replace("FALLBACK", fallback).encode()
+            return service.replay(scan_of(slices, scale), pipeline), engine
+
+        return run
+
+    @pytest.mark.parametrize(
+        ("bundle", "reason"),
+        [
+            ("ReturnsNan", "values that are not finite"),
+            ("Raises", "this input is too strong"),
+            ("NeedsMemory", "memory"),
+        ],
+    )
+    def test_the_fallback_makes_the_images(self, serve, bundle, reason):
+        result, _ = serve(bundle)
+        assert len(result.images) == 2
+        expected, _ = serve("rss", fallback="")
+        for image, right in zip(result.images, expected.images, strict=True):
+            assert np.array_equal(image.data, right.data)
+            assert reason in image.meta["IsocenterFallback"]
+            assert image.meta["IsocenterBundle"] == "rss"
+            assert "(fallback)" in image.meta["ImageComment"]
+        assert any("WARNING" in text and reason in text for text in result.texts)
+
+    def test_a_bundle_that_hangs_is_left_and_used_again_when_it_is_back(self, serve):
+        start = time.monotonic()
+        result, engine = serve("Hangs", deadline=0.3)
+        assert [image.meta["IsocenterBundle"] for image in result.images] == ["rss", "rss"]
+        assert "no result after 0.3 seconds" in result.images[0].meta["IsocenterFallback"]
+        assert time.monotonic() - start < 10
+        with pytest.raises(EngineError, match="suspended"):
+            engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})
+        wait_until(lambda: not engine._suspended._reasons, 60)
+        assert engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})["image"].shape == (1, 8, 8)
+
+    def test_without_a_fault_nothing_is_said(self, serve):
+        result, _ = serve("Raises", scale=1e-3)
+        assert [image.meta["IsocenterBundle"] for image in result.images] == ["Raises", "Raises"]
+        assert "IsocenterFallback" not in result.images[0].meta
+        assert not result.texts
+
+    def test_a_scan_that_nothing_can_reconstruct_says_why(self, serve):
+        result, _ = serve("Raises", fallback="ReturnsNan")
+        assert not result.images
+        assert any("too strong" in text and "not finite" in text for text in result.texts)
+
+    def test_a_cancelled_scan_leaves_the_queue(self, make_service_with, bundles):
+        device = Recorder()
+        device.manifest = lambda bundle: Bundle.open(bundles / "rss").manifest
+        engine = Engine([], devices=[device])
+        service = make_service_with(engine)
+        scan = scan_of(slices=6)
+        sock = service.connect()
+        from isocenter.service.wire import ConfigScript, Header, encode
+
+        pipeline = PIPELINE.replace("BUNDLE", "rss").replace("FALLBACK", "").encode()
+        for message in (ConfigScript(pipeline), Header(scan.header.encode()), *scan.items):
+            sock.sendall(b"".join(bytes(part) for part in encode(message)))
+        wait_until(lambda: len(engine._queue) >= 4)
+        sock.close()
+        device.go.set()
+        wait_until(lambda: not service.server._sessions, 30)
+        assert len(engine._queue) == 0
+        engine.close()
+
+
+PIPELINE = """<?xml version="1.0"?>
+<configuration><version>2</version>
+  <readers><reader><dll>gadgetron_mricore</dll><classname>GadgetIsmrmrdAcquisitionMessageReader</classname></reader></readers>
+  <writers><writer><dll>gadgetron_mricore</dll><classname>MRIImageWriter</classname></writer></writers>
+  <stream><external><connect address="127.0.0.1" port="9012"/><configuration>
+    <gadget name="accumulate"/>
+    <gadget name="remove_oversampling"/>
+    <gadget name="reconstruct"><property name="bundle" value="BUNDLE"/><property name="fallback" value="FALLBACK"/></gadget>
+    <gadget name="extract"/>
+  </configuration></external></stream>
+</configuration>"""
