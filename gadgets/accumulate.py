@@ -7,6 +7,7 @@ import ismrmrd
 
 from .errors import DataError
 from .gadget import Stream, gadget
+from .head_start import HeadStart
 from .header import Encoding
 from .items import Acquisition, AcquisitionBucket, Item, Kspace, ReconData
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
@@ -102,6 +103,7 @@ class _Accumulator:
         self.frames = frames
         self.fill_calibration = fill_calibration
         self.blocks: dict[Key, KspaceBuffer] = {}
+        self.head_starts: dict[Key, HeadStart] = {}
         self.calibration: dict[Key, dict[Key, KspaceBuffer]] = {}
         self.finished: dict[Key, int] = {}
         self.handed_on: set[Key] = set()
@@ -180,6 +182,8 @@ class _Accumulator:
                 self._open(key, fields)
             frame = 0 if self.frames == "none" else getattr(fields, self.frames)
             self.blocks[key].add(acquisition, fields, frame)
+        if key in self.blocks and key in self.head_starts:
+            self.head_starts[key].line_added(self.blocks[key], self.calibration.get(key[:2], {}).get(key))
         return key
 
     def _open(self, key: Key, fields: Readout) -> None:
@@ -189,6 +193,8 @@ class _Accumulator:
         encoding = self.scan.encodings[fields.encoding]
         frames = 1 if self.frames == "none" else encoding.count(self.frames)
         self.blocks[key] = self._new_buffer(fields, frames)
+        if self.scan.plan is not None:
+            self.head_starts[key] = HeadStart(self.scan, encoding)
 
     def _new_buffer(self, fields: Readout, frames: int) -> KspaceBuffer:
         return KspaceBuffer(self.scan.encodings[fields.encoding], fields, frames)
@@ -240,15 +246,21 @@ class _Accumulator:
     def _hand_on(self, key: Key) -> Iterator[Kspace]:
         """Hand on a block, unless every line of it was refused."""
         block = self.blocks.pop(key)
+        head_start = self.head_starts.pop(key, None)
         calibration = self._calibration_for(key)
         if calibration is not None and self.fill_calibration and block.encoding.calibration_mode == "embedded":
-            _fill(block, calibration)
+            if head_start is not None:
+                head_start.process(calibration)
+            block.fill_from(calibration)
         for buffer in (block, calibration):
             if buffer is not None and (bad := buffer.remove_non_finite()):
                 self.scan.report("not finite", f"{bad} lines hold NaN or infinite samples and were left out")
         if not block.measured.any():
             return
-        kspace = block.to_kspace(self.scan.device, calibration)
+        if head_start is not None:
+            kspace = head_start.finish(block, calibration)
+        else:
+            kspace = block.to_kspace(self.scan.device, calibration)
         if not self._all_parts_finished(key) and (self.flags_seen or self.scan.interrupted):
             lines = int(block.measured.sum())
             kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
@@ -273,15 +285,3 @@ def _largest_step(encoding: Encoding) -> int:
     """Largest kspace_encode_step_1 that the limits allow; limits without extent say nothing."""
     limit = encoding.limits.get("kspace_encoding_step_1")
     return limit.maximum if limit is not None and limit.maximum > 0 else 65535
-
-
-def _fill(block: KspaceBuffer, calibration: KspaceBuffer) -> None:
-    """Copy calibration lines to where the image has none."""
-    if (block.coils, block.samples) != (calibration.coils, calibration.samples):
-        return
-    samples = calibration.complete()
-    for frame in range(block.lines[0]):
-        missing = (block.count[frame] == 0) & calibration.measured[0]
-        block.data[frame][:, missing] = samples[0][:, missing]
-        block.headers[frame][missing] = calibration.headers[0][missing]
-        block.count[frame][missing] = 1

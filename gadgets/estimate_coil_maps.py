@@ -1,5 +1,6 @@
 """Coil sensitivity maps."""
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -12,6 +13,16 @@ from .errors import DataError
 from .gadget import Stream, gadget
 from .items import Kspace
 from .scan import Scan
+
+
+@dataclass(frozen=True)
+class MapsOptions:
+    """The options of ``estimate_coil_maps``."""
+
+    method: str = "espirit"
+    calibration_size: int = 24
+    kernel: int = 6
+    crop: float = 0.8
 
 
 @gadget
@@ -31,7 +42,7 @@ def estimate_coil_maps(
     items
         Blocks; others pass by.
     scan
-        Told when a block has too little calibration data; such a block takes the maps before, if they fit.
+        Told when a block has too little calibration data; such a block takes the maps before, if they fit, or goes on without.
     method
         ``espirit``, or ``adaptive``: less exact, defined everywhere, about twice as fast.
     calibration_size
@@ -39,28 +50,34 @@ def estimate_coil_maps(
     kernel, crop
         Edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
     """
+    options = MapsOptions(method, calibration_size, kernel, crop)
     previous: Tensor | None = None
     for item in items:
-        if isinstance(item, Kspace):
+        if isinstance(item, Kspace) and item.coil_maps is None:
             try:
                 region = calibration_region(item, calibration_size)
             except DataError as error:
                 if previous is None or previous.shape != (item.data.shape[0], *item.data.shape[2:]):
-                    raise
-                scan.report("calibration", f"{error}; the maps of the block before are used")
-                item.coil_maps = previous
+                    item.maps_problem = str(error)
+                else:
+                    scan.report("calibration", f"{error}; the maps of the block before are used")
+                    item.coil_maps = previous
             else:
-                item.coil_maps = previous = _estimate(region, item, method, kernel, crop)
+                item.coil_maps = estimate_maps(region, item, options)
+        if isinstance(item, Kspace) and item.coil_maps is not None:
+            previous = item.coil_maps
         yield item
 
 
-def _estimate(region: Tensor, kspace: Kspace, method: str, kernel: int, crop: float) -> Tensor:
+def estimate_maps(region: Tensor, kspace: Kspace, options: MapsOptions) -> Tensor:
     """Maps [coils, kz, ky, kx]; plane by plane where the calibration data covers all partitions, however few they are."""
     partitions, lines, samples = kspace.data.shape[2:]
 
     def maps(data: Tensor, planes: int) -> Tensor:
         shape = (planes, lines, samples)
-        return espirit(data, shape, kernel=kernel, crop=crop) if method == "espirit" else adaptive(data, shape)
+        if options.method == "espirit":
+            return espirit(data, shape, kernel=options.kernel, crop=options.crop)
+        return adaptive(data, shape)
 
     if 1 < partitions == region.shape[1]:
         planes = ifft(region, [1])

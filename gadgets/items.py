@@ -73,6 +73,10 @@ class Kspace:
         Its number in the MRD header.
     coil_maps
         complex64 [coils, kz, ky, kx] in image space, or None.
+    maps_problem
+        Why there are no coil maps.
+    whitened
+        Whether the noise of the channels is decorrelated already.
     notes
         What a reader of the images must know, for the images' meta attributes.
     """
@@ -84,6 +88,8 @@ class Kspace:
     encoding: Encoding
     encoding_index: int = 0
     coil_maps: Tensor | None = None
+    maps_problem: str = ""
+    whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)
 
     @property

@@ -1,12 +1,14 @@
 """Where readouts are copied as they arrive: the memory of one block of k-space."""
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ismrmrd
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from .errors import DataError
 from .header import Encoding
@@ -82,6 +84,10 @@ class KspaceBuffer:
         self._cleared = False
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
+        self.dwell_time = 0.0
+        self.fresh: list[tuple[int, int, int]] = []
+        """Lines (frame, kz, ky) that ``process`` has not seen."""
+        self._processed: Tensor | None = None
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.
@@ -114,6 +120,53 @@ class KspaceBuffer:
             line[:, start : start + samples.shape[1]] = samples
         self.count[frame, kz, ky] += 1
         self.headers[frame, kz, ky] = np.frombuffer(memoryview(header_of(acquisition)), np.uint8)
+        self.dwell_time = self.dwell_time or header_of(acquisition).sample_time_us
+        self.fresh.append((frame, kz, ky))
+
+    def process(self, step: Callable[[Tensor], Tensor], device: torch.device) -> None:
+        """Apply a step to the lines that are new since the last time, and keep what it returns beside the samples.
+
+        Parameters
+        ----------
+        step
+            From complex64 [coils, lines, kx] to the same with any number of samples, every line by itself.
+        device
+            Where to do it and to keep the results.
+        """
+        if not self.fresh:
+            return
+        index = tuple(np.array(self.fresh).T)
+        lines = self.data[index[0], :, index[1], index[2]]
+        counts = self.count[index]
+        if (counts > 1).any():
+            lines /= np.maximum(counts, 1).astype(np.float32)[:, None, None]
+        done = step(to_tensor(lines, device).transpose(0, 1))
+        if self._processed is None:
+            shape = (self.lines[0], self.coils, *self.lines[1:], done.shape[-1])
+            self._processed = torch.zeros(shape, dtype=torch.complex64, device=device)
+        self._processed[index[0], :, index[1], index[2]] = done.transpose(0, 1)
+        self.fresh.clear()
+
+    def start_again(self) -> None:
+        """Count every line as new."""
+        self._processed = None
+        self.fresh = [tuple(place) for place in np.argwhere(self.measured).tolist()]
+
+    def fill_from(self, other: "KspaceBuffer") -> None:
+        """Take lines from another buffer where this one has none; one with other sizes is not used."""
+        if (self.coils, self.samples) != (other.coils, other.samples):
+            return
+        samples = other.complete()
+        for frame in range(self.lines[0]):
+            missing = (self.count[frame] == 0) & other.measured[0]
+            self.data[frame][:, missing] = samples[0][:, missing]
+            self.headers[frame][missing] = other.headers[0][missing]
+            self.count[frame][missing] = 1
+            if self._processed is not None and other._processed is not None and not other.fresh:
+                lines = torch.from_numpy(missing)
+                self._processed[frame][:, lines] = other._processed[0][:, lines]
+            else:
+                self.fresh += [(frame, *place) for place in np.argwhere(missing).tolist()]
 
     def _check(self, fields: Readout, frame: int, kz: int, ky: int) -> None:
         if fields.channels != self.coils:
@@ -164,6 +217,10 @@ class KspaceBuffer:
                 return 0
         bad = np.logical_not(np.isfinite(samples).all(axis=(1, 4))) & self.measured
         self._clear(bad)
+        self.fresh = [place for place in self.fresh if not bad[place]]
+        if self._processed is not None:
+            for frame, rows in enumerate(torch.from_numpy(bad)):
+                self._processed[frame][:, rows] = 0
         self.count[bad] = 0
         self.headers[bad] = 0
         return int(bad.sum())
@@ -173,15 +230,18 @@ class KspaceBuffer:
         return self.headers.view(ACQUISITION_HEADER)[..., 0]
 
     def to_kspace(self, device: torch.device, calibration: "KspaceBuffer | None") -> Kspace:
-        """Hand over as a block [coils, frames, kz, ky, kx]; the memory is shared on the CPU."""
-        reference = None
-        if calibration is not None:
-            reference = to_tensor(calibration.complete()[0], device)
+        """Hand over as a block [coils, frames, kz, ky, kx], as it was processed; the memory is shared on the CPU."""
         return Kspace(
-            data=to_tensor(self.complete(), device).transpose(0, 1),
+            data=self._tensor(device).transpose(0, 1),
             mask=to_tensor(self.measured, device),
-            calibration=reference,
+            calibration=None if calibration is None else calibration._tensor(device)[0],
             headers=self.header_array(),
             encoding=self.encoding,
             encoding_index=self.encoding_index,
         )
+
+    def _tensor(self, device: torch.device) -> Tensor:
+        """Lines [frames, coils, kz, ky, kx], processed where they are."""
+        if self._processed is None:
+            return to_tensor(self.complete(), device)
+        return self._processed

@@ -41,7 +41,8 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
         source = sources.get(name)
         if source is None:
             raise DataError(
-                f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct"
+                (name == "maps" and kspace.maps_problem)
+                or f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct"
             )
         inputs[name] = _arrange(source, _AXES[name], wanted, _batch_axes(axes["kspace"]), kspace)
     return inputs

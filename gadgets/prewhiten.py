@@ -26,7 +26,7 @@ def prewhiten(items: Stream, scan: Scan, *, pass_nonconformant_data: bool = True
     pass_nonconformant_data
         Whether data whose channels do not match the noise goes on as it is (reported), or is left out (reported).
     """
-    whitener = _Whitener(scan)
+    whitener = whitener_of(scan) if scan.plan is not None and scan.plan.whiten else Whitener(scan)
     for item in items:
         if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
             whitener.add_noise(item)
@@ -36,6 +36,8 @@ def prewhiten(items: Stream, scan: Scan, *, pass_nonconformant_data: bool = True
                 item.data[:] = matrix @ item.data
             if matrix is not None or not whitener.nonconformant or pass_nonconformant_data:
                 yield item
+        elif isinstance(item, Kspace) and item.whitened:
+            yield item
         elif isinstance(item, Kspace):
             matrix = whitener.matrix(item.data.shape[0], item.central_header(0).sample_time_us)
             if matrix is not None:
@@ -47,13 +49,22 @@ def prewhiten(items: Stream, scan: Scan, *, pass_nonconformant_data: bool = True
     whitener.keep()
 
 
+def whitener_of(scan: Scan) -> "Whitener":
+    """Return the whitener that ``prewhiten`` shares with what is done early."""
+    if scan.whitener is None:
+        scan.whitener = Whitener(scan)
+    return scan.whitener
+
+
 def _whiten_block(kspace: Kspace, matrix: torch.Tensor) -> None:
     kspace.data = torch.tensordot(matrix, kspace.data, dims=1)
     if kspace.calibration is not None:
         kspace.calibration = torch.tensordot(matrix, kspace.calibration, dims=1)
 
 
-class _Whitener:
+class Whitener:
+    """The whitening matrix of a scan, from an earlier noise scan or its own noise readouts."""
+
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
         self.samples: list[np.ndarray] = []

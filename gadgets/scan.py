@@ -120,6 +120,10 @@ class Scan:
         self.interrupted = False
         """Whether the stream ended without its end marker; set by whoever reads the stream."""
         self.problems: dict[str, str] = {}
+        self.plan: Any = None
+        """What ``accumulate`` does early, a ``head_start.Plan``; None: nothing."""
+        self.whitener: Any = None
+        """The scan's whitening; ``prewhiten.whitener_of`` makes it."""
         self.seconds: dict[str, float] = {}
         """Time that gadgets have spent elsewhere than in their own thread, by their name."""
         self._problem_counts: dict[str, int] = {}

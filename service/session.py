@@ -6,9 +6,11 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any, BinaryIO
 
+from ..gadgets import head_start
 from ..gadgets.errors import IsocenterError
 from ..gadgets.items import (
     Acquisition,
@@ -164,6 +166,7 @@ class Session:
         self._receiver.set_timeout(self.settings.idle_timeout)
         first = self._parameters(scan) if header is not None else None
         self.log.info("scan started", extra={"fields": {"pipeline": self._pipeline.name}})
+        scan.plan = _head_start(self._pipeline)
         items: Iterator[Item] = self._items(scan, first)
         for step in self._pipeline.steps:
             items = self._chain(step, items, scan)
@@ -416,6 +419,19 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)
+
+
+def _head_start(pipeline: Pipeline) -> head_start.Plan | None:
+    """What can be done before the last readout is in; None if the pipeline buffers none."""
+    steps = [(step.gadget.name, step.options) if isinstance(step, GadgetStep) else ("", {}) for step in pipeline.steps]
+    names = [name for name, _ in steps]
+    if "accumulate" not in names:
+        return None
+    position = names.index("accumulate")
+    plan = head_start.plan(steps[position + 1 :])
+    if "prewhiten" in names[:position]:  # it has used up the noise
+        plan = replace(plan, whiten=False)
+    return plan if plan != head_start.Plan() else None
 
 
 def _announced_sizes(pipeline: Pipeline, scan: Scan) -> dict[str, int]:

@@ -205,10 +205,18 @@ class TestCompressCoils:
 
 
 class TestCoilMaps:
-    def test_too_few_calibration_lines_are_an_error_that_says_so(self):
-        _, simulation = block(acceleration=4, calibration="none", noise_scan=False)
-        with pytest.raises(DataError, match="at least 4 adjacent calibration lines"):
-            collect([FRONT[0], (load("estimate_coil_maps"), {})], simulation)
+    def test_too_few_calibration_lines_are_an_error_of_a_bundle_that_needs_maps(self, engine):
+        scan = simulate(ScanProtocol(matrix=32, acceleration=4, acs=0))
+        steps = [*FRONT, (load("estimate_coil_maps"), {})]
+        (block,) = (item for item in collect(steps, scan)[0] if isinstance(item, Kspace))
+        assert block.coil_maps is None
+        scan = simulate(scan.protocol)
+        with pytest.raises(IsocenterError, match="at least 4 adjacent calibration lines"):
+            collect([*steps, (load("reconstruct"), {"bundle": "sense"})], scan, engine=engine)
+        scan = simulate(scan.protocol)
+        out, _ = collect([*steps, (load("reconstruct"), {"bundle": "sense", "fallback": "rss"})], scan, engine=engine)
+        assert out[0].meta["IsocenterBundle"] == "rss"
+        assert "calibration lines" in out[0].meta["IsocenterFallback"]
 
     def test_a_block_without_calibration_takes_the_maps_before(self):
         protocol = ScanProtocol(matrix=32, coils=4, noise_scan=False, frames=2, frame_counter="repetition")

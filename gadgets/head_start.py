@@ -1,0 +1,151 @@
+"""What is done to a block of k-space before its last line is in, so that only the rest has to wait for it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+from .estimate_coil_maps import MapsOptions, calibration_region, estimate_maps
+from .header import Encoding
+from .items import Kspace
+from .kspace_buffer import KspaceBuffer
+from .prewhiten import whitener_of
+from .remove_oversampling import crop_readout
+from .scan import Scan
+
+CHUNK = 16
+"""Lines that are whitened and cropped together; the rest of a block that waits for its last line is smaller."""
+_PAUSE = 8
+"""Lines without one for the coil maps, after which these seem to be complete."""
+_MOST_ESTIMATES = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which of the steps that follow ``accumulate`` can begin early, as the pipeline has them."""
+
+    whiten: bool = False
+    crop: bool = False
+    maps: MapsOptions | None = None
+
+
+def plan(following: Iterable[tuple[str, Mapping[str, Any]]]) -> Plan:
+    """Return what can begin early.
+
+    Parameters
+    ----------
+    following
+        Names and options of the gadgets that come right after ``accumulate``.
+    """
+    whiten = crop = False
+    for name, options in following:
+        if name == "prewhiten":
+            whiten = True
+        elif name == "remove_oversampling":
+            crop = True
+        elif name == "estimate_coil_maps":
+            return Plan(whiten, crop, MapsOptions(**options))
+        else:
+            break
+    return Plan(whiten, crop)
+
+
+class HeadStart:
+    """The early work on one block and its calibration lines. Its results are those of the gadgets that it runs ahead of.
+
+    Parameters
+    ----------
+    scan
+        Its plan says what to do.
+    encoding
+        Encoding space of the block.
+    """
+
+    def __init__(self, scan: Scan, encoding: Encoding) -> None:
+        self._scan = scan
+        self._plan: Plan = scan.plan
+        self._encoding = encoding
+        self._matrices: dict[KspaceBuffer, Any] = {}
+        self._added = 0
+        self._estimates = 0
+        self._region: tuple[int, ...] | None = None
+        self._maps: tuple[tuple[int, ...], Tensor] | None = None
+
+    def line_added(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
+        """Work on the lines that have come, once there are enough of them."""
+        self._added += 1
+        if len(block.fresh) + (len(calibration.fresh) if calibration is not None else 0) >= CHUNK:
+            for buffer in (block, calibration):
+                if buffer is not None:
+                    self.process(buffer)
+        if self._plan.maps is not None and self._added % _PAUSE == 0 and self._estimates < _MOST_ESTIMATES:
+            self._consider_maps(block, calibration)
+
+    def process(self, buffer: KspaceBuffer) -> bool:
+        """Whiten and crop the new lines of a buffer; return whether they are whitened."""
+        matrix = None
+        if self._plan.whiten:
+            whitener = whitener_of(self._scan)
+            matrix = whitener.matrix(buffer.coils, buffer.dwell_time)
+            if matrix is not self._matrices.setdefault(buffer, matrix):
+                self._matrices[buffer] = matrix  # noise came after the first lines
+                buffer.start_again()
+        mixing = None if matrix is None else torch.from_numpy(matrix).to(self._scan.device)
+
+        def step(lines: Tensor) -> Tensor:
+            if mixing is not None:
+                lines = torch.tensordot(mixing, lines, dims=1)
+            crops = self._plan.crop and lines.shape[-1] == self._encoding.encoded_matrix[0]
+            return crop_readout(lines, self._encoding.cropped_readout) if crops else lines
+
+        buffer.process(step, self._scan.device)
+        return matrix is not None
+
+    def finish(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> Kspace:
+        """Do what is left, and hand over the block."""
+        whitened = self.process(block)
+        if calibration is not None:
+            self.process(calibration)
+        kspace = block.to_kspace(self._scan.device, calibration)
+        kspace.whitened = whitened
+        if self._maps is not None and self._maps[0] == self._calibration_lines(block, calibration):
+            kspace.coil_maps = self._maps[1]
+        return kspace
+
+    def _consider_maps(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
+        """Estimate the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""
+        assert self._plan.maps is not None
+        before, self._region = self._region, self._calibration_lines(block, calibration)
+        middle = self._encoding.encoded_matrix[1] // 2
+        wanted = self._plan.maps.calibration_size
+        start = middle - wanted // 2
+        complete = set(range(start, start + wanted)) <= set(self._region)
+        known = self._maps is not None and self._maps[0] == self._region
+        if known or not self._region or (not complete and before != self._region):
+            return
+        for buffer in (block, calibration):
+            if buffer is not None:
+                self.process(buffer)
+        snapshot = block.to_kspace(self._scan.device, calibration)
+        try:
+            region = calibration_region(snapshot, wanted)
+        except DataError:
+            return
+        self._estimates += 1
+        self._maps = self._region, estimate_maps(region, snapshot, self._plan.maps)
+
+    def _calibration_lines(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> tuple[int, ...]:
+        """Lines that the maps would be made from: within the largest calibration region; none where they may still change."""
+        source = block if calibration is None else calibration
+        frames, partitions, lines = source.lines
+        assert self._plan.maps is not None
+        reach = self._plan.maps.calibration_size // 2
+        if frames > 1 or partitions > 1 or self._encoding.count("average") > 1:
+            return ()
+        counts = source.count[0, 0, lines // 2 - reach : lines // 2 + reach + 1]
+        if (counts > 1).any():
+            return ()
+        return tuple(int(line) + lines // 2 - reach for line in counts.nonzero()[0])

@@ -1,0 +1,105 @@
+import pytest
+import torch
+from helpers import collect
+from isocenter.gadgets import head_start, load
+from isocenter.gadgets.items import Kspace
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+FOLLOWING = [("remove_oversampling", {}), ("prewhiten", {}), ("estimate_coil_maps", {"calibration_size": 16})]
+STEPS = [(load("accumulate"), {}), *((load(name), options) for name, options in FOLLOWING)]
+PROTOCOLS = {
+    "full": {"acs": 0},
+    "embedded": {"acceleration": 2, "acs": 12},
+    "separate": {"acceleration": 2, "acs": 16, "calibration": "separate"},
+    "external": {"acceleration": 2, "acs": 16, "calibration": "external"},
+    "random": {"acceleration": 3, "acs": 8, "random": True},
+    "slices": {"slices": 3, "acceleration": 2, "acs": 20},
+    "averages": {"averages": 2, "acceleration": 2, "acs": 16},
+    "partial Fourier": {"partial_fourier": 0.75},
+    "asymmetric echo": {"asymmetric_echo": 0.8},
+    "odd lines": {"phase_resolution": 0.9, "reverse_every_second": True},
+    "three-dimensional": {"partitions": 6, "acceleration": 2, "acs": 16},
+    "no noise": {"noise_scan": False},
+    "no oversampling": {"oversampling": 1},
+}
+
+
+def blocks(scan, plan, steps=STEPS, **options):
+    def begin(items, context, **unused):
+        context.plan = plan
+        return items
+
+    out, context = collect([(begin, {}), *steps], scan, **options)
+    return [item for item in out if isinstance(item, Kspace)], context
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_early_work_gives_what_the_gadgets_give(name):
+    scan = simulate(ScanProtocol(matrix=48, coils=4, **PROTOCOLS[name]))
+    early, _ = blocks(scan, head_start.plan(FOLLOWING))
+    late, _ = blocks(simulate(scan.protocol), None)
+    assert len(early) == len(late) > 0
+    for ours, theirs in zip(early, late, strict=True):
+        scale = theirs.data.abs().max()
+        assert ours.data.shape == theirs.data.shape
+        assert (ours.data - theirs.data).abs().max() < 1e-5 * scale
+        assert torch.equal(ours.mask, theirs.mask)
+        assert (ours.calibration is None) == (theirs.calibration is None)
+        if ours.calibration is not None:
+            assert (ours.calibration - theirs.calibration).abs().max() < 1e-5 * scale
+        inside = (theirs.coil_maps.abs().sum(0) > 0) & (ours.coil_maps.abs().sum(0) > 0)
+        assert ((ours.coil_maps - theirs.coil_maps).abs().amax(0)[inside]).median() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["embedded", "separate", "full", "random"])
+def test_the_last_line_finds_little_to_do(name, monkeypatch):
+    scan = simulate(ScanProtocol(matrix=96, coils=4, noise_scan=True, **PROTOCOLS[name]))
+    left = []
+    finish = head_start.HeadStart.finish
+
+    def spy(self, block, calibration):
+        left.append((len(block.fresh), self._maps is not None))
+        return finish(self, block, calibration)
+
+    monkeypatch.setattr(head_start.HeadStart, "finish", spy)
+    blocks(scan, head_start.plan(FOLLOWING))
+    assert all(lines < head_start.CHUNK and maps for lines, maps in left)
+    assert left
+
+
+def test_maps_are_made_again_where_more_calibration_lines_came():
+    protocol = ScanProtocol(matrix=48, coils=4, acceleration=2, acs=16, noise=0.0, noise_scan=False)
+    scan = simulate(protocol)
+    # the middle first, then the lines next to it: what looked complete was not
+    middle = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) <= 3]
+    rest = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) > 3]
+    far = [item for item in rest if abs(item.idx.kspace_encode_step_1 - 24) > 8]
+    near = [item for item in rest if item not in far]
+    for item in scan.items:
+        item.clearAllFlags()
+    (early,), _ = blocks(scan, head_start.plan(FOLLOWING), items=[*middle, *far, *near])
+    (late,), _ = blocks(scan, None, items=[*middle, *far, *near])
+    assert (early.coil_maps - late.coil_maps).abs().max() < 1e-3
+
+
+def test_noise_that_comes_after_the_first_lines_whitens_all_of_them():
+    scan = simulate(ScanProtocol(matrix=48, coils=4))
+    items = [*scan.items[1:40], scan.items[0], *scan.items[40:]]
+    (early,), _ = blocks(scan, head_start.plan(FOLLOWING), items=items)
+    (late,), _ = blocks(simulate(scan.protocol), None, items=items)
+    assert (early.data - late.data).abs().max() < 1e-5 * late.data.abs().max()
+
+
+def test_lines_with_nan_are_left_out():
+    scan = simulate(ScanProtocol(matrix=48, coils=4))
+    scan.items[10].data[1, 3] = float("nan")
+    (early,), context = blocks(scan, head_start.plan(FOLLOWING))
+    assert torch.isfinite(early.data).all()
+    assert int(early.mask.sum()) == 47
+    assert "1 lines hold NaN" in context.problem_messages()[0]
+
+
+def test_only_what_follows_directly_begins_early():
+    plan = head_start.plan([("prewhiten", {}), ("filter_kspace", {}), ("remove_oversampling", {})])
+    assert plan == head_start.Plan(whiten=True)
+    assert head_start.plan([("compress_coils", {})]) == head_start.Plan()
