@@ -12,7 +12,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and by itself: as a dependency, pip may choose a build with CUDA
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,train,test,check]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,train,ray,test,check]'
 	touch $@
 
 demo: setup

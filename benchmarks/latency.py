@@ -1,9 +1,16 @@
 """What the service adds to a reconstruction: from the last readout sent to the last image received.
 
 A service runs in a process of its own; scans are replayed to it over the loopback, one readout every 2.5 ms as from a
-scanner, or (``burst``) as fast as TCP takes them, which adds the time to work off what has piled up. The bare call of the
-same bundle on the same input is measured in between, so that both see the same machine. Run with
-``python benchmarks/latency.py [--scans 40]``.
+scanner, by one client or several at once. The bare call of the same bundle on the same input, with the same number of
+threads, is measured in between, so that both see the same machine.
+
+- ``added``: latency minus one bare call, median and p99. Several scans that end at the same moment share one device, so
+  that all but the first wait for others as well; ``last_added`` is when the last of them has its image, minus as many bare
+  calls as there are scans: what no queue could avoid is taken off.
+- ``first_over_others``: latency of the very first scan with a network after the service has started, over the median of the
+  following ones.
+
+Run with ``python benchmarks/latency.py [--scans 20]``.
 """
 
 import argparse
@@ -14,136 +21,163 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 
 import torch
 from isocenter.export.classical import ensure_classical
+from isocenter.export.shipped import ensure_shipped
 from isocenter.gadgets import load
 from isocenter.gadgets.items import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.gadgets.scan import Scan
 from isocenter.service.client import Client, connect, replay
-from isocenter.service.engine import Engine
+from isocenter.service.engine.device import LocalDevice, Shelf
 from isocenter.service.settings import default_home
 from isocenter.service.wire import ConfigFile
-from isocenter.simulate.scan import ScanProtocol, SimulatedScan, simulate
+from isocenter.simulate.scan import ScanProtocol, simulate
 
 PLAIN = ScanProtocol(matrix=256, coils=16, oversampling=1, noise_scan=False, repetition_time=2.5)
 OVERSAMPLED = ScanProtocol(matrix=256, coils=16, repetition_time=2.5)
 ACCELERATED = ScanProtocol(matrix=256, coils=8, acceleration=4, repetition_time=2.5)
+BRAIN = ScanProtocol(phantom="template", matrix=192, coils=8, acceleration=4, noise=0.3, repetition_time=2.5)
 CASES = {
-    "rss": ("rss.xml", "rss", PLAIN, True),
-    "default": ("default.xml", "rss", PLAIN, True),
-    "default_burst": ("default.xml", "rss", PLAIN, False),
-    "rss_oversampled": ("rss.xml", "rss", OVERSAMPLED, True),
-    "sense_r4": ("sense.xml", "sense", ACCELERATED, True),
+    "rss": ("rss.xml", "rss", PLAIN, {}),
+    "rss_oversampled": ("rss.xml", "rss", OVERSAMPLED, {}),
+    "sense_r4": ("sense.xml", "sense", ACCELERATED, {}),
+    "modl": ("network.xml", "modl-brain", BRAIN, {"bundle": "modl-brain"}),
+    "varnet": ("network.xml", "varnet-brain", BRAIN, {"bundle": "varnet-brain"}),
 }
-"""Pipeline, bundle, scan, and whether it is sent at the scanner's pace."""
+"""Pipeline, bundle, scan, and the parameters sent with it."""
+AT_ONCE = (1, 2, 4)
 
 
-def free_port() -> int:
+def free_port():
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
 
-def start_service(home: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "ISOCENTER_HOME": str(home)}
-    command = [
-        sys.executable,
-        "-W",
-        "ignore",
-        "-m",
-        "isocenter.service.cli",
-        "serve",
-        "--port",
-        str(port),
-        "--log-format",
-        "json",
-    ]
+def start_service(home, port, log, bundles):
+    """Start a service and wait until it has loaded the bundles."""
+    command = [sys.executable, "-W", "ignore", "-m", "isocenter.service.cli", "serve", "--port", str(port)]
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, env=environment, stderr=stderr)
-    connect("localhost", port, 120).close()
+        process = subprocess.Popen(
+            [*command, "--log-format", "json"], env={**os.environ, "ISOCENTER_HOME": str(home)}, stderr=stderr
+        )
+    connect("localhost", port, 300).close()
+    while not all(f"loaded bundle {name} " in log.read_text() for name in bundles):
+        time.sleep(0.1)
     return process
 
 
-def bare_run(engine: Engine, case: str, scan: SimulatedScan):
-    """Return a function that runs the case's bundle on its buffered input and takes the time in ms."""
+def bare_call(device, bundle, scan):
+    """Return a function that runs a bundle on the buffered scan and takes the time in ms."""
     context = Scan(scan.header)
     stream = iter(scan.items)
-    names = ("accumulate", "prewhiten", "remove_oversampling", "estimate_coil_maps")
-    for name in names[: 4 if CASES[case][1] == "sense" else 3]:
+    for name in ("accumulate", "remove_oversampling", "prewhiten", "estimate_coil_maps"):
         stream = load(name)(stream, context)
     kspace = next(item for item in stream if isinstance(item, Kspace))
-    model = engine.load(CASES[case][1])
+    model = device.load(bundle)
     inputs = arrange_inputs(model.manifest, kspace)
 
-    def run() -> float:
-        import time
-
+    def run():
         start = time.perf_counter()
         model.run(inputs)
         return 1000 * (time.perf_counter() - start)
 
+    run()
     return run
 
 
-def measure(case: str, engine: Engine, port: int, log: Path, scans: int) -> dict[str, float]:
-    config, _, protocol, realtime = CASES[case]
+def send(config, scan, port, parameters):
+    """Replay a scan; return ms from its last readout to its last image."""
+    header = scan.header.encode()
+    client = Client(connect("localhost", port, 10))
+    result = replay(
+        client, header, scan.items, ConfigFile(config), realtime=True, parameters=json.dumps({"parameters": parameters})
+    )
+    if not result.images:
+        raise SystemExit(f"{config} returned no image: {result.texts}")
+    bundle = parameters.get("bundle")
+    if bundle and result.images[0].meta["IsocenterBundle"] != bundle:
+        raise SystemExit(f"{bundle} did not make the images: {result.texts}")
+    return 1000 * result.arrivals[-1]
+
+
+def send_together(count, *arguments):
+    latencies = []
+    threads = [threading.Thread(target=lambda: latencies.append(send(*arguments))) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return latencies
+
+
+def measure(case, device, port, repetitions):
+    config, bundle, protocol, parameters = CASES[case]
     scan = simulate(protocol)
-    header, run = scan.header.encode(), bare_run(engine, case, scan)
-    latencies, bare = [], []
-    for index in range(scans + 5):
-        result = replay(
-            Client(connect("localhost", port, 10)), header, scan.items, ConfigFile(config), realtime=realtime
-        )
-        if index >= 5:  # the first scans warm up
-            latencies.append(1000 * result.arrivals[-1])
+    run = bare_call(device, bundle, scan)
+    figures = {}
+    first = send(config, scan, port, parameters)
+    others = [send(config, scan, port, parameters) for _ in range(5)]
+    figures["first_over_others"] = first / statistics.median(others)
+    for count in AT_ONCE:
+        latencies, last, bare = [], [], []
+        for _ in range(max(repetitions // count, 5)):
+            together = send_together(count, config, scan, port, parameters)
+            latencies += together
+            last.append(max(together))
             bare.append(run())
+        one = statistics.median(bare)
+        p99 = sorted(latencies)[min(len(latencies) - 1, round(0.99 * len(latencies)))]
+        prefix = f"{count}_at_once_"
+        figures[f"{prefix}bare_ms"] = one
+        figures[f"{prefix}latency_ms"] = statistics.median(latencies)
+        figures[f"{prefix}added_ms"] = statistics.median(latencies) - one
+        figures[f"{prefix}added_p99_ms"] = p99 - one
+        figures[f"{prefix}last_added_ms"] = statistics.median(last) - count * one
+        figures[f"{prefix}last_added_over_aim"] = figures[f"{prefix}last_added_ms"] / max(5, 0.05 * one)
+    return figures
+
+
+def stages(log, count):
+    """Median time of the service's own stages over the last sessions."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    server = [line.get("last_readout_to_first_image_ms", 0) for line in lines if line["message"] == "session ended"][
-        -scans:
-    ]
-    stages = [line["stages_ms"] for line in lines if line["message"] == "session ended" and "stages_ms" in line][
-        -scans:
-    ]
-    figures = {
-        "added_latency_ms": statistics.median(latencies) - statistics.median(bare),
-        "latency_ms": statistics.median(latencies),
-        "latency_p99_ms": sorted(latencies)[int(0.99 * (len(latencies) - 1))],
-        "bare_engine_ms": statistics.median(bare),
-        "within_service_ms": statistics.median(server),
-    }
-    return figures | {f"stage_{name}_ms": statistics.median(stage[name] for stage in stages) for name in stages[-1]}
+    found = [line["stages_ms"] for line in lines if line["message"] == "session ended" and "stages_ms" in line][-count:]
+    return {name: statistics.median(each.get(name, 0) for each in found) for name in found[-1]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scans", type=int, default=40)
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, default=20)
     parser.add_argument("--case", choices=CASES, action="append")
     arguments = parser.parse_args()
     home = default_home()
     ensure_classical(home / "bundles")
+    ensure_shipped(home / "bundles")
+    cases = arguments.case or list(CASES)
+    results = {}
     with tempfile.TemporaryDirectory() as folder:
         port, log = free_port(), Path(folder) / "service.log"
-        process = start_service(home, port, log)
+        process = start_service(home, port, log, {CASES[case][1] for case in cases})
         try:
-            engine = Engine([home / "bundles"])
-            results = {case: measure(case, engine, port, log, arguments.scans) for case in arguments.case or CASES}
+            device = LocalDevice("cpu", Shelf([home / "bundles"]))
+            for case in cases:
+                config, _, protocol, _ = CASES[case]
+                print(f"{case}: {config}, {protocol.coils} coils, {protocol.matrix} x {protocol.matrix}", flush=True)
+                results[case] = measure(case, device, port, arguments.scans)
+                for name, value in results[case].items():
+                    print(f"  {name:<32} {value:8.2f}")
+                print(f"  stages within the service [ms]: {stages(log, 10)}", flush=True)
         finally:
             process.terminate()
-            process.wait(30)
-    print(f"{torch.get_num_threads()} threads, {arguments.scans} scans a case, medians in ms\n")
+            process.wait(60)
+    print(f"\n{torch.get_num_threads()} threads")
     for case, figures in results.items():
-        print(
-            f"{case}: {CASES[case][0]}, {CASES[case][2].coils} coils, {CASES[case][2].matrix} x {CASES[case][2].matrix}"
-        )
         for name, value in figures.items():
-            print(f"  {name:<32} {value:8.2f}")
-    print()
-    for case, figures in results.items():
-        prefix = "" if case == next(iter(results)) else f"{case}_"
-        for name, value in figures.items():
-            print(f"figure {prefix}{name} {value:.3f}")
+            print(f"figure {case}.{name} {value:.3f}")
 
 
 if __name__ == "__main__":

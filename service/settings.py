@@ -44,6 +44,8 @@ class Settings(BaseModel):
         fastest runtime, or one of them.
     deadline
         Seconds that an image may take before the fallback makes it.
+    ray
+        Address of a Ray cluster whose devices run the bundles instead, such as ``auto``.
     handlers
         ``module.target`` of Gadgetron Python gadgets that pipelines may start.
     fire_modules
@@ -83,6 +85,7 @@ class Settings(BaseModel):
     device: str = "auto"
     runtime: Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"] = "auto"
     deadline: Annotated[float, Field(gt=0)] = 60.0
+    ray: str | None = None
     handlers: tuple[str, ...] = ()
     fire_modules: dict[str, str] = {}
     python_path: tuple[Path, ...] = ()

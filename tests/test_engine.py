@@ -14,6 +14,7 @@ from isocenter.export.options import ExportOptions
 from isocenter.gadgets.errors import IsocenterError
 from isocenter.service.engine import Engine, EngineError, LoadedModel, Result
 from isocenter.service.engine.choice import CACHE
+from isocenter.service.engine.device import DeviceLostError
 from isocenter.service.engine.jobs import FairQueue, Job
 from isocenter.simulate.scan import ScanProtocol, simulate
 
@@ -64,6 +65,12 @@ class Recorder:
         self.go.wait(20)
         self.runs.append([float(value) for value in inputs["x"].flatten()])
         return Result({"y": 2 * inputs["x"]}, "recorder", self.name, 0.0)
+
+    def reset(self):
+        pass
+
+    def is_alive(self):
+        return True
 
     def close(self):
         pass
@@ -156,6 +163,19 @@ class TestQueue:
             waiting.result(20)
         with pytest.raises(EngineError, match="closed"):
             engine.submit("b", numbered(2))
+
+    def test_a_device_that_is_lost_leaves_its_job_to_the_others(self):
+        lost, healthy = Recorder("lost"), Recorder("healthy")
+
+        def fail(bundle, inputs):
+            healthy.go.set()
+            raise DeviceLostError("it is gone")
+
+        lost.run, lost.is_alive = fail, lambda: False
+        engine = Engine([], devices=[lost, healthy])
+        futures = [engine.submit("b", numbered(value)) for value in range(4)]
+        assert [future.result(20).device for future in futures] == ["healthy"] * 4
+        engine.close()
 
     def test_a_second_device_works_along(self):
         devices = [Recorder("one"), Recorder("two")]

@@ -9,10 +9,14 @@ from typing import Protocol
 import torch
 
 from ...export.bundle import Bundle, BundleError, Manifest
-from .jobs import Result, Tensors
+from .jobs import EngineError, Result, Tensors
 from .model import LoadedModel, RuntimeChoice
 
 log = logging.getLogger("isocenter.engine")
+
+
+class DeviceLostError(EngineError):
+    """A device is gone, through no fault of what it ran."""
 
 
 class Device(Protocol):
@@ -33,7 +37,21 @@ class Device(Protocol):
         ...
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
-        """Compute the outputs."""
+        """Compute the outputs.
+
+        Raises
+        ------
+        DeviceLostError
+            The device is gone; another one should do it.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Stop what hangs there, if it can be stopped."""
+        ...
+
+    def is_alive(self) -> bool:
+        """Whether it can run something; after ``run`` has raised ``DeviceLostError``."""
         ...
 
     def close(self) -> None:
@@ -122,6 +140,14 @@ class LocalDevice:
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
         return self.load(bundle).result(inputs)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        log.warning(
+            "%s: what hangs in this process goes on until it comes back; its answer is not waited for", self.name
+        )
 
     def close(self) -> None:
         self._models.clear()

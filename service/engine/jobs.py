@@ -126,6 +126,17 @@ class FairQueue:
             self._condition.notify_all()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
 
+    def put_back(self, jobs: list[Job]) -> None:
+        """Let jobs that were taken be done by somebody else, before all others."""
+        with self._condition:
+            self._urgent.extendleft(reversed(jobs))
+            self._condition.notify_all()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no more jobs are accepted."""
+        return self._closed
+
     def _has_room(self, job: Job) -> bool:
         held = sum(other.size for other in self._waiting.get(job.scan, ()))
         return held == 0 or held + job.size <= self._capacity

@@ -6,6 +6,7 @@ from ...export.classical import ensure_classical
 from ...export.shipped import ensure_shipped
 from ..settings import Settings
 from .engine import Engine
+from .remote import ray_devices
 
 
 def device_names(wanted: str) -> list[str]:
@@ -39,7 +40,7 @@ def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
         ensure_shipped(folder)
     return Engine(
         settings.bundle_folders,
-        devices=device_names(settings.device),
+        devices=device_names(settings.device) if settings.ray is None else ray_devices(settings),
         runtime=settings.runtime,
         default_network=settings.network,
         deadline=settings.deadline,

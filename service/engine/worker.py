@@ -2,13 +2,18 @@
 
 import logging
 import threading
+import time
+from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 
-from .device import Device
+from .device import Device, DeviceLostError
 from .jobs import EngineError, FairQueue, Job, Result, stack, unstack
 
 log = logging.getLogger("isocenter.engine")
+
+
+_REVIVAL_SECONDS = 1.0
 
 
 class Suspended:
@@ -65,20 +70,20 @@ class Worker:
 
     def _loop(self) -> None:
         while jobs := self._queue.take(self.device.name, self._limit, self._is_retired):
-            live = [job for job in jobs if job.future.set_running_or_notify_cancel()]
+            live = [job for job in jobs if job.future.running() or job.future.set_running_or_notify_cancel()]
             if not live:
                 continue
             self._running = live
-            try:
-                results = self._execute(live)
-            except Exception as error:  # noqa: BLE001 - a job's failure is its own
-                for job in live:
-                    _settle(job.future, error)
-            else:
-                for job, result in zip(live, results, strict=True):
-                    _settle(job.future, result)
+            outcomes = self._execute(live)
+            if isinstance(outcomes[0], DeviceLostError) and not self._is_retired():
+                self._running = []
+                self._wait_for_device(live)
+                continue
+            for job, outcome in zip(live, outcomes, strict=True):
+                _settle(job.future, outcome)
             if self._is_retired():
-                self._suspended.remove(live[0].bundle)
+                if isinstance(outcomes[0], Result):
+                    self._suspended.remove(live[0].bundle)
                 return
             self._running = []
 
@@ -88,13 +93,25 @@ class Worker:
         except Exception:  # noqa: BLE001 - running the job will say why
             return 1
 
-    def _execute(self, jobs: list[Job]) -> list[Result]:
+    def _execute(self, jobs: list[Job]) -> Sequence[Result | Exception]:
+        """Return a result, or what went wrong, for each job."""
         first = jobs[0]
-        self._suspended.check(first.bundle)
-        if first.sizes is not None:
+        try:
+            self._suspended.check(first.bundle)
+            if first.sizes is None:
+                return unstack(jobs, self.device.run(first.bundle, stack(jobs)))
             self.device.prepare(first.bundle, first.sizes)
             return [Result({}, "", self.device.name, 0.0)]
-        return unstack(jobs, self.device.run(first.bundle, stack(jobs)))
+        except Exception as error:  # noqa: BLE001 - a job's failure is its own
+            return [error] * len(jobs)
+
+    def _wait_for_device(self, jobs: list[Job]) -> None:
+        """Leave the jobs to other devices until this one is back."""
+        log.error("%s is lost; its jobs go to other devices", self.device.name)
+        self._queue.put_back(jobs)
+        while not self._queue.is_closed and not self.device.is_alive():
+            time.sleep(_REVIVAL_SECONDS)
+        log.warning("%s is back", self.device.name)
 
     def abandon(self, future: Future[Result], reason: str) -> bool:
         """Give up what this worker is doing, if it is doing this; another thread goes on with the queue."""
@@ -106,6 +123,7 @@ class Worker:
         self._start()
         for job in running:
             _settle(job.future, EngineError(f"bundle {job.bundle!r}: {reason}"))
+        self.device.reset()
         return True
 
     def join(self, timeout: float) -> None:
