@@ -63,8 +63,8 @@ def describe_sampling(lines: Tensor) -> Sampling:
     uniform = bool(inner) and len(set(inner)) == 1 and max(gaps) == inner[0]
     acceleration = float(inner[0]) if uniform else sum(gaps) / max(len(gaps), 1)
     pattern = "full" if acceleration <= 1 else "uniform" if uniform else "random"
-    reach = sorted((middle - measured[0], measured[-1] + 1 - middle))
-    symmetry = min(1.0, (reach[0] + max(gaps, default=1)) / max(reach[1], 1))
+    shorter, longer = sorted((middle - measured[0], measured[-1] + 1 - middle))
+    symmetry = 1.0 if shorter + max(gaps, default=1) >= longer else shorter / longer
     return Sampling(high - low, max(acceleration, 1.0), pattern, (1 + symmetry) / 2)
 
 

@@ -1,0 +1,117 @@
+"""Slices per second of the service, over those of the bare runtime in a loop; and its memory over many slices.
+
+A service in a process of its own gets multi-slice scans as fast as TCP takes them, so that slices pile up. In between, the
+same bundle runs on the same number of the same slices in a loop, in this process, with the same number of threads: the ratio
+is the share of the device's time that the service turns into images. Coil maps are part of neither side where they are
+not needed (``rss``), and of the service's side where they are.
+
+The memory test sends small slices until there were ``--slices``, and prints the resident memory of the service after each
+tenth of them; ``growth`` compares the last with that after the second tenth, when all pools have been filled.
+
+Run with ``python benchmarks/throughput.py [--slices 10000]``.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from isocenter.export.classical import ensure_classical
+from isocenter.export.shipped import ensure_shipped
+from isocenter.service.client import Client, connect, replay
+from isocenter.service.engine.device import LocalDevice, Shelf
+from isocenter.service.settings import default_home
+from isocenter.service.wire import ConfigFile
+from isocenter.simulate.scan import ScanProtocol, simulate
+from latency import bare_call, free_port, start_service
+
+SLICES = 12
+CASES = {
+    "modl": ("network.xml", "modl-brain"),
+    "varnet": ("network.xml", "varnet-brain"),
+    "sense": ("sense.xml", "sense"),
+}
+PROTOCOL = ScanProtocol(phantom="template", matrix=192, coils=8, slices=SLICES, acceleration=4, noise=0.3)
+SMALL = ScanProtocol(matrix=64, coils=4, slices=50, noise=0.5)
+
+
+def send(config, scan, port, parameters):
+    """Replay as fast as possible; return slices per second from the first byte to the last image."""
+    start = time.perf_counter()
+    result = replay(
+        Client(connect("localhost", port, 10)),
+        scan.header.encode(),
+        scan.items,
+        ConfigFile(config),
+        parameters=json.dumps({"parameters": parameters}),
+    )
+    if result.failed or not result.images:
+        raise SystemExit(f"{config} failed: {result.texts}")
+    return len(result.images) / (time.perf_counter() - start)
+
+
+def measure(case, device, port, rounds):
+    config, bundle = CASES[case]
+    scan = simulate(PROTOCOL)
+    run = bare_call(device, bundle, scan)
+    parameters = {"bundle": bundle}
+    send(config, scan, port, parameters)
+    ratios = []
+    for _ in range(rounds):
+        service = send(config, scan, port, parameters)
+        bare = 1000 * SLICES / sum(run() for _ in range(SLICES))
+        ratios.append(service / bare)
+        print(f"  {case}: service {service:.2f} slices/s, bare {bare:.2f} slices/s, ratio {ratios[-1]:.3f}", flush=True)
+    return statistics.median(ratios)
+
+
+def resident_mb(process):
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search(r"VmRSS:\s+(\d+) kB", status).group(1)) / 1024
+
+
+def measure_memory(process, port, slices):
+    scan = simulate(SMALL)
+    sizes = []
+    sent = 0
+    for tenth in range(1, 11):
+        while sent < slices * tenth / 10:
+            send("default.xml", scan, port, {})
+            sent += SMALL.slices
+        sizes.append(resident_mb(process))
+        print(f"  {sent} slices: {sizes[-1]:.0f} MB", flush=True)
+    return sizes
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=10000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", choices=CASES, action="append")
+    arguments = parser.parse_args()
+    home = default_home()
+    ensure_classical(home / "bundles")
+    ensure_shipped(home / "bundles")
+    cases = arguments.case or list(CASES)
+    with tempfile.TemporaryDirectory() as folder:
+        port, log = free_port(), Path(folder) / "service.log"
+        process = start_service(home, port, log, {CASES[case][1] for case in cases})
+        try:
+            device = LocalDevice("cpu", Shelf([home / "bundles"]))
+            ratios = {case: measure(case, device, port, arguments.rounds) for case in cases}
+            sizes = measure_memory(process, port, arguments.slices) if arguments.slices else []
+        finally:
+            process.terminate()
+            process.wait(60)
+    for case, ratio in ratios.items():
+        print(f"figure {case}.service_over_bare {ratio:.3f}")
+    if sizes:
+        print(f"figure memory_after_{arguments.slices}_slices_mb {sizes[-1]:.0f}")
+        print(f"figure memory_growth {sizes[-1] / sizes[1]:.3f}")
+
+
+if __name__ == "__main__":
+    main()

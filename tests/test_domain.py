@@ -1,0 +1,137 @@
+import numpy as np
+import pytest
+import torch
+from helpers import collect
+from isocenter.export.bundle import Domain, Manifest, Provenance, TensorSpec
+from isocenter.gadgets import load
+from isocenter.gadgets.domain import describe_sampling, misfits
+from isocenter.gadgets.items import Kspace
+from isocenter.simulate import sampling
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+
+@pytest.mark.parametrize("offset", [0, 1, 2, 3])
+@pytest.mark.parametrize(("lines", "spacing", "acs"), [(192, 4, 24), (145, 3, 16), (128, 2, 0), (96, 8, 12)])
+def test_a_uniform_scan_is_recognised(lines, spacing, acs, offset):
+    mask = sampling.uniform(lines, spacing, offset % spacing) | sampling.acs_lines(lines, acs)
+    found = describe_sampling(torch.from_numpy(mask))
+    assert (found.pattern, found.acceleration) == ("uniform", spacing)
+    assert acs <= found.acs <= acs + 2
+    assert found.partial_fourier == 1
+
+
+def test_a_complete_scan_has_no_acceleration():
+    found = describe_sampling(torch.ones(64, dtype=torch.bool))
+    assert (found.pattern, found.acceleration, found.acs, found.partial_fourier) == ("full", 1, 64, 1)
+
+
+@pytest.mark.parametrize("acceleration", [3, 4, 6])
+def test_a_random_scan_is_recognised(acceleration):
+    found = describe_sampling(torch.from_numpy(sampling.random(256, acceleration, 20, 1)))
+    assert found.pattern == "random"
+    assert found.acs >= 20
+    assert acceleration - 1 < found.acceleration < 2 * acceleration
+
+
+def test_partial_fourier_is_measured():
+    mask = np.ones(128, bool)
+    mask[:32] = False
+    assert describe_sampling(torch.from_numpy(mask)).partial_fourier == pytest.approx(0.75, abs=0.02)
+    mask[:] = False
+    mask[32::4] = True
+    assert describe_sampling(torch.from_numpy(mask)).partial_fourier == pytest.approx(0.75, abs=0.04)
+
+
+def test_nothing_measured_is_described():
+    assert describe_sampling(torch.zeros(8, dtype=torch.bool)).acs == 0
+
+
+def manifest(limits=None, **domain):
+    axes = ("batch", "coils", "ky", "kx", "complex")
+    return Manifest(
+        name="net",
+        version="1",
+        network="net",
+        inputs=(TensorSpec(name="kspace", axes=axes, limits=limits or {}),),
+        outputs=(TensorSpec(name="image", axes=("batch", "ky", "kx")),),
+        domain=Domain(**domain),
+        provenance=Provenance(source="test", licence="MIT", fingerprint="0"),
+        intended_use="test",
+    )
+
+
+def block_of(counter="none", **protocol):
+    options = {"matrix": 48, "coils": 6, "noise_scan": False, "oversampling": 1, **protocol}
+    out, scan = collect([(load("accumulate"), {"frames": counter})], simulate(ScanProtocol(**options)))
+    return next(item for item in out if isinstance(item, Kspace)), scan
+
+
+@pytest.mark.parametrize(
+    ("protocol", "domain", "complaint"),
+    [
+        ({}, {"coils": (8, 32)}, "coils 6, accepted is 8 to 32"),
+        ({}, {"matrix": (64, 512)}, "lines 48, accepted is 64 to 512"),
+        ({}, {"acceleration": (2, 8)}, "acceleration 1, accepted is 2 to 8"),
+        ({"acceleration": 3, "acs": 8}, {"acs": (12, 64)}, "calibration lines 8, accepted is 12 to 64"),
+        ({"acceleration": 3, "acs": 8, "calibration": "external"}, {"acs": (12, 64)}, "calibration lines 8,"),
+        ({"acceleration": 3}, {"sampling": ("random",)}, "uniform undersampling, accepted is random"),
+        ({"partial_fourier": 0.7}, {"partial_fourier": (0.95, 1)}, "partial Fourier 0.7"),
+        ({}, {"field_strength_t": (5, 7)}, "field strength in tesla"),
+        ({}, {"dimensions": ("2d+t",)}, "a 2d scan, accepted is 2d+t"),
+        ({}, {"dimensions": ("3d",)}, "a 2d scan, accepted is 3d"),
+        ({"partitions": 4, "acceleration": 2}, {"dimensions": ("2d+t",)}, "accepted is 2d+t"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_what_is_accepted(protocol, domain, complaint):
+    kspace, scan = block_of(**protocol)
+    assert any(complaint in reason for reason in misfits(manifest(**domain), kspace, scan))
+
+
+def test_limits_of_an_input_count():
+    kspace, scan = block_of()
+    assert misfits(manifest(limits={"ky": (64, 128)}), kspace, scan) == ["ky 48, accepted is 64 to 128"]
+
+
+def test_what_fits_is_not_complained_about():
+    kspace, scan = block_of(acceleration=3, acs=16)
+    domain = {"acceleration": (2, 4), "acs": (12, 24), "coils": (1, 8), "matrix": (32, 64), "dimensions": ("2d",)}
+    assert misfits(manifest(**domain, sampling=("uniform",), partial_fourier=(0.9, 1)), kspace, scan) == []
+    assert misfits(manifest(), kspace, scan) == []
+
+
+def test_frames_fit_a_dynamic_network_and_one_for_stills():
+    kspace, scan = block_of("phase", frames=4)
+    assert misfits(manifest(dimensions=("2d+t",)), kspace, scan) == []
+    assert misfits(manifest(dimensions=("2d",)), kspace, scan) == []
+
+
+def test_the_part_of_the_body_counts_where_the_scanner_says_it():
+    kspace, scan = block_of()
+    assert misfits(manifest(anatomy=("brain",)), kspace, scan) == []
+    information = scan.header.studyInformation
+    if information is None:
+        import ismrmrd.xsd
+
+        scan.header.studyInformation = information = ismrmrd.xsd.studyInformationType()
+    information.bodyPartExamined = "HEAD"
+    assert misfits(manifest(anatomy=("brain",)), kspace, scan) == []
+    information.bodyPartExamined = "KNEE"
+    assert misfits(manifest(anatomy=("brain",)), kspace, scan) == ["body part 'knee', accepted is brain"]
+
+
+def test_a_network_is_not_used_on_a_scan_that_it_was_not_made_for(service):
+    protocol = ScanProtocol(phantom="template", matrix=96, coils=6, noise=0.3)
+    result = service.replay(simulate(protocol), "network.xml", parameters='{"parameters": {"bundle": "modl-brain"}}')
+    (image,) = result.images
+    assert image.meta["IsocenterBundle"] == "sense"
+    assert "was not made for this scan (acceleration 1, accepted is 2.5 to 8)" in image.meta["IsocenterFallback"]
+    assert any("acceleration 1" in text and "WARNING" in text for text in result.texts)
+
+
+def test_a_network_is_used_on_a_scan_that_it_was_made_for(service):
+    protocol = ScanProtocol(phantom="template", matrix=96, coils=6, acceleration=4, noise=0.3)
+    result = service.replay(simulate(protocol), "network.xml", parameters='{"parameters": {"bundle": "modl-brain"}}')
+    (image,) = result.images
+    assert image.meta["IsocenterBundle"] == "modl-brain"
+    assert image.meta["IsocenterDevice"] == "cpu"
+    assert not result.texts
