@@ -1,0 +1,231 @@
+"""A published-size network on a GPU: every runtime and precision against eager mode, and against what the card can do.
+
+E2E-VarNet with 12 cascades (29,936,966 parameters, random weights) reconstructs 15 coils x 640 x 372. Programs take turns.
+Each is compared with eager mode in float32, in time and in its result, and placed between two limits that are measured on
+the same card: the time that its multiplications would take at the rate of a large matrix product of the same precision, and
+the time that reading and writing every tensor once would take at the rate of a copy. Coil maps and SENSE run as well, on the
+GPU against the CPU.
+
+Run with ``python benchmarks/gpu.py``; without a GPU, ``--small --device cpu`` shows that it works.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from isocenter.export.bundle import BundleError, relative_error
+from isocenter.export.cases import make_case
+from isocenter.export.classical import ensure_classical
+from isocenter.export.network import export_network
+from isocenter.export.options import ExportOptions
+from isocenter.export.runtimes import RUNTIMES
+from isocenter.models.coil_maps import espirit
+from isocenter.models.networks.registry import NETWORKS
+from isocenter.models.scaling import scaled
+from isocenter.service.engine.device import LocalDevice, Shelf
+from isocenter.service.settings import default_home
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+ROUNDS = 5
+SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
+
+
+class TrafficCounter(TorchDispatchMode):
+    """Adds up the bytes of every operation's inputs and outputs; views count nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        outputs = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            tensors = [x for x in (*args, *(kwargs or {}).values()) if isinstance(x, torch.Tensor)]
+            tensors += [
+                x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(x, torch.Tensor)
+            ]
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors)
+        return outputs
+
+
+def synchronize(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(run, device):
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def turns(programs, device):
+    for run in programs.values():
+        run()
+    durations = {name: [] for name in programs}
+    for _ in range(ROUNDS):
+        for name, run in programs.items():
+            durations[name].append(timed(run, device))
+    return {name: statistics.median(values) for name, values in durations.items()}
+
+
+def tf32(on):
+    torch.backends.cuda.matmul.allow_tf32 = on
+    torch.backends.cudnn.allow_tf32 = on
+
+
+def card_limits(device):
+    """Operations per second of a large matrix product, by precision, and bytes per second of a copy."""
+    size = 8192 if device.type == "cuda" else 1024
+    limits = {}
+    for name, dtype, fast in (
+        ("float32", torch.float32, False),
+        ("tf32", torch.float32, True),
+        ("bf16", torch.bfloat16, False),
+    ):
+        a = torch.randn(size, size, device=device, dtype=dtype)
+        tf32(fast)
+        a @ a
+        limits[name] = 2 * size**3 / min(timed(lambda a=a: a @ a, device) for _ in range(3))
+    tf32(False)
+    block = torch.empty(2**28 if device.type == "cuda" else 2**24, device=device)
+    copy = torch.empty_like(block)
+    copy.copy_(block)
+    limits["bandwidth"] = 2 * block.nbytes / min(timed(lambda: copy.copy_(block), device) for _ in range(3))
+    return limits
+
+
+def export(configuration, folder):
+    network = NETWORKS["e2e-varnet"]
+    torch.manual_seed(1)
+    module = network.build(**configuration).eval()
+    torch.save(module.state_dict(), folder / "weights.pt")
+    options = ExportOptions(configuration=configuration)
+    bundle = export_network("e2e-varnet", folder / "weights.pt", folder / "varnet", options)
+    return scaled(module, network.scaling, network.inputs), bundle
+
+
+def network_programs(eager, bundle, inputs, device):
+    """Programs by name: eager in three precisions, and every runtime that this machine has."""
+    values = [inputs[spec.name].to(device) for spec in bundle.manifest.inputs]
+
+    def run_eager(fast=False, half=False):
+        tf32(fast)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+            result = eager(*values)
+        tf32(False)
+        return {"image": result.float()}
+
+    programs = {
+        "eager-float32": run_eager,
+        "eager-tf32": lambda: run_eager(fast=True),
+        "eager-bf16": lambda: run_eager(half=True),
+    }
+    kinds = [(bundle.manifest, name) for name in bundle.runtime_files()]
+    kinds.append((bundle.manifest.model_copy(update={"precision": "tf32"}), "onnx"))
+    kinds.append((bundle.manifest, "tensorrt"))
+    on_device = dict(zip((spec.name for spec in bundle.manifest.inputs), values, strict=True))
+    for manifest, name in kinds:
+        path = bundle.runtime_files()["onnx" if name == "tensorrt" else name]
+        try:
+            session = RUNTIMES[name](path, manifest, device)
+        except BundleError as error:
+            print(f"{name}-{manifest.precision} is left out: {error}")
+            continue
+        if name == "onnx" and manifest.precision == "tf32" and device.type == "cpu":
+            continue
+        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.run(on_device)
+    return programs
+
+
+def compare_network(arguments, device, limits):
+    configuration = SMALL if arguments.small else {}
+    sizes = {"batch": 1, "coils": 4, "ky": 93, "kx": 160} if arguments.small else None
+    sizes = sizes or {"batch": 1, "coils": 15, "ky": 372, "kx": 640}
+    with tempfile.TemporaryDirectory() as name:
+        eager, bundle = export(configuration, Path(name))
+        eager = eager.to(device)
+        inputs = make_case(bundle.manifest.inputs, sizes, acs=26, spacing=4, phantom=True)
+        values = [inputs[spec.name].to(device) for spec in bundle.manifest.inputs]
+        with torch.inference_mode(), FlopCounterMode(display=False) as operations:
+            eager(*values)
+        with torch.inference_mode(), TrafficCounter() as traffic:
+            eager(*values)
+        programs = network_programs(eager, bundle, inputs, device)
+        truth = {"image": programs["eager-float32"]()["image"].cpu()}
+        errors = {
+            name: relative_error({"image": run()["image"].cpu()}, truth) if name != "eager-float32" else 0.0
+            for name, run in programs.items()
+        }
+        durations = turns(programs, device)
+    total = operations.get_total_flops()
+    print(f"\n{total / 1e12:.2f} Tflop in convolutions and products, {traffic.bytes / 1e9:.1f} GB read and written")
+    yield f"network_tflop {total / 1e12:.3f}"
+    yield f"network_gb {traffic.bytes / 1e9:.2f}"
+    base = durations["eager-float32"]
+    for name, seconds in durations.items():
+        precision = name.rpartition("-")[2]
+        compute, memory = total / limits[precision], traffic.bytes / limits["bandwidth"]
+        print(
+            f"{name:<22} {1000 * seconds:8.1f} ms, {seconds / base:5.2f} of eager, error {errors[name]:.1e}; "
+            f"limits: {1000 * compute:.1f} ms computing, {1000 * memory:.1f} ms moving unfused tensors"
+        )
+        yield f"{name}.over_eager {seconds / base:.3f}"
+        yield f"{name}.over_compute_limit {seconds / compute:.2f}"
+        yield f"{name}.over_memory_limit {seconds / memory:.2f}"
+        yield f"{name}.error {errors[name]:.2e}"
+
+
+def compare_classical(arguments, device):
+    matrix, coils = (64, 4) if arguments.small else (256, 12)
+    region = torch.randn(coils, 1, 24, 24, dtype=torch.complex64)
+    shelf = Shelf([default_home() / "bundles"])
+    ensure_classical(default_home() / "bundles")
+    sizes = {"batch": 8, "coils": coils, "kz": 1, "ky": matrix, "kx": matrix}
+    processor = torch.device("cpu")
+    for name in ("espirit", "sense"):
+        programs = {}
+        for place in (processor, device):
+            if name == "espirit":
+                data = region.to(place)
+                programs[str(place)] = lambda data=data: espirit(data, (1, matrix, matrix))
+            else:
+                model = LocalDevice(place, shelf, "torchscript").load("sense")
+                inputs = make_case(model.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
+                inputs = {key: value.to(place) for key, value in inputs.items()}
+                programs[str(place)] = lambda model=model, inputs=inputs: model.run(inputs)
+        durations = turns(programs, device)
+        for place, seconds in durations.items():
+            print(f"{name:<10} {place:<8} {1000 * seconds:8.1f} ms")
+        yield f"{name}.device_over_cpu {durations[str(device)] / durations['cpu']:.3f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--small", action="store_true", help="a small network, to see that everything works")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit("there is no CUDA device; --small --device cpu shows that the benchmark works")
+        print(torch.cuda.get_device_name(device))
+    tf32(False)
+    limits = card_limits(device)
+    for name, value in limits.items():
+        print(f"{name:<10} {value / 1e12:8.3f} {'TB/s' if name == 'bandwidth' else 'Tflop/s'}")
+    figures = [*compare_network(arguments, device, limits), *compare_classical(arguments, device)]
+    for figure in figures:
+        print(f"figure {figure}")
+
+
+if __name__ == "__main__":
+    main()
