@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models import classical, fourier, planar
+from ..models import classical, consistency, fourier, planar
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from .build import build_bundle
 from .bundle import Bundle, BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
@@ -91,7 +91,7 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
 def _fingerprint(method: _Method) -> str:
     """Hash of everything that the bundle is made from."""
     digest = hashlib.sha256(f"{torch.__version__} {method.configuration} {VERSION}".encode())
-    for module in (classical, fourier, planar):
+    for module in (classical, consistency, fourier, planar):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()

@@ -12,8 +12,9 @@ A 2-D scan has ``kz = 1``; slices, or anything else that is independent, go alon
 import torch
 from torch import Tensor, nn
 
-from .fourier import fft_planar, ifft_planar
-from .planar import coil_expand, coil_reduce
+from .consistency import ProximalStep, adjoint_model
+from .fourier import ifft_planar
+from .planar import coil_reduce
 
 
 class RootSumOfSquares(nn.Module):
@@ -49,40 +50,13 @@ class Sense(nn.Module):
 
     def __init__(self, iterations: int = 20, regularization: float = 0.005) -> None:
         super().__init__()
-        self.iterations = iterations
         self.regularization = regularization
+        self.solve = ProximalStep(iterations)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return complex images [batch, kz, ky, kx, 2]."""
         lines = mask[:, None, :, :, None, None]
         measured = ifft_planar(kspace, [-2]) * lines
-        residual = coil_reduce(ifft_planar(measured, [-4, -3]), maps)
-        image = torch.zeros_like(residual)
-        direction = residual
-        energy = _energy(residual)
-        for _ in range(self.iterations):
-            product = self.normal(direction, lines, maps)
-            step = _safe_ratio(energy, (direction * product).sum(dim=(1, 2, 3, 4)))
-            image = image + step * direction
-            residual = residual - step * product
-            energy_next = _energy(residual)
-            direction = residual + _safe_ratio(energy_next, energy) * direction
-            energy = energy_next
-        return image
-
-    def normal(self, image: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
-        """Apply ``E^H E + regularization`` in the space where the readout is transformed already."""
-        kspace = fft_planar(coil_expand(image, maps), [-4, -3]) * lines
-        return coil_reduce(ifft_planar(kspace, [-4, -3]), maps) + self.regularization * image
-
-
-def _energy(x: Tensor) -> Tensor:
-    return x.square().sum(dim=(1, 2, 3, 4))
-
-
-def _safe_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Per-batch ratio [batch, 1, 1, 1, 1]; zero once the iteration has converged exactly, where it would be 0/0."""
-    converged = denominator <= 1e-30
-    divisor = torch.where(converged, torch.ones_like(denominator), denominator)
-    ratio = torch.where(converged, torch.zeros_like(numerator), numerator / divisor)
-    return ratio[:, None, None, None, None]
+        axes = [-4, -3]
+        weight = torch.full_like(kspace[:1, 0, :1, :1, :1, :1], self.regularization)
+        return self.solve(adjoint_model(measured, maps, axes), maps, lines, axes, weight)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .fourier import fft_planar, ifft_planar
+from .fourier import fft_planar, ifft_planar, keep_measured
 from .planar import coil_expand, coil_reduce, ratio_or_zero
 
 
@@ -26,7 +26,7 @@ def adjoint_model(kspace: Tensor, maps: Tensor, axes: list[int]) -> Tensor:
 
 def normal_model(image: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
     """Return ``A^H A x`` with ``A = M F S``."""
-    return adjoint_model(forward_model(image, maps, axes) * mask, maps, axes)
+    return coil_reduce(keep_measured(coil_expand(image, maps), mask, axes), maps)
 
 
 def data_gradient(image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:

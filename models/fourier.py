@@ -110,6 +110,30 @@ def ifft2c(x: Tensor) -> Tensor:
     return _planar(x, [-3, -2], True)
 
 
+def keep_measured(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
+    """Transform a real tensor [..., 2] to k-space, multiply with a mask that broadcasts against it, and transform back."""
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        return _keep_measured_native(x, mask, dims)
+    if is_gemm():
+        return ifft_planar(fft_planar(x, dims) * mask, dims)
+    return _keep_measured_native(x, mask, dims)
+
+
+def _keep_measured_native(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
+    """Centre the mask instead of images and k-space: the whole is a convolution, which no shift of its input changes."""
+    axes: list[int] = []
+    for dim in dims:
+        axis = dim % x.dim()
+        if x.shape[axis] > 1:
+            axes.append(axis)
+    images = torch.view_as_complex(x.contiguous())
+    lines = mask[..., 0]
+    if len(axes) == 0:
+        return torch.view_as_real(images * lines)
+    kspace = _transform(images, axes, False) * torch.fft.ifftshift(lines, dim=axes)
+    return torch.view_as_real(_transform(kspace, axes, True))
+
+
 def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
         return _planar_native(x, dims, inverse)

@@ -1,21 +1,39 @@
-"""Complex arithmetic on real tensors with a trailing dimension of 2 (real, imaginary), which every runtime can carry."""
+"""Complex arithmetic on real tensors with a trailing dimension of 2 (real, imaginary), which every runtime can carry.
+
+Eager mode and TorchScript multiply complex views, which takes half the time; exported graphs have real operations only.
+"""
 
 import torch
 from torch import Tensor
 
+from .fourier import is_gemm
+
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a * b`` for [..., 2] tensors."""
-    return torch.stack(
-        (a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]), dim=-1
-    )
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        return torch.view_as_real(as_complex(a) * as_complex(b))
+    if is_gemm():
+        return torch.stack(
+            (a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]), dim=-1
+        )
+    return torch.view_as_real(as_complex(a) * as_complex(b))
 
 
 def multiply_conjugate(a: Tensor, b: Tensor) -> Tensor:
     """Return ``conj(a) * b`` for [..., 2] tensors."""
-    return torch.stack(
-        (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]), dim=-1
-    )
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+        return torch.view_as_real(as_complex(a).conj() * as_complex(b))
+    if is_gemm():
+        return torch.stack(
+            (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]), dim=-1
+        )
+    return torch.view_as_real(as_complex(a).conj() * as_complex(b))
+
+
+def as_complex(x: Tensor) -> Tensor:
+    """View [..., 2] as a complex tensor, where its memory allows that."""
+    return torch.view_as_complex(x.contiguous())
 
 
 def coil_expand(image: Tensor, maps: Tensor) -> Tensor:
