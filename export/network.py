@@ -113,6 +113,7 @@ def export_network(
         conventions=Conventions(input_scaling=scaling, coil_maps="unit norm" if "maps" in network.inputs else "none"),
         domain=options.domain.model_copy(update={"dimensions": options.domain.dimensions or _dimensions(network)}),
         tolerance=options.tolerance,
+        precision=options.precision,
         provenance=_provenance(checkpoint, options),
         intended_use=options.intended_use,
     )
@@ -160,6 +161,7 @@ def export_module(
         conventions=Conventions(coil_maps="unit norm" if any(spec.name == "maps" for spec in inputs) else "none"),
         domain=options.domain,
         tolerance=options.tolerance,
+        precision=options.precision,
         provenance=_provenance(checkpoint, options, target),
         intended_use=options.intended_use,
     )

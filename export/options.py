@@ -37,6 +37,8 @@ class ExportOptions(BaseModel):
     complex_tensors: bool | None = None
     """Whether an own module takes and returns complex tensors; without it, this is tried."""
     tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
+    precision: Literal["float32", "tf32"] = "float32"
+    """``tf32`` lets ONNX Runtime multiply with ten bits of mantissa on a GPU, where the probe still holds then."""
     domain: Domain = Domain()
     licence: str = "not stated"
     training_data: str = "not stated"

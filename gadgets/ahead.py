@@ -49,7 +49,7 @@ def run_ahead(items: Iterable[T], start: Callable[[T], S], depth: int = 256) -> 
     def work() -> None:
         try:
             for item in items:
-                if not put(start(item)):
+                if stopped.is_set() or not put(start(item)):
                     return
             put(_END)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates

@@ -82,7 +82,7 @@ class Worker:
             for job, outcome in zip(live, outcomes, strict=True):
                 _settle(job.future, outcome)
             if self._is_retired():
-                if isinstance(outcomes[0], Result):
+                if not isinstance(outcomes[0], EngineError):  # it has come back by itself
                     self._suspended.remove(live[0].bundle)
                 return
             self._running = []
