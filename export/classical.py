@@ -1,4 +1,4 @@
-"""The classical reconstructions as bundles: root-sum-of-squares, coil combination and SENSE."""
+"""The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE and compressed sensing."""
 
 import hashlib
 import logging
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models import classical, consistency, fourier, planar
+from ..models import classical, compressed_sensing, consistency, fourier, planar
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
-from .build import build_bundle
+from ..models.compressed_sensing import TotalVariation
+from .build import DEFAULT_FORMATS, build_bundle
 from .bundle import Bundle, BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
 from .cases import make_case
 
@@ -33,6 +34,7 @@ class _Method:
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     intended_use: str
+    formats: tuple[str, ...] = DEFAULT_FORMATS
 
 
 METHODS: dict[str, _Method] = {
@@ -44,6 +46,15 @@ METHODS: dict[str, _Method] = {
         (_KSPACE, _MASK, _MAPS),
         _COMPLEX,
         "Cartesian parallel imaging; fallback of the networks",
+    ),
+    "tv": _Method(
+        TotalVariation,
+        {"iterations": 60, "inner_iterations": 5, "regularization": 0.002},
+        (_KSPACE, _MASK, _MAPS),
+        _COMPLEX,
+        "Cartesian compressed sensing",
+        # an ONNX graph would hold all iterations one after the other, some ten thousand operations
+        ("torchscript",),
     ),
 }
 """The classical bundles by name."""
@@ -85,13 +96,13 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
         intended_use=f"research only: {method.intended_use}",
     )
     cases = [make_case(method.inputs, sizes, phantom=sizes["kz"] > 1) for sizes in _SIZES]
-    return build_bundle(method.make(**method.configuration), manifest, cases, folder)
+    return build_bundle(method.make(**method.configuration), manifest, cases, folder, formats=method.formats)
 
 
 def _fingerprint(method: _Method) -> str:
     """Hash of everything that the bundle is made from."""
     digest = hashlib.sha256(f"{torch.__version__} {method.configuration} {VERSION}".encode())
-    for module in (classical, consistency, fourier, planar):
+    for module in (classical, compressed_sensing, consistency, fourier, planar):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .consistency import adjoint_model, forward_model
+from .consistency import adjoint_model, normal_model
 from .fourier import ifft_planar
 from .planar import magnitude, ratio_or_zero
 
@@ -42,7 +42,7 @@ class TotalVariation(nn.Module):
         dual_y, dual_x = torch.zeros_like(image), torch.zeros_like(image)
         momentum = 1.0
         for _ in range(self.iterations):
-            residual = adjoint_model(forward_model(leading, maps, axes) * lines, maps, axes) - adjoint
+            residual = normal_model(leading, maps, lines, axes) - adjoint
             before = image
             image, dual_y, dual_x = self.denoise(leading - residual, dual_y, dual_x)
             following = (1 + (1 + 4 * momentum**2) ** 0.5) / 2

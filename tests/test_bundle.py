@@ -14,8 +14,9 @@ AXES = ("batch", "coils", "kz", "ky", "kx")
 SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 12, 16)]
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("runtime", ["torchscript", "onnx"])
+@pytest.mark.parametrize(
+    ("name", "runtime"), [(name, runtime) for name in METHODS for runtime in METHODS[name].formats]
+)
 def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles, name, runtime):
     bundle = Bundle.open(bundles / name)
     session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
@@ -140,6 +141,6 @@ def test_a_bundle_whose_runtimes_disagree_is_not_written(tmp_path):
 
 def test_the_engine_names_the_bundles_that_exist(engine):
     with pytest.raises(
-        BundleError, match="there is no bundle 'unet'; there are: combine, modl-brain, rss, sense, varnet-brain"
+        BundleError, match="there is no bundle 'unet'; there are: combine, modl-brain, rss, sense, tv, varnet-brain"
     ):
         engine.load("unet")
