@@ -1,4 +1,7 @@
-"""Scaling of the input: what k-space is divided by before a network, and its image multiplied by after it."""
+"""Scaling of the input: what k-space is divided by before a network, and its image multiplied by after it.
+
+The scale counts as a constant where gradients go to the choice of the samples.
+"""
 
 from typing import Literal
 
@@ -75,7 +78,7 @@ class Scaled(nn.Module):
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Return the network's image at the scale of the input."""
-        scale = input_scale(self.kind, kspace, mask, None)
+        scale = input_scale(self.kind, kspace.detach(), mask.detach(), None)
         image = self.network(_divide(kspace, scale), mask)
         return image * _beside(scale, image)
 
@@ -90,7 +93,7 @@ class ScaledWithMaps(nn.Module):
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return the network's image at the scale of the input."""
-        scale = input_scale(self.kind, kspace, mask, maps)
+        scale = input_scale(self.kind, kspace.detach(), mask.detach(), maps)
         image = self.network(_divide(kspace, scale), mask, maps)
         return image * _beside(scale, image)
 

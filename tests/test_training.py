@@ -1,6 +1,7 @@
 """Recipes train, resume and are evaluated; their data and mistakes."""
 
 import csv
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -22,6 +23,7 @@ from isocenter.simulate.scan import ScanProtocol, simulate
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+RECIPES = Path(__file__).parent.parent / "recipes"
 RECIPE = {
     "name": "small",
     "network": "modl",
@@ -39,6 +41,11 @@ def write(folder, **changes):
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({**RECIPE, **changes}))
     return path
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    assert load_recipe(path).name == path.stem
 
 
 def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tmp_path):

@@ -1,7 +1,8 @@
 """Samples for training: a fully sampled scan, undersampled anew each time it is drawn.
 
 A sample is a dictionary of float32 tensors: ``kspace`` [coils, ky, kx, 2] as measured, ``mask`` [1, ky, 1, 1], ``maps``
-[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan. Its largest magnitude is one.
+[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one, and
+``image``, the same for networks that undersample it themselves.
 """
 
 import math
@@ -88,10 +89,20 @@ class TrainingSamples(Dataset[Sample]):
         Whether coil maps are needed.
     fresh
         Whether masks change from epoch to epoch.
+    label
+        Makes something of a fully sampled slice that goes with it as ``label``, once.
     """
 
     def __init__(
-        self, scan: Callable[[int], FullScan], count: int, masks: Masks, seed: int, *, with_maps: bool, fresh: bool
+        self,
+        scan: Callable[[int], FullScan],
+        count: int,
+        masks: Masks,
+        seed: int,
+        *,
+        with_maps: bool,
+        fresh: bool,
+        label: Callable[[Sample], Tensor] | None = None,
     ) -> None:
         self._scan = scan
         self._count = count
@@ -99,6 +110,7 @@ class TrainingSamples(Dataset[Sample]):
         self._seed = seed
         self._with_maps = with_maps
         self._fresh = fresh
+        self._label = label
         self._drawn: dict[int, int] = {}
         self._kept: dict[int, tuple[Sample, int]] = {}
 
@@ -112,7 +124,7 @@ class TrainingSamples(Dataset[Sample]):
         random = np.random.default_rng((self._seed, index, draw))
         mask = random_mask(random, sample["kspace"].shape[1], acs, self._masks)
         lines = torch.from_numpy(mask).to(torch.float32)[None, :, None, None]
-        return {**sample, "kspace": sample["kspace"] * lines, "mask": lines}
+        return {**sample, "image": sample["target"], "kspace": sample["kspace"] * lines, "mask": lines}
 
     def _full(self, index: int) -> tuple[Sample, int]:
         """Return the sample before undersampling, and its number of calibration lines."""
@@ -128,5 +140,8 @@ class TrainingSamples(Dataset[Sample]):
                 target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
             scale = target.abs().max()
             sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
-            self._kept[index] = ({name: torch.view_as_real(value) for name, value in sample.items()}, acs)
+            tensors = {name: torch.view_as_real(value) for name, value in sample.items()}
+            if self._label is not None:
+                tensors["label"] = self._label(tensors)
+            self._kept[index] = (tensors, acs)
         return self._kept[index]

@@ -69,6 +69,29 @@ class Optimizer(_Strict):
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse"]
 
 
+class Sampler(_Strict):
+    """How a sampler (network ``mnet``) is trained: with which network that reconstructs, and by which scheme."""
+
+    base: Annotated[int, Field(gt=0)]
+    """Middle lines, which are always measured and which the sampler sees."""
+    budget: Annotated[int, Field(gt=0)]
+    """Lines that it chooses."""
+    network: str
+    configuration: dict[str, Any] = {}
+    scaling: Scaling | None = None
+    start_from: Path | None = None
+    """Weights of the network that reconstructs, such as ``training/NAME/weights.pt``."""
+    scheme: Literal["fixed", "alternating"] = "alternating"
+    reconstructor_steps: int = 20
+    sampler_steps: int = 40
+    optimizer: Optimizer = Optimizer()
+    """Of the network that reconstructs."""
+    icd: bool = False
+    """Whether to make reference masks by coordinate descent, which takes thousands of reconstructions for every slice."""
+    error_weight: float = 1.0
+    """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
+
+
 class Recipe(_Strict):
     """What stands in a recipe's YAML file."""
 
@@ -79,7 +102,7 @@ class Recipe(_Strict):
     """What k-space is divided by in front of the network; without it, as the network's paper does."""
     data: Annotated[SimulatedData | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
-    loss: dict[Loss, float]
+    loss: dict[Loss, float] = {}
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes."""
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Field(gt=0)]
@@ -87,12 +110,18 @@ class Recipe(_Strict):
     seed: int = 1
     start_from: Path | None = None
     """Checkpoint whose weights training starts from, such as that of fewer iterations."""
+    sampler: Sampler | None = None
+    """For the network ``mnet``, and for it alone."""
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.network not in NETWORKS:
             raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
-        if NETWORKS[self.network].task != "2d":
+        if (self.sampler is not None) != (self.network == "mnet"):
+            raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
+        if self.sampler is not None:
+            return self._check_sampler(self.sampler)
+        if self.network != "loupe" and NETWORKS[self.network].task != "2d":
             raise ValueError(f"network {self.network!r} cannot be trained by a recipe: these train on 2-D slices")
         if NETWORKS[self.network].output not in ("magnitude", "complex"):
             raise ValueError(
@@ -100,6 +129,24 @@ class Recipe(_Strict):
             )
         if not self.loss:
             raise ValueError("the loss is empty")
+        return self
+
+    def _check_sampler(self, sampler: Sampler) -> "Recipe":
+        entry = NETWORKS.get(sampler.network)
+        if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
+            raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
+            raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
+        if isinstance(self.data, SimulatedData):
+            size = self.data.matrix[0]
+            if self.data.matrix[1] != size:
+                raise ValueError("a sampler works for one size only: data.matrix must be [n, n]")
+            # four poolings by three and one by two, and four doublings of the channels
+            features = 16 * self.configuration.get("chans", 128) * (size // 81 // 2) ** 2
+            wanted = {"lines": size - sampler.base, "features": features}
+            given = {name: self.configuration.get(name) for name in wanted}
+            if given != wanted:
+                raise ValueError(f"for {size} lines the configuration of 'mnet' must have {wanted}, not {given}")
         return self
 
 

@@ -10,22 +10,31 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..networks.registry import NETWORKS
 from ..planar import magnitude
 from .data import FullScan, Sample, TrainingSamples, simulated_scan
 from .files import FileScans
-from .recipe import Recipe, SimulatedData
+from .recipe import Masks, Recipe, SimulatedData
+from .sampler import SamplerTask
 from .task import ReconstructionTask
 
 _TEST_SEEDS = 2**32
 """Seeds of held-out scans start here; those of training scans end below."""
 
 
-def datasets(recipe: Recipe) -> tuple[TrainingSamples, TrainingSamples]:
-    """Return training and validation samples."""
-    with_maps = "maps" in NETWORKS[recipe.network].inputs
+def datasets(
+    recipe: Recipe, label: Callable[[Sample], Tensor] | None = None
+) -> tuple[TrainingSamples, TrainingSamples]:
+    """Return training and validation samples; ``label`` makes what goes with each of the former."""
+    masks, network = recipe.masks, recipe.network
+    if recipe.sampler is not None:
+        # it undersamples itself; coil maps come from the lines that it always has
+        masks = Masks(kinds=("uniform",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
+        network = recipe.sampler.network
+    with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     if isinstance(recipe.data, SimulatedData):
         data = recipe.data
         sources: list[tuple[Callable[[int], FullScan], int]] = [
@@ -40,8 +49,8 @@ def datasets(recipe: Recipe) -> tuple[TrainingSamples, TrainingSamples]:
         sources = [(each.scan, len(each)) for each in scans]
     (train, count), (validate, validation_count) = sources
     return (
-        TrainingSamples(train, count, recipe.masks, recipe.seed, with_maps=with_maps, fresh=True),
-        TrainingSamples(validate, validation_count, recipe.masks, recipe.seed + 1, with_maps=with_maps, fresh=False),
+        TrainingSamples(train, count, masks, recipe.seed, with_maps=with_maps, fresh=True, label=label),
+        TrainingSamples(validate, validation_count, masks, recipe.seed + 1, with_maps=with_maps, fresh=False),
     )
 
 
@@ -63,11 +72,11 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
         Whether to show a progress bar.
     """
     lightning.seed_everything(recipe.seed, verbose=False)
-    task = ReconstructionTask(recipe)
+    task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
     if recipe.start_from is not None:
         start = torch.load(recipe.start_from, map_location="cpu", weights_only=True)
         task.load_state_dict(start["state_dict"], strict=False)
-    training, validation = datasets(recipe)
+    training, validation = datasets(recipe, task.labels() if isinstance(task, SamplerTask) else None)
     checkpoints = ModelCheckpoint(
         folder / "checkpoints", "best", monitor="validation_loss", save_last=True, enable_version_counter=False
     )
@@ -92,15 +101,26 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
     )
     best = Path(checkpoints.best_model_path)
     if trainer.is_global_zero:
-        write_weights(best, folder / "weights.pt", _figures(folder / "metrics.csv"))
+        figures = _figures(folder / "metrics.csv")
+        write_weights(best, folder / "weights.pt", figures)
+        if recipe.sampler is not None:
+            write_weights(best, folder / "reconstructor.pt", figures, "reconstructor.")
     return best
 
 
-def write_weights(checkpoint: Path, path: Path, figures: dict[str, float]) -> None:
-    """Write the weights and the recipe of a checkpoint, without the optimiser's state."""
+def write_weights(checkpoint: Path, path: Path, figures: dict[str, float], prefix: str = "network.") -> None:
+    """Write the weights of one of a checkpoint's networks, and the recipe, without the optimiser's state."""
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    slim = {"state_dict": content["state_dict"], "hyper_parameters": content["hyper_parameters"], "validation": figures}
-    torch.save(slim, path)
+    weights = {
+        f"network.{key.removeprefix(prefix)}": value
+        for key, value in content["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    recipe = content["hyper_parameters"]
+    if prefix != "network.":
+        own = {name: recipe["recipe"]["sampler"][name] for name in ("network", "configuration", "scaling")}
+        recipe = {"recipe": {**recipe["recipe"], **own, "sampler": None}}
+    torch.save({"state_dict": weights, "hyper_parameters": recipe, "validation": figures}, path)
 
 
 def _figures(table: Path) -> dict[str, float]:

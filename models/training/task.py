@@ -1,5 +1,6 @@
 """The Lightning module that trains a network by a recipe."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
@@ -11,9 +12,23 @@ from ..networks.registry import NETWORKS
 from ..planar import magnitude
 from ..scaling import Scaling, scaled
 from .data import Sample
-from .recipe import Recipe
+from .recipe import Optimizer, Recipe
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+
+
+def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """Return the optimiser that a recipe describes."""
+    return _OPTIMIZERS[settings.name](parameters, lr=settings.learning_rate, **settings.options)
+
+
+def clip_gradients(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> None:
+    """Clip gradients as a recipe says."""
+    every = list(parameters)
+    if settings.clip_norm is not None:
+        torch.nn.utils.clip_grad_norm_(every, settings.clip_norm)
+    if settings.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(every, settings.clip_value)
 
 
 class ReconstructionTask(lightning.LightningModule):
@@ -78,7 +93,7 @@ class ReconstructionTask(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return optimiser and schedule of the recipe."""
         settings = self.recipe.optimizer
-        optimizer = _OPTIMIZERS[settings.name](self.parameters(), lr=settings.learning_rate, **settings.options)
+        optimizer = make_optimizer(self.parameters(), settings)
         if settings.schedule == "constant":
             return optimizer
         if settings.schedule == "step":
@@ -97,8 +112,4 @@ class ReconstructionTask(lightning.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ARG002
         """Clip the gradients as the recipe says."""
-        settings = self.recipe.optimizer
-        if settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), settings.clip_norm)
-        if settings.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(self.parameters(), settings.clip_value)
+        clip_gradients(self.parameters(), self.recipe.optimizer)
