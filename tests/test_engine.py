@@ -1,4 +1,5 @@
 import json
+import shutil
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -12,11 +13,13 @@ from isocenter.export.classical import METHODS
 from isocenter.export.network import export_module
 from isocenter.export.options import ExportOptions
 from isocenter.gadgets.errors import IsocenterError
+from isocenter.service.cli import app
 from isocenter.service.engine import Engine, EngineError, LoadedModel, Result
 from isocenter.service.engine.choice import CACHE
 from isocenter.service.engine.device import DeviceLostError
 from isocenter.service.engine.jobs import FairQueue, Job
 from isocenter.simulate.scan import ScanProtocol, simulate
+from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
 
@@ -217,8 +220,6 @@ class TestModels:
             LoadedModel(Bundle.open(bundles / "rss"), CPU, "tensorrt")
 
     def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path):
-        import shutil
-
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
         (folder / CACHE).unlink(missing_ok=True)
         first = LoadedModel(Bundle.open(folder), CPU)
@@ -232,6 +233,15 @@ class TestModels:
         assert LoadedModel(Bundle.open(folder), CPU).runtime == other
         (folder / CACHE).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
+
+    def test_the_command_measures_and_the_engine_follows(self, bundles, tmp_path):
+        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        (folder / CACHE).unlink(missing_ok=True)
+        result = CliRunner().invoke(app, ["bundle", "bench", str(folder), "--matrix", "48x40x3", "--repetitions", "1"])
+        assert result.exit_code == 0, result.output
+        (entry,) = json.loads((folder / CACHE).read_text()).values()
+        assert f"the service will use {entry['runtime']} here" in result.output
+        assert LoadedModel(Bundle.open(folder), CPU).runtime == entry["runtime"]
 
     @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
     def test_slices_together_equal_slices_alone(self, bundles, runtime):
