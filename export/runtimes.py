@@ -168,8 +168,6 @@ class _Link:
 
     def __enter__(self) -> "_Link":
         if self._stream is not None:
-            # what made the inputs on the device comes first
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
             self._active = torch.cuda.stream(self._stream)
             self._active.__enter__()
         return self
@@ -179,9 +177,13 @@ class _Link:
             self._active.__exit__(*error)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        if self._stream is None or tensor.is_cuda:
+        if self._stream is None:
             return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        if not tensor.is_cuda:
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        # what made it there, on whichever card, comes first
+        self._stream.wait_stream(torch.cuda.default_stream(tensor.device))
+        return tensor.to(self.device, non_blocking=True)
 
     def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         if self._stream is None:
