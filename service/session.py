@@ -252,8 +252,9 @@ class Session:
             if isinstance(step, GadgetStep) and step.gadget.name == "reconstruct":
                 options = {**step.gadget.defaults, **step.options}
                 with suppress(IsocenterError):  # said when the bundle is used
-                    for name in bundle_names(scan, options["bundle"], options["fallback"]):
-                        self.engine.prepare(name, sizes)
+                    first, *fallbacks = bundle_names(scan, options["bundle"], options["fallback"])
+                    self.engine.prepare(first, sizes)
+                    self.engine.preload(fallbacks)
 
     def _items(self, scan: Scan, first: Message | None) -> Iterator[Item]:
         """Data messages until the end of the stream; others are answered or refused."""

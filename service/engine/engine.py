@@ -92,9 +92,9 @@ class Engine:
         """
         return Model(self, bundle, self.devices[0].manifest(bundle))
 
-    def preload(self) -> None:
-        """Load every bundle on every device in the background; those that cannot be loaded are logged."""
-        for name in sorted(self.available()):
+    def preload(self, bundles: Sequence[str] | None = None) -> None:
+        """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged."""
+        for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
                 self._loader.submit(_try_load, device, name)
 
