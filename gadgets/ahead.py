@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from .threads import keep_to_one_core
+
 T = TypeVar("T")
 S = TypeVar("S")
 
@@ -14,7 +16,7 @@ _MOST_THREADS = 256
 
 
 # threads are used again: torch keeps threads of its own for each one that calls it
-_threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ahead")
+_threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ahead", initializer=keep_to_one_core)
 
 
 class _Failure:

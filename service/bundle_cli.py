@@ -46,7 +46,7 @@ def prepare(config: ConfigOption = None) -> None:
         engine = make_engine(load_settings(config))
         for name in sorted(engine.available()):
             for device in engine.devices:
-                device.manifest(name)
+                device.load(name)
                 out.print(f"{name:<20} passed its probe on {device.name}", markup=False)
     except IsocenterError as error:
         _fail(error)

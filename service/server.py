@@ -9,8 +9,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
-import torch
-
+from ..gadgets.threads import keep_to_one_core
 from .engine import Engine
 from .session import Session
 from .settings import Settings
@@ -40,8 +39,9 @@ class Server:
         self.engine = engine
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
-        # threads are used again by later scans: torch's own threads belong to the one that called them first
-        self._pool = ThreadPoolExecutor(settings.max_connections, thread_name_prefix="session", initializer=_warm_up)
+        self._pool = ThreadPoolExecutor(
+            settings.max_connections, thread_name_prefix="session", initializer=keep_to_one_core
+        )
         self._sessions: dict[Session, Future[None]] = {}
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -121,12 +121,6 @@ class Server:
 
 
 _ABORT_SECONDS = 10.0
-
-
-def _warm_up() -> None:
-    """Let torch start the threads that it keeps for this one, so that no scan waits for them."""
-    for _ in range(3):
-        torch.fft.ifft2(torch.ones(16, 64, 64, dtype=torch.complex64)).abs().sum()
 
 
 def new_scan_id() -> str:

@@ -8,7 +8,7 @@ from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, T
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
 from isocenter.export.runtimes import RUNTIMES
-from isocenter.service.engine import Engine, LoadedModel
+from isocenter.service.engine import LoadedModel
 
 AXES = ("batch", "coils", "kz", "ky", "kx")
 SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 12, 16)]
@@ -110,7 +110,7 @@ def test_a_bundle_that_fails_its_probe_is_refused(bundles, tmp_path):
     values = yaml.safe_load((folder / "model.yaml").read_text())
     edit(folder, files={**values["files"], "model.ts": sha256(folder / "model.ts")})
     with pytest.raises(BundleError, match="the probe deviates"):
-        Engine([tmp_path], runtime="torchscript").load("combine")
+        LoadedModel(Bundle.open(folder), torch.device("cpu"), "torchscript")
     assert LoadedModel(Bundle.open(folder), torch.device("cpu")).runtime == "onnx"
 
 

@@ -67,7 +67,7 @@ def test_slices_are_shared_out_and_equal_local_ones(remote, bundles):
 def test_a_worker_that_is_killed_within_a_slice_is_replaced_and_the_slice_is_done_again(remote):
     strong = {"kspace": torch.full((1, 2, 8, 8, 2), 200.0)}
     for device in remote.devices:
-        device.manifest("Hangs")
+        device.load("Hangs")
     before = [device.process() for device in remote.devices]
     future = remote.submit("Hangs", strong)
     while not future.running():
@@ -82,7 +82,7 @@ def test_a_worker_that_is_killed_within_a_slice_is_replaced_and_the_slice_is_don
 
 def test_a_slice_that_hangs_is_given_up_and_its_worker_is_replaced(remote, bundles):
     for device in remote.devices:
-        device.manifest("Hangs"), device.manifest("rss")
+        device.load("Hangs"), device.load("rss")
     future = remote.submit("Hangs", {"kspace": torch.full((1, 2, 8, 8, 2), 200.0)})
     with pytest.raises(TimeoutError):
         future.result(0.5)

@@ -24,8 +24,8 @@ class Device(Protocol):
 
     name: str
 
-    def manifest(self, bundle: str) -> Manifest:
-        """Load a bundle, if it is not loaded yet, and return its manifest."""
+    def load(self, bundle: str) -> object:
+        """Load and commission a bundle, if it is not loaded yet."""
         ...
 
     def batch(self, bundle: str) -> int:
@@ -33,7 +33,7 @@ class Device(Protocol):
         ...
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
-        """Get ready for inputs of these sizes."""
+        """Load a bundle and get ready for inputs of these sizes."""
         ...
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
@@ -70,6 +70,19 @@ class Shelf:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
+        self._manifests: dict[str, Manifest] = {}
+
+    def manifest(self, name: str) -> Manifest:
+        """Return the manifest of a bundle, whose files are checked the first time.
+
+        Raises
+        ------
+        BundleError
+            There is none of this name, or it is damaged.
+        """
+        if name not in self._manifests:
+            self._manifests[name] = self.open(name).manifest
+        return self._manifests[name]
 
     def available(self) -> dict[str, Path]:
         """Return the folders of all bundles by name."""
@@ -128,9 +141,6 @@ class LocalDevice:
             if bundle not in self._models:
                 self._models[bundle] = LoadedModel(self._shelf.open(bundle), self.device, self._runtime)
             return self._models[bundle]
-
-    def manifest(self, bundle: str) -> Manifest:
-        return self.load(bundle).manifest
 
     def batch(self, bundle: str) -> int:
         return self.load(bundle).batch

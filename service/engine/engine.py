@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
 
-from ...export.bundle import BundleError, Manifest
+from ...export.bundle import Manifest
 from .device import Device, LocalDevice, Shelf
 from .jobs import FairQueue, Job, Result, Tensors
 from .model import RuntimeChoice
@@ -70,7 +70,6 @@ class Engine:
         self._queue = FairQueue(queue_bytes)
         self._suspended = Suspended()
         self._workers = [Worker(device, self._queue, self._suspended) for device in self.devices]
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="engine loader")
 
     @property
     def device(self) -> torch.device:
@@ -83,32 +82,28 @@ class Engine:
         return self.shelf.available()
 
     def load(self, bundle: str) -> Model:
-        """Return a bundle's model, loaded and commissioned at its first use.
+        """Return a bundle's model; its files are checked at its first use, its probe is run when a device loads it.
 
         Raises
         ------
         BundleError
-            There is no such bundle, or it is damaged, or fails its probe.
+            There is no such bundle, or it is damaged.
         """
-        return Model(self, bundle, self.devices[0].manifest(bundle))
+        return Model(self, bundle, self.shelf.manifest(bundle))
 
     def preload(self, bundles: Sequence[str] | None = None) -> None:
         """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged."""
         for name in sorted(self.available()) if bundles is None else bundles:
-            for device in self.devices:
-                self._loader.submit(_try_load, device, name)
+            for future in self.prepare(name, {}):
+                future.add_done_callback(_log_failure)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
         """Load and warm up in the background, on every device, for sizes that a header announced."""
+        # in the threads that will run it: what is warm belongs to a thread
         jobs = [Job(bundle, {}, _ENGINE, sizes=sizes, device=device.name) for device in self.devices]
-        for job, device in zip(jobs, self.devices, strict=True):
-            self._loader.submit(self._prepare, device, job)
+        for job in jobs:
+            self._queue.put(job)
         return [job.future for job in jobs]
-
-    def _prepare(self, device: Device, job: Job) -> None:
-        # loaded here, so that what waits is not held up; warmed up in the thread that will run it
-        _try_load(device, job.bundle)
-        self._queue.put(job)
 
     def submit(self, bundle: str, inputs: Tensors, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
         """Queue a job; waits while the scan has too much waiting already.
@@ -151,7 +146,6 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what waits, wait for what runs, and release the devices."""
-        self._loader.shutdown(wait=True, cancel_futures=True)
         self._queue.close()
         for worker in self._workers:
             worker.join(_CLOSE_SECONDS)
@@ -159,8 +153,6 @@ class Engine:
             device.close()
 
 
-def _try_load(device: Device, name: str) -> None:
-    try:
-        device.manifest(name)
-    except BundleError as error:
+def _log_failure(future: Future[Result]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
         log.error("%s", error)

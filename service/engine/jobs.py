@@ -40,7 +40,7 @@ class Result:
 
 @dataclass(eq=False)
 class Job:
-    """Inputs for one bundle, or (``sizes``) an order to get ready for inputs of these sizes.
+    """Inputs for one bundle, or an order to load it, and to get ready for inputs of these ``sizes``.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Job:
     urgent
         Whether it goes before everything that is not, because it repeats what has failed already.
     sizes
-        Lengths of the named axes, for a warm-up.
+        Lengths of the named axes; none of them: only load.
     device
         The only device that may do it; None: any.
     """

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from ...export.bundle import Manifest
 from ...gadgets.errors import IsocenterError
 from ..settings import Settings, SettingsError
 from .device import DeviceLostError, LocalDevice, Shelf
@@ -45,9 +44,9 @@ class Host:
         # Ray shows an actor only the GPU that it was given
         self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders), runtime)
 
-    def manifest(self, bundle: str) -> Manifest:
-        """Load a bundle and return its manifest."""
-        return self._device.manifest(bundle)
+    def load(self, bundle: str) -> None:
+        """Load a bundle."""
+        self._device.load(bundle)
 
     def batch(self, bundle: str) -> int:
         """How many slices are worth computing together."""
@@ -99,17 +98,14 @@ class RayDevice:
         self._options = {"num_gpus": gpus, "num_cpus": cpus}
         self._actor = self._make_actor()
         self._resets = 0
-        self._manifests: dict[str, Manifest] = {}
         self._batches: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def _make_actor(self) -> Any:
         return self._ray.remote(**self._options)(Host).remote(*self._arguments)
 
-    def manifest(self, bundle: str) -> Manifest:
-        if bundle not in self._manifests:
-            self._manifests[bundle] = self._call("manifest", bundle)
-        return self._manifests[bundle]
+    def load(self, bundle: str) -> None:
+        self._call("load", bundle)
 
     def batch(self, bundle: str) -> int:
         if bundle not in self._batches:

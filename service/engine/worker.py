@@ -100,7 +100,10 @@ class Worker:
             self._suspended.check(first.bundle)
             if first.sizes is None:
                 return unstack(jobs, self.device.run(first.bundle, stack(jobs)))
-            self.device.prepare(first.bundle, first.sizes)
+            if first.sizes:
+                self.device.prepare(first.bundle, first.sizes)
+            else:
+                self.device.load(first.bundle)
             return [Result({}, "", self.device.name, 0.0)]
         except Exception as error:  # noqa: BLE001 - a job's failure is its own
             return [error] * len(jobs)
