@@ -50,23 +50,52 @@ def estimate_coil_maps(
     kernel, crop
         Edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
     """
-    options = MapsOptions(method, calibration_size, kernel, crop)
-    previous: Tensor | None = None
+    estimator = _Estimator(scan, MapsOptions(method, calibration_size, kernel, crop))
     for item in items:
-        if isinstance(item, Kspace) and item.coil_maps is None:
-            try:
-                region = calibration_region(item, calibration_size)
-            except DataError as error:
-                if previous is None or previous.shape != (item.data.shape[0], *item.data.shape[2:]):
-                    item.maps_problem = str(error)
-                else:
-                    scan.report("calibration", f"{error}; the maps of the block before are used")
-                    item.coil_maps = previous
+        if isinstance(item, Kspace):
+            estimator.see(item)
+            if scan.needs_maps:
+                estimator.fill(item)
             else:
-                item.coil_maps = estimate_maps(region, item, options)
-        if isinstance(item, Kspace) and item.coil_maps is not None:
-            previous = item.coil_maps
+                item.maps_on_demand = estimator.fill
         yield item
+
+
+class _Estimator:
+    """Estimates the maps of blocks; one without calibration lines takes those of the latest that had some."""
+
+    def __init__(self, scan: Scan, options: MapsOptions) -> None:
+        self.scan = scan
+        self.options = options
+        self._latest: Kspace | None = None
+
+    def see(self, kspace: Kspace) -> None:
+        """Note a block on its way, in order."""
+        try:
+            calibration_region(kspace, self.options.calibration_size)
+        except DataError as error:
+            kspace.maps_problem = str(error)
+        else:
+            self._latest = kspace
+
+    def fill(self, kspace: Kspace) -> None:
+        """Make the maps of a block, if it has none."""
+        if kspace.coil_maps is not None:
+            return
+        if not kspace.maps_problem:
+            region = calibration_region(kspace, self.options.calibration_size)
+            kspace.coil_maps = estimate_maps(region, kspace, self.options)
+            return
+        source = self._latest
+        if (
+            source is None
+            or source.data.shape[0] != kspace.data.shape[0]
+            or source.data.shape[2:] != kspace.data.shape[2:]
+        ):
+            return
+        self.fill(source)
+        kspace.coil_maps = source.coil_maps
+        self.scan.report("calibration", f"{kspace.maps_problem}; the maps of the block before are used")
 
 
 def estimate_maps(region: Tensor, kspace: Kspace, options: MapsOptions) -> Tensor:
@@ -95,23 +124,24 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
     DataError
         Fewer than four lines around the middle were measured completely.
     """
+    kx = kspace.data.shape[-1]
     if kspace.calibration is not None:
-        source = kspace.calibration
-        measured = source.abs().sum(dim=(0, 3)) > 0
+        # a line that was measured is not zero in the middle
+        measured = (kspace.calibration[..., kx // 2 - 2 : kx // 2 + 2] != 0).any(dim=0).any(dim=-1)
     else:
-        weight = kspace.mask.sum(dim=0)
-        measured = weight > 0
-        source = kspace.data.sum(dim=1) / weight.clamp_min(1)[:, :, None]
+        measured = kspace.mask.any(dim=0)
     middle = measured[:, measured.shape[1] // 2]
     z = slice(0, middle.numel()) if bool(middle.all()) else _extent(middle, size)
     y = _extent(measured[z].all(dim=0), size)
     lines = y.stop - y.start if z.stop > z.start else 0
     if lines < min(4, measured.shape[1]):
         raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {lines}")
-    kx = source.shape[-1]
     width = min(size, kx)
     x = slice(kx // 2 - width // 2, kx // 2 - width // 2 + width)
-    return source[:, z, y, x]
+    if kspace.calibration is not None:
+        return kspace.calibration[:, z, y, x]
+    weight = kspace.mask[:, z, y].sum(dim=0)
+    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None]
 
 
 def _extent(measured: Tensor, size: int) -> slice:

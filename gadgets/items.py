@@ -1,5 +1,6 @@
 """What flows through a pipeline: the MRD types, the blocks of Gadgetron's external nodes, and ``Kspace``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +74,8 @@ class Kspace:
         Its number in the MRD header.
     coil_maps
         complex64 [coils, kz, ky, kx] in image space, or None.
+    maps_on_demand
+        Makes the coil maps if they are needed after all, or sets ``maps_problem``.
     maps_problem
         Why there are no coil maps.
     whitened
@@ -88,6 +91,7 @@ class Kspace:
     encoding: Encoding
     encoding_index: int = 0
     coil_maps: Tensor | None = None
+    maps_on_demand: Callable[["Kspace"], None] | None = None
     maps_problem: str = ""
     whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)

@@ -29,6 +29,8 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
         The bundle needs coil maps and the block has none, or it cannot take this sampling.
     """
     axes = {spec.name: tuple(spec.axes) for spec in manifest.inputs}
+    if "maps" in axes and kspace.coil_maps is None and kspace.maps_on_demand is not None:
+        kspace.maps_on_demand(kspace)
     sources: dict[str, Tensor | None] = {"kspace": kspace.data, "mask": kspace.mask, "maps": kspace.coil_maps}
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])

@@ -122,6 +122,8 @@ class Scan:
         self.problems: dict[str, str] = {}
         self.plan: Any = None
         """What ``accumulate`` does early, a ``head_start.Plan``; None: nothing."""
+        self.needs_maps = True
+        """Whether coil maps are made at once; if not, only for a bundle that asks for them."""
         self.whitener: Any = None
         """The scan's whitening; ``prewhiten.whitener_of`` makes it."""
         self.seconds: dict[str, float] = {}

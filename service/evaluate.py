@@ -139,7 +139,7 @@ def _pictured(protocol: Protocol) -> tuple[float, int]:
 
 def _scans(data: str, protocol: Protocol) -> Iterator[FullScan]:
     if data == "simulated":
-        settings = SimulatedData(kind="simulated-brain", matrix=(160, 224))
+        settings = SimulatedData(kind="simulated-brain", matrix=(160, 224), noise=(0.0005, 0.02))
         for index in range(protocol.scans):
             yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
         return

@@ -166,7 +166,8 @@ class Session:
         self._receiver.set_timeout(self.settings.idle_timeout)
         first = self._parameters(scan) if header is not None else None
         self.log.info("scan started", extra={"fields": {"pipeline": self._pipeline.name}})
-        scan.plan = _head_start(self._pipeline)
+        scan.needs_maps = self._needs_maps(self._pipeline, scan)
+        scan.plan = _head_start(self._pipeline, scan)
         items: Iterator[Item] = self._items(scan, first)
         for step in self._pipeline.steps:
             items = self._chain(step, items, scan)
@@ -255,6 +256,16 @@ class Session:
                     first, *fallbacks = bundle_names(scan, options["bundle"], options["fallback"])
                     self.engine.prepare(first, sizes)
                     self.engine.preload(fallbacks)
+
+    def _needs_maps(self, pipeline: Pipeline, scan: Scan) -> bool:
+        """Whether the bundle that the pipeline tries first takes coil maps."""
+        for step in pipeline.steps:
+            if isinstance(step, GadgetStep) and step.gadget.name == "reconstruct":
+                options = {**step.gadget.defaults, **step.options}
+                with suppress(IsocenterError):  # said when the bundle is used
+                    name = bundle_names(scan, options["bundle"], options["fallback"])[0]
+                    return any(spec.name == "maps" for spec in self.engine.load(name).manifest.inputs)
+        return True
 
     def _items(self, scan: Scan, first: Message | None) -> Iterator[Item]:
         """Data messages until the end of the stream; others are answered or refused."""
@@ -422,7 +433,7 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)
 
 
-def _head_start(pipeline: Pipeline) -> head_start.Plan | None:
+def _head_start(pipeline: Pipeline, scan: Scan) -> head_start.Plan | None:
     """What can be done before the last readout is in; None if the pipeline buffers none."""
     steps = [(step.gadget.name, step.options) if isinstance(step, GadgetStep) else ("", {}) for step in pipeline.steps]
     names = [name for name, _ in steps]
@@ -432,6 +443,8 @@ def _head_start(pipeline: Pipeline) -> head_start.Plan | None:
     plan = head_start.plan(steps[position + 1 :])
     if "prewhiten" in names[:position]:  # it has used up the noise
         plan = replace(plan, whiten=False)
+    if not scan.needs_maps:
+        plan = replace(plan, maps=None)
     return plan if plan != head_start.Plan() else None
 
 

@@ -103,3 +103,26 @@ def test_only_what_follows_directly_begins_early():
     plan = head_start.plan([("prewhiten", {}), ("filter_kspace", {}), ("remove_oversampling", {})])
     assert plan == head_start.Plan(whiten=True)
     assert head_start.plan([("compress_coils", {})]) == head_start.Plan()
+
+
+def test_maps_that_no_bundle_takes_are_made_only_on_demand(engine):
+    scan = simulate(ScanProtocol(matrix=48, coils=4, acceleration=2, acs=16))
+    made = []
+
+    def begin(items, context):
+        context.needs_maps = False
+        return items
+
+    def watch(items, context):
+        for item in items:
+            made.append(item)
+            yield item
+
+    steps = [(begin, {}), *STEPS, (watch, {})]
+    rss, _ = collect([*steps, (load("reconstruct"), {"bundle": "rss"})], scan, engine=engine)
+    assert made[-1].coil_maps is None
+    sense, _ = collect([*steps, (load("reconstruct"), {"bundle": "sense"})], simulate(scan.protocol), engine=engine)
+    assert made[-1].coil_maps is not None
+    expected, _ = collect([*STEPS, (load("reconstruct"), {"bundle": "sense"})], simulate(scan.protocol), engine=engine)
+    assert rss[0].data.shape == sense[0].data.shape
+    assert abs(sense[0].data - expected[0].data).max() < 1e-5 * abs(expected[0].data).max()
