@@ -72,7 +72,8 @@ class HeadStart:
         self._added = 0
         self._estimates = 0
         self._region: tuple[int, ...] | None = None
-        self._maps: tuple[tuple[int, ...], Tensor] | None = None
+        self._maps: Tensor | None = None
+        self._made_from: tuple[KspaceBuffer, tuple[int, ...]] | None = None
 
     def line_added(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
         """Work on the lines that have come, once there are enough of them."""
@@ -111,20 +112,20 @@ class HeadStart:
             self.process(calibration)
         kspace = block.to_kspace(self._scan.device, calibration)
         kspace.whitened = whitened
-        if self._maps is not None and self._maps[0] == self._calibration_lines(block, calibration):
-            kspace.coil_maps = self._maps[1]
+        if self._maps is not None and self._made_from == self._calibration_lines(block, calibration):
+            kspace.coil_maps = self._maps
         return kspace
 
     def _consider_maps(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
         """Estimate the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""
         assert self._plan.maps is not None
-        before, self._region = self._region, self._calibration_lines(block, calibration)
+        source, lines = self._calibration_lines(block, calibration)
+        before, self._region = self._region, lines
         middle = self._encoding.encoded_matrix[1] // 2
         wanted = self._plan.maps.calibration_size
         start = middle - wanted // 2
-        complete = set(range(start, start + wanted)) <= set(self._region)
-        known = self._maps is not None and self._maps[0] == self._region
-        if known or not self._region or (not complete and before != self._region):
+        complete = set(range(start, start + wanted)) <= set(lines)
+        if self._made_from == (source, lines) or not lines or (not complete and before != lines):
             return
         for buffer in (block, calibration):
             if buffer is not None:
@@ -135,17 +136,23 @@ class HeadStart:
         except DataError:
             return
         self._estimates += 1
-        self._maps = self._region, estimate_maps(region, snapshot, self._plan.maps)
+        self._maps, self._made_from = estimate_maps(region, snapshot, self._plan.maps), (source, lines)
 
-    def _calibration_lines(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> tuple[int, ...]:
-        """Lines that the maps would be made from: within the largest calibration region; none where they may still change."""
+    def _calibration_lines(
+        self, block: KspaceBuffer, calibration: KspaceBuffer | None
+    ) -> tuple[KspaceBuffer, tuple[int, ...]]:
+        """What the maps would be made from: a buffer, and its lines within the largest calibration region.
+
+        There are none where they may still change, as averages are measured again.
+        """
         source = block if calibration is None else calibration
         frames, partitions, lines = source.lines
         assert self._plan.maps is not None
         reach = self._plan.maps.calibration_size // 2
         if frames > 1 or partitions > 1 or self._encoding.count("average") > 1:
-            return ()
-        counts = source.count[0, 0, lines // 2 - reach : lines // 2 + reach + 1]
+            return source, ()
+        first = max(0, lines // 2 - reach)
+        counts = source.count[0, 0, first : lines // 2 + reach + 1]
         if (counts > 1).any():
-            return ()
-        return tuple(int(line) + lines // 2 - reach for line in counts.nonzero()[0])
+            return source, ()
+        return source, tuple(first + int(line) for line in counts.nonzero()[0])

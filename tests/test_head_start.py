@@ -20,6 +20,7 @@ PROTOCOLS = {
     "odd lines": {"phase_resolution": 0.9, "reverse_every_second": True},
     "three-dimensional": {"partitions": 6, "acceleration": 2, "acs": 16},
     "no noise": {"noise_scan": False},
+    "few lines": {"phase_resolution": 0.25},
     "no oversampling": {"oversampling": 1},
 }
 
