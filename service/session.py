@@ -6,11 +6,9 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from itertools import chain
 from typing import Any, BinaryIO
 
-from ..gadgets import head_start
 from ..gadgets.errors import IsocenterError
 from ..gadgets.items import (
     Acquisition,
@@ -24,7 +22,6 @@ from ..gadgets.items import (
     Waveform,
 )
 from ..gadgets.recon_data import from_kspace
-from ..gadgets.reconstruct import bundle_names
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, GadgetStep, Pipeline
@@ -32,6 +29,7 @@ from . import queries
 from .engine import Engine
 from .external import FireStep, check_allowed, run_external
 from .logs import ScanLog
+from .preparation import plan_ahead, warm_up
 from .settings import Settings
 from .transport import Receiver, Sender
 from .wire import (
@@ -166,8 +164,7 @@ class Session:
         self._receiver.set_timeout(self.settings.idle_timeout)
         first = self._parameters(scan) if header is not None else None
         self.log.info("scan started", extra={"fields": {"pipeline": self._pipeline.name}})
-        scan.needs_maps = self._needs_maps(self._pipeline, scan)
-        scan.plan = _head_start(self._pipeline, scan)
+        plan_ahead(self._pipeline, scan, self.engine)
         items: Iterator[Item] = self._items(scan, first)
         for step in self._pipeline.steps:
             items = self._chain(step, items, scan)
@@ -234,38 +231,17 @@ class Session:
     def _parameters(self, scan: Scan) -> Message | None:
         """Warm up, take FIRE's JSON parameters if they come, and return the first message of the stream."""
         assert self._pipeline is not None
-        self._prepare(self._pipeline, scan)
+        warm_up(self._pipeline, scan, self.engine)
         for message in self._messages:
             if isinstance(message, Text) and (parameters := _json_parameters(message.text)) is not None:
                 scan.parameters.update(parameters)
                 name = parameters.get("customconfig") or parameters.get("config")
                 if name:
                     self._pipeline = self._find_pipeline(str(name))
-                    self._prepare(self._pipeline, scan)
+                    warm_up(self._pipeline, scan, self.engine)
             elif not self._answer(message):
                 return message
         return None
-
-    def _prepare(self, pipeline: Pipeline, scan: Scan) -> None:
-        """Load and warm up the pipeline's bundles while the scan begins; faults show when the bundle is used."""
-        sizes = _announced_sizes(pipeline, scan)
-        for step in pipeline.steps:
-            if isinstance(step, GadgetStep) and step.gadget.name == "reconstruct":
-                options = {**step.gadget.defaults, **step.options}
-                with suppress(IsocenterError):  # said when the bundle is used
-                    first, *fallbacks = bundle_names(scan, options["bundle"], options["fallback"])
-                    self.engine.prepare(first, sizes)
-                    self.engine.preload(fallbacks)
-
-    def _needs_maps(self, pipeline: Pipeline, scan: Scan) -> bool:
-        """Whether the bundle that the pipeline tries first takes coil maps."""
-        for step in pipeline.steps:
-            if isinstance(step, GadgetStep) and step.gadget.name == "reconstruct":
-                options = {**step.gadget.defaults, **step.options}
-                with suppress(IsocenterError):  # said when the bundle is used
-                    name = bundle_names(scan, options["bundle"], options["fallback"])[0]
-                    return any(spec.name == "maps" for spec in self.engine.load(name).manifest.inputs)
-        return True
 
     def _items(self, scan: Scan, first: Message | None) -> Iterator[Item]:
         """Data messages until the end of the stream; others are answered or refused."""
@@ -431,37 +407,6 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)
-
-
-def _head_start(pipeline: Pipeline, scan: Scan) -> head_start.Plan | None:
-    """What can be done before the last readout is in; None if the pipeline buffers none."""
-    steps = [(step.gadget.name, step.options) if isinstance(step, GadgetStep) else ("", {}) for step in pipeline.steps]
-    names = [name for name, _ in steps]
-    if "accumulate" not in names:
-        return None
-    position = names.index("accumulate")
-    plan = head_start.plan(steps[position + 1 :])
-    if "prewhiten" in names[:position]:  # it has used up the noise
-        plan = replace(plan, whiten=False)
-    if not scan.needs_maps:
-        plan = replace(plan, maps=None)
-    return plan if plan != head_start.Plan() else None
-
-
-def _announced_sizes(pipeline: Pipeline, scan: Scan) -> dict[str, int]:
-    """Sizes that a bundle's inputs will have, as far as header and pipeline tell."""
-    encoding = scan.encodings[0]
-    system = scan.header.acquisitionSystemInformation
-    frames = [step.options.get("frames", "none") for step in pipeline.steps if isinstance(step, GadgetStep)]
-    counter = next((name for name in frames if name != "none"), None)
-    return {
-        "batch": 1,
-        "coils": int(getattr(system, "receiverChannels", None) or 8),
-        "frames": encoding.count(counter) if counter else 1,
-        "kz": encoding.encoded_matrix[2],
-        "ky": encoding.encoded_matrix[1],
-        "kx": encoding.cropped_readout,
-    }
 
 
 logging.getLogger("isocenter").addHandler(logging.NullHandler())
