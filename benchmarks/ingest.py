@@ -10,7 +10,7 @@ gadgetron
     Read by the ``gadgetron`` package's ``Connection`` and copied into an array.
 
 ``placed`` is a second limit: ``recv_into`` memory the size of a block, the least that buffering a scan can cost.
-Run with ``python benchmarks/ingest.py [--seconds 1] [--rounds 5]``.
+Run with ``python benchmarks/ingest.py [--megabytes N] [--rounds 5]``.
 """
 
 import argparse
