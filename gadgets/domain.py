@@ -134,8 +134,7 @@ def _dimensions(kspace: Kspace) -> set[str]:
     kinds = {"2d+t", "2d"} if kspace.data.shape[1] > 1 else {"2d"}
     if kspace.data.shape[2] == 1:
         return kinds
-    each_partition_alike = bool((kspace.mask == kspace.mask[:, :1]).all())
-    return {"3d", *kinds} if each_partition_alike else {"3d"}
+    return {"3d", *kinds} if kspace.partitions_alike else {"3d"}
 
 
 def _field_strength(scan: Scan) -> float | None:

@@ -79,11 +79,15 @@ class HeadStart:
         """Work on the lines that have come, once there are enough of them."""
         self._added += 1
         if len(block.fresh) + (len(calibration.fresh) if calibration is not None else 0) >= CHUNK:
-            for buffer in (block, calibration):
-                if buffer is not None:
-                    self.process(buffer)
+            self._process_both(block, calibration)
         if self._plan.maps is not None and self._added % _PAUSE == 0 and self._estimates < _MOST_ESTIMATES:
             self._consider_maps(block, calibration)
+
+    def _process_both(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> bool:
+        """Work on the new lines of both; return whether the block's are whitened."""
+        if calibration is not None:
+            self.process(calibration)
+        return self.process(block)
 
     def process(self, buffer: KspaceBuffer) -> bool:
         """Whiten and crop the new lines of a buffer; return whether they are whitened."""
@@ -107,9 +111,7 @@ class HeadStart:
 
     def finish(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> Kspace:
         """Do what is left, and hand over the block."""
-        whitened = self.process(block)
-        if calibration is not None:
-            self.process(calibration)
+        whitened = self._process_both(block, calibration)
         kspace = block.to_kspace(self._scan.device, calibration)
         kspace.whitened = whitened
         if self._maps is not None and self._made_from == self._calibration_lines(block, calibration):
@@ -127,9 +129,7 @@ class HeadStart:
         complete = set(range(start, start + wanted)) <= set(lines)
         if self._made_from == (source, lines) or not lines or (not complete and before != lines):
             return
-        for buffer in (block, calibration):
-            if buffer is not None:
-                self.process(buffer)
+        self._process_both(block, calibration)
         snapshot = block.to_kspace(self._scan.device, calibration)
         try:
             region = calibration_region(snapshot, wanted)

@@ -97,6 +97,11 @@ class Kspace:
     notes: dict[str, str] = field(default_factory=dict)
 
     @property
+    def partitions_alike(self) -> bool:
+        """Whether every partition was undersampled in the same way, so that each can be reconstructed by itself."""
+        return bool((self.mask == self.mask[:, :1]).all())
+
+    @property
     def reference(self) -> list[AcquisitionHeader]:
         """One header per frame, of the measured line closest to the middle of k-space."""
         return [self.central_header(frame) for frame in range(self.headers.shape[0])]

@@ -34,7 +34,7 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
     sources: dict[str, Tensor | None] = {"kspace": kspace.data, "mask": kspace.mask, "maps": kspace.coil_maps}
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])
-        if not (kspace.mask == kspace.mask[:, :1]).all():
+        if not kspace.partitions_alike:
             raise DataError(
                 f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz"
             )

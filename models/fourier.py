@@ -112,10 +112,9 @@ def ifft2c(x: Tensor) -> Tensor:
 
 def keep_measured(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
     """Transform a real tensor [..., 2] to k-space, multiply with a mask that broadcasts against it, and transform back."""
-    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-        return _keep_measured_native(x, mask, dims)
-    if is_gemm():
-        return ifft_planar(fft_planar(x, dims) * mask, dims)
+    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
+        if is_gemm():
+            return ifft_planar(fft_planar(x, dims) * mask, dims)
     return _keep_measured_native(x, mask, dims)
 
 
@@ -135,10 +134,9 @@ def _keep_measured_native(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
 
 
 def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
-    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-        return _planar_native(x, dims, inverse)
-    if is_gemm():
-        return _planar_gemm(x, dims, inverse)
+    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
+        if is_gemm():
+            return _planar_gemm(x, dims, inverse)
     return _planar_native(x, dims, inverse)
 
 

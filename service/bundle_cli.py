@@ -123,17 +123,15 @@ def bench(
     first = {
         name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
     }
-    best = choice.measure(runtimes, inputs, repetitions)
-    fastest = min(best, key=lambda name: best[name])
-    batch = choice.worthwhile_batch(runtimes[fastest], inputs)
-    measured = choice.Choice(runtime=fastest, milliseconds=best, batch=batch)
+    measured = choice.choose(runtimes, inputs, repetitions)
     choice.remember(bundle, place, measured)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
-    for name, milliseconds in best.items():
-        table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / best[fastest]:.2f}")
+    shortest = measured.milliseconds[measured.runtime]
+    for name, milliseconds in measured.milliseconds.items():
+        table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
     out.print(table)
     together = f"up to {measured.batch} slices that wait together" if measured.batch > 1 else "slices one by one"
-    out.print(f"the service will use {fastest} here, {together}", markup=False)
+    out.print(f"the service will use {measured.runtime} here, {together}", markup=False)
 
 
 def _fail(error: Exception | str) -> NoReturn:

@@ -12,6 +12,8 @@ from .wire import Limits
 
 MIB = 2**20
 
+RuntimeChoice = Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"]
+
 
 class SettingsError(IsocenterError):
     """The settings cannot be read."""
@@ -83,7 +85,7 @@ class Settings(BaseModel):
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"
-    runtime: Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"] = "auto"
+    runtime: RuntimeChoice = "auto"
     deadline: Annotated[float, Field(gt=0)] = 60.0
     ray: str | None = None
     handlers: tuple[str, ...] = ()

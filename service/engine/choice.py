@@ -87,7 +87,14 @@ def _version(package: str) -> str:
         return ""
 
 
-def measure(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int = ROUNDS) -> dict[str, float]:
+def choose(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int = ROUNDS) -> Choice:
+    """Measure which runtime is fastest, and whether slices are worth computing together with it."""
+    milliseconds = _measure(runtimes, inputs, rounds)
+    fastest = min(milliseconds, key=lambda name: milliseconds[name])
+    return Choice(runtime=fastest, milliseconds=milliseconds, batch=_worthwhile_batch(runtimes[fastest], inputs))
+
+
+def _measure(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int) -> dict[str, float]:
     """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike."""
     durations: dict[str, list[float]] = {name: [] for name in runtimes}
     for round_ in range(rounds + 1):
@@ -98,7 +105,7 @@ def measure(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], round
     return {name: round(1000 * min(values), 3) for name, values in durations.items()}
 
 
-def worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
+def _worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
     """Return ``BATCH`` if as many slices together take clearly less time than one by one, else 1."""
     batch = {name: tensor.repeat(BATCH, *[1] * (tensor.dim() - 1)) for name, tensor in inputs.items()}
 

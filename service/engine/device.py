@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 
 from ...export.bundle import Bundle, BundleError, Manifest
+from ..settings import RuntimeChoice
 from .jobs import EngineError, Result, Tensors
-from .model import LoadedModel, RuntimeChoice
+from .model import LoadedModel
 
 log = logging.getLogger("isocenter.engine")
 

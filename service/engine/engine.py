@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from ...export.bundle import Manifest
+from ..settings import RuntimeChoice
 from .device import Device, LocalDevice, Shelf
 from .jobs import FairQueue, Job, Result, Tensors
-from .model import RuntimeChoice
 from .worker import Suspended, Worker
 
 log = logging.getLogger("isocenter.engine")
@@ -29,7 +29,7 @@ class Model:
 
     def run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
         """Compute the outputs."""
-        return self._engine.submit(self.name, inputs).result().outputs
+        return self._engine.run(self.name, inputs)
 
 
 class Engine:

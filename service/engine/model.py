@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,12 +10,11 @@ from torch import Tensor
 from ...export.axes import shape_of
 from ...export.bundle import Bundle, BundleError, Manifest, relative_error
 from ...export.runtimes import RUNTIMES, Runtime
+from ..settings import RuntimeChoice
 from . import choice
 from .jobs import Result
 
 log = logging.getLogger("isocenter.engine")
-
-RuntimeChoice = Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"]
 
 REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
@@ -54,7 +52,7 @@ class LoadedModel:
             if known is None:
                 raise
             known, runtimes = None, self._commissioned(wanted)
-        measured = known or self._measure(runtimes)
+        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES))
         self.runtime = measured.runtime
         self._run = runtimes[self.runtime].run
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
@@ -96,13 +94,6 @@ class LoadedModel:
         for failure in failures:
             log.warning("bundle %s: %s", self.manifest.name, failure)
         return runtimes
-
-    def _measure(self, runtimes: Mapping[str, Runtime]) -> choice.Choice:
-        reference = self.zeros(REFERENCE_SIZES)
-        milliseconds = choice.measure(runtimes, reference)
-        fastest = min(milliseconds, key=lambda name: milliseconds[name])
-        batch = choice.worthwhile_batch(runtimes[fastest], reference)
-        return choice.Choice(runtime=fastest, milliseconds=milliseconds, batch=batch)
 
     def _treats_entries_alone(self) -> bool:
         """Whether slices do not influence those that are computed with them."""

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 
 from ...gadgets.errors import IsocenterError
-from ..settings import Settings, SettingsError
+from ..settings import RuntimeChoice, Settings, SettingsError
 from .device import DeviceLostError, LocalDevice, Shelf
 from .jobs import EngineError, Result, Tensors
-from .model import RuntimeChoice
 
 log = logging.getLogger("isocenter.engine")
 

@@ -56,13 +56,12 @@ class Worker:
         self._queue = queue
         self._suspended = suspended
         self._running: list[Job] = []
-        self._thread = self._start()
+        self._thread: threading.Thread
+        self._start()
 
-    def _start(self) -> threading.Thread:
-        thread = threading.Thread(target=self._loop, name=f"engine {self.device.name}", daemon=True)
-        self._thread = thread
-        thread.start()
-        return thread
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name=f"engine {self.device.name}", daemon=True)
+        self._thread.start()
 
     def _is_retired(self) -> bool:
         """Whether another thread has taken the place of the one that asks."""
