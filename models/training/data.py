@@ -1,8 +1,8 @@
 """Samples for training: a fully sampled scan, undersampled anew each time it is drawn.
 
 A sample is a dictionary of float32 tensors: ``kspace`` [coils, ky, kx, 2] as measured, ``mask`` [1, ky, 1, 1], ``maps``
-[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one, and
-``image``, the same for networks that undersample it themselves.
+[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one,
+``image``, the same for networks that undersample it themselves, and ``true_maps`` like ``maps``, where they are wanted.
 """
 
 import math
@@ -30,10 +30,14 @@ _READOUT_CALIBRATION = 24
 
 @dataclass(frozen=True)
 class FullScan:
-    """A fully sampled slice: measured k-space and, where it is known, k-space without noise; complex64 [coils, ky, kx]."""
+    """A fully sampled slice: measured k-space and, where they are known, k-space without noise and the coils' true maps.
+
+    All are complex64 [coils, ky, kx].
+    """
 
     kspace: Tensor
     clean: Tensor | None = None
+    maps: Tensor | None = None
 
 
 def simulated_scan(data: SimulatedData, seed: int, split: Literal["train", "test"]) -> FullScan:
@@ -51,7 +55,7 @@ def simulated_scan(data: SimulatedData, seed: int, split: Literal["train", "test
     clean = kspace[:, shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
     level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [1, 2]).abs().max())
     noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
-    return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean)
+    return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean, maps[:, ::2, ::2])
 
 
 def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks) -> NDArray[np.bool_]:
@@ -87,6 +91,8 @@ class TrainingSamples(Dataset[Sample]):
         Of the masks.
     with_maps
         Whether coil maps are needed.
+    with_true_maps
+        Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
     fresh
         Whether masks change from epoch to epoch.
     label
@@ -101,6 +107,7 @@ class TrainingSamples(Dataset[Sample]):
         seed: int,
         *,
         with_maps: bool,
+        with_true_maps: bool = False,
         fresh: bool,
         label: Callable[[Sample], Tensor] | None = None,
     ) -> None:
@@ -109,6 +116,7 @@ class TrainingSamples(Dataset[Sample]):
         self._masks = masks
         self._seed = seed
         self._with_maps = with_maps
+        self._with_true_maps = with_true_maps
         self._fresh = fresh
         self._label = label
         self._drawn: dict[int, int] = {}
@@ -141,6 +149,9 @@ class TrainingSamples(Dataset[Sample]):
             scale = target.abs().max()
             sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
             tensors = {name: torch.view_as_real(value) for name, value in sample.items()}
+            if self._with_true_maps:
+                true_maps = calibrated_maps(scan.kspace, self._masks.acs[1]) if scan.maps is None else scan.maps
+                tensors["true_maps"] = torch.view_as_real(true_maps.contiguous())
             if self._label is not None:
                 tensors["label"] = self._label(tensors)
             self._kept[index] = (tensors, acs)

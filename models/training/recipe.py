@@ -66,7 +66,7 @@ class Optimizer(_Strict):
     clip_value: float | None = None
 
 
-Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse"]
+Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 
 
 class Sampler(_Strict):
@@ -103,13 +103,14 @@ class Recipe(_Strict):
     data: Annotated[SimulatedData | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     loss: dict[Loss, float] = {}
-    """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes."""
+    """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
+    the coil maps that E2E-VarNet estimates."""
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)] = 1
     seed: int = 1
-    start_from: Path | None = None
-    """Checkpoint whose weights training starts from, such as that of fewer iterations."""
+    start_from: tuple[Path, ...] = ()
+    """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network."""
     sampler: Sampler | None = None
     """For the network ``mnet``, and for it alone."""
 
@@ -129,6 +130,8 @@ class Recipe(_Strict):
             )
         if not self.loss:
             raise ValueError("the loss is empty")
+        if "maps" in self.loss and self.network != "e2e-varnet":
+            raise ValueError("the loss 'maps' is for networks that estimate coil maps themselves: e2e-varnet")
         return self
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":

@@ -1,6 +1,7 @@
 """Run a recipe: train, resume, keep checkpoints, curves and sample images."""
 
 import csv
+import functools
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..networks.registry import NETWORKS
 from ..planar import magnitude
 from .data import FullScan, Sample, TrainingSamples, simulated_scan
 from .files import FileScans
-from .recipe import Masks, Recipe, SimulatedData
+from .recipe import Masks, Recipe, RecipeError, SimulatedData
 from .sampler import SamplerTask
 from .task import ReconstructionTask
 
@@ -35,6 +36,7 @@ def datasets(
         masks = Masks(kinds=("uniform",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
+    samples = functools.partial(TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss)
     if isinstance(recipe.data, SimulatedData):
         data = recipe.data
         sources: list[tuple[Callable[[int], FullScan], int]] = [
@@ -49,8 +51,8 @@ def datasets(
         sources = [(each.scan, len(each)) for each in scans]
     (train, count), (validate, validation_count) = sources
     return (
-        TrainingSamples(train, count, masks, recipe.seed, with_maps=with_maps, fresh=True, label=label),
-        TrainingSamples(validate, validation_count, masks, recipe.seed + 1, with_maps=with_maps, fresh=False),
+        samples(train, count, masks, recipe.seed, fresh=True, label=label),
+        samples(validate, validation_count, masks, recipe.seed + 1, fresh=False),
     )
 
 
@@ -73,9 +75,8 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
     """
     lightning.seed_everything(recipe.seed, verbose=False)
     task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
-    if recipe.start_from is not None:
-        start = torch.load(recipe.start_from, map_location="cpu", weights_only=True)
-        task.load_state_dict(start["state_dict"], strict=False)
+    for start in recipe.start_from:
+        _start_from(task, start)
     training, validation = datasets(recipe, task.labels() if isinstance(task, SamplerTask) else None)
     checkpoints = ModelCheckpoint(
         folder / "checkpoints", "best", monitor="validation_loss", save_last=True, enable_version_counter=False
@@ -106,6 +107,16 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
         if recipe.sampler is not None:
             write_weights(best, folder / "reconstructor.pt", figures, "reconstructor.")
     return best
+
+
+def _start_from(task: ReconstructionTask | SamplerTask, checkpoint: Path) -> None:
+    """Take the weights that have a place of their shape in the network."""
+    places = task.state_dict()
+    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    fitting = {name: value for name, value in weights.items() if name in places and places[name].shape == value.shape}
+    if not fitting:
+        raise RecipeError(f"{checkpoint} has no weights for network {task.recipe.network!r}")
+    task.load_state_dict(fitting, strict=False)
 
 
 def write_weights(checkpoint: Path, path: Path, figures: dict[str, float], prefix: str = "network.") -> None:

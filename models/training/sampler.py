@@ -3,25 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-import lightning
 import torch
 from torch import Tensor
 
-from .. import metrics
 from ..networks.mnet import StraightThrough
-from ..networks.registry import NETWORKS
 from ..planar import magnitude
-from ..scaling import Scaling, scaled
 from .data import Sample
 from .icd import descend, middle_lines, variable_density
 from .recipe import Recipe
-from .task import clip_gradients, make_optimizer
+from .task import Task, clip_gradients, make_optimizer, relative_squares
 
 _CANDIDATES = 16
 """Masks of the coordinate descent that are reconstructed together."""
 
 
-class SamplerTask(lightning.LightningModule):
+class SamplerTask(Task):
     """Trains a sampler by the recipe's section ``sampler``.
 
     The sampler sees the middle lines and chooses the others; the reconstruction from both is compared with the truth. Its
@@ -36,15 +32,10 @@ class SamplerTask(lightning.LightningModule):
     """
 
     def __init__(self, recipe: Recipe | dict[str, Any]) -> None:
-        super().__init__()
-        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
+        super().__init__(recipe)
         assert self.recipe.sampler is not None
         self.settings = self.recipe.sampler
-        self.save_hyperparameters({"recipe": self.recipe.model_dump(mode="json")})
         self.automatic_optimization = False
-        self.network = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
-        self.entry = NETWORKS[self.settings.network]
-        self.scaling: Scaling = self.settings.scaling or self.entry.scaling
         self.reconstructor = self.entry.build(**self.settings.configuration)
         if self.settings.start_from is not None:
             content = torch.load(self.settings.start_from, map_location="cpu", weights_only=True)["state_dict"]
@@ -63,17 +54,11 @@ class SamplerTask(lightning.LightningModule):
 
     def reconstruct(self, batch: Sample, mask: Tensor) -> Tensor:
         """Return what the reconstructor makes of the chosen lines."""
-        network = scaled(self.reconstructor, self.scaling, self.entry.inputs)
-        inputs = {**batch, "kspace": batch["kspace"] * mask, "mask": mask}
-        return network(*(inputs[name] for name in self.entry.inputs))
+        return self.apply_network(self.reconstructor, {**batch, "kspace": batch["kspace"] * mask, "mask": mask})
 
     def forward(self, batch: Sample) -> Tensor:
         """Return the reconstruction from the lines that the sampler chooses."""
         return self.reconstruct(batch, self.choose(batch["kspace"])[1])
-
-    def magnitude(self, output: Tensor) -> Tensor:
-        """Return the magnitude of what the reconstructor returned."""
-        return output if self.entry.output == "magnitude" else magnitude(output)
 
     def training_step(self, batch: Sample, index: int) -> None:
         """Take a step with the reconstructor or the sampler, whose turn it is."""
@@ -100,23 +85,17 @@ class SamplerTask(lightning.LightningModule):
 
     def validation_step(self, batch: Sample, index: int) -> None:
         """Log the error with the chosen lines, and with random ones of the same number."""
-        size, truth = len(batch["target"]), magnitude(batch["target"])
         output = self(batch)
-        self.log("validation_loss", self._nrmse(output, batch), prog_bar=True, batch_size=size)
-        image = self.magnitude(output)
-        for name, measure in (("ssim", metrics.ssim), ("psnr", metrics.psnr), ("nmse", metrics.nmse)):
-            self.log(name, measure(image, truth).mean(), prog_bar=name == "ssim", batch_size=size)
+        self.log_quality(output, batch, self._nrmse(output, batch))
         lines = batch["kspace"].shape[2]
         draw = torch.Generator().manual_seed(index)
-        mask = variable_density(lines, self.settings.base, self.settings.budget, draw).to(image)
+        mask = variable_density(lines, self.settings.base, self.settings.budget, draw).to(output)
         random = self.reconstruct(batch, mask[None, None, :, None, None])
-        self.log("random_nrmse", self._nrmse(random, batch), batch_size=size)
+        self.log("random_nrmse", self._nrmse(random, batch), batch_size=len(output))
 
     def _nrmse(self, output: Tensor, batch: Sample) -> Tensor:
         """Error relative to the truth, of complex images where the reconstructor returns them."""
-        truth = magnitude(batch["target"]) if self.entry.output == "magnitude" else batch["target"]
-        ratio = (output - truth).square().flatten(1).sum(1) / truth.square().flatten(1).sum(1)
-        return ratio.sqrt().mean()
+        return relative_squares(output, self.truth(batch)).sqrt().mean()
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the sampler, and that of the reconstructor."""
@@ -141,7 +120,7 @@ class SamplerTask(lightning.LightningModule):
                 for part in masks.split(_CANDIDATES):
                     many = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in batch.items()}
                     output = self.magnitude(self.reconstruct(many, part.to(torch.float32)[:, None, :, None, None]))
-                    errors.append((output - magnitude(many["target"])).square().flatten(1).sum(1))
+                    errors.append(relative_squares(output, magnitude(many["target"])))
                 return torch.cat(errors)
 
             start = variable_density(lines, base, budget, torch.Generator().manual_seed(lines))

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from .. import metrics
 from ..networks.registry import NETWORKS
-from ..planar import magnitude
+from ..planar import coil_reduce, magnitude
 from ..scaling import Scaling, scaled
 from .data import Sample
 from .recipe import Optimizer, Recipe
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+_BACKGROUND = 1e-3
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
@@ -31,8 +32,15 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], settings: Optimizer
         torch.nn.utils.clip_grad_value_(every, settings.clip_value)
 
 
-class ReconstructionTask(lightning.LightningModule):
-    """Trains a network; its checkpoints hold the weights under ``network.`` and the recipe as hyper-parameter.
+def relative_squares(output: Tensor, truth: Tensor) -> Tensor:
+    """Return the squared error of each entry of a batch, relative to the truth's squares: [batch]."""
+    return (output - truth).square().flatten(1).sum(1) / truth.square().flatten(1).sum(1)
+
+
+class Task(lightning.LightningModule):
+    """What all tasks share: the recipe, the network that it names, and how images are made and judged.
+
+    Checkpoints hold that network's weights under ``network.`` and the recipe as hyper-parameter.
 
     Parameters
     ----------
@@ -44,50 +52,76 @@ class ReconstructionTask(lightning.LightningModule):
         super().__init__()
         self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
         self.save_hyperparameters({"recipe": self.recipe.model_dump(mode="json")})
-        self.entry = NETWORKS[self.recipe.network]
-        self.scaling: Scaling = self.recipe.scaling or self.entry.scaling
-        self.network = self.entry.build(**self.recipe.configuration)
+        self.network = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
+        reconstructs = self.recipe.sampler or self.recipe
+        self.entry = NETWORKS[reconstructs.network]
+        self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
 
-    def forward(self, batch: Sample) -> Tensor:
-        """Return what the network makes of a batch."""
+    def apply_network(self, network: torch.nn.Module, batch: Sample) -> Tensor:
+        """Return what a network that reconstructs makes of a batch."""
         # made anew, so that the checkpoint holds the network's own names only
-        network = scaled(self.network, self.scaling, self.entry.inputs)
-        return network(*(batch[name] for name in self.entry.inputs))
-
-    def training_step(self, batch: Sample, _index: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self._loss(self(batch), batch["target"])
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["target"]))
-        return loss
-
-    def validation_step(self, batch: Sample, _index: int) -> None:
-        """Log loss, SSIM, PSNR and NMSE of a batch."""
-        output, size = self(batch), len(batch["target"])
-        self.log("validation_loss", self._loss(output, batch["target"]), prog_bar=True, batch_size=size)
-        image, truth = self.magnitude(output), magnitude(batch["target"])
-        for name, measure in (("ssim", metrics.ssim), ("psnr", metrics.psnr), ("nmse", metrics.nmse)):
-            self.log(name, measure(image, truth).mean(), prog_bar=name == "ssim", batch_size=size)
+        return scaled(network, self.scaling, self.entry.inputs)(*(batch[name] for name in self.entry.inputs))
 
     def magnitude(self, output: Tensor) -> Tensor:
         """Return the magnitude of what the network returned."""
         return output if self.entry.output == "magnitude" else magnitude(output)
 
-    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
-        image, truth = self.magnitude(output), magnitude(target)
-        compared = (image, truth) if self.entry.output == "magnitude" else (output, target)
+    def truth(self, batch: Sample) -> Tensor:
+        """Return what the network should have returned."""
+        return magnitude(batch["target"]) if self.entry.output == "magnitude" else batch["target"]
+
+    def log_quality(self, output: Tensor, batch: Sample, loss: Tensor) -> None:
+        """Log the validation's loss, SSIM, PSNR and NMSE."""
+        size = len(output)
+        self.log("validation_loss", loss, prog_bar=True, batch_size=size)
+        image, truth = self.magnitude(output), magnitude(batch["target"])
+        for name, measure in (("ssim", metrics.ssim), ("psnr", metrics.psnr), ("nmse", metrics.nmse)):
+            self.log(name, measure(image, truth).mean(), prog_bar=name == "ssim", batch_size=size)
+
+
+class ReconstructionTask(Task):
+    """Trains a network that reconstructs."""
+
+    def __init__(self, recipe: Recipe | dict[str, Any]) -> None:
+        super().__init__(recipe)
+        self._estimated_maps = torch.zeros(0)
+        if "maps" in self.recipe.loss:
+            self.network.get_submodule("sens_net").register_forward_hook(self._keep_maps)
+
+    def _keep_maps(self, _module: torch.nn.Module, _inputs: Any, maps: Tensor) -> None:
+        self._estimated_maps = maps
+
+    def forward(self, batch: Sample) -> Tensor:
+        """Return what the network makes of a batch."""
+        return self.apply_network(self.network, batch)
+
+    def training_step(self, batch: Sample, _index: int) -> Tensor:
+        """Return the loss of a batch."""
+        loss = self._loss(self(batch), batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["target"]))
+        return loss
+
+    def validation_step(self, batch: Sample, _index: int) -> None:
+        """Log loss, SSIM, PSNR and NMSE of a batch."""
+        output = self(batch)
+        self.log_quality(output, batch, self._loss(output, batch))
+
+    def _loss(self, output: Tensor, batch: Sample) -> Tensor:
+        truth = self.truth(batch)
         total = torch.zeros((), device=output.device)
         for name, weight in self.recipe.loss.items():
             if name == "ssim":
-                total = total + weight * (1 - metrics.ssim(image, truth)).mean()
+                part = 1 - metrics.ssim(self.magnitude(output), magnitude(batch["target"]))
             elif name == "l1":
-                total = total + weight * (compared[0] - compared[1]).abs().mean()
+                part = (output - truth).abs()
+            elif name == "mse":
+                part = (output - truth).square()
+            elif name == "maps":
+                part = maps_error(self._estimated_maps, batch["true_maps"], magnitude(batch["target"]))
             else:
-                error = (compared[0] - compared[1]).square().flatten(1)
-                if name == "mse":
-                    total = total + weight * error.mean()
-                else:
-                    ratio = error.sum(1) / compared[1].square().flatten(1).sum(1)
-                    total = total + weight * (ratio if name == "nmse" else ratio.sqrt()).mean()
+                part = relative_squares(output, truth)
+                part = part if name == "nmse" else part.sqrt()
+            total = total + weight * part.mean()
         return total
 
     def configure_optimizers(self) -> Any:
@@ -113,3 +147,23 @@ class ReconstructionTask(lightning.LightningModule):
     def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ARG002
         """Clip the gradients as the recipe says."""
         clip_gradients(self.parameters(), self.recipe.optimizer)
+
+
+def maps_error(maps: Tensor, true_maps: Tensor, image: Tensor) -> Tensor:
+    """Return how far coil maps are from the true ones, up to a phase at every pixel: one minus their squared correlation.
+
+    Parameters
+    ----------
+    maps, true_maps
+        [batch, coils, y, x, 2] of unit norm over the coils.
+    image
+        [batch, y, x], largest magnitude one. Its square is the weight of a pixel; the background has a small weight as well.
+
+    Returns
+    -------
+    Tensor
+        [batch].
+    """
+    correlation = coil_reduce(true_maps, maps).square().sum(-1)
+    weight = image.square() + _BACKGROUND
+    return ((1 - correlation) * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
