@@ -16,6 +16,7 @@ from isocenter.models.training.data import TrainingSamples, random_mask, simulat
 from isocenter.models.training.files import FileScans
 from isocenter.models.training.recipe import Masks, RecipeError, SimulatedData, load_recipe
 from isocenter.models.training.run import train
+from isocenter.models.training.task import maps_error
 from isocenter.service.cli import app
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.coils import random_coil_maps
@@ -83,6 +84,7 @@ def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tm
         ({"network": "ista-net-plus"}, "no complex or magnitude image"),
         ({"loss": {}}, "the loss is empty"),
         ({"loss": {"psnr": 1}}, "loss.psnr"),
+        ({"loss": {"maps": 1}}, "the loss 'maps' is for networks"),
         ({"epochs": 0}, "greater than 0"),
         ({"learning": 1}, "Extra inputs are not permitted"),
     ],
@@ -92,13 +94,50 @@ def test_recipes_with_mistakes_are_refused(tmp_path, changes, message):
         load_recipe(write(tmp_path, **changes))
 
 
-def test_the_shipped_recipes_are_valid():
-    from conftest import ROOT
+VARNET = {
+    "network": "e2e-varnet",
+    "configuration": {"num_cascades": 0, "sens_chans": 4, "sens_pools": 2},
+    "scaling": None,
+    "loss": {"maps": 1.0},
+    "optimizer": {"learning_rate": 5.0e-3},
+}
 
-    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
-    assert recipes
-    for path in recipes:
-        assert load_recipe(path).name == path.stem
+
+def test_a_sensitivity_model_learns_the_true_maps_and_hands_them_to_the_whole_network(tmp_path):
+    train(load_recipe(write(tmp_path, **VARNET, epochs=15)), tmp_path / "maps", progress=False)
+    with (tmp_path / "maps" / "metrics.csv").open(newline="") as file:
+        losses = [float(row["validation_loss"]) for row in csv.DictReader(file) if row.get("validation_loss")]
+    assert losses[-1] < 0.5 * losses[0]
+    start = tmp_path / "maps" / "weights.pt"
+    whole = {
+        **VARNET,
+        "configuration": {"num_cascades": 1, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2},
+        "loss": {"l1": 1.0, "maps": 1.0},
+        "optimizer": {"learning_rate": 0.0},
+        "epochs": 1,
+        "start_from": [str(start)],
+    }
+    train(load_recipe(write(tmp_path, **whole)), tmp_path / "whole", progress=False)
+    learned = torch.load(start, weights_only=True)["state_dict"]
+    taken = torch.load(tmp_path / "whole" / "weights.pt", weights_only=True)["state_dict"]
+    assert all(torch.equal(taken[name], value) for name, value in learned.items())
+    with pytest.raises(RecipeError, match="has no weights for network 'modl'"):
+        train(load_recipe(write(tmp_path, start_from=[str(start)])), tmp_path / "other", progress=False)
+
+
+def test_maps_error_ignores_phase_and_is_the_angle_between_coils():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(1, 4, 6, 6, dtype=torch.complex64, generator=generator)
+    truth = truth / truth.norm(dim=1, keepdim=True)
+    image = torch.rand(1, 6, 6, generator=generator)
+    phase = torch.exp(1j * torch.rand(1, 1, 6, 6, generator=generator))
+    other = torch.randn(1, 4, 6, 6, dtype=torch.complex64, generator=generator)
+    across = other - truth * (truth.conj() * other).sum(1, keepdim=True)
+    across = across / across.norm(dim=1, keepdim=True)
+    for angle in (0.0, 0.3, np.pi / 2):
+        turned = phase * (np.cos(angle) * truth + np.sin(angle) * across)
+        error = maps_error(torch.view_as_real(turned), torch.view_as_real(truth), image)
+        assert error.item() == pytest.approx(np.sin(angle) ** 2, abs=1e-5)
 
 
 def test_evaluation_never_shows_what_training_has_seen():
