@@ -1,4 +1,4 @@
-"""The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE and compressed sensing."""
+"""The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE, J-SENSE, compressed sensing."""
 
 import hashlib
 import logging
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models import classical, compressed_sensing, consistency, fourier, planar
+from ..models import classical, compressed_sensing, consistency, fourier, jsense, planar, sampling
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
+from ..models.jsense import JSense
 from .build import DEFAULT_FORMATS, build_bundle
 from .bundle import Bundle, BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
 from .cases import make_case
@@ -24,6 +25,10 @@ _KSPACE = TensorSpec(name="kspace", axes=("batch", "coils", "kz", "ky", "kx", "c
 _MAPS = TensorSpec(name="maps", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
 _MASK = TensorSpec(name="mask", axes=("batch", "kz", "ky"))
 _MAGNITUDE = TensorSpec(name="image", axes=("batch", "kz", "ky", "kx"))
+_AT_LEAST_A_KERNEL = {"ky": (15, 65535), "kx": (15, 65535)}
+_SLICE = TensorSpec(name="kspace", axes=("batch", "coils", "ky", "kx", "complex"), limits=_AT_LEAST_A_KERNEL)
+_LINES = TensorSpec(name="mask", axes=("batch", "1", "ky", "1", "1"))
+_SLICE_MAGNITUDE = TensorSpec(name="image", axes=("batch", "ky", "kx"))
 _COMPLEX = TensorSpec(name="image", axes=("batch", "kz", "ky", "kx", "complex"))
 
 
@@ -54,6 +59,14 @@ METHODS: dict[str, _Method] = {
         _COMPLEX,
         "Cartesian compressed sensing",
         # an ONNX graph would hold all iterations one after the other, some ten thousand operations
+        ("torchscript",),
+    ),
+    "jsense": _Method(
+        JSense,
+        {"unrolls": 2, "map_iterations": 6, "image_iterations": 10, "kernel": (15, 15)},
+        (_SLICE, _LINES),
+        _SLICE_MAGNITUDE,
+        "Cartesian parallel imaging that refines the coil maps of few calibration lines",
         ("torchscript",),
     ),
 }
@@ -91,7 +104,7 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
         inputs=method.inputs,
         outputs=(method.output,),
         conventions=Conventions(coil_maps="unit norm" if _MAPS in method.inputs else "none"),
-        domain=Domain(dimensions=("2d", "3d")),
+        domain=Domain(dimensions=("2d", "3d") if "kz" in method.output.axes else ("2d",)),
         provenance=Provenance(source="isocenter.models.classical", licence="MIT", fingerprint=fingerprint),
         intended_use=f"research only: {method.intended_use}",
     )
@@ -102,7 +115,7 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
 def _fingerprint(method: _Method) -> str:
     """Hash of everything that the bundle is made from."""
     digest = hashlib.sha256(f"{torch.__version__} {method.configuration} {VERSION}".encode())
-    for module in (classical, compressed_sensing, consistency, fourier, planar):
+    for module in (classical, compressed_sensing, consistency, fourier, jsense, planar, sampling):
         assert module.__file__ is not None
         digest.update(Path(module.__file__).read_bytes())
     return digest.hexdigest()

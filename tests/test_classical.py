@@ -3,6 +3,8 @@ import torch
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.models.classical import CoilCombine, RootSumOfSquares, Sense
+from isocenter.models.fourier import fft2c, ifft2c
+from isocenter.models.jsense import JSense, grow, shrink
 from isocenter.models.planar import coil_expand, coil_reduce, multiply
 
 
@@ -75,3 +77,42 @@ def test_sense_treats_every_entry_of_a_batch_alone():
     together = Sense()(kspace, mask, maps)
     alone = Sense()(kspace[1:], mask[1:], maps[1:])
     assert (together[1:] - alone).abs().max() < 1e-5 * alone.abs().max()
+
+
+def convolved_scan(lines, samples, kernel, coils=4):
+    """K-space [1, coils, ky, kx, 2] of a random smooth object, each coil a convolution with a random small kernel."""
+    generator = torch.Generator().manual_seed(2)
+    y, x = lines + kernel - 1, samples + kernel - 1
+    decay = 1 / (1 + 0.3 * torch.hypot(*torch.meshgrid(*(torch.arange(n) - n // 2.0 for n in (y, x)), indexing="ij")))
+    image = ifft2c(torch.randn(1, y, x, 2, generator=generator) * decay[..., None])
+    taps = 0.2 * torch.randn(1, coils, kernel, kernel, 2, generator=generator)
+    taps[..., kernel // 2, kernel // 2, :] += torch.randn(1, coils, 2, generator=generator)
+    return shrink(fft2c(coil_expand(image, ifft2c(grow(taps, y, x)))), lines, samples)
+
+
+def lines_of(kspace, spacing, acs):
+    index = torch.arange(kspace.shape[2]) - kspace.shape[2] // 2
+    return ((index % spacing == 0) | ((index >= -acs // 2) & (index < acs // 2)))[None, None, :, None, None].float()
+
+
+def test_jsense_comes_closer_to_data_that_its_model_explains_with_every_step():
+    kspace = convolved_scan(48, 40, 3)
+    truth = ifft2c(kspace).square().sum(-1).sum(1).sqrt()
+
+    @torch.no_grad()
+    def error(unrolls, mask):
+        image = JSense(unrolls, 20, 40, (3, 3), 1e-6, 1e-5)(kspace * mask, mask)
+        return float((image - truth).norm() / truth.norm())
+
+    full, half = lines_of(kspace, 1, 16), lines_of(kspace, 2, 16)
+    assert error(10, full) < error(2, full) < 0.5 * error(0, full)
+    assert error(10, half) < error(2, half) < error(0, half)
+
+
+@torch.no_grad()
+def test_jsense_keeps_the_scale_of_its_input():
+    kspace = convolved_scan(32, 24, 3)
+    mask = lines_of(kspace, 2, 12)
+    image = JSense(kernel=(3, 3))(kspace * mask, mask)
+    assert torch.allclose(JSense(kernel=(3, 3))(1e4 * kspace * mask, mask), 1e4 * image, rtol=1e-3, atol=1e-3)
+    assert torch.count_nonzero(JSense()(torch.zeros(1, 3, 32, 24, 2), mask)) == 0
