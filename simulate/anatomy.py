@@ -93,10 +93,10 @@ def random_slice(
     image = np.tensordot(intensities, tissues, 1)
     body = np.clip(tissues.sum(0), 0, 1)
     image += _random_lesions(random, shape) * tissues[:2].sum(0)
-    image *= 1 + 0.15 * _smooth_field(random, shape, 3) * body
+    image *= 1 + 0.15 * smooth_field(random, shape, 3) * body
     image *= 1 + random.uniform(0, 0.08) * ndimage.gaussian_filter(random.standard_normal(shape), 0.8)
     image = np.maximum(image, 0)
-    return (image / max(np.percentile(image, 99.5), 1e-6) * np.exp(1j * _random_phase(random, shape))).astype(
+    return (image / max(np.percentile(image, 99.5), 1e-6) * np.exp(1j * random_phase(random, shape))).astype(
         np.complex64
     )
 
@@ -128,7 +128,7 @@ def _random_plane(
     span = 240.0 / random.uniform(0.95, 1.3)
     v, u = (np.linspace(-0.5, 0.5, n) * span * random.uniform(0.93, 1.07) for n in shape)
     v, u = np.meshgrid(v, u, indexing="ij")
-    bend = [random.uniform(0, 4) * _smooth_field(random, shape, 4) for _ in range(2)]
+    bend = [random.uniform(0, 4) * smooth_field(random, shape, 4) for _ in range(2)]
     v, u = v + bend[0], u + bend[1]
     tilt = random.normal(0, 0.03 if split == "test" else 0.1, 3)
     angle = tilt[2] + (math.pi * random.integers(2) if random.random() < 0.2 else 0)
@@ -178,14 +178,14 @@ def _random_lesions(random: np.random.Generator, shape: tuple[int, int]) -> NDAr
     return total
 
 
-def _smooth_field(random: np.random.Generator, shape: tuple[int, int], nodes: int) -> NDArray[np.float64]:
+def smooth_field(random: np.random.Generator, shape: tuple[int, int], nodes: int) -> NDArray[np.float64]:
     """Smooth random field between about -1 and 1, from a coarse grid of nodes."""
     grid = random.uniform(-1, 1, (nodes + 3, nodes + 3))
     y, x = (np.linspace(1, nodes + 1, n) for n in shape)
     return ndimage.map_coordinates(grid, np.meshgrid(y, x, indexing="ij"), order=3, mode="nearest")
 
 
-def _random_phase(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+def random_phase(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
     """Phase in radians: an offset, a slope, and a smooth field of up to one turn."""
     y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     slope = random.normal(0, 1.0, 2)
@@ -193,5 +193,5 @@ def _random_phase(random: np.random.Generator, shape: tuple[int, int]) -> NDArra
         random.uniform(-np.pi, np.pi)
         + slope[0] * y
         + slope[1] * x
-        + random.uniform(0, 3) * _smooth_field(random, shape, 2)
+        + random.uniform(0, 3) * smooth_field(random, shape, 2)
     )

@@ -1,6 +1,7 @@
 """Recipes train, resume and are evaluated; their data and mistakes."""
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -19,6 +20,7 @@ from isocenter.models.training.run import train
 from isocenter.models.training.task import maps_error
 from isocenter.service.cli import app
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
+from isocenter.simulate.cine import random_series
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
 from typer.testing import CliRunner
@@ -80,7 +82,9 @@ def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tm
     ("changes", "message"),
     [
         ({"network": "nonet"}, "network 'nonet' is not known"),
-        ({"network": "jotlasnet"}, "train on 2-D slices"),
+        ({"network": "jotlasnet"}, "is for 2d\\+t scans, not for data.kind 'simulated-brain'"),
+        ({"network": "unet-image"}, "it reconstructs no slices or series"),
+        ({"data": {"kind": "simulated-cine"}}, "is for 2d scans, not for data.kind 'simulated-cine'"),
         ({"network": "ista-net-plus"}, "no complex or magnitude image"),
         ({"loss": {}}, "the loss is empty"),
         ({"loss": {"psnr": 1}}, "loss.psnr"),
@@ -171,9 +175,19 @@ def test_random_coil_maps_have_unit_norm():
 def test_masks_keep_the_calibration_lines_and_the_acceleration():
     random = np.random.default_rng(5)
     for kind in ("uniform", "random"):
-        mask = random_mask(random, 128, 16, Masks(kinds=(kind,), accelerations=(4.0,)))
+        (mask,) = random_mask(random, 128, 16, Masks(kinds=(kind,), accelerations=(4.0,)))
         assert mask[56:72].all()
         assert 128 / 4 - 1 <= mask.sum() <= 128 / 4 + 16
+
+
+@pytest.mark.parametrize("kind", ["uniform", "random"])
+def test_frames_have_other_lines_and_the_same_calibration_lines(kind):
+    masks = random_mask(np.random.default_rng(6), 96, 8, Masks(kinds=(kind,), accelerations=(6.0,)), 6)
+    assert masks.shape == (6, 96)
+    assert masks[:, 44:52].all()
+    assert all((one != other).any() for one, other in pairwise(masks))
+    if kind == "uniform":
+        assert masks.any(axis=0).all()
 
 
 def test_training_masks_change_and_validation_masks_do_not():
@@ -210,6 +224,53 @@ def test_mrd_files_are_read_and_incomplete_ones_refused(tmp_path):
     simulate(ScanProtocol(matrix=32, coils=2, acceleration=2, acs=8)).save(tmp_path / "half.h5")
     with pytest.raises(RecipeError, match="lines were not measured"):
         FileScans(tmp_path, "mrd", None).scan(0)
+
+
+def test_phases_of_mrd_files_are_frames_or_are_averaged(tmp_path):
+    simulate(ScanProtocol(phantom="heart", matrix=32, coils=2, frames=3, noise=0.0)).save(tmp_path / "cine.h5")
+    series = FileScans(tmp_path, "mrd", None, series=True).scan(0).kspace
+    mean = FileScans(tmp_path, "mrd", None).scan(0).kspace
+    assert series.shape == (2, 3, 32, 32)
+    torch.testing.assert_close(series.mean(1), mean)
+    assert (series[:, 0] - series[:, 1]).norm() > 0.01 * series[:, 0].norm()
+
+
+def test_a_dynamic_network_learns_from_series(tmp_path):
+    recipe = {
+        "network": "jotlasnet",
+        "configuration": {"iterations": 2},
+        "scaling": None,
+        "data": {
+            "kind": "simulated-cine",
+            "samples": 3,
+            "validation_samples": 1,
+            "matrix": [32, 36],
+            "frames": [4, 5],
+            "coils": [3, 4],
+        },
+        "masks": {"accelerations": [3], "acs": [8, 8]},
+        "loss": {"mse": 1.0, "ssim": 0.01},
+        "optimizer": {"learning_rate": 3.0e-3},
+        "epochs": 12,
+    }
+    train(load_recipe(write(tmp_path, **recipe)), tmp_path / "run", progress=False)
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("validation_loss")]
+    assert min(float(row["nmse"]) for row in rows) < 0.9 * float(rows[0]["nmse"])
+    bundle = export_network(
+        "jotlasnet", tmp_path / "run" / "weights.pt", tmp_path / "bundle", ExportOptions(), ["torchscript"]
+    )
+    assert "frames" in bundle.manifest.inputs[0].axes
+
+
+def test_series_beat_and_repeat_by_seed():
+    series = random_series(np.random.default_rng(4), (64, 72), 8)
+    assert series.shape == (8, 64, 72)
+    assert np.array_equal(series, random_series(np.random.default_rng(4), (64, 72), 8))
+    middle = np.abs(series[:, 16:48, 18:54])
+    change = np.abs(middle - middle[:1]).mean(axis=(1, 2))
+    assert change[4] > 0.02 * middle.mean()
+    assert change[4] > 2 * change[7] > 0
 
 
 def test_folders_without_scans_are_refused(tmp_path):

@@ -1,8 +1,11 @@
 """Samples for training: a fully sampled scan, undersampled anew each time it is drawn.
 
-A sample is a dictionary of float32 tensors: ``kspace`` [coils, ky, kx, 2] as measured, ``mask`` [1, ky, 1, 1], ``maps``
-[coils, y, x, 2], ``target`` [y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one,
-``image``, the same for networks that undersample it themselves, and ``true_maps`` like ``maps``, where they are wanted.
+A sample is a dictionary of float32 tensors:
+
+- ``kspace`` [coils, (frames,) ky, kx, 2] as measured, and ``mask`` [1, (frames,) ky, 1, 1];
+- ``maps`` [coils, y, x, 2], and ``true_maps`` like it, where they are wanted;
+- ``target`` [(frames,) y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one;
+- ``image``, the same for networks that undersample it themselves.
 """
 
 import math
@@ -18,10 +21,11 @@ from torch.utils.data import Dataset
 
 from ...simulate import sampling
 from ...simulate.anatomy import random_slice
+from ...simulate.cine import random_series
 from ...simulate.coils import random_coil_maps
 from ..coil_maps import espirit
 from ..fourier import fft, ifft
-from .recipe import Masks, SimulatedData
+from .recipe import Masks, SimulatedData, SimulatedSeries
 
 Sample = dict[str, Tensor]
 _READOUT_CALIBRATION = 24
@@ -30,9 +34,9 @@ _READOUT_CALIBRATION = 24
 
 @dataclass(frozen=True)
 class FullScan:
-    """A fully sampled slice: measured k-space and, where they are known, k-space without noise and the coils' true maps.
+    """A fully sampled slice or series: measured k-space and, where they are known, k-space without noise and the true coil maps.
 
-    All are complex64 [coils, ky, kx].
+    All are complex64 [coils, (frames,) ky, kx], but the maps have no frames.
     """
 
     kspace: Tensor
@@ -40,36 +44,51 @@ class FullScan:
     maps: Tensor | None = None
 
 
-def simulated_scan(data: SimulatedData, seed: int, split: Literal["train", "test"]) -> FullScan:
-    """Make up a slice, seen by a random coil array, with noise.
+def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Literal["train", "test"]) -> FullScan:
+    """Make up a slice or series, seen by a random coil array, with noise.
 
     Object and coils are drawn on a grid twice as fine, so that k-space is cut off where the matrix ends, as in a scan.
     """
     random = np.random.default_rng(seed)
     shape = tuple(2 * int(random.integers(data.matrix[0] // 2, data.matrix[1] // 2 + 1)) for _ in range(2))
     fine = (2 * shape[0], 2 * shape[1])
-    image = torch.from_numpy(random_slice(random, fine, split))
+    if isinstance(data, SimulatedData):
+        image = torch.from_numpy(random_slice(random, fine, split))
+    else:
+        frames = int(random.integers(data.frames[0], data.frames[1] + 1))
+        image = torch.from_numpy(random_series(random, fine, frames))
     coils = int(random.integers(data.coils[0], data.coils[1] + 1))
     maps = torch.from_numpy(random_coil_maps(random, coils, fine))
-    kspace = fft(maps * image, [1, 2])
-    clean = kspace[:, shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
-    level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [1, 2]).abs().max())
+    kspace = fft(_beside(maps, image) * image, [-2, -1])
+    clean = kspace[..., shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
+    level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [-2, -1]).abs().max())
     noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
     return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean, maps[:, ::2, ::2])
 
 
-def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks) -> NDArray[np.bool_]:
-    """Draw the measured lines; where the calibration lines exceed the budget, the acceleration is lower."""
+def _beside(maps: Tensor, image: Tensor) -> Tensor:
+    """View maps [coils, y, x] so that they broadcast against an image [(frames,) y, x]."""
+    return maps.unsqueeze(1) if image.dim() == 3 else maps
+
+
+def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks, frames: int = 1) -> NDArray[np.bool_]:
+    """Draw the measured lines [frames, lines]; where the calibration lines exceed the budget, the acceleration is lower.
+
+    From frame to frame uniform lines move on by one, and random ones are drawn anew.
+    """
     acceleration = float(random.choice(masks.accelerations))
     if random.choice(masks.kinds) == "uniform":
         spacing = max(round(acceleration), 1)
-        return sampling.uniform(lines, spacing, int(random.integers(spacing))) | sampling.acs_lines(lines, acs)
+        first = int(random.integers(spacing))
+        drawn = [sampling.uniform(lines, spacing, first + frame) for frame in range(frames)]
+        return np.stack(drawn) | sampling.acs_lines(lines, acs)
     acceleration = min(acceleration, lines / (acs + 1))
-    return sampling.random(lines, acceleration, acs, int(random.integers(2**31)))
+    return np.stack([sampling.random(lines, acceleration, acs, int(random.integers(2**31))) for _ in range(frames)])
 
 
 def calibrated_maps(kspace: Tensor, acs: int) -> Tensor:
-    """ESPIRiT maps complex64 [coils, y, x] from the ``acs`` middle lines, as the service makes them."""
+    """ESPIRiT maps complex64 [coils, y, x] from the ``acs`` middle lines, the mean over frames, as the service makes them."""
+    kspace = kspace.mean(dim=1) if kspace.dim() == 4 else kspace
     _, ky, kx = kspace.shape
     width = min(_READOUT_CALIBRATION, kx)
     block = kspace[:, ky // 2 - acs // 2 :][:, :acs, kx // 2 - width // 2 :][..., :width]
@@ -130,8 +149,9 @@ class TrainingSamples(Dataset[Sample]):
         draw = self._drawn.get(index, 0)
         self._drawn[index] = draw + int(self._fresh)
         random = np.random.default_rng((self._seed, index, draw))
-        mask = random_mask(random, sample["kspace"].shape[1], acs, self._masks)
-        lines = torch.from_numpy(mask).to(torch.float32)[None, :, None, None]
+        *frames, height = sample["kspace"].shape[1:-2]
+        mask = random_mask(random, height, acs, self._masks, *frames)
+        lines = torch.from_numpy(mask).to(torch.float32).reshape(1, *frames, height, 1, 1)
         return {**sample, "image": sample["target"], "kspace": sample["kspace"] * lines, "mask": lines}
 
     def _full(self, index: int) -> tuple[Sample, int]:
@@ -139,10 +159,10 @@ class TrainingSamples(Dataset[Sample]):
         if index not in self._kept:
             scan = self._scan(index)
             acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
-            images = ifft(scan.kspace if scan.clean is None else scan.clean, [1, 2])
+            images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
             if self._with_maps:
                 maps = calibrated_maps(scan.kspace, acs)
-                target = (maps.conj() * images).sum(0)
+                target = (_beside(maps, images[0]).conj() * images).sum(0)
             else:
                 maps = torch.zeros(0, dtype=torch.complex64)
                 target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))

@@ -1,4 +1,4 @@
-"""Fully sampled slices from files: fastMRI's HDF5 layout and MRD."""
+"""Fully sampled slices and series from files: fastMRI's HDF5 layout and MRD."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +29,8 @@ class FileScans:
         ``fastmri``: dataset ``kspace`` [slices, coils, readout, phase]. ``mrd``: Cartesian, fully sampled.
     slices
         Slices from the middle of each volume; None: all.
+    series
+        Whether the phases and repetitions of MRD files are frames; otherwise they are averaged.
 
     Raises
     ------
@@ -36,8 +38,11 @@ class FileScans:
         The folder has no files, or one is not what ``kind`` says.
     """
 
-    def __init__(self, folder: Path, kind: Literal["fastmri", "mrd"], slices: int | None) -> None:
+    def __init__(
+        self, folder: Path, kind: Literal["fastmri", "mrd"], slices: int | None, *, series: bool = False
+    ) -> None:
         count, self._read = _KINDS[kind]
+        self._series = series
         self._slices: list[tuple[Path, int]] = []
         for path in sorted(path for path in folder.glob("*.h5") if not path.name.endswith(".truth.h5")):
             try:
@@ -57,8 +62,8 @@ class FileScans:
         return len(self._slices)
 
     def scan(self, index: int) -> FullScan:
-        """Read one slice."""
-        return FullScan(self._read(*self._slices[index]))
+        """Read one slice or series."""
+        return FullScan(self._read(*self._slices[index], self._series))
 
 
 def _count_fastmri(path: Path) -> int:
@@ -66,7 +71,7 @@ def _count_fastmri(path: Path) -> int:
         return int(file["kspace"].shape[0])
 
 
-def _read_fastmri(path: Path, index: int) -> Tensor:
+def _read_fastmri(path: Path, index: int, _series: bool) -> Tensor:
     """Return [coils, ky, kx]: phase encoding first, as everywhere here."""
     with h5py.File(path) as file:
         kspace: Any = file["kspace"]
@@ -83,8 +88,11 @@ def _mrd_slices(path: Path) -> list[int]:
         return sorted({int(item.idx.slice) for item in heads if not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)})
 
 
-def _read_mrd(path: Path, index: int) -> Tensor:
-    """Place the lines of a slice, average repeated ones, and crop the readout to the reconstructed field of view."""
+def _read_mrd(path: Path, index: int, series: bool) -> Tensor:
+    """Place the lines of a slice, average repeated ones, and crop the readout to the reconstructed field of view.
+
+    Returns complex64 [coils, (frames,) ky, kx].
+    """
     number = _mrd_slices(path)[index]
     with ismrmrd.File(str(path), "r") as file:
         header = file["dataset"].header
@@ -97,22 +105,30 @@ def _read_mrd(path: Path, index: int) -> Tensor:
     matrix = encoding.encodedSpace.matrixSize
     limits = encoding.encodingLimits.kspace_encoding_step_1
     shift = matrix.y // 2 - (limits.center if limits is not None else matrix.y // 2)
-    kspace = np.zeros((lines[0].active_channels, matrix.y, matrix.x), np.complex64)
-    count = np.zeros(matrix.y)
+    times = sorted({_time(line) for line in lines}) if series else []
+    frames = len(times) if series else 1
+    kspace = np.zeros((lines[0].active_channels, frames, matrix.y, matrix.x), np.complex64)
+    count = np.zeros((frames, matrix.y))
     for line in lines:
+        frame = times.index(_time(line)) if series else 0
         row = line.idx.kspace_encode_step_1 + shift
         start = matrix.x // 2 - line.center_sample
-        kspace[:, row, start : start + line.number_of_samples] += line.data
-        count[row] += 1
+        kspace[:, frame, row, start : start + line.number_of_samples] += line.data
+        count[frame, row] += 1
     if not count.all():
-        raise RecipeError(f"{path}, slice {number}: {int((count == 0).sum())} of {matrix.y} lines were not measured")
+        raise RecipeError(f"{path}, slice {number}: {int((count == 0).sum())} of {count.size} lines were not measured")
     recon = encoding.reconSpace.matrixSize.x
-    images = ifft(torch.from_numpy(kspace / count[:, None].astype(np.float32)), [2])
+    images = ifft(torch.from_numpy(kspace / count[..., None].astype(np.float32)), [-1])
     start = (matrix.x - recon) // 2
-    return fft(images[..., start : start + recon], [2])
+    cropped = fft(images[..., start : start + recon], [-1])
+    return cropped if series else cropped[:, 0]
 
 
-_KINDS: dict[str, tuple[Callable[[Path], int], Callable[[Path, int], Tensor]]] = {
+def _time(line: ismrmrd.Acquisition) -> tuple[int, int]:
+    return line.idx.repetition, line.idx.phase
+
+
+_KINDS: dict[str, tuple[Callable[[Path], int], Callable[[Path, int, bool], Tensor]]] = {
     "fastmri": (_count_fastmri, _read_fastmri),
     "mrd": (_count_mrd, _read_mrd),
 }

@@ -20,10 +20,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SimulatedData(_Strict):
-    """Brain slices from the MNI152 template, made up anew from a seed and an index."""
+class _Simulated(_Strict):
+    """What is made up anew from a seed and an index."""
 
-    kind: Literal["simulated-brain"]
     samples: Annotated[int, Field(gt=0)] = 1000
     validation_samples: Annotated[int, Field(gt=0)] = 24
     matrix: Range = (128, 192)
@@ -32,8 +31,21 @@ class SimulatedData(_Strict):
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
 
 
+class SimulatedData(_Simulated):
+    """Brain slices from the MNI152 template."""
+
+    kind: Literal["simulated-brain"]
+
+
+class SimulatedSeries(_Simulated):
+    """Short-axis series of beating hearts."""
+
+    kind: Literal["simulated-cine"]
+    frames: Range = (8, 16)
+
+
 class FileData(_Strict):
-    """Fully sampled scans: fastMRI's HDF5 layout or MRD files."""
+    """Fully sampled scans: fastMRI's HDF5 layout or MRD files, whose phases and repetitions are the frames of a series."""
 
     kind: Literal["fastmri", "mrd"]
     folder: Path
@@ -43,7 +55,7 @@ class FileData(_Strict):
 
 
 class Masks(_Strict):
-    """Undersampling along ky, drawn anew for every slice and epoch."""
+    """Undersampling along ky, drawn anew for every slice and epoch; in a series, every frame has other lines."""
 
     kinds: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
     accelerations: tuple[float, ...] = (2, 4, 6, 8)
@@ -65,6 +77,9 @@ class Optimizer(_Strict):
     clip_norm: float | None = None
     clip_value: float | None = None
 
+
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "fastmri": "2d"}
+"""What networks are for that train on such data; MRD files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 
@@ -100,7 +115,7 @@ class Recipe(_Strict):
     configuration: dict[str, Any] = {}
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, as the network's paper does."""
-    data: Annotated[SimulatedData | FileData, Field(discriminator="kind")]
+    data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     loss: dict[Loss, float] = {}
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
@@ -122,8 +137,13 @@ class Recipe(_Strict):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
         if self.sampler is not None:
             return self._check_sampler(self.sampler)
-        if self.network != "loupe" and NETWORKS[self.network].task != "2d":
-            raise ValueError(f"network {self.network!r} cannot be trained by a recipe: these train on 2-D slices")
+        task = "2d" if self.network == "loupe" else NETWORKS[self.network].task
+        if task not in ("2d", "2d+t"):
+            raise ValueError(
+                f"network {self.network!r} cannot be trained by a recipe: it reconstructs no slices or series"
+            )
+        if self.data.kind in _OF_ONE_TASK and _OF_ONE_TASK[self.data.kind] != task:
+            raise ValueError(f"network {self.network!r} is for {task} scans, not for data.kind {self.data.kind!r}")
         if NETWORKS[self.network].output not in ("magnitude", "complex"):
             raise ValueError(
                 f"network {self.network!r} cannot be trained by a recipe: it returns no complex or magnitude image"

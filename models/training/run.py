@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..networks.registry import NETWORKS
-from ..planar import magnitude
 from .data import FullScan, Sample, TrainingSamples, simulated_scan
 from .files import FileScans
-from .recipe import Masks, Recipe, RecipeError, SimulatedData
+from .recipe import FileData, Masks, Recipe, RecipeError
 from .sampler import SamplerTask
 from .task import ReconstructionTask
 
@@ -37,7 +36,7 @@ def datasets(
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     samples = functools.partial(TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss)
-    if isinstance(recipe.data, SimulatedData):
+    if not isinstance(recipe.data, FileData):
         data = recipe.data
         sources: list[tuple[Callable[[int], FullScan], int]] = [
             (lambda index: simulated_scan(data, recipe.seed * 10**6 + index, "train"), data.samples),
@@ -45,7 +44,7 @@ def datasets(
         ]
     else:
         scans = [
-            FileScans(folder, recipe.data.kind, recipe.data.slices)
+            FileScans(folder, recipe.data.kind, recipe.data.slices, series=NETWORKS[network].task == "2d+t")
             for folder in (recipe.data.folder, recipe.data.validation_folder)
         ]
         sources = [(each.scan, len(each)) for each in scans]
@@ -143,7 +142,7 @@ def _figures(table: Path) -> dict[str, float]:
 
 
 class _Pictures(Callback):
-    """Draws the curves and one held-out slice after every epoch."""
+    """Draws the curves and one held-out slice, or first frame, after every epoch."""
 
     def __init__(self, folder: Path, sample: Sample) -> None:
         self._folder = folder
@@ -155,7 +154,7 @@ class _Pictures(Callback):
         batch = {name: value[None].to(pl_module.device) for name, value in self._sample.items()}
         with torch.no_grad():
             image = pl_module.magnitude(pl_module(batch))[0].cpu()
-        truth = magnitude(self._sample["target"])
+        truth = pl_module.magnitude(pl_module.truth(batch))[0].cpu()
         path = self._folder / "samples" / f"epoch-{trainer.current_epoch:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _draw_images({"network": image, "truth": truth, "error x 5": 5 * (image - truth).abs()}, path)

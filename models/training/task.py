@@ -63,8 +63,8 @@ class Task(lightning.LightningModule):
         return scaled(network, self.scaling, self.entry.inputs)(*(batch[name] for name in self.entry.inputs))
 
     def magnitude(self, output: Tensor) -> Tensor:
-        """Return the magnitude of what the network returned."""
-        return output if self.entry.output == "magnitude" else magnitude(output)
+        """Return the magnitude [images, y, x] of what the network returned; each frame of a series is an image."""
+        return (output if self.entry.output == "magnitude" else magnitude(output)).flatten(0, -3)
 
     def truth(self, batch: Sample) -> Tensor:
         """Return what the network should have returned."""
@@ -74,7 +74,7 @@ class Task(lightning.LightningModule):
         """Log the validation's loss, SSIM, PSNR and NMSE."""
         size = len(output)
         self.log("validation_loss", loss, prog_bar=True, batch_size=size)
-        image, truth = self.magnitude(output), magnitude(batch["target"])
+        image, truth = self.magnitude(output), self.magnitude(self.truth(batch))
         for name, measure in (("ssim", metrics.ssim), ("psnr", metrics.psnr), ("nmse", metrics.nmse)):
             self.log(name, measure(image, truth).mean(), prog_bar=name == "ssim", batch_size=size)
 
@@ -111,7 +111,7 @@ class ReconstructionTask(Task):
         total = torch.zeros((), device=output.device)
         for name, weight in self.recipe.loss.items():
             if name == "ssim":
-                part = 1 - metrics.ssim(self.magnitude(output), magnitude(batch["target"]))
+                part = 1 - metrics.ssim(self.magnitude(output), self.magnitude(truth))
             elif name == "l1":
                 part = (output - truth).abs()
             elif name == "mse":
