@@ -140,7 +140,8 @@ def _check_parity(
     for runtime, name in RUNTIME_FILES.items():
         if not (folder / name).is_file():
             continue
-        session = RUNTIMES[runtime](folder / name, manifest, torch.device("cpu"))
+        device = torch.device(manifest.compiled_for if runtime == "aoti" else "cpu")
+        session = RUNTIMES[runtime](folder / name, manifest, device)
         errors = [relative_error(session.run(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
         for inputs, error, own in zip(cases, errors, eager, strict=True):
             accepted = min(manifest.tolerance, max(_EAGER_FACTOR * own, _RESOLUTION))

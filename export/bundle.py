@@ -111,6 +111,8 @@ class Manifest(_Strict):
     tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
     precision: Literal["float32", "tf32"] = "float32"
     """Whether a GPU may multiply with ten bits of mantissa; the probe must hold within the tolerance all the same."""
+    compiled_for: Literal["cpu", "cuda"] = "cpu"
+    """Kind of device that ``model.pt2`` was compiled for."""
     files: dict[str, str] = {}
     parity: dict[str, Parity] = {}
     provenance: Provenance

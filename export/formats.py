@@ -1,5 +1,6 @@
 """Write a module as TorchScript, ONNX or AOTInductor file, every axis but the numbered ones dynamic."""
 
+import copy
 import importlib
 import importlib.util
 import inspect
@@ -85,19 +86,23 @@ def _without_complex_tensors(module: nn.Module, manifest: Manifest, inputs: Inpu
 
 
 def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
-    """Compile ahead of time for this processor; needs a C++ compiler.
+    """Compile ahead of time for this processor, or for a GPU like this machine's; needs a C++ compiler.
 
     Raises
     ------
     ExportError
         The module cannot be compiled.
     """
-    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.no_grad():
+    device = torch.device(manifest.compiled_for)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ExportError("it is to be compiled for CUDA, and there is no CUDA device here")
+    # inside the context, what a graph makes itself is made on the device as well
+    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.no_grad(), device:
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(
-                module,
-                tuple(inputs[spec.name] for spec in manifest.inputs),
+                copy.deepcopy(module).to(device),
+                tuple(inputs[spec.name].to(device) for spec in manifest.inputs),
                 dynamic_shapes=_dynamic_shapes(module, manifest),
             )
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package

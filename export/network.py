@@ -114,6 +114,7 @@ def export_network(
         domain=options.domain.model_copy(update={"dimensions": options.domain.dimensions or _dimensions(network)}),
         tolerance=options.tolerance,
         precision=options.precision,
+        compiled_for=options.compiled_for,
         provenance=_provenance(checkpoint, options),
         intended_use=options.intended_use,
     )
@@ -162,6 +163,7 @@ def export_module(
         domain=options.domain,
         tolerance=options.tolerance,
         precision=options.precision,
+        compiled_for=options.compiled_for,
         provenance=_provenance(checkpoint, options, target),
         intended_use=options.intended_use,
     )

@@ -39,6 +39,8 @@ class ExportOptions(BaseModel):
     tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
     precision: Literal["float32", "tf32"] = "float32"
     """``tf32`` lets ONNX Runtime multiply with ten bits of mantissa on a GPU, where the probe still holds then."""
+    compiled_for: Literal["cpu", "cuda"] = "cpu"
+    """Kind of device that AOTInductor compiles for; this machine must have one."""
     domain: Domain = Domain()
     licence: str = "not stated"
     training_data: str = "not stated"

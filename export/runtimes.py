@@ -133,26 +133,29 @@ class TensorRtRuntime(OnnxRuntime):
 
 
 class AotiRuntime:
-    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor."""
+    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU."""
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        if device.type != "cpu":
-            raise BundleError("model.pt2 was compiled for the CPU")
-        self.description = "AOTInductor on cpu"
+        if device.type != manifest.compiled_for:
+            raise BundleError(f"model.pt2 was compiled for {manifest.compiled_for}")
+        self.description = f"AOTInductor on {device}"
+        self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         inductor = importlib.import_module("torch._inductor")
         try:
-            self._model = inductor.aoti_load_package(str(path))
+            self._model = inductor.aoti_load_package(
+                str(path), device_index=-1 if device.index is None else device.index
+            )
         except RuntimeError as error:
             raise BundleError(f"model.pt2 cannot be loaded here: {error}") from error
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        with torch.inference_mode():
-            result = self._model(*(inputs[name].contiguous() for name in self._inputs))
-        values = result if isinstance(result, tuple | list) else (result,)
-        return dict(zip(self._outputs, values, strict=True))
+        with torch.inference_mode(), self._link as link:
+            result = self._model(*(link.to_device(inputs[name]).contiguous() for name in self._inputs))
+            values = result if isinstance(result, tuple | list) else (result,)
+            return dict(zip(self._outputs, link.to_host(values), strict=True))
 
 
 class _Link:

@@ -140,6 +140,45 @@ def test_a_bundle_whose_runtimes_disagree_is_not_written(tmp_path):
     assert not (tmp_path / "doubling").exists()
 
 
+def combine_manifest(**changes):
+    method = METHODS["combine"]
+    return Manifest(
+        name="compiled",
+        version="1",
+        network="CoilCombine",
+        inputs=method.inputs,
+        outputs=(method.output,),
+        provenance=Provenance(source="test", licence="MIT", fingerprint="test"),
+        intended_use="test",
+        **changes,
+    )
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
+def test_a_module_is_compiled_ahead_of_time_and_runs_on_no_other_kind_of_device(tmp_path):
+    method = METHODS["combine"]
+    cases = [make_case(method.inputs, dict(zip(AXES, shape, strict=True))) for shape in ((2, 3, 4, 18, 14), SHAPES[1])]
+    bundle = build_bundle(method.make(), combine_manifest(), cases, tmp_path / "compiled", formats=["aoti"])
+    assert LoadedModel(bundle, torch.device("cpu"), "aoti").runtime == "aoti"
+    inputs = make_case(method.inputs, dict(zip(AXES, (1, 5, 6, 31, 22), strict=True)))
+    runtime = RUNTIMES["aoti"](bundle.folder / "model.pt2", bundle.manifest, torch.device("cpu"))
+    expected = {"image": method.make()(*inputs.values())}
+    assert relative_error(runtime.run(inputs), expected) < 1e-5
+    elsewhere = combine_manifest(compiled_for="cuda")
+    with pytest.raises(BundleError, match=r"model\.pt2 was compiled for cuda"):
+        RUNTIMES["aoti"](bundle.folder / "model.pt2", elsewhere, torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_nothing_is_compiled_for_a_gpu_that_is_not_there(tmp_path):
+    method = METHODS["combine"]
+    cases = [make_case(method.inputs, dict(zip(AXES, shape, strict=True))) for shape in SHAPES[:2]]
+    with pytest.raises(BundleError, match="there is no CUDA device here"):
+        build_bundle(
+            method.make(), combine_manifest(compiled_for="cuda"), cases, tmp_path / "compiled", formats=["aoti"]
+        )
+
+
 def test_the_engine_names_the_bundles_that_exist(engine):
     shipped = "combine, jsense, modl-brain, rss, sense, tv, varnet-brain"
     with pytest.raises(BundleError, match=f"there is no bundle 'unet'; there are: {shipped}"):
