@@ -102,13 +102,14 @@ def card_limits(device):
     return limits
 
 
-def export(configuration, folder):
+def export(configuration, folder, device):
     network = NETWORKS["e2e-varnet"]
     torch.manual_seed(1)
     module = network.build(**configuration).eval()
     torch.save(module.state_dict(), folder / "weights.pt")
-    options = ExportOptions(configuration=configuration)
-    bundle = export_network("e2e-varnet", folder / "weights.pt", folder / "varnet", options)
+    options = ExportOptions(configuration=configuration, compiled_for=device.type)
+    formats = ["torchscript", "onnx", "aoti"]
+    bundle = export_network("e2e-varnet", folder / "weights.pt", folder / "varnet", options, formats)
     return scaled(module, network.scaling, network.inputs), bundle
 
 
@@ -150,7 +151,7 @@ def compare_network(arguments, device, limits):
     sizes = {"batch": 1, "coils": 4, "ky": 93, "kx": 160} if arguments.small else None
     sizes = sizes or {"batch": 1, "coils": 15, "ky": 372, "kx": 640}
     with tempfile.TemporaryDirectory() as name:
-        eager, bundle = export(configuration, Path(name))
+        eager, bundle = export(configuration, Path(name), device)
         eager = eager.to(device)
         inputs = make_case(bundle.manifest.inputs, sizes, acs=26, spacing=4, phantom=True)
         values = [inputs[spec.name].to(device) for spec in bundle.manifest.inputs]

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -58,17 +59,27 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def start_service(home, port, log, bundles):
-    """Start a service and wait until it has loaded the bundles."""
+@contextmanager
+def running_service(home, bundles):
+    """Start a service, wait until it has loaded the bundles, and stop it at the end; gives process, port and log file."""
+    ensure_classical(home / "bundles")
+    ensure_shipped(home / "bundles")
+    port = free_port()
     command = [sys.executable, "-W", "ignore", "-m", "isocenter.service.cli", "serve", "--port", str(port)]
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [*command, "--log-format", "json"], env={**os.environ, "ISOCENTER_HOME": str(home)}, stderr=stderr
-        )
-    connect("localhost", port, 300).close()
-    while not all(f"loaded bundle {name} " in log.read_text() for name in bundles):
-        time.sleep(0.1)
-    return process
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "service.log"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(
+                [*command, "--log-format", "json"], env={**os.environ, "ISOCENTER_HOME": str(home)}, stderr=stderr
+            )
+        try:
+            connect("localhost", port, 300).close()
+            while not all(f"loaded bundle {name} " in log.read_text() for name in bundles):
+                time.sleep(0.1)
+            yield process, port, log
+        finally:
+            process.terminate()
+            process.wait(60)
 
 
 def bare_call(device, bundle, scan):
@@ -155,25 +166,17 @@ def main():
     parser.add_argument("--case", choices=CASES, action="append")
     arguments = parser.parse_args()
     home = default_home()
-    ensure_classical(home / "bundles")
-    ensure_shipped(home / "bundles")
     cases = arguments.case or list(CASES)
     results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        port, log = free_port(), Path(folder) / "service.log"
-        process = start_service(home, port, log, {CASES[case][1] for case in cases})
-        try:
-            device = LocalDevice("cpu", Shelf([home / "bundles"]))
-            for case in cases:
-                config, _, protocol, _ = CASES[case]
-                print(f"{case}: {config}, {protocol.coils} coils, {protocol.matrix} x {protocol.matrix}", flush=True)
-                results[case] = measure(case, device, port, arguments.scans)
-                for name, value in results[case].items():
-                    print(f"  {name:<32} {value:8.2f}")
-                print(f"  stages within the service [ms]: {stages(log, 10)}", flush=True)
-        finally:
-            process.terminate()
-            process.wait(60)
+    with running_service(home, {CASES[case][1] for case in cases}) as (_, port, log):
+        device = LocalDevice("cpu", Shelf([home / "bundles"]))
+        for case in cases:
+            config, _, protocol, _ = CASES[case]
+            print(f"{case}: {config}, {protocol.coils} coils, {protocol.matrix} x {protocol.matrix}", flush=True)
+            results[case] = measure(case, device, port, arguments.scans)
+            for name, value in results[case].items():
+                print(f"  {name:<32} {value:8.2f}")
+            print(f"  stages within the service [ms]: {stages(log, 10)}", flush=True)
     print(f"\n{torch.get_num_threads()} threads")
     for case, figures in results.items():
         for name, value in figures.items():

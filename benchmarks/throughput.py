@@ -15,18 +15,15 @@ import argparse
 import json
 import re
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
-from isocenter.export.classical import ensure_classical
-from isocenter.export.shipped import ensure_shipped
 from isocenter.service.client import Client, connect, replay
 from isocenter.service.engine.device import LocalDevice, Shelf
 from isocenter.service.settings import default_home
 from isocenter.service.wire import ConfigFile
 from isocenter.simulate.scan import ScanProtocol, simulate
-from latency import bare_call, free_port, start_service
+from latency import bare_call, running_service
 
 SLICES = 12
 CASES = {
@@ -93,19 +90,11 @@ def main():
     parser.add_argument("--case", choices=CASES, action="append")
     arguments = parser.parse_args()
     home = default_home()
-    ensure_classical(home / "bundles")
-    ensure_shipped(home / "bundles")
     cases = arguments.case or list(CASES)
-    with tempfile.TemporaryDirectory() as folder:
-        port, log = free_port(), Path(folder) / "service.log"
-        process = start_service(home, port, log, {CASES[case][1] for case in cases})
-        try:
-            device = LocalDevice("cpu", Shelf([home / "bundles"]))
-            ratios = {case: measure(case, device, port, arguments.rounds) for case in cases}
-            sizes = measure_memory(process, port, arguments.slices) if arguments.slices else []
-        finally:
-            process.terminate()
-            process.wait(60)
+    with running_service(home, {CASES[case][1] for case in cases}) as (process, port, _):
+        device = LocalDevice("cpu", Shelf([home / "bundles"]))
+        ratios = {case: measure(case, device, port, arguments.rounds) for case in cases}
+        sizes = measure_memory(process, port, arguments.slices) if arguments.slices else []
     for case, ratio in ratios.items():
         print(f"figure {case}.service_over_bare {ratio:.3f}")
     if sizes:
