@@ -8,6 +8,8 @@ from torch import Tensor
 from .fourier import ifft
 
 Shape = tuple[int, int, int]
+_FINE = 10
+"""Along an axis with this many times more pixels than a patch has, every other pixel is interpolated."""
 _CACHED_PIXELS = 4096
 """Pixels whose matrices are iterated on together; few enough that they stay in the processor's cache."""
 
@@ -55,27 +57,54 @@ def espirit(
     correlation = _correlate_offsets(projector, coils, edges)
     principal = _principal_component(calibration)
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
-    partial = _to_image(correlation, 4, shape[2])
+    strides = [2 if size >= _FINE * edge else 1 for size, edge in zip(shape[1:], edges[1:], strict=True)]
+    partial = correlation @ _fourier_rows(shape[2], correlation.shape[4], correlation)[:: strides[1]].T
+    planes = _fourier_rows(shape[0], partial.shape[2], partial)
     for z in range(shape[0]):
-        plane = _to_image_row(partial, 2, shape[0], z).permute(2, 3, 0, 1).contiguous()
-        vectors, values = _eigenvectors_of_plane(plane, shape[1], iterations)
-        maps[:, z] = (_align_phase(vectors, principal) * (values >= crop)).unflatten(1, shape[1:])
+        plane = (partial.movedim(2, -1) @ planes[z]).permute(2, 3, 0, 1).contiguous()
+        transform = _fourier_rows(shape[1], plane.shape[0], plane)[:: strides[0]]
+        vectors, values = _eigenvectors_of_plane(plane, transform, iterations)
+        vectors, values = vectors.unflatten(1, (len(transform), -1)), values.unflatten(0, (1, len(transform), -1))
+        for dim, stride in enumerate(strides, start=1):
+            if stride == 2:
+                vectors, values = _interleave(vectors, dim, shape[dim]), _interleave(values, dim, shape[dim])
+        aligned = _align_phase(vectors.flatten(1), principal).unflatten(1, shape[1:])
+        maps[:, z] = aligned * (values >= crop)
     return maps
 
 
-def _eigenvectors_of_plane(plane: Tensor, lines: int, iterations: int) -> tuple[Tensor, Tensor]:
+def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Transform [dy, x, coils, coils] along y, some lines at a time, and return the vectors and values of all pixels.
 
     So the matrices of a pixel lie side by side, and those of few enough pixels exist at once to stay in the cache.
     """
-    offsets, samples, coils, _ = plane.shape
-    transform = _fourier_rows(lines, offsets, plane)
+    lines, samples, coils = len(transform), plane.shape[1], plane.shape[2]
     parts = []
     pixels = _CACHED_PIXELS if plane.device.type == "cpu" else lines * samples
     for rows in transform.split(max(pixels // samples, 1)):
         matrices = (rows @ plane.flatten(1)).reshape(-1, coils, coils)
         parts.append(_power_iteration(matrices, iterations))
     return torch.cat([vector for vector, _ in parts]).T, torch.cat([value for _, value in parts])
+
+
+def _interleave(coarse: Tensor, dim: int, size: int) -> Tensor:
+    """Interpolate between vectors [coils, y, x] of every other pixel along ``dim``, each up to a phase, by cubic polynomials.
+
+    Maps are periodic. Their Fourier coefficients end at the kernel's size and those of the eigenvectors fall off fast beyond,
+    so that the interpolation deviates by less than the iteration does.
+    """
+    before = coarse if size % 2 == 0 else coarse.narrow(dim, 0, size // 2)
+    total = torch.zeros_like(before)
+    for shift, weight in ((0, 9 / 16), (-1, 9 / 16), (1, -1 / 16), (-2, -1 / 16)):
+        neighbour = coarse.roll(shift, dim).narrow(dim, 0, size // 2)
+        along = (neighbour.conj() * before).sum(dim=0, keepdim=True)
+        total = total + weight * neighbour * (along / along.abs().clamp_min(1e-30))
+    if coarse.is_complex():
+        total = total / torch.linalg.vector_norm(total, dim=0, keepdim=True).clamp_min(1e-30)
+    fine = torch.empty((*coarse.shape[:dim], size, *coarse.shape[dim + 1 :]), dtype=coarse.dtype, device=coarse.device)
+    fine.transpose(0, dim)[::2] = coarse.transpose(0, dim)
+    fine.transpose(0, dim)[1::2] = total.transpose(0, dim)
+    return fine
 
 
 def _patch_projector(calibration: Tensor, edges: tuple[int, ...], threshold: float) -> Tensor:
@@ -108,14 +137,6 @@ def _fourier_rows(size: int, count: int, like: Tensor) -> Tensor:
     pixel = torch.arange(size, device=like.device) - size // 2
     offset = torch.arange(count, device=like.device) - count // 2
     return torch.exp(2j * math.pi / size * pixel[:, None] * offset[None, :]).to(like.dtype)
-
-
-def _to_image(x: Tensor, dim: int, size: int) -> Tensor:
-    return (x.movedim(dim, -1) @ _fourier_rows(size, x.shape[dim], x).T).movedim(-1, dim)
-
-
-def _to_image_row(x: Tensor, dim: int, size: int, row: int) -> Tensor:
-    return x.movedim(dim, -1) @ _fourier_rows(size, x.shape[dim], x)[row]
 
 
 def _principal_component(data: Tensor) -> Tensor:

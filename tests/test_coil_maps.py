@@ -4,6 +4,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from isocenter.models import coil_maps
 from isocenter.models.coil_maps import adaptive, dominant_eigenvector, espirit
 from isocenter.models.fourier import ifft
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, _maps
@@ -46,6 +47,19 @@ def test_eight_calibration_lines_are_enough(brain):
     where = signal & (maps.abs().sum(0) > 0)
     assert where.sum() > 0.9 * signal.sum()
     assert deviation(maps, truth, where) < 0.1
+
+
+@pytest.mark.parametrize("shape", [(1, 96, 96), (1, 97, 60), (2, 64, 95)])
+def test_interpolated_maps_are_those_of_every_pixel(brain, shape, monkeypatch):
+    calibration = middle(brain[0], 20).expand(-1, shape[0], -1, -1).contiguous()
+    interpolated = espirit(calibration, shape)
+    monkeypatch.setattr(coil_maps, "_FINE", 10**6)
+    everywhere = espirit(calibration, shape)
+    inside, same = ((maps.abs().sum(0) > 0) for maps in (interpolated, everywhere))
+    assert (inside != same).float().mean() < 2e-3
+    difference = (interpolated - everywhere)[:, inside & same]
+    # where nothing gave a signal, two eigenvalues may be alike, and any vector of theirs is right
+    assert difference.norm(dim=0).quantile(0.9) < 1e-3
 
 
 def test_espirit_maps_have_unit_norm_or_are_zero(brain):
