@@ -17,6 +17,9 @@ from .items import ACQUISITION_HEADER, Acquisition, Kspace, header_of, to_tensor
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""
 
+_CHECKED_LINES = 64
+"""Lines that are looked at together; few enough that they stay in the processor's cache."""
+
 _LAYOUT = struct.Struct("<2xQ24xH2xH128x4H66x9H")
 _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
@@ -88,6 +91,7 @@ class KspaceBuffer:
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
         self._processed: Tensor | None = None
+        self._bad = np.zeros(self.lines, bool)
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.
@@ -136,7 +140,7 @@ class KspaceBuffer:
         if not self.fresh:
             return
         index = tuple(np.array(self.fresh).T)
-        lines = self.data[index[0], :, index[1], index[2]]
+        lines = self._checked(index)
         counts = self.count[index]
         if (counts > 1).any():
             lines /= np.maximum(counts, 1).astype(np.float32)[:, None, None]
@@ -146,6 +150,17 @@ class KspaceBuffer:
             self._processed = torch.zeros(shape, dtype=torch.complex64, device=device)
         self._processed[index[0], :, index[1], index[2]] = done.transpose(0, 1)
         self.fresh.clear()
+
+    def _checked(self, index: tuple[NDArray[Any], ...]) -> NDArray[np.complex64]:
+        """Return lines [line, coils, kx]; those with NaN or infinite samples are zero and noted."""
+        lines = self.data[index[0], :, index[1], index[2]]
+        samples = lines.view(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not np.isfinite(samples.sum()):  # the sum is not finite if a sample is not
+                bad = ~np.isfinite(samples).all(axis=(1, 2))
+                self._bad[index] |= bad
+                lines[bad] = 0
+        return lines
 
     def start_again(self) -> None:
         """Count every line as new."""
@@ -210,12 +225,16 @@ class KspaceBuffer:
                 self.data[frame][:, rows] = 0
 
     def remove_non_finite(self) -> int:
-        """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many."""
-        samples = self.data.view(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if bool(np.isfinite(samples.sum())):  # the sum is not finite if a sample is not
-                return 0
-        bad = np.logical_not(np.isfinite(samples).all(axis=(1, 4))) & self.measured
+        """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many.
+
+        Those that were processed have been looked at then.
+        """
+        for start in range(0, len(self.fresh), _CHECKED_LINES):
+            self._checked(tuple(np.array(self.fresh[start : start + _CHECKED_LINES]).T))
+        bad = self._bad & self.measured
+        if not bad.any():
+            return 0
+        self._bad[:] = False
         self._clear(bad)
         self.fresh = [place for place in self.fresh if not bad[place]]
         if self._processed is not None:

@@ -6,7 +6,9 @@ import pytest
 import torch
 from helpers import collect
 from isocenter.gadgets import load
+from isocenter.gadgets.head_start import Plan
 from isocenter.gadgets.items import AcquisitionBucket, Kspace
+from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
 
 QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
@@ -244,11 +246,15 @@ def test_wrong_channels_cost_their_readout_only():
     assert "100 samples" in messages
 
 
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_lines_that_are_not_finite_are_left_out(value):
+def test_lines_that_are_not_finite_are_left_out(value, early):
     simulation = simulate(ScanProtocol(**QUIET))
     simulation.items[7].data[1, 3] = value
-    (kspace,), _, scan = blocks(simulation)
+    scan = Scan(simulation.header)
+    if early:
+        scan.plan = Plan(crop=True)
+    (kspace,) = [item for item in accumulate(iter(simulation.items), scan) if isinstance(item, Kspace)]
     assert torch.isfinite(torch.view_as_real(kspace.data)).all()
     assert int(kspace.mask.sum()) == 31
     assert "1 lines hold NaN or infinite samples" in scan.problems["not finite"]
