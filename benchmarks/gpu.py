@@ -22,7 +22,7 @@ from isocenter.export.cases import make_case
 from isocenter.export.classical import ensure_classical
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
-from isocenter.export.runtimes import RUNTIMES
+from isocenter.export.runtimes import RUNTIMES, readers
 from isocenter.models.coil_maps import espirit
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.scaling import scaled
@@ -129,14 +129,12 @@ def network_programs(eager, bundle, inputs, device):
         "eager-tf32": lambda: run_eager(fast=True),
         "eager-bf16": lambda: run_eager(half=True),
     }
-    kinds = [(bundle.manifest, name) for name in bundle.runtime_files()]
+    kinds = [(bundle.manifest, name) for name in readers(bundle)]
     kinds.append((bundle.manifest.model_copy(update={"precision": "tf32"}), "onnx"))
-    kinds.append((bundle.manifest, "tensorrt"))
     on_device = dict(zip((spec.name for spec in bundle.manifest.inputs), values, strict=True))
     for manifest, name in kinds:
-        path = bundle.runtime_files()["onnx" if name == "tensorrt" else name]
         try:
-            session = RUNTIMES[name](path, manifest, device)
+            session = RUNTIMES[name](readers(bundle)[name], manifest, device)
         except BundleError as error:
             print(f"{name}-{manifest.precision} is left out: {error}")
             continue

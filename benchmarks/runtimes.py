@@ -22,9 +22,10 @@ from isocenter.export.bundle import Bundle, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
-from isocenter.export.runtimes import RUNTIMES
+from isocenter.export.runtimes import RUNTIMES, readers
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.scaling import scaled
+from isocenter.service.engine.commission import commission
 
 # size of the networks without --full, which a CPU can run in a benchmark of some minutes
 SMALL = {
@@ -44,7 +45,7 @@ ROUNDS = 4
 def probe_memory(folder, runtime, shape):
     """Peak resident memory in MB of a process that runs one runtime once, printed by that process."""
     bundle = Bundle.open(Path(folder))
-    session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
+    session = RUNTIMES[runtime](readers(bundle)[runtime], bundle.manifest, torch.device("cpu"))
     sizes = dict(zip(("batch", "coils", "frames", "ky", "kx"), map(int, shape.split("x")), strict=True))
     session.run(make_case(bundle.manifest.inputs, sizes, acs=16, spacing=4, phantom=True))
     # not getrusage, whose peak includes that of the process that started this one
@@ -69,10 +70,7 @@ def measure(name, configuration, formats, folder):
     )
     eager = scaled(module, network.scaling, network.inputs)
     exact = copy.deepcopy(eager).double()
-    sessions = {
-        runtime: RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
-        for runtime, path in bundle.runtime_files().items()
-    }
+    sessions = commission(bundle, torch.device("cpu"))
     for sizes in SHAPES[network.task]:
         inputs = make_case(bundle.manifest.inputs, sizes, acs=16, spacing=4, phantom=True)
         with torch.inference_mode():
@@ -97,7 +95,7 @@ def measure(name, configuration, formats, folder):
         for runtime, values in durations.items():
             memory = "" if runtime == "eager" else f"{memory_of(folder / name, runtime, sizes):8.0f} MB"
             print(
-                f"{name:<22} {shape:<16} {runtime:<12} {1000 * min(values):9.1f} ms  {min(values) / base:5.2f} of eager  "
+                f"{name:<22} {shape:<16} {runtime:<16} {1000 * min(values):9.1f} ms  {min(values) / base:5.2f} of eager  "
                 f"error {errors[runtime]:.1e} {memory}",
                 flush=True,
             )

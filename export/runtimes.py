@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from .axes import fixed_length
-from .bundle import BundleError, Manifest
+from .bundle import Bundle, BundleError, Manifest
+
+
+class NothingToGainError(BundleError):
+    """A runtime would do what another one does."""
 
 
 class Runtime(Protocol):
@@ -46,6 +50,20 @@ class TorchScriptRuntime:
             result = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
             values = result if isinstance(result, tuple) else (result,)
             return dict(zip(self._outputs, link.to_host(values), strict=True))
+
+
+class ChannelsLastRuntime(TorchScriptRuntime):
+    """TorchScript with the weights of convolutions in the order channels last, in which some networks are a quarter faster."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        super().__init__(path, manifest, device)
+        self.description = f"TorchScript on {device}, channels last"
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        weights = [tensor for tensor in self._module.parameters() if tensor.dim() in layouts]
+        if not weights:
+            raise NothingToGainError("it has no convolutions")
+        for tensor in weights:
+            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
 
 
 class OnnxRuntime:
@@ -203,10 +221,18 @@ class _Link:
             self._stream.synchronize()
 
 
-RUNTIMES: dict[str, type[TorchScriptRuntime] | type[OnnxRuntime] | type[TensorRtRuntime] | type[AotiRuntime]] = {
+RUNTIMES: dict[str, Callable[[Path, Manifest, torch.device], Runtime]] = {
     "torchscript": TorchScriptRuntime,
+    "torchscript-nhwc": ChannelsLastRuntime,
     "onnx": OnnxRuntime,
     "tensorrt": TensorRtRuntime,
     "aoti": AotiRuntime,
 }
 """The runtimes by name."""
+_SHARED_FILES = {"torchscript-nhwc": "torchscript", "tensorrt": "onnx"}
+
+
+def readers(bundle: Bundle) -> dict[str, Path]:
+    """Return the names of the runtimes that can read one of a bundle's model files, and that file."""
+    files = bundle.runtime_files()
+    return files | {name: files[owner] for name, owner in _SHARED_FILES.items() if owner in files}

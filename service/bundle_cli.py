@@ -105,8 +105,8 @@ def bench(
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device."""
     from ..export.bundle import Bundle
     from ..export.cases import make_case
-    from ..export.runtimes import RUNTIMES
     from .engine import choice
+    from .engine.commission import commission
 
     try:
         ky, kx, coils = (int(part) for part in matrix.split("x"))
@@ -117,7 +117,7 @@ def bench(
     try:
         bundle = Bundle.open(folder)
         inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
-        runtimes = {name: RUNTIMES[name](path, bundle.manifest, place) for name, path in bundle.runtime_files().items()}
+        runtimes = commission(bundle, place)
     except IsocenterError as error:
         _fail(error)
     first = {

@@ -12,7 +12,7 @@ from .wire import Limits
 
 MIB = 2**20
 
-RuntimeChoice = Literal["auto", "torchscript", "onnx", "tensorrt", "aoti"]
+RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "onnx", "tensorrt", "aoti"]
 
 
 class SettingsError(IsocenterError):

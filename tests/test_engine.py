@@ -3,19 +3,22 @@ import shutil
 import threading
 import time
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from isocenter.export.bundle import Bundle
+from isocenter.export.bundle import Bundle, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.export.network import export_module
 from isocenter.export.options import ExportOptions
+from isocenter.export.runtimes import ChannelsLastRuntime
 from isocenter.gadgets.errors import IsocenterError
 from isocenter.service.cli import app
 from isocenter.service.engine import Engine, EngineError, LoadedModel, Result
 from isocenter.service.engine.choice import CACHE
+from isocenter.service.engine.commission import commission
 from isocenter.service.engine.device import DeviceLostError
 from isocenter.service.engine.jobs import FairQueue, Job
 from isocenter.simulate.scan import ScanProtocol, simulate
@@ -218,6 +221,23 @@ class TestModels:
             LoadedModel(Bundle.open(bundles / "rss"), CPU, "aoti")
         with pytest.raises(IsocenterError, match="TensorRT needs a CUDA device"):
             LoadedModel(Bundle.open(bundles / "rss"), CPU, "tensorrt")
+
+    def test_channels_last_is_one_more_runtime_where_there_are_convolutions(self, bundles):
+        bundle = Bundle.open(bundles / "varnet-brain")
+        runtimes = commission(bundle, CPU)
+        inputs = make_case(bundle.manifest.inputs, {"batch": 1, "coils": 3, "ky": 50, "kx": 44}, phantom=True)
+        expected = runtimes["torchscript"].run(inputs)
+        assert relative_error(runtimes["torchscript-nhwc"].run(inputs), expected) < 1e-5
+        assert "torchscript-nhwc" not in commission(Bundle.open(bundles / "rss"), CPU)
+
+    def test_convolutions_over_time_are_put_into_channels_last_as_well(self, tmp_path):
+        convolution = torch.nn.Conv3d(2, 4, 3).eval()
+        torch.jit.script(convolution).save(str(tmp_path / "model.ts"))
+        spec = TensorSpec(name="x", axes=("batch", "2", "frames", "ky", "kx"))
+        manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,))
+        runtime = ChannelsLastRuntime(tmp_path / "model.ts", manifest, CPU)
+        x = torch.randn(1, 2, 5, 8, 9)
+        assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
 
     def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")

@@ -9,17 +9,15 @@ from torch import Tensor
 
 from ...export.axes import shape_of
 from ...export.bundle import Bundle, BundleError, Manifest, relative_error
-from ...export.runtimes import RUNTIMES, Runtime
 from ..settings import RuntimeChoice
 from . import choice
+from .commission import commission
 from .jobs import Result
 
 log = logging.getLogger("isocenter.engine")
 
 REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
-_ON_REQUEST = ("tensorrt",)
-"""Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
 
 
 class LoadedModel:
@@ -47,11 +45,11 @@ class LoadedModel:
         self._prepared: set[tuple[tuple[str, int], ...]] = set()
         known = choice.recall(bundle, device) if wanted == "auto" else None
         try:
-            runtimes = self._commissioned(known.runtime if known else wanted)
+            runtimes = commission(bundle, device, known.runtime if known else wanted)
         except BundleError:
             if known is None:
                 raise
-            known, runtimes = None, self._commissioned(wanted)
+            known, runtimes = None, commission(bundle, device, wanted)
         measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES))
         self.runtime = measured.runtime
         self._run = runtimes[self.runtime].run
@@ -67,33 +65,6 @@ class LoadedModel:
             runtimes[self.runtime].description,
             extra={"fields": {f"{name}_ms": value for name, value in measured.milliseconds.items()}},
         )
-
-    def _commissioned(self, wanted: str) -> dict[str, Runtime]:
-        """Load the runtimes that are wanted and reproduce the probe."""
-        runtimes: dict[str, Runtime] = {}
-        failures = []
-        inputs, expected = self.bundle.probe()
-        files = self.bundle.runtime_files()
-        if "onnx" in files:
-            files["tensorrt"] = files["onnx"]
-        for name, path in files.items():
-            if name != wanted and (wanted != "auto" or name in _ON_REQUEST):
-                continue
-            try:
-                runtime = RUNTIMES[name](path, self.manifest, self.device)
-                error = relative_error(runtime.run(inputs), expected)
-                if not error <= self.manifest.tolerance:
-                    accepted = f"accepted is {self.manifest.tolerance:.0e}"
-                    raise BundleError(f"the probe deviates by {error:.1e} of the maximum, {accepted}")
-                runtimes[name] = runtime
-            except BundleError as error:
-                failures.append(f"{name}: {error}")
-        if not runtimes:
-            reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
-            raise BundleError(f"bundle {self.manifest.name!r} cannot be used on {self.device}: {reasons}")
-        for failure in failures:
-            log.warning("bundle %s: %s", self.manifest.name, failure)
-        return runtimes
 
     def _treats_entries_alone(self) -> bool:
         """Whether slices do not influence those that are computed with them."""
