@@ -48,7 +48,7 @@ def estimate_coil_maps(
     calibration_size
         Largest extent of the calibration region along each axis.
     kernel, crop
-        Edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
+        Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
     """
     estimator = _Estimator(scan, MapsOptions(method, calibration_size, kernel, crop))
     for item in items:
