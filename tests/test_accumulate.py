@@ -247,6 +247,22 @@ def test_wrong_channels_cost_their_readout_only():
 
 
 @pytest.mark.parametrize("early", [False, True])
+def test_calibration_lines_that_are_not_finite_do_not_fill_the_image(early):
+    simulation = simulate(ScanProtocol(matrix=32, coils=3, noise_scan=False, acceleration=2, acs=8))
+    only_calibration = [item for item in simulation.items if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    only_calibration[0].data[0, 5] = np.nan
+    line = only_calibration[0].idx.kspace_encode_step_1
+    scan = Scan(simulation.header)
+    if early:
+        scan.plan = Plan(crop=True)
+    (kspace,) = [item for item in accumulate(iter(simulation.items), scan) if isinstance(item, Kspace)]
+    assert int(kspace.mask.sum()) == 16 + len(only_calibration) - 1
+    assert not kspace.mask[0, 0, line]
+    assert torch.count_nonzero(kspace.data[..., line, :]) == 0
+    assert torch.isfinite(torch.view_as_real(kspace.calibration)).all()
+
+
+@pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_lines_that_are_not_finite_are_left_out(value, early):
     simulation = simulate(ScanProtocol(**QUIET))
