@@ -202,18 +202,17 @@ class TestModels:
         assert result.device == "cpu"
         assert result.runtime in ("onnx", "torchscript")
 
-    def test_preparing_runs_the_announced_sizes_once(self, engine):
+    @pytest.mark.parametrize(("device", "expected"), [("cpu", []), ("cuda", [(1, 3, 1, 24, 20, 2)])])
+    def test_preparing_runs_the_announced_sizes_once_where_that_pays(self, engine, monkeypatch, device, expected):
         sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
         model = engine.devices[0].load("rss")
         shapes = []
         run = model._run
-        model._run = lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs)
-        try:
-            for future in (*engine.prepare("rss", sizes), *engine.prepare("rss", sizes)):
-                future.result(timeout=30)
-        finally:
-            model._run = run
-        assert shapes == [(1, 3, 1, 24, 20, 2)]
+        monkeypatch.setattr(model, "device", torch.device(device))
+        monkeypatch.setattr(model, "_run", lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs))
+        for future in (*engine.prepare("rss", sizes), *engine.prepare("rss", sizes)):
+            future.result(timeout=30)
+        assert shapes == expected
 
     def test_a_runtime_can_be_pinned(self, bundles):
         assert LoadedModel(Bundle.open(bundles / "rss"), CPU, "onnx").runtime == "onnx"

@@ -87,13 +87,15 @@ class LoadedModel:
     def prepare(self, sizes: Mapping[str, int]) -> None:
         """Run on zeros of the announced sizes, so that the first real call is fast; once for the same sizes.
 
+        Not on a CPU: there new sizes cost nothing once the model has run at all, and a short scan would wait for this.
+
         Parameters
         ----------
         sizes
             Lengths of the named axes.
         """
         key = tuple(sorted(sizes.items()))
-        if key not in self._prepared:
+        if self.device.type != "cpu" and key not in self._prepared:
             self._prepared.add(key)
             self.run(self.zeros(sizes))
 
