@@ -173,7 +173,7 @@ def compare_network(arguments, device, limits):
         precision = name.rpartition("-")[2]
         compute, memory = total / limits[precision], traffic.bytes / limits["bandwidth"]
         print(
-            f"{name:<22} {1000 * seconds:8.1f} ms, {seconds / base:5.2f} of eager, error {errors[name]:.1e}; "
+            f"{name:<25} {1000 * seconds:8.1f} ms, {seconds / base:5.2f} of eager, error {errors[name]:.1e}; "
             f"limits: {1000 * compute:.1f} ms computing, {1000 * memory:.1f} ms moving unfused tensors"
         )
         yield f"{name}.over_eager {seconds / base:.3f}"
