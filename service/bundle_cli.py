@@ -1,5 +1,6 @@
 """Commands on bundles: list, prepare, show, verify, bench."""
 
+import math
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -123,7 +124,7 @@ def bench(
     first = {
         name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
     }
-    measured = choice.choose(runtimes, inputs, repetitions)
+    measured = choice.choose(runtimes, inputs, repetitions, math.inf)
     choice.remember(bundle, place, measured)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
     shortest = measured.milliseconds[measured.runtime]

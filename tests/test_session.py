@@ -381,7 +381,7 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(("127.0.0.1", port), 1)
             sock.sendall(data[20_000:])
-            sock.settimeout(30)
+            sock.settimeout(60)
             received = b""
             while part := sock.recv(65536):
                 received += part

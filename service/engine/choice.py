@@ -21,6 +21,10 @@ ROUNDS = 3
 _WORTH = 0.9
 """A batch has to save a tenth of the time of its slices one by one: it lets the first of them wait for the last."""
 BATCH = 4
+_SLOW_MS = 100.0
+"""A model that takes this long keeps the device busy with one slice: batches are not tried, which would take seconds."""
+_ENOUGH_SECONDS = 1.0
+"""No longer is measured when a bundle is loaded: scans may be waiting for it."""
 
 
 class Choice(BaseModel):
@@ -87,21 +91,47 @@ def _version(package: str) -> str:
         return ""
 
 
-def choose(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int = ROUNDS) -> Choice:
-    """Measure which runtime is fastest, and whether slices are worth computing together with it."""
-    milliseconds = _measure(runtimes, inputs, rounds)
+def choose(
+    runtimes: Mapping[str, Runtime],
+    inputs: Mapping[str, Tensor],
+    rounds: int = ROUNDS,
+    enough_seconds: float = _ENOUGH_SECONDS,
+) -> Choice:
+    """Measure which runtime is fastest, and whether slices are worth computing together with it.
+
+    Parameters
+    ----------
+    runtimes
+        By name.
+    inputs
+        What they compute.
+    rounds
+        How often.
+    enough_seconds
+        Measuring ends after the round in which it has taken this long.
+    """
+    milliseconds = _measure(runtimes, inputs, rounds, enough_seconds)
     fastest = min(milliseconds, key=lambda name: milliseconds[name])
-    return Choice(runtime=fastest, milliseconds=milliseconds, batch=_worthwhile_batch(runtimes[fastest], inputs))
+    batch = _worthwhile_batch(runtimes[fastest], inputs) if milliseconds[fastest] < _SLOW_MS else 1
+    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch)
 
 
-def _measure(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int) -> dict[str, float]:
-    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike."""
+def _measure(
+    runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int, enough_seconds: float
+) -> dict[str, float]:
+    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike.
+
+    The first round is not counted, as it is slower.
+    """
+    for runtime in runtimes.values():
+        runtime.run(inputs)
     durations: dict[str, list[float]] = {name: [] for name in runtimes}
-    for round_ in range(rounds + 1):
+    start = time.perf_counter()
+    for _ in range(rounds):
         for name, runtime in runtimes.items():
-            seconds = timed(lambda runtime=runtime: runtime.run(inputs))
-            if round_:
-                durations[name].append(seconds)
+            durations[name].append(timed(lambda runtime=runtime: runtime.run(inputs)))
+        if time.perf_counter() - start > enough_seconds:
+            break
     return {name: round(1000 * min(values), 3) for name, values in durations.items()}
 
 
