@@ -9,7 +9,7 @@ from .fourier import ifft
 
 Shape = tuple[int, int, int]
 _FINE = 10
-"""Along an axis with this many times more pixels than a patch has, every other pixel is interpolated."""
+"""Every other pixel is interpolated, again and again, as long as so many times more than a patch has are left."""
 _CACHED_PIXELS = 4096
 """Pixels whose matrices are iterated on together; few enough that they stay in the processor's cache."""
 
@@ -57,7 +57,7 @@ def espirit(
     correlation = _correlate_offsets(projector, coils, edges)
     principal = _principal_component(calibration)
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
-    strides = [2 if size >= _FINE * edge else 1 for size, edge in zip(shape[1:], edges[1:], strict=True)]
+    strides = [_stride(size, edge) for size, edge in zip(shape[1:], edges[1:], strict=True)]
     partial = correlation @ _fourier_rows(shape[2], correlation.shape[4], correlation)[:: strides[1]].T
     planes = _fourier_rows(shape[0], partial.shape[2], partial)
     for z in range(shape[0]):
@@ -66,8 +66,10 @@ def espirit(
         vectors, values = _eigenvectors_of_plane(plane, transform, iterations)
         vectors, values = vectors.unflatten(1, (len(transform), -1)), values.unflatten(0, (1, len(transform), -1))
         for dim, stride in enumerate(strides, start=1):
-            if stride == 2:
-                vectors, values = _interleave(vectors, dim, shape[dim]), _interleave(values, dim, shape[dim])
+            while stride > 1:
+                stride //= 2
+                size = -(-shape[dim] // stride)
+                vectors, values = _interleave(vectors, dim, size), _interleave(values, dim, size)
         aligned = _align_phase(vectors.flatten(1), principal).unflatten(1, shape[1:])
         maps[:, z] = aligned * (values >= crop)
     return maps
@@ -85,6 +87,14 @@ def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) ->
         matrices = (rows @ plane.flatten(1)).reshape(-1, coils, coils)
         parts.append(_power_iteration(matrices, iterations))
     return torch.cat([vector for vector, _ in parts]).T, torch.cat([value for _, value in parts])
+
+
+def _stride(size: int, edge: int) -> int:
+    """Distance of the pixels whose eigenvectors are computed, a power of two."""
+    stride = 1
+    while size // (2 * stride) >= _FINE * edge:
+        stride *= 2
+    return stride
 
 
 def _interleave(coarse: Tensor, dim: int, size: int) -> Tensor:
