@@ -129,12 +129,13 @@ def network_programs(eager, bundle, inputs, device):
         "eager-tf32": lambda: run_eager(fast=True),
         "eager-bf16": lambda: run_eager(half=True),
     }
-    kinds = [(bundle.manifest, name) for name in readers(bundle)]
+    files = readers(bundle)
+    kinds = [(bundle.manifest, name) for name in files]
     kinds.append((bundle.manifest.model_copy(update={"precision": "tf32"}), "onnx"))
     on_device = dict(zip((spec.name for spec in bundle.manifest.inputs), values, strict=True))
     for manifest, name in kinds:
         try:
-            session = RUNTIMES[name](readers(bundle)[name], manifest, device)
+            session = RUNTIMES[name](files[name], manifest, device)
         except BundleError as error:
             print(f"{name}-{manifest.precision} is left out: {error}")
             continue

@@ -25,8 +25,12 @@ _KSPACE = TensorSpec(name="kspace", axes=("batch", "coils", "kz", "ky", "kx", "c
 _MAPS = TensorSpec(name="maps", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
 _MASK = TensorSpec(name="mask", axes=("batch", "kz", "ky"))
 _MAGNITUDE = TensorSpec(name="image", axes=("batch", "kz", "ky", "kx"))
-_AT_LEAST_A_KERNEL = {"ky": (15, 65535), "kx": (15, 65535)}
-_SLICE = TensorSpec(name="kspace", axes=("batch", "coils", "ky", "kx", "complex"), limits=_AT_LEAST_A_KERNEL)
+_KERNEL = (15, 15)
+_SLICE = TensorSpec(
+    name="kspace",
+    axes=("batch", "coils", "ky", "kx", "complex"),
+    limits={"ky": (_KERNEL[0], 65535), "kx": (_KERNEL[1], 65535)},
+)
 _LINES = TensorSpec(name="mask", axes=("batch", "1", "ky", "1", "1"))
 _SLICE_MAGNITUDE = TensorSpec(name="image", axes=("batch", "ky", "kx"))
 _COMPLEX = TensorSpec(name="image", axes=("batch", "kz", "ky", "kx", "complex"))
@@ -63,7 +67,7 @@ METHODS: dict[str, _Method] = {
     ),
     "jsense": _Method(
         JSense,
-        {"unrolls": 2, "map_iterations": 6, "image_iterations": 10, "kernel": (15, 15)},
+        {"unrolls": 2, "map_iterations": 6, "image_iterations": 10, "kernel": _KERNEL},
         (_SLICE, _LINES),
         _SLICE_MAGNITUDE,
         "Cartesian parallel imaging that refines the coil maps of few calibration lines",

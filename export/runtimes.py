@@ -47,9 +47,7 @@ class TorchScriptRuntime:
         """Compute the outputs."""
         plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
         with torch.inference_mode(), plainly, self._link as link:
-            result = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
-            values = result if isinstance(result, tuple) else (result,)
-            return dict(zip(self._outputs, link.to_host(values), strict=True))
+            return link.named(self._outputs, self._module(*(link.to_device(inputs[name]) for name in self._inputs)))
 
 
 class ChannelsLastRuntime(TorchScriptRuntime):
@@ -171,9 +169,8 @@ class AotiRuntime:
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         with torch.inference_mode(), self._link as link:
-            result = self._model(*(link.to_device(inputs[name]).contiguous() for name in self._inputs))
-            values = result if isinstance(result, tuple | list) else (result,)
-            return dict(zip(self._outputs, link.to_host(values), strict=True))
+            tensors = (link.to_device(inputs[name]).contiguous() for name in self._inputs)
+            return link.named(self._outputs, self._model(*tensors))
 
 
 class _Link:
@@ -214,6 +211,11 @@ class _Link:
             memory.copy_(tensor, non_blocking=True)
         self.wait()
         return pinned
+
+    def named(self, names: Sequence[str], result: Any) -> dict[str, Tensor]:
+        """Return what a module returned, one tensor or several, by name and on the host."""
+        values = result if isinstance(result, tuple | list) else (result,)
+        return dict(zip(names, self.to_host(values), strict=True))
 
     def wait(self) -> None:
         """Wait until everything on the device is done."""

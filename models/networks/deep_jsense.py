@@ -101,7 +101,10 @@ class DeepJSense(JSense):
         self.image_net = ResNet(chans, blocks) if image_network else nn.Identity()
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
-        """Reconstruct; see ``JSense``. The first maps come from all lines that were measured."""
+        """Reconstruct, as ``JSense``, k-space whose largest magnitude in the calibration lines is one.
+
+        The first maps come from all lines that were measured.
+        """
         measured = kspace * mask.to(kspace.dtype)
         _, _, predicted = self.unroll(measured, mask.to(kspace.dtype), self.initial_kernels(measured))
         return root_sum_of_squares(ifft2c(predicted))

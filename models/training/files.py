@@ -105,12 +105,12 @@ def _read_mrd(path: Path, index: int, series: bool) -> Tensor:
     matrix = encoding.encodedSpace.matrixSize
     limits = encoding.encodingLimits.kspace_encoding_step_1
     shift = matrix.y // 2 - (limits.center if limits is not None else matrix.y // 2)
-    times = sorted({_time(line) for line in lines}) if series else []
-    frames = len(times) if series else 1
-    kspace = np.zeros((lines[0].active_channels, frames, matrix.y, matrix.x), np.complex64)
-    count = np.zeros((frames, matrix.y))
-    for line in lines:
-        frame = times.index(_time(line)) if series else 0
+    times = [(line.idx.repetition, line.idx.phase) if series else (0, 0) for line in lines]
+    frames = sorted(set(times))
+    kspace = np.zeros((lines[0].active_channels, len(frames), matrix.y, matrix.x), np.complex64)
+    count = np.zeros((len(frames), matrix.y))
+    for line, time in zip(lines, times, strict=True):
+        frame = frames.index(time)
         row = line.idx.kspace_encode_step_1 + shift
         start = matrix.x // 2 - line.center_sample
         kspace[:, frame, row, start : start + line.number_of_samples] += line.data
@@ -122,10 +122,6 @@ def _read_mrd(path: Path, index: int, series: bool) -> Tensor:
     start = (matrix.x - recon) // 2
     cropped = fft(images[..., start : start + recon], [-1])
     return cropped if series else cropped[:, 0]
-
-
-def _time(line: ismrmrd.Acquisition) -> tuple[int, int]:
-    return line.idx.repetition, line.idx.phase
 
 
 _KINDS: dict[str, tuple[Callable[[Path], int], Callable[[Path, int, bool], Tensor]]] = {
