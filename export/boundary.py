@@ -1,101 +1,164 @@
-"""The boundary around somebody's own module: real tensors outside, complex tensors and boolean masks inside."""
+"""The boundary around somebody's own module: a bundle's real tensors outside, whatever the module is written for inside."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from .bundle import TensorSpec
+from .bundle import BundleError
 
 
-def _inwards(x: Tensor, kind: str) -> Tensor:
-    """Convert an input; a mask loses the complex axis where k-space does."""
-    if kind == "complex":
-        return torch.view_as_complex(x.contiguous())
-    if kind == "bool":
-        return x > 0.5
-    if kind == "without complex axis":
-        return x.squeeze(-1)
-    if kind == "bool without complex axis":
-        return x.squeeze(-1) > 0.5
-    return x
+@dataclass(frozen=True)
+class Form:
+    """What a module takes and returns.
+
+    Parameters
+    ----------
+    inputs
+        What the bundle is given, in order: ``kspace``, then ``mask`` and ``maps`` where it takes them.
+    arguments
+        Which of them the module takes, in the order of its arguments.
+    complex_tensors
+        Whether it takes k-space and maps as complex tensors, without the axis of real and imaginary part.
+    boolean_mask
+        Whether it takes the mask as booleans.
+    mask_axes
+        For each axis of the module's mask its place among the axes of the bundle's, or -1 for a new one of length one.
+    channel
+        Whether it returns its image with an axis of length one after the batch.
+    complex_channels
+        Whether it returns real and imaginary part along the axis after the batch.
+    guarded
+        Whether slices without any signal are set to zero, because the module divides by their signal.
+    """
+
+    inputs: tuple[str, ...]
+    arguments: tuple[str, ...]
+    complex_tensors: bool
+    boolean_mask: bool
+    mask_axes: tuple[int, ...] = ()
+    channel: bool = False
+    complex_channels: bool = False
+    guarded: bool = False
 
 
-def _outwards(x: Tensor) -> Tensor:
-    return torch.view_as_real(x.resolve_conj().contiguous()) if x.is_complex() else x
-
-
-class OneInput(nn.Module):
-    """Boundary of a module with one input."""
-
-    def __init__(self, module: nn.Module, kinds: list[str]) -> None:
+class _CallOne(nn.Module):
+    def __init__(self, module: nn.Module, order: Sequence[int]) -> None:
         super().__init__()
         self.module = module
-        self.first = kinds[0]
+        self.first = order[0]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the module's output, real with a complex axis where it is complex."""
-        return _outwards(self.module(_inwards(x, self.first)))
+    def forward(self, given: list[Tensor]) -> Tensor:
+        return self.module(given[self.first])
 
 
-class TwoInputs(nn.Module):
-    """Boundary of a module with two inputs."""
-
-    def __init__(self, module: nn.Module, kinds: list[str]) -> None:
+class _CallTwo(nn.Module):
+    def __init__(self, module: nn.Module, order: Sequence[int]) -> None:
         super().__init__()
         self.module = module
-        self.first, self.second = kinds
+        self.first, self.second = order
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the module's output, real with a complex axis where it is complex."""
-        return _outwards(self.module(_inwards(x, self.first), _inwards(y, self.second)))
+    def forward(self, given: list[Tensor]) -> Tensor:
+        return self.module(given[self.first], given[self.second])
 
 
-class ThreeInputs(nn.Module):
-    """Boundary of a module with three inputs."""
-
-    def __init__(self, module: nn.Module, kinds: list[str]) -> None:
+class _CallThree(nn.Module):
+    def __init__(self, module: nn.Module, order: Sequence[int]) -> None:
         super().__init__()
         self.module = module
-        self.first, self.second, self.third = kinds
+        self.first, self.second, self.third = order
 
-    def forward(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-        """Return the module's output, real with a complex axis where it is complex."""
-        return _outwards(self.module(_inwards(x, self.first), _inwards(y, self.second), _inwards(z, self.third)))
-
-
-_BY_COUNT = {1: OneInput, 2: TwoInputs, 3: ThreeInputs}
+    def forward(self, given: list[Tensor]) -> Tensor:
+        return self.module(given[self.first], given[self.second], given[self.third])
 
 
-def boundaries(
-    module: nn.Module, inputs: Sequence[TensorSpec], complex_tensors: bool | None
-) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the module behind every boundary that it may be meant for, and what passes it.
+class Boundary(nn.Module):
+    """Converts inputs and output of a module; the classes below it differ in their number of inputs, which TorchScript fixes.
 
     Parameters
     ----------
     module
-        The module.
-    inputs
-        Its inputs.
-    complex_tensors
-        Whether it takes complex tensors; None: unknown.
+        Somebody's own.
+    form
+        What it takes and returns.
     """
-    make = _BY_COUNT.get(len(inputs))
-    for is_complex in (False, True) if complex_tensors is None else (complex_tensors,):
-        for boolean in (False, True):
-            kinds = [_kind(spec, is_complex, boolean) for spec in inputs]
-            form = f"{'complex' if is_complex else 'real'} tensors" + (" and a boolean mask" if boolean else "")
-            if boolean and not any(spec.name == "mask" for spec in inputs):
-                continue
-            if make is not None:
-                yield make(module, kinds), form
-            elif not is_complex and not boolean:
-                yield module, form
+
+    def __init__(self, module: nn.Module, form: Form) -> None:
+        super().__init__()
+        order = [form.inputs.index(name) for name in form.arguments]
+        self.call = (_CallOne, _CallTwo, _CallThree)[len(order) - 1](module, order)
+        self.inputs = list(form.inputs)
+        self.complex_tensors = form.complex_tensors
+        self.boolean_mask = form.boolean_mask
+        self.mask_axes = list(form.mask_axes) or [-1]
+        self.channel = form.channel
+        self.complex_channels = form.complex_channels
+        self.guarded = form.guarded
+
+    def _reconstruct(self, given: list[Tensor]) -> Tensor:
+        converted: list[Tensor] = []
+        for index, x in enumerate(given):
+            if self.inputs[index] == "mask":
+                converted.append(self._mask(x))
+            elif self.complex_tensors:
+                converted.append(torch.view_as_complex(x.contiguous()))
+            else:
+                converted.append(x)
+        image = self._image(self.call(converted))
+        if self.guarded:
+            image = zero_without_signal(given[0], image)
+        return image
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        shape: list[int] = []
+        for axis in self.mask_axes:
+            shape.append(mask.size(axis) if axis >= 0 else 1)
+        mask = mask.reshape(shape)
+        return mask > 0.5 if self.boolean_mask else mask
+
+    def _image(self, image: Tensor) -> Tensor:
+        if not torch.jit.is_scripting() and not isinstance(image, Tensor):  # pyright: ignore[reportPrivateImportUsage]
+            raise BundleError(f"it returns a {type(image).__name__}; accepted is one tensor")
+        if image.is_complex():
+            image = torch.view_as_real(image.resolve_conj().contiguous())
+        if self.channel:
+            image = image.squeeze(1)
+        if self.complex_channels:
+            image = image.movedim(1, -1).contiguous()
+        return image
 
 
-def _kind(spec: TensorSpec, is_complex: bool, boolean: bool) -> str:
-    if spec.name == "mask":
-        ending = " without complex axis" if is_complex else ""
-        return f"bool{ending}" if boolean else ending.strip() or "real"
-    return "complex" if is_complex and spec.axes[-1] == "complex" else "real"
+def zero_without_signal(kspace: Tensor, image: Tensor) -> Tensor:
+    """Return the image [batch, ...], zero where k-space [batch, ...] is zero throughout."""
+    signal = kspace.abs().flatten(1).amax(dim=1) > 0
+    return torch.where(signal.reshape([-1] + [1] * (image.dim() - 1)), image, torch.zeros_like(image))
+
+
+class OneInput(Boundary):
+    """Boundary of a bundle of k-space alone."""
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        """Return the module's image, real, with a last axis of real and imaginary part where it is complex."""
+        return self._reconstruct([kspace])
+
+
+class TwoInputs(Boundary):
+    """Boundary of a bundle of k-space and its mask, or its coil maps."""
+
+    def forward(self, kspace: Tensor, second: Tensor) -> Tensor:
+        """Return the module's image; see ``OneInput``."""
+        return self._reconstruct([kspace, second])
+
+
+class ThreeInputs(Boundary):
+    """Boundary of a bundle of k-space, mask and coil maps."""
+
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """Return the module's image; see ``OneInput``."""
+        return self._reconstruct([kspace, mask, maps])
+
+
+def bounded(module: nn.Module, form: Form) -> Boundary:
+    """Put the boundary around a module."""
+    return (OneInput, TwoInputs, ThreeInputs)[len(form.inputs) - 1](module, form)

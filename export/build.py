@@ -16,9 +16,9 @@ import yaml
 from torch import Tensor, nn
 
 from .bundle import MANIFEST, PROBE, RUNTIME_FILES, Bundle, BundleError, Manifest, Parity, relative_error, sha256
-from .cases import Inputs
+from .cases import SIZES, Inputs, comparison_cases, edge_cases
 from .formats import FORMATS, ExportError
-from .runtimes import RUNTIMES
+from .runtimes import RUNTIMES, Runtime
 
 log = logging.getLogger("isocenter.export")
 
@@ -85,6 +85,12 @@ def build_bundle(
     return Bundle.open(folder)
 
 
+def build_compared(module: nn.Module, manifest: Manifest, folder: Path, formats: Sequence[str]) -> Bundle:
+    """Write the bundle of a module that takes k-space of any size; see ``build_bundle``."""
+    edges = edge_cases(manifest.inputs, SIZES[0][0])
+    return build_bundle(module, manifest, comparison_cases(manifest.inputs), folder, edge_cases=edges, formats=formats)
+
+
 def _for_tracing(cases: Sequence[Inputs]) -> Inputs:
     """Inputs with as few axes of length one as possible, which the exporter would take for constants."""
     return max(cases, key=lambda inputs: -sum(size == 1 for tensor in inputs.values() for size in tensor.shape))
@@ -100,9 +106,12 @@ def _write_models(
 ) -> None:
     failures = []
     for name in formats:
+        path = folder / RUNTIME_FILES[name]
         try:
-            FORMATS[name](module, manifest, inputs, folder / RUNTIME_FILES[name])
+            FORMATS[name](module, manifest, inputs, path)
+            _load(name, path, manifest)
         except ExportError as error:
+            path.unlink(missing_ok=True)
             if name in required:
                 raise BundleError(f"bundle {manifest.name!r}: {name} cannot be written: {error}") from error
             failures.append(f"{name}: {error}")
@@ -110,6 +119,15 @@ def _write_models(
         raise BundleError(f"bundle {manifest.name!r} cannot be written. " + "; ".join(failures))
     for failure in failures:
         log.warning("bundle %s gets no %s", manifest.name, failure)
+
+
+def _load(name: str, path: Path, manifest: Manifest) -> Runtime:
+    """Load a model file; exporters write some that no runtime reads."""
+    device = torch.device(manifest.compiled_for if name == "aoti" else "cpu")
+    try:
+        return RUNTIMES[name](path, manifest, device)
+    except Exception as error:
+        raise ExportError(f"what was written cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _write_probe(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
@@ -140,8 +158,7 @@ def _check_parity(
     for runtime, name in RUNTIME_FILES.items():
         if not (folder / name).is_file():
             continue
-        device = torch.device(manifest.compiled_for if runtime == "aoti" else "cpu")
-        session = RUNTIMES[runtime](folder / name, manifest, device)
+        session = _load(runtime, folder / name, manifest)
         errors = [relative_error(session.run(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
         for inputs, error, own in zip(cases, errors, eager, strict=True):
             accepted = min(manifest.tolerance, max(_EAGER_FACTOR * own, _RESOLUTION))

@@ -128,7 +128,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path) -> "Bundle":
-        """Read a bundle and check every file against its hash.
+        """Read a bundle and check every file against its hash. Its name is that of its folder, which may have been renamed.
 
         Raises
         ------
@@ -142,6 +142,7 @@ class Bundle:
             manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is not a valid manifest: {error}") from error
+        manifest = manifest.model_copy(update={"name": folder.resolve().name})
         known = {PROBE, *RUNTIME_FILES.values()}
         for name, expected in manifest.files.items():
             file = folder / name

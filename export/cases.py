@@ -13,6 +13,13 @@ from .bundle import TensorSpec
 Inputs = dict[str, Tensor]
 Sizes = Mapping[str, int]
 
+SIZES = (
+    ({"batch": 1, "coils": 4, "frames": 6, "ky": 48, "kx": 40}, {"acs": 8, "spacing": 2}),
+    ({"batch": 2, "coils": 3, "frames": 5, "ky": 37, "kx": 50}, {"acs": 6, "spacing": 3}),
+    ({"batch": 1, "coils": 6, "frames": 4, "ky": 72, "kx": 96}, {"acs": 16, "spacing": 4, "phantom": True}),
+    ({"batch": 1, "coils": 1, "frames": 7, "ky": 64, "kx": 36}, {"acs": 12, "spacing": 2, "phantom": True}),
+)
+"""Sizes of axes, calibration lines and spacing on which runtimes are compared; one has no axis of length one."""
 _DATA_AXES = ("batch", "coils", "frames", "kz", "ky", "kx")
 
 
@@ -48,6 +55,11 @@ def make_case(
         else:
             inputs[spec.name] = torch.randn(shape, generator=random)
     return inputs
+
+
+def comparison_cases(specs: Sequence[TensorSpec]) -> list[Inputs]:
+    """Inputs of several sizes, coil counts and numbers of calibration lines."""
+    return [make_case(specs, sizes, **how) for sizes, how in SIZES]  # pyright: ignore[reportArgumentType]
 
 
 def edge_cases(specs: Sequence[TensorSpec], sizes: Sizes) -> dict[str, Inputs]:
@@ -140,7 +152,5 @@ def _beside(mask: Tensor, specs: Sequence[TensorSpec], kspace: TensorSpec) -> Te
     axes = next(spec.axes for spec in specs if spec.name == "mask")
     if len(axes) == len(kspace.axes):
         return mask
-    missing = [position for position, axis in enumerate(kspace.axes) if axis not in axes]
-    for position in missing:
-        mask = mask.unsqueeze(position)
-    return mask
+    lengths = dict(zip(axes, mask.shape, strict=True))
+    return mask.reshape([lengths.get(axis, 1) for axis in kspace.axes])

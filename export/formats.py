@@ -4,8 +4,11 @@ import copy
 import importlib
 import importlib.util
 import inspect
+import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from .bundle import Manifest
 from .cases import Inputs
 from .fft_lowering import TorchFftLowering
 from .planar_pass import PlanarModule
+
+_TALKATIVE = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 
 
 class ExportError(Exception):
@@ -33,8 +38,7 @@ def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, pat
         The module's code is not TorchScript.
     """
     del manifest, inputs
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         try:
             torch.jit.script(module).save(str(path))
         except Exception as error:
@@ -51,15 +55,15 @@ def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     """
     if importlib.util.find_spec("onnxscript") is None:
         raise ExportError("the exporter is not installed (extra 'export')")
-    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")
+    with lowering("gemm"), TorchFftLowering(), _quiet(), torch.inference_mode():
         try:
             program = _to_onnx(module, manifest, inputs)
         except Exception as error:  # noqa: BLE001  (the exporter raises what it likes)
             try:
                 program = _to_onnx(_without_complex_tensors(module, manifest, inputs), manifest, inputs)
             except Exception as second:
-                raise ExportError(f"{_cause(error)}; with complex tensors rewritten: {_cause(second)}") from second
+                causes = dict.fromkeys((_cause(error), _cause(second)))
+                raise ExportError("; and with complex tensors rewritten: ".join(causes)) from second
     program.save(str(path), external_data=False)
 
 
@@ -97,8 +101,7 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("it is to be compiled for CUDA, and there is no CUDA device here")
     # inside the context, what a graph makes itself is made on the device as well
-    with lowering("gemm"), TorchFftLowering(), warnings.catch_warnings(), torch.no_grad(), device:
-        warnings.simplefilter("ignore")
+    with lowering("gemm"), TorchFftLowering(), _quiet(), torch.no_grad(), device:
         try:
             program = torch.export.export(
                 copy.deepcopy(module).to(device),
@@ -109,6 +112,22 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
             compile_package(program, package_path=str(path))
         except Exception as error:
             raise ExportError(_cause(error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' warnings, and their listings of whole graphs, from the user; the cause of an error is told anyway."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _dynamic_shapes(module: nn.Module, manifest: Manifest) -> Any:

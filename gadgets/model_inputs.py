@@ -29,6 +29,10 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
         The bundle needs coil maps and the block has none, or it cannot take this sampling.
     """
     axes = {spec.name: tuple(spec.axes) for spec in manifest.inputs}
+    if "kspace" not in axes or not axes.keys() <= _AXES.keys():
+        raise DataError(
+            f"bundle {manifest.name!r} takes {', '.join(axes)}; a scan has {', '.join(_AXES)}, of which it must take kspace"
+        )
     if "maps" in axes and kspace.coil_maps is None and kspace.maps_on_demand is not None:
         kspace.maps_on_demand(kspace)
     sources: dict[str, Tensor | None] = {"kspace": kspace.data, "mask": kspace.mask, "maps": kspace.coil_maps}

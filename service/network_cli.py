@@ -43,8 +43,9 @@ def export(
     ] = "onnx,torchscript",
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
-    from ..export.network import export_module, export_network
+    from ..export.network import export_network
     from ..export.options import load_options
+    from ..export.own_module import export_module
     from .logs import configure_logging
 
     configure_logging()

@@ -7,6 +7,7 @@ from isocenter.export.build import build_bundle
 from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
+from isocenter.export.formats import FORMATS
 from isocenter.export.runtimes import RUNTIMES
 from isocenter.service.engine import LoadedModel
 
@@ -54,6 +55,11 @@ def edit(folder, **changes):
     values = yaml.safe_load(path.read_text())
     values.update(changes)
     path.write_text(yaml.safe_dump(values))
+
+
+def test_a_bundle_has_the_name_of_its_folder(copy):
+    renamed = copy.rename(copy.with_name("mine"))
+    assert Bundle.open(renamed).manifest.name == "mine"
 
 
 def test_a_changed_file_is_refused(copy):
@@ -177,6 +183,19 @@ def test_nothing_is_compiled_for_a_gpu_that_is_not_there(tmp_path):
         build_bundle(
             method.make(), combine_manifest(compiled_for="cuda"), cases, tmp_path / "compiled", formats=["aoti"]
         )
+
+
+def test_an_exporter_s_file_that_no_runtime_reads_is_left_out(tmp_path, monkeypatch, caplog):
+    def write_rubbish(_module, _manifest, _inputs, path):
+        path.write_bytes(b"no model")
+
+    monkeypatch.setitem(FORMATS, "onnx", write_rubbish)
+    method = METHODS["combine"]
+    case = make_case(method.inputs, dict(zip(AXES, (2, 3, 2, 8, 10), strict=True)))
+    formats = ["torchscript", "onnx"]
+    bundle = build_bundle(method.make(), combine_manifest(), [case], tmp_path / "own", formats=formats)
+    assert list(bundle.runtime_files()) == ["torchscript"]
+    assert "gets no onnx: what was written cannot be loaded" in caplog.text
 
 
 def test_the_engine_names_the_bundles_that_exist(engine):

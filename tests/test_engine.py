@@ -11,8 +11,8 @@ import torch
 from isocenter.export.bundle import Bundle, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
-from isocenter.export.network import export_module
 from isocenter.export.options import ExportOptions
+from isocenter.export.own_module import export_module
 from isocenter.export.runtimes import ChannelsLastRuntime
 from isocenter.gadgets.errors import IsocenterError
 from isocenter.service.cli import app

@@ -1,5 +1,6 @@
 """Exported networks equal eager ones, by the command line, the published checkpoints' way and an outsider's."""
 
+import re
 import sys
 import textwrap
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from isocenter.export.bundle import Bundle, BundleError, relative_error
+from isocenter.export.bundle import Bundle, BundleError, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.importers.errors import CheckpointError
-from isocenter.export.network import export_module, export_network
+from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
+from isocenter.export.own_module import export_module
 from isocenter.export.runtimes import RUNTIMES
 from isocenter.gadgets.header import Encoding
 from isocenter.gadgets.items import ACQUISITION_HEADER, Kspace
@@ -122,6 +124,56 @@ OWN = """
     class Unknown(nn.Module):
         def forward(self, data):
             return data
+
+
+    class Image(nn.Module):
+        '''Coil images, combined; takes its arguments by other names and in another order, and divides by the signal.'''
+
+        def combine(self, masked_kspace, mask, sens_maps):
+            k = torch.fft.ifftshift(masked_kspace * mask, dim=(-2, -1))
+            x = (sens_maps.conj() * torch.fft.fftshift(torch.fft.ifft2(k, norm="ortho"), dim=(-2, -1))).sum(1)
+            return x / x.abs().amax(dim=(1, 2), keepdim=True) + 0.5
+
+        def forward(self, sens_maps, masked_kspace, mask):
+            return self.combine(masked_kspace, mask, sens_maps)
+
+
+    class OneChannel(Image):
+        def forward(self, sens_maps, masked_kspace, mask):
+            return self.combine(masked_kspace, mask, sens_maps).abs().unsqueeze(1)
+
+
+    class TwoChannels(Image):
+        def forward(self, sens_maps, masked_kspace, mask):
+            x = self.combine(masked_kspace, mask, sens_maps)
+            return torch.stack([x.real, x.imag], dim=1)
+
+
+    class MaskOfLines(Image):
+        def forward(self, maps, kspace, mask):
+            assert mask.dim() == 2
+            return self.combine(kspace, mask[:, None, :, None], maps)
+
+
+    class WithoutMask(Image):
+        def forward(self, maps, kspace):
+            return self.combine(kspace, torch.ones_like(kspace.real), maps)
+
+
+    class Pair(Image):
+        def forward(self, sens_maps, masked_kspace, mask):
+            x = self.combine(masked_kspace, mask, sens_maps)
+            return x, x
+
+
+    class Either(nn.Module):
+        def forward(self, kspace):
+            return kspace[:, 0] * 2
+
+
+    class Cropped(nn.Module):
+        def forward(self, kspace):
+            return kspace[:, 0, 1:]
 """
 
 
@@ -171,7 +223,7 @@ def test_a_module_that_freezes_its_sizes_is_refused(lab):
 
 
 def test_what_an_own_module_lacks_is_said(lab):
-    with pytest.raises(BundleError, match="forward takes data; name its inputs with their axes"):
+    with pytest.raises(BundleError, match="forward takes data; say what its arguments are"):
         export_module("mylab:Unknown", None, lab / "own", ExportOptions())
     with pytest.raises(CheckpointError, match="cannot be imported"):
         export_module("mylab:Nothing", None, lab / "own", ExportOptions())
@@ -179,6 +231,61 @@ def test_what_an_own_module_lacks_is_said(lab):
         export_module("mylab", None, lab / "own", ExportOptions())
     with pytest.raises(CheckpointError, match="cannot be made with arguments"):
         export_module("mylab:ComplexNet", None, lab / "own", ExportOptions(arguments={"depth": 1}))
+
+
+LINES = (
+    TensorSpec(name="maps", axes=("batch", "coils", "ky", "kx", "complex")),
+    TensorSpec(name="kspace", axes=("batch", "coils", "ky", "kx", "complex")),
+    TensorSpec(name="mask", axes=("batch", "ky")),
+)
+
+
+@pytest.mark.parametrize("scaling", ["none", "zero-filled"])
+@pytest.mark.parametrize(
+    ("name", "options", "axes"),
+    [
+        ("Image", {}, ("batch", "ky", "kx", "complex")),
+        ("OneChannel", {"complex_tensors": True}, ("batch", "ky", "kx")),
+        ("TwoChannels", {}, ("batch", "ky", "kx", "complex")),
+        ("MaskOfLines", {"inputs": LINES}, ("batch", "ky", "kx", "complex")),
+        ("WithoutMask", {}, ("batch", "ky", "kx", "complex")),
+    ],
+)
+def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
+    options = ExportOptions(scaling=scaling, **options)
+    bundle = export_module(f"mylab:{name}", None, lab / "own", options, ["torchscript", "onnx"])
+    assert bundle.manifest.outputs[0].axes == axes
+    inputs = make_case(bundle.manifest.inputs, SIZES[1][0])
+    kspace, maps = (torch.view_as_complex(inputs[name]).numpy().astype(np.complex128) for name in ("kspace", "maps"))
+    centred = np.fft.ifftshift(kspace, axes=(-2, -1))
+    image = (maps.conj() * np.fft.fftshift(np.fft.ifft2(centred, norm="ortho"), axes=(-2, -1))).sum(1)
+    peak = np.abs(image).max(axis=(1, 2), keepdims=True)
+    expected = image / peak + 0.5
+    if scaling != "none":
+        expected = expected * peak
+    expected = np.abs(expected) if axes[-1] != "complex" else np.stack([expected.real, expected.imag], axis=-1)
+    for runtime, path in bundle.runtime_files().items():
+        session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
+        assert relative_error(session.run(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
+        zeros = session.run({**inputs, "kspace": torch.zeros_like(inputs["kspace"])})
+        assert not zeros["image"].any()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("Pair", {}, "it returns a tuple; accepted is one tensor"),
+        ("Either", {}, "runs on real and on complex tensors; say"),
+        ("Cropped", {}, "cropping is the pipeline's work"),
+        ("Image", {"inputs": ({"name": "y", "axes": ["batch"]},)}, "inputs y are not known"),
+        ("Image", {"inputs": ({"name": "mask", "axes": ["batch", "ky"]},)}, "inputs are mask; accepted are kspace"),
+        ("Image", {"inputs": ({"name": "kspace", "axes": ["coils", "ky"]},)}, "first axis of kspace is 'coils'"),
+        ("Image", {"inputs": ({"name": "kspace", "axes": ["batch", "ky", "kx"]},)}, "it needs 'coils'"),
+    ],
+)
+def test_what_an_own_module_cannot_be_is_said(name, options, message, lab):
+    with pytest.raises(BundleError, match=re.escape(message)):
+        export_module(f"mylab:{name}", None, lab / "own", ExportOptions.model_validate(options), ["torchscript"])
 
 
 def test_a_runtime_that_deviates_stops_the_export(tmp_path):

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 from isocenter.export.cases import make_case
-from isocenter.export.network import export_module
 from isocenter.export.options import ExportOptions
+from isocenter.export.own_module import export_module
 from isocenter.service.engine import Engine, EngineError
 from isocenter.service.engine.make import make_engine
 from isocenter.service.settings import Settings, SettingsError
