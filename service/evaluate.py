@@ -1,8 +1,9 @@
 """Compare reconstructions of undersampled scans whose truth is known: SSIM, PSNR, NMSE, and images.
 
-Scans are fully sampled slices, simulated from the part of the template that no training sees, or from files. Each is
-undersampled in every way asked for, gets coil maps from its calibration lines, and is reconstructed by every method. The truth
-is the root of the sum of squares of the fully sampled coil images, without noise where it is known.
+Scans are fully sampled slices, simulated from the part of the template that no training sees, or from files; where one of the
+bundles takes series, they are series, simulated hearts or those of files. Each is undersampled in every way asked for, gets coil
+maps from its calibration lines, and is reconstructed by every method. The truth is the root of the sum of squares of the fully
+sampled coil images, without noise where it is known.
 """
 
 import csv
@@ -28,15 +29,18 @@ from ..models.compressed_sensing import TotalVariation
 from ..models.fourier import ifft
 from ..models.training.data import FullScan, calibrated_maps, simulated_scan
 from ..models.training.files import FileScans
-from ..models.training.recipe import SimulatedData
+from ..models.training.recipe import SimulatedData, SimulatedSeries
 from ..simulate import sampling
 from .engine import LoadedModel
 
 _SEEDS = 2**33
 """Seeds of evaluated scans start here, far from those of training and validation."""
 
+_BRAINS = SimulatedData(kind="simulated-brain", matrix=(160, 224), noise=(0.0005, 0.02))
+_HEARTS = SimulatedSeries(kind="simulated-cine", matrix=(96, 160), noise=(0.0005, 0.02))
+
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From k-space [coils, ky, kx], lines [ky] and maps [coils, y, x] to a magnitude [y, x]."""
+"""From k-space [coils, frames, ky, kx], lines [frames, ky] and maps [coils, y, x] to magnitudes [frames, y, x]."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Protocol:
     acs
         Numbers of calibration lines in the middle, measured in addition.
     scans
-        Number of slices.
+        Number of slices or series.
     sampling
         ``uniform`` or ``random`` lines.
     seed
@@ -63,8 +67,8 @@ class Protocol:
     sampling: str
     seed: int
 
-    def mask(self, lines: int, acceleration: float, acs: int, scan: int) -> Tensor:
-        """Return the measured lines [ky] of a scan.
+    def mask(self, frames: int, lines: int, acceleration: float, acs: int, scan: int) -> Tensor:
+        """Return the measured lines [frames, ky] of a scan; every frame has other ones.
 
         Raises
         ------
@@ -73,12 +77,13 @@ class Protocol:
         """
         if self.sampling == "uniform":
             spacing = max(round(acceleration), 1)
-            mask = sampling.uniform(lines, spacing, scan % spacing) | sampling.acs_lines(lines, acs)
-        elif self.sampling == "random":
-            mask = sampling.random(lines, min(acceleration, lines / (acs + 1)), acs, self.seed + scan)
-        else:
-            raise ValueError(f"sampling {self.sampling!r} is not known; accepted are uniform and random")
-        return torch.from_numpy(mask)
+            drawn = [sampling.uniform(lines, spacing, (scan + frame) % spacing) for frame in range(frames)]
+            return torch.from_numpy(np.stack(drawn) | sampling.acs_lines(lines, acs))
+        if self.sampling == "random":
+            acceleration = min(acceleration, lines / (acs + 1))
+            seeds = [self.seed + scan + 1000 * frame for frame in range(frames)]
+            return torch.from_numpy(np.stack([sampling.random(lines, acceleration, acs, seed) for seed in seeds]))
+        raise ValueError(f"sampling {self.sampling!r} is not known; accepted are uniform and random")
 
 
 @dataclass(frozen=True)
@@ -96,23 +101,26 @@ class Result:
 
 def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: Path, console: Console) -> list[Result]:
     """Reconstruct everything, print the table, and write ``results.csv``, ``table.md`` and ``images.png`` to ``folder``."""
+    models = {path.name: LoadedModel(Bundle.open(path), torch.device("cpu"), "auto") for path in bundles}
+    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     methods: dict[str, Method] = {
         "zero-filled": _zero_filled,
         "SENSE": _classical(Sense()),
         "CS (TV)": _classical(TotalVariation()),
-        **{path.name: _bundle(path) for path in bundles},
+        **{name: _bundle(model) for name, model in models.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     rows: list[list[Tensor]] = []
-    for number, scan in enumerate(_scans(data, protocol)):
+    for number, scan in enumerate(_scans(data, protocol, series)):
         clean = scan.kspace if scan.clean is None else scan.clean
-        truth = torch.linalg.vector_norm(ifft(clean, [1, 2]), dim=0)
+        truth = torch.linalg.vector_norm(ifft(_with_frames(clean), [-2, -1]), dim=0)
         for acs in protocol.acs:
             maps = calibrated_maps(scan.kspace, acs)
             for acceleration in protocol.accelerations:
-                lines = protocol.mask(scan.kspace.shape[1], acceleration, acs, number)
-                kspace = scan.kspace * lines[:, None]
+                full = _with_frames(scan.kspace)
+                lines = protocol.mask(full.shape[1], full.shape[2], acceleration, acs, number)
+                kspace = full * lines[:, :, None]
                 images = {name: method(kspace, lines, maps) for name, method in methods.items()}
                 results += [
                     Result(number, acceleration, acs, name, *_figures(image, truth)) for name, image in images.items()
@@ -137,9 +145,14 @@ def _pictured(protocol: Protocol) -> tuple[float, int]:
     return acceleration, protocol.acs[len(protocol.acs) // 2]
 
 
-def _scans(data: str, protocol: Protocol) -> Iterator[FullScan]:
+def _with_frames(kspace: Tensor) -> Tensor:
+    """View [coils, (frames,) ky, kx] with frames."""
+    return kspace if kspace.dim() == 4 else kspace[:, None]
+
+
+def _scans(data: str, protocol: Protocol, series: bool) -> Iterator[FullScan]:
     if data == "simulated":
-        settings = SimulatedData(kind="simulated-brain", matrix=(160, 224), noise=(0.0005, 0.02))
+        settings = _HEARTS if series else _BRAINS
         for index in range(protocol.scans):
             yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
         return
@@ -147,7 +160,7 @@ def _scans(data: str, protocol: Protocol) -> Iterator[FullScan]:
     first = next((path for path in sorted(folder.glob("*.h5")) if not path.name.endswith(".truth.h5")), None)
     if first is None:
         raise ValueError(f"--data is {data!r}; accepted is 'simulated' or a folder with *.h5 files")
-    scans = FileScans(folder, _kind(first), None)
+    scans = FileScans(folder, _kind(first), None, series=series)
     for index in range(min(protocol.scans, len(scans))):
         yield scans.scan(index)
 
@@ -158,50 +171,49 @@ def _kind(path: Path) -> Literal["fastmri", "mrd"]:
 
 
 def _figures(image: Tensor, truth: Tensor) -> tuple[float, float, float]:
-    """SSIM, PSNR and NMSE, after the scale that fits best, as methods may combine coils differently."""
+    """SSIM, PSNR and NMSE, the mean over frames, after the scale that fits best, as methods may combine coils differently."""
     image = image * ((image * truth).sum() / image.square().sum().clamp_min(1e-30))
-    pair = image[None], truth[None]
-    return float(metrics.ssim(*pair)), float(metrics.psnr(*pair)), float(metrics.nmse(*pair))
+    ssim, psnr, nmse = (float(measure(image, truth).mean()) for measure in (metrics.ssim, metrics.psnr, metrics.nmse))
+    return ssim, psnr, nmse
 
 
 def _zero_filled(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
     del lines, maps
-    return RootSumOfSquares()(_planar(kspace))[0, 0]
+    return RootSumOfSquares()(_planar(kspace))[:, 0]
 
 
 def _planar(x: Tensor) -> Tensor:
-    """View complex [coils, y, x] as [batch, coils, kz, y, x, 2]."""
-    return torch.view_as_real(x.contiguous())[None, :, None]
+    """View complex [coils, frames, y, x] as [frames, coils, kz, y, x, 2]."""
+    return torch.view_as_real(x.transpose(0, 1).contiguous())[:, :, None]
 
 
 def _classical(module: torch.nn.Module) -> Method:
     def reconstruct(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
         with torch.inference_mode():
-            image = module(_planar(kspace), lines[None, None].to(torch.float32), _planar(maps))
-        return torch.linalg.vector_norm(image[0, 0], dim=-1)
+            every = _planar(maps[:, None].expand(kspace.shape))
+            image = module(_planar(kspace), lines[:, None].to(torch.float32), every)
+        return torch.linalg.vector_norm(image[:, 0], dim=-1)
 
     return reconstruct
 
 
-def _bundle(path: Path) -> Method:
-    model = LoadedModel(Bundle.open(path), torch.device("cpu"), "auto")
-
+def _bundle(model: LoadedModel) -> Method:
     def reconstruct(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
-        ky, kx = kspace.shape[1:]
+        frames, ky, kx = kspace.shape[1:]
         matrix, field_of_view = (kx, ky, 1), (float(kx), float(ky), 1.0)
         encoding = Encoding(matrix, matrix, field_of_view, field_of_view)
         block = Kspace(
-            data=kspace[:, None, None],
-            mask=lines[None, None],
+            data=kspace[:, :, None],
+            mask=lines[:, None],
             calibration=None,
-            headers=np.zeros((1, 1, ky), ACQUISITION_HEADER),
+            headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
             encoding=encoding,
             coil_maps=maps[:, None],
         )
         output = model.run(arrange_inputs(model.manifest, block))
         if "image" not in output:
             raise BundleError(f"bundle {model.manifest.name!r} returns no image")
-        return arrange_output(model.manifest, output["image"], block)[0, 0].abs()
+        return arrange_output(model.manifest, output["image"], block)[:, 0].abs()
 
     return reconstruct
 
@@ -247,7 +259,7 @@ def _draw(names: list[str], rows: list[list[Tensor]], path: Path) -> None:
         top = float(images[-1].max())
         for column, (name, image) in enumerate(zip(names, images, strict=True)):
             axes = figure.add_subplot(len(rows), len(names), row * len(names) + column + 1)
-            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=top)
+            axes.imshow(image[len(image) // 2].numpy(), cmap="gray", vmin=0, vmax=top)
             axes.axis("off")
             value = _figures(image, images[-1])
             axes.set_title(name if name == "truth" else f"{name}\nSSIM {value[0]:.3f}, {value[1]:.1f} dB", fontsize=8)

@@ -101,11 +101,14 @@ def evaluate(
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
     accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
     acs: Annotated[str, typer.Option(help="Numbers of calibration lines, separated by commas.")] = "8,16,24",
-    scans: Annotated[int, typer.Option(min=1, help="Number of slices.")] = 10,
+    scans: Annotated[int, typer.Option(min=1, help="Number of slices or series.")] = 10,
     sampling: Annotated[str, typer.Option(help="uniform or random.")] = "uniform",
     seed: int = 1,
 ) -> None:
-    """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR and NMSE, and images."""
+    """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR and NMSE, and images.
+
+    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of MRD files.
+    """
     from .evaluate import Protocol, run_evaluation
 
     try:

@@ -1,4 +1,4 @@
-"""Random brain slices from the MNI152 template: deformed, with random contrast, skull, scalp, lesions and phase.
+"""Random brain slices from the MNI152 template: deformed, with random contrast, skull, scalp, lesions, texture and phase.
 
 The template (Fonov et al., NeuroImage 2011;54:313) comes with nilearn (extra ``train``). It is an average of 152 heads and
 therefore blurred; tissue boundaries are made crisp again before contrasts are drawn.
@@ -94,7 +94,7 @@ def random_slice(
     body = np.clip(tissues.sum(0), 0, 1)
     image += _random_lesions(random, shape) * tissues[:2].sum(0)
     image *= 1 + 0.15 * smooth_field(random, shape, 3) * body
-    image *= 1 + random.uniform(0, 0.08) * ndimage.gaussian_filter(random.standard_normal(shape), 0.8)
+    image *= 1 + random.uniform(0, 0.2) * random_texture(random, shape)
     image = np.maximum(image, 0)
     return (image / max(np.percentile(image, 99.5), 1e-6) * np.exp(1j * random_phase(random, shape))).astype(
         np.complex64
@@ -131,7 +131,7 @@ def _random_plane(
     bend = [random.uniform(0, 4) * smooth_field(random, shape, 4) for _ in range(2)]
     v, u = v + bend[0], u + bend[1]
     tilt = random.normal(0, 0.03 if split == "test" else 0.1, 3)
-    angle = tilt[2] + (math.pi * random.integers(2) if random.random() < 0.2 else 0)
+    angle = tilt[2] + math.pi / 2 * random.integers(4)
     v, u = math.cos(angle) * v - math.sin(angle) * u, math.sin(angle) * v + math.cos(angle) * u
     out = tilt[0] * v + tilt[1] * u
     middle = depth / 2 - 0.5 + np.array([0, -2, 0]) + random.normal(0, 4, 3)
@@ -183,6 +183,17 @@ def smooth_field(random: np.random.Generator, shape: tuple[int, int], nodes: int
     grid = random.uniform(-1, 1, (nodes + 3, nodes + 3))
     y, x = (np.linspace(1, nodes + 1, n) for n in shape)
     return ndimage.map_coordinates(grid, np.meshgrid(y, x, indexing="ij"), order=3, mode="nearest")
+
+
+def random_texture(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Random field of unit standard deviation, whose spectrum lies between that of white noise and that of natural images.
+
+    The template is smooth within a tissue; scans are not. Networks that never see texture take it for noise.
+    """
+    ky, kx = np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None]
+    falloff = np.maximum(np.hypot(ky, kx), 1 / max(shape)) ** -random.uniform(0, 1.2)
+    field = np.fft.irfft2(np.fft.rfft2(random.standard_normal(shape)) * falloff, shape)
+    return (field - field.mean()) / field.std()
 
 
 def random_phase(random: np.random.Generator, shape: tuple[int, int]) -> NDArray[np.float64]:

@@ -13,11 +13,12 @@ from isocenter.export.importers.load import load_network
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
 from isocenter.models.fourier import ifft
+from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.training.data import TrainingSamples, random_mask, simulated_scan
 from isocenter.models.training.files import FileScans
-from isocenter.models.training.recipe import Masks, RecipeError, SimulatedData, load_recipe
+from isocenter.models.training.recipe import Masks, Optimizer, RecipeError, SimulatedData, load_recipe
 from isocenter.models.training.run import train
-from isocenter.models.training.task import maps_error
+from isocenter.models.training.task import make_optimizer, maps_error
 from isocenter.service.cli import app
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
@@ -261,6 +262,38 @@ def test_a_dynamic_network_learns_from_series(tmp_path):
         "jotlasnet", tmp_path / "run" / "weights.pt", tmp_path / "bundle", ExportOptions(), ["torchscript"]
     )
     assert "frames" in bundle.manifest.inputs[0].axes
+    (tmp_path / "scans").mkdir()
+    simulate(ScanProtocol(phantom="heart", matrix=32, coils=3, frames=4, noise=0.001)).save(
+        tmp_path / "scans" / "cine.h5"
+    )
+    for data in ("simulated", str(tmp_path / "scans")):
+        arguments = [
+            "--bundle",
+            str(tmp_path / "bundle"),
+            "--data",
+            data,
+            "--accelerations",
+            "3",
+            "--acs",
+            "8",
+            "--scans",
+            "1",
+        ]
+        result = CliRunner().invoke(app, ["evaluate", *arguments, "-o", str(tmp_path / "evaluation")])
+        assert result.exit_code == 0, result.output
+        with (tmp_path / "evaluation" / "results.csv").open(newline="") as file:
+            quality = {row["method"]: float(row["psnr"]) for row in csv.DictReader(file)}
+        assert quality["SENSE"] > quality["zero-filled"] + 1
+        assert quality["bundle"] > quality["zero-filled"]
+
+
+def test_parameters_of_one_number_may_learn_faster():
+    network = NETWORKS["e2e-varnet"].build(num_cascades=2, chans=4, pools=1, sens_chans=4, sens_pools=1)
+    settings = Optimizer(learning_rate=1e-3, scalar_rate=20)
+    weights, scalars = make_optimizer(network.parameters(), settings).param_groups
+    assert (weights["lr"], scalars["lr"]) == pytest.approx((1e-3, 2e-2))
+    assert len(scalars["params"]) == 2
+    assert len(weights["params"]) + 2 == len(list(network.parameters()))
 
 
 def test_series_beat_and_repeat_by_seed():

@@ -68,6 +68,8 @@ class Optimizer(_Strict):
 
     name: Literal["adam", "adamw", "rmsprop"] = "adam"
     learning_rate: float = 3e-4
+    scalar_rate: float = 1.0
+    """Factor of the learning rate for parameters of one number, such as step sizes, which move far and slowly otherwise."""
     options: dict[str, Any] = {}
     schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
     step: int = 40

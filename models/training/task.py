@@ -19,8 +19,16 @@ _BACKGROUND = 1e-3
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimiser that a recipe describes."""
-    return _OPTIMIZERS[settings.name](parameters, lr=settings.learning_rate, **settings.options)
+    """Return the optimiser that a recipe describes: one group of weights, one of parameters of one number."""
+    every = list(parameters)
+    groups = [
+        {"params": [parameter for parameter in every if parameter.numel() > 1], "lr": settings.learning_rate},
+        {
+            "params": [parameter for parameter in every if parameter.numel() == 1],
+            "lr": settings.learning_rate * settings.scalar_rate,
+        },
+    ]
+    return _OPTIMIZERS[settings.name](groups, **settings.options)
 
 
 def clip_gradients(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> None:
@@ -137,7 +145,7 @@ class ReconstructionTask(Task):
         else:
             schedule = torch.optim.lr_scheduler.OneCycleLR(
                 optimizer,
-                settings.learning_rate,
+                [group["lr"] for group in optimizer.param_groups],
                 total_steps=int(self.trainer.estimated_stepping_batches),
                 pct_start=0.05,
             )
