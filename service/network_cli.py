@@ -80,13 +80,15 @@ def train(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: training/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
     devices: Annotated[str, typer.Option(help="Number of GPUs, or auto.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
     """Train a network by a recipe; writes checkpoints, metrics, curves and sample images."""
     run, recipes = _training("run"), _training("recipe")
     try:
         loaded = recipes.load_recipe(recipe)
         folder = output or Path("training") / loaded.name
-        best = run.train(loaded, folder, resume=resume, devices=devices)
+        best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
     except (recipes.RecipeError, OSError) as error:
         _fail(error)
     out.print(f"best checkpoint: {best}", markup=False)

@@ -184,6 +184,15 @@ def test_a_lightning_checkpoint_gives_its_configuration(checkpoint):
     assert configuration == SMALL["e2e-varnet"]
 
 
+def test_varnet_sense_takes_the_weights_of_varnet(checkpoint):
+    imported = load_network("varnet-sense", checkpoint)
+    assert imported.configuration == SMALL["e2e-varnet"]
+    plain = load_network("e2e-varnet", checkpoint).module.state_dict()
+    state = imported.module.state_dict()
+    assert float(state.pop("weight")) == pytest.approx(0.05)
+    assert all(torch.equal(state[name], plain[name]) for name in plain)
+
+
 def test_missing_misshapen_and_not_finite_tensors_are_named(checkpoint):
     name = "varnet.cascades.1.model.unet.up_conv.3.1.bias"
 

@@ -24,6 +24,7 @@ from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
+from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -54,7 +55,7 @@ def test_every_recipe_is_valid(path):
 
 def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tmp_path):
     folder = tmp_path / "run"
-    best = train(load_recipe(write(tmp_path)), folder, progress=False)
+    best = train(load_recipe(write(tmp_path)), folder, workers=1, progress=False)
     assert best.is_file()
     for name in ("curves.png", "samples/epoch-001.png", "weights.pt", "checkpoints/last.ckpt"):
         assert (folder / name).is_file(), name
@@ -199,6 +200,28 @@ def test_training_masks_change_and_validation_masks_do_not():
         )
         masks = [samples[0]["mask"] for _ in range(4)]
         assert all(torch.equal(masks[0], mask) for mask in masks) != fresh
+
+
+def test_what_does_not_fit_into_memory_is_made_anew_and_is_the_same():
+    data, made = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(2, 2)), []
+
+    def scan(index):
+        made.append(index)
+        return simulated_scan(data, index, "train")
+
+    size = 48 * 48 * 8 * (2 + 1)
+    samples = TrainingSamples(scan, 3, Masks(), 1, with_maps=False, fresh=False, memory=2.5 * size)
+    first, second = ([samples[index] for index in range(3)] for _ in range(2))
+    assert made == [0, 1, 2, 2]
+    assert all(torch.equal(a["kspace"], b["kspace"]) for a, b in zip(first, second, strict=True))
+
+
+def test_masks_change_although_another_process_makes_the_sample():
+    data = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(2, 2))
+    samples = TrainingSamples(lambda i: simulated_scan(data, i, "train"), 2, Masks(), 1, with_maps=False, fresh=True)
+    loader = DataLoader(samples, 1, num_workers=2)
+    epochs = [[batch["mask"] for batch in loader] for _ in range(4)]
+    assert not all(torch.equal(epochs[0][0], epoch[0]) for epoch in epochs)
 
 
 def test_fastmri_files_are_read_with_the_phase_direction_first(tmp_path):

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ...models.networks.registry import NETWORKS, Network
 from .errors import CheckpointError
 from .files import Checkpoint, read_checkpoint
-from .layouts import LAYOUTS, State
+from .layout import State
+from .layouts import LAYOUTS
 
 _OWN_PREFIX = "network."
 """What the names in checkpoints of this project's own training begin with."""

@@ -19,7 +19,7 @@ from .mnet import Loupe, MNet
 from .modl import Modl
 from .primal_dual import PrimalDualNet
 from .proximal import HcPgd
-from .varnet import E2EVarNet
+from .varnet import E2EVarNet, VarNetSense
 from .vn import VariationalNetwork
 
 Task = Literal["2d", "2d+t", "image", "sampling"]
@@ -76,6 +76,9 @@ _BOTH = ("ky", "kx")
 
 NETWORKS: dict[str, Network] = {
     "e2e-varnet": Network(E2EVarNet, "2d", _NO_MAPS, "magnitude", "Sriram et al., MICCAI 2020, arXiv:2004.06688"),
+    "varnet-sense": Network(
+        VarNetSense, "2d", _MAPS, "complex", "E2E-VarNet, then SENSE towards its image (Aggarwal et al., eq. 10a)"
+    ),
     "modl": Network(
         Modl,
         "2d",

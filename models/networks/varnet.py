@@ -6,7 +6,7 @@ Parameters have the names that fastMRI's checkpoints use.
 import torch
 from torch import Tensor, nn
 
-from ..consistency import adjoint_model, forward_model
+from ..consistency import ProximalStep, adjoint_model, forward_model
 from ..fourier import ifft_planar
 from ..planar import ratio_or_zero, root_sum_of_squares
 from ..sampling import calibration_mask, to_hybrid
@@ -53,8 +53,8 @@ class VarNetBlock(nn.Module):
         return kspace - self.dc_weight * mask * (kspace - measured) - refinement
 
 
-class E2EVarNet(nn.Module):
-    """End-to-end variational network.
+class _Cascades(nn.Module):
+    """Sensitivity model and cascades, which fill k-space.
 
     The mask is broadcast, so k-space may lie either way round; the network is bound to the orientation that it was trained in
     (fastMRI: readout along ky's place, phase encoding last).
@@ -85,6 +85,18 @@ class E2EVarNet(nn.Module):
         self.sens_net = SensitivityModel(sens_chans, sens_pools)
         self.cascades = nn.ModuleList(VarNetBlock(NormUnet(chans, pools)) for _ in range(num_cascades))
 
+    def fill(self, measured: Tensor, weights: Tensor, axes: list[int]) -> Tensor:
+        """Return k-space without gaps; see ``to_hybrid``."""
+        maps = self.sens_net(measured, weights, axes, self.calibration_lines)
+        current = measured
+        for cascade in self.cascades:
+            current = cascade(current, measured, weights, maps, axes)
+        return current
+
+
+class E2EVarNet(_Cascades):
+    """End-to-end variational network; see ``_Cascades`` for its parameters."""
+
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct.
 
@@ -101,8 +113,47 @@ class E2EVarNet(nn.Module):
             float32 magnitude [batch, y, x], the root of the sum of squares over the coils.
         """
         measured, weights, axes = to_hybrid(kspace, mask)
-        maps = self.sens_net(measured, weights, axes, self.calibration_lines)
-        current = measured
-        for cascade in self.cascades:
-            current = cascade(current, measured, weights, maps, axes)
-        return root_sum_of_squares(ifft_planar(current, axes))
+        return root_sum_of_squares(ifft_planar(self.fill(measured, weights, axes), axes))
+
+
+class VarNetSense(_Cascades):
+    """E2E-VarNet, and a last step that is SENSE regularised towards its image: ``min |M F S x - y|^2 + w |x - x0|^2``.
+
+    A network with few cascades leaves errors where the coils alone would leave none, and takes the texture of an unknown object
+    for noise. Given coil maps, some steps of conjugate gradients from its image ``x0`` mend what the data can mend; the
+    rest stays as the network has it. The step is MoDL's data consistency (Aggarwal et al., IEEE TMI 2019, eq. 10a).
+
+    Parameters
+    ----------
+    iterations
+        Steps of conjugate gradients.
+    weight
+        w to begin with; it is learned.
+    sizes
+        Of ``E2EVarNet``, whose weights it takes.
+    """
+
+    def __init__(self, iterations: int = 6, weight: float = 0.05, **sizes: int) -> None:
+        super().__init__(**sizes)
+        self.solve = ProximalStep(iterations)
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        kspace, mask
+            As of ``E2EVarNet``.
+        maps
+            float32 [batch, coils, y, x, 2], unit norm over the coils.
+
+        Returns
+        -------
+        Tensor
+            Complex image [batch, y, x, 2].
+        """
+        measured, weights, axes = to_hybrid(kspace, mask)
+        start = adjoint_model(self.fill(measured, weights, axes), maps, axes)
+        target = adjoint_model(measured, maps, axes) + self.weight * start
+        return self.solve(target, maps, weights, axes, self.weight, start)

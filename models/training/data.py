@@ -101,7 +101,7 @@ class TrainingSamples(Dataset[Sample]):
     Parameters
     ----------
     scan
-        Returns the fully sampled scan of an index; called once for each, and kept.
+        Returns the fully sampled scan of an index; called anew for those that are not kept.
     count
         Number of scans.
     masks
@@ -116,6 +116,8 @@ class TrainingSamples(Dataset[Sample]):
         Whether masks change from epoch to epoch.
     label
         Makes something of a fully sampled slice that goes with it as ``label``, once.
+    memory
+        Bytes of samples that a process keeps from epoch to epoch.
     """
 
     def __init__(
@@ -129,6 +131,7 @@ class TrainingSamples(Dataset[Sample]):
         with_true_maps: bool = False,
         fresh: bool,
         label: Callable[[Sample], Tensor] | None = None,
+        memory: float = math.inf,
     ) -> None:
         self._scan = scan
         self._count = count
@@ -138,16 +141,19 @@ class TrainingSamples(Dataset[Sample]):
         self._with_true_maps = with_true_maps
         self._fresh = fresh
         self._label = label
-        self._drawn: dict[int, int] = {}
+        # an index may come to another loader's process in every epoch, and gets another mask all the same
+        self._drawn = torch.zeros(count, dtype=torch.int64).share_memory_()
         self._kept: dict[int, tuple[Sample, int]] = {}
+        self._labels: dict[int, Tensor] = {}
+        self._room = memory
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
         sample, acs = self._full(index)
-        draw = self._drawn.get(index, 0)
-        self._drawn[index] = draw + int(self._fresh)
+        draw = int(self._drawn[index])
+        self._drawn[index] += int(self._fresh)
         random = np.random.default_rng((self._seed, index, draw))
         *frames, height = sample["kspace"].shape[1:-2]
         mask = random_mask(random, height, acs, self._masks, *frames)
@@ -156,23 +162,30 @@ class TrainingSamples(Dataset[Sample]):
 
     def _full(self, index: int) -> tuple[Sample, int]:
         """Return the sample before undersampling, and its number of calibration lines."""
-        if index not in self._kept:
-            scan = self._scan(index)
-            acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
-            images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
-            if self._with_maps:
-                maps = calibrated_maps(scan.kspace, acs)
-                target = (_beside(maps, images[0]).conj() * images).sum(0)
-            else:
-                maps = torch.zeros(0, dtype=torch.complex64)
-                target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
-            scale = target.abs().max()
-            sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
-            tensors = {name: torch.view_as_real(value) for name, value in sample.items()}
-            if self._with_true_maps:
-                true_maps = calibrated_maps(scan.kspace, self._masks.acs[1]) if scan.maps is None else scan.maps
-                tensors["true_maps"] = torch.view_as_real(true_maps.contiguous())
-            if self._label is not None:
-                tensors["label"] = self._label(tensors)
-            self._kept[index] = (tensors, acs)
-        return self._kept[index]
+        if index in self._kept:
+            return self._kept[index]
+        acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
+        sample = self._make(self._scan(index), acs)
+        if self._label is not None:
+            if index not in self._labels:
+                self._labels[index] = self._label(sample)
+            sample["label"] = self._labels[index]
+        size = sum(tensor.nbytes for tensor in sample.values())
+        if size <= self._room:
+            self._room -= size
+            self._kept[index] = sample, acs
+        return sample, acs
+
+    def _make(self, scan: FullScan, acs: int) -> Sample:
+        images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
+        if self._with_maps:
+            maps = calibrated_maps(scan.kspace, acs)
+            target = (_beside(maps, images[0]).conj() * images).sum(0)
+        else:
+            maps = torch.zeros(0, dtype=torch.complex64)
+            target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
+        scale = target.abs().max()
+        sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
+        if self._with_true_maps:
+            sample["true_maps"] = calibrated_maps(scan.kspace, self._masks.acs[1]) if scan.maps is None else scan.maps
+        return {name: torch.view_as_real(value.contiguous()) for name, value in sample.items()}

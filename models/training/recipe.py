@@ -152,8 +152,8 @@ class Recipe(_Strict):
             )
         if not self.loss:
             raise ValueError("the loss is empty")
-        if "maps" in self.loss and self.network != "e2e-varnet":
-            raise ValueError("the loss 'maps' is for networks that estimate coil maps themselves: e2e-varnet")
+        if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-sense"):
+            raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-sense")
         return self
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":

@@ -3,6 +3,7 @@
 import csv
 import functools
 import importlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,16 +27,18 @@ _TEST_SEEDS = 2**32
 
 
 def datasets(
-    recipe: Recipe, label: Callable[[Sample], Tensor] | None = None
+    recipe: Recipe, label: Callable[[Sample], Tensor] | None = None, memory: float = math.inf
 ) -> tuple[TrainingSamples, TrainingSamples]:
-    """Return training and validation samples; ``label`` makes what goes with each of the former."""
+    """Return training and validation samples, each keeping ``memory`` bytes; ``label`` is for the former."""
     masks, network = recipe.masks, recipe.network
     if recipe.sampler is not None:
         # it undersamples itself; coil maps come from the lines that it always has
         masks = Masks(kinds=("uniform",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
-    samples = functools.partial(TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss)
+    samples = functools.partial(
+        TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss, memory=memory
+    )
     if not isinstance(recipe.data, FileData):
         data = recipe.data
         sources: list[tuple[Callable[[int], FullScan], int]] = [
@@ -55,7 +58,16 @@ def datasets(
     )
 
 
-def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = "auto", progress: bool = True) -> Path:
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    devices: str = "auto",
+    workers: int = 0,
+    memory: float = 8.0,
+    progress: bool = True,
+) -> Path:
     """Train and return the best checkpoint.
 
     Parameters
@@ -69,6 +81,10 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
         Go on from ``checkpoints/last.ckpt``.
     devices
         Lightning's ``devices``: ``auto`` or a number of GPUs.
+    workers
+        Processes that make samples; 0: the training's own.
+    memory
+        Gigabytes of samples kept in memory by all of these; what does not fit is made or read anew in every epoch.
     progress
         Whether to show a progress bar.
     """
@@ -76,7 +92,10 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
     task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
     for start in recipe.start_from:
         _start_from(task, start)
-    training, validation = datasets(recipe, task.labels() if isinstance(task, SamplerTask) else None)
+    labels = task.labels() if isinstance(task, SamplerTask) else None
+    # they are made by the network that reconstructs, which is in this process, perhaps on a GPU
+    workers = 0 if labels is not None else workers
+    training, validation = datasets(recipe, labels, 1e9 * memory / (max(workers, 1) + 1))
     checkpoints = ModelCheckpoint(
         folder / "checkpoints", "best", monitor="validation_loss", save_last=True, enable_version_counter=False
     )
@@ -94,7 +113,7 @@ def train(recipe: Recipe, folder: Path, *, resume: bool = False, devices: str = 
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
         task,
-        DataLoader(training, recipe.batch, shuffle=True),
+        DataLoader(training, recipe.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0),
         DataLoader(validation, 1),
         ckpt_path=str(last) if resume and last.is_file() else None,
         weights_only=True,
