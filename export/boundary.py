@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..models.fourier import ifft_planar
+from ..models.planar import coil_reduce, root_sum_of_squares
 from .bundle import BundleError
+
+Image = Literal["", "magnitude", "magnitude channel", "complex", "complex channels"]
 
 
 @dataclass(frozen=True)
@@ -18,13 +23,16 @@ class Form:
     inputs
         What the bundle is given, in order: ``kspace``, then ``mask`` and ``maps`` where it takes them.
     arguments
-        Which of them the module takes, in the order of its arguments.
+        What the module takes, in the order of its arguments: some of these, or ``image``.
     complex_tensors
         Whether it takes k-space and maps as complex tensors, without the axis of real and imaginary part.
     boolean_mask
         Whether it takes the mask as booleans.
     mask_axes
         For each axis of the module's mask its place among the axes of the bundle's, or -1 for a new one of length one.
+    image
+        How it takes the zero-filled image, which is made here: as magnitude (root of the sum of squares over the coils) or
+        complex (combined with the maps), with channels after the batch or without.
     channel
         Whether it returns its image with an axis of length one after the batch.
     complex_channels
@@ -38,6 +46,7 @@ class Form:
     complex_tensors: bool
     boolean_mask: bool
     mask_axes: tuple[int, ...] = ()
+    image: Image = ""
     channel: bool = False
     complex_channels: bool = False
     guarded: bool = False
@@ -86,12 +95,13 @@ class Boundary(nn.Module):
 
     def __init__(self, module: nn.Module, form: Form) -> None:
         super().__init__()
-        order = [form.inputs.index(name) for name in form.arguments]
+        order = [(*form.inputs, "image").index(name) for name in form.arguments]
         self.call = (_CallOne, _CallTwo, _CallThree)[len(order) - 1](module, order)
         self.inputs = list(form.inputs)
         self.complex_tensors = form.complex_tensors
         self.boolean_mask = form.boolean_mask
         self.mask_axes = list(form.mask_axes) or [-1]
+        self.image = form.image
         self.channel = form.channel
         self.complex_channels = form.complex_channels
         self.guarded = form.guarded
@@ -105,10 +115,24 @@ class Boundary(nn.Module):
                 converted.append(torch.view_as_complex(x.contiguous()))
             else:
                 converted.append(x)
+        if self.image != "":
+            converted.append(self._zero_filled(given))
         image = self._image(self.call(converted))
         if self.guarded:
             image = zero_without_signal(given[0], image)
         return image
+
+    def _zero_filled(self, given: list[Tensor]) -> Tensor:
+        images = ifft_planar(given[0], [-3, -2])
+        if self.image == "magnitude":
+            return root_sum_of_squares(images)
+        if self.image == "magnitude channel":
+            return root_sum_of_squares(images).unsqueeze(1)
+        maps = given[-1]
+        image = coil_reduce(images, maps if maps.dim() == images.dim() else maps.unsqueeze(2))
+        if self.image == "complex channels":
+            return image.movedim(-1, 1).contiguous()
+        return torch.view_as_complex(image.contiguous()) if self.complex_tensors else image
 
     def _mask(self, mask: Tensor) -> Tensor:
         shape: list[int] = []

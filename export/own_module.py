@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..models.scaling import scaled
 from .axes import shape_of
-from .boundary import Form, bounded
+from .boundary import Form, Image, bounded
 from .build import DEFAULT_FORMATS, build_compared
 from .bundle import Bundle, BundleError, Conventions, Manifest, TensorSpec
 from .cases import SIZES, edge_cases, make_case
@@ -27,8 +27,8 @@ _NAMES = {
     "mask": ("mask", "sampling_mask", "undersampling_mask"),
     "maps": ("maps", "coil_maps", "sens_maps", "sensitivity_maps", "csm", "smaps", "sensitivities"),
 }
-"""What inputs are called, and what else."""
-_ROLES = {name: role for role, names in _NAMES.items() for name in names}
+"""What the inputs of a bundle are called, and what else."""
+_ROLES = {name: role for role, names in {**_NAMES, "image": ("image", "zero_filled")}.items() for name in names}
 _TRIAL = SIZES[1][0]
 """All lengths differ, so that axes are known by them."""
 
@@ -39,7 +39,8 @@ def export_module(
     """Write the bundle of somebody's own ``torch.nn.Module``.
 
     Its inputs are those that ``options`` names, or else the arguments of ``forward`` that are called ``kspace``, ``mask`` and
-    ``maps``, or have another common name of these. Whether it takes complex tensors and a boolean mask is tried.
+    ``maps``, or have another common name of these; it may also take the zero-filled image. Whether it takes complex tensors
+    and a boolean mask is tried.
 
     Parameters
     ----------
@@ -125,18 +126,18 @@ def _named(specs: tuple[TensorSpec, ...], target: str) -> tuple[TensorSpec, ...]
     if unknown:
         raise BundleError(
             f"{target}: inputs {', '.join(unknown)} are not known. A name says what is passed, whatever the argument of "
-            f"forward is called; accepted are {', '.join(_NAMES)}"
+            f"forward is called; accepted are {', '.join(_NAMES)} and image"
         )
     specs = tuple(spec.model_copy(update={"name": _ROLES[spec.name]}) for spec in specs)
     names = [spec.name for spec in specs]
-    if len(set(names)) < len(names) or "kspace" not in names:
+    if len(set(names)) < len(names) or not {"kspace", "image"} & set(names):
         raise BundleError(
-            f"{target}: inputs are {', '.join(names)}; accepted are kspace, mask and maps, each at most once"
+            f"{target}: inputs are {', '.join(names)}; accepted are kspace or image, and mask and maps, each at most once"
         )
     for spec in specs:
-        if spec.axes[0] != "batch":
-            raise BundleError(f"{target}: the first axis of {spec.name} is {spec.axes[0]!r}; accepted is 'batch'")
-        if spec.name != "mask" and ("coils" not in spec.axes or spec.axes[-1] != "complex"):
+        if spec.axes[:1] != ("batch",):
+            raise BundleError(f"{target}: the axes of {spec.name} are {list(spec.axes)}; the first one must be 'batch'")
+        if spec.name in ("kspace", "maps") and ("coils" not in spec.axes or spec.axes[-1] != "complex"):
             raise BundleError(
                 f"{target}: {spec.name} has the axes {list(spec.axes)}; it needs 'coils', and 'complex' as the last "
                 "one, also where the module takes complex tensors"
@@ -171,6 +172,13 @@ def _guess_arguments(module: nn.Module, target: str, options: ExportOptions) -> 
 def _bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: ExportOptions) -> tuple[TensorSpec, ...]:
     """Inputs of the bundle: in the usual order, the mask as it broadcasts against k-space, and there if the scaling needs it."""
     given = {spec.name: spec for spec in arguments}
+    if "image" in given:
+        axes = given["image"].axes
+        spatial = tuple(axis for axis in axes if axis not in ("batch", "1", "complex"))
+        given.setdefault("kspace", TensorSpec(name="kspace", axes=("batch", "coils", *spatial, "complex")))
+        if "complex" in axes:
+            plane = tuple(axis for axis in spatial if axis != "frames")
+            given.setdefault("maps", TensorSpec(name="maps", axes=("batch", "coils", *plane, "complex")))
     kspace = given["kspace"].axes
     scales = options.scaling not in (None, "none")
     if scales and tuple(axis for axis in kspace if axis not in ("ky", "kx")) not in (
@@ -209,9 +217,9 @@ def _find_form(
     case = make_case(inputs, _TRIAL)
     failures: dict[str, Exception] = {}
     found = []
-    for is_complex in (False, True) if options.complex_tensors is None else (options.complex_tensors,):
+    for is_complex in _tensor_kinds(arguments, options):
         how = "complex tensors" if is_complex else "real tensors"
-        for form in _forms(arguments, inputs, is_complex):
+        for form in _forms(arguments, inputs, is_complex, target):
             try:
                 with torch.no_grad():
                     output = bounded(module, form)(*case.values())
@@ -235,7 +243,32 @@ def _find_form(
     return replace(form, guarded=not finite), output
 
 
-def _forms(arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...], is_complex: bool) -> Iterator[Form]:
+def _tensor_kinds(arguments: tuple[TensorSpec, ...], options: ExportOptions) -> tuple[bool, ...]:
+    """Whether complex tensors are tried: not where real and imaginary part are channels, or nothing is complex."""
+    if all(spec.axes[-1] != "complex" for spec in arguments):
+        return (False,)
+    return (False, True) if options.complex_tensors is None else (options.complex_tensors,)
+
+
+def _image_form(arguments: tuple[TensorSpec, ...], target: str) -> Image:
+    axes = next((spec.axes for spec in arguments if spec.name == "image"), ())
+    spatial = tuple(axis for axis in axes if axis not in ("batch", "1", "complex"))
+    known: dict[tuple[str, ...], Image] = {
+        (): "",
+        ("batch", *spatial): "magnitude",
+        ("batch", "1", *spatial): "magnitude channel",
+        ("batch", *spatial, "complex"): "complex",
+        ("batch", "complex", *spatial): "complex channels",
+    }
+    if axes not in known:
+        accepted = ", ".join(str(list(form)) for form in known if form)
+        raise BundleError(f"{target}: the image has the axes {list(axes)}; accepted are {accepted}")
+    return known[axes]
+
+
+def _forms(
+    arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...], is_complex: bool, target: str
+) -> Iterator[Form]:
     names = tuple(spec.name for spec in arguments)
     for boolean in (False, True) if "mask" in names else (False,):
         yield Form(
@@ -244,6 +277,7 @@ def _forms(arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...], is
             complex_tensors=is_complex,
             boolean_mask=boolean,
             mask_axes=_mask_axes(arguments, inputs, is_complex),
+            image=_image_form(arguments, target),
         )
 
 

@@ -166,6 +166,20 @@ OWN = """
             return x, x
 
 
+    class FromImage(nn.Module):
+        '''A network from image to image, which triples it.'''
+
+        def __init__(self, chans=2):
+            super().__init__()
+            self.conv = nn.Conv2d(chans, chans, 1, bias=False)
+            nn.init.zeros_(self.conv.weight)
+            for channel in range(chans):
+                self.conv.weight.data[channel, channel] = 3.0
+
+        def forward(self, x):
+            return self.conv(x)
+
+
     class Either(nn.Module):
         def forward(self, kspace):
             return kspace[:, 0] * 2
@@ -271,6 +285,27 @@ def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
         assert not zeros["image"].any()
 
 
+@pytest.mark.parametrize("chans", [1, 2])
+def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
+    axes = ["batch", "1" if chans == 1 else "complex", "ky", "kx"]
+    options = ExportOptions.model_validate({"inputs": [{"name": "image", "axes": axes}], "arguments": {"chans": chans}})
+    bundle = export_module("mylab:FromImage", None, lab / "own", options, ["torchscript", "onnx"])
+    assert [spec.name for spec in bundle.manifest.inputs] == (["kspace"] if chans == 1 else ["kspace", "maps"])
+    inputs = make_case(bundle.manifest.inputs, SIZES[1][0])
+    images = np.fft.ifft2(
+        np.fft.ifftshift(torch.view_as_complex(inputs["kspace"]).numpy(), axes=(-2, -1)), norm="ortho"
+    )
+    images = np.fft.fftshift(images, axes=(-2, -1))
+    if chans == 1:
+        expected = 3 * np.sqrt((np.abs(images) ** 2).sum(1))
+    else:
+        image = 3 * (torch.view_as_complex(inputs["maps"]).numpy().conj() * images).sum(1)
+        expected = np.stack([image.real, image.imag], axis=-1)
+    for runtime, path in bundle.runtime_files().items():
+        session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
+        assert relative_error(session.run(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -278,8 +313,14 @@ def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
         ("Either", {}, "runs on real and on complex tensors; say"),
         ("Cropped", {}, "cropping is the pipeline's work"),
         ("Image", {"inputs": ({"name": "y", "axes": ["batch"]},)}, "inputs y are not known"),
-        ("Image", {"inputs": ({"name": "mask", "axes": ["batch", "ky"]},)}, "inputs are mask; accepted are kspace"),
-        ("Image", {"inputs": ({"name": "kspace", "axes": ["coils", "ky"]},)}, "first axis of kspace is 'coils'"),
+        (
+            "Image",
+            {"inputs": ({"name": "mask", "axes": ["batch", "ky"]},)},
+            "inputs are mask; accepted are kspace or image",
+        ),
+        ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "ky", "1", "kx"]},)}, "the image has the axes"),
+        ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "1", "ky", "kx"]},)}, "does not run on"),
+        ("Image", {"inputs": ({"name": "kspace", "axes": ["coils", "ky"]},)}, "the first one must be 'batch'"),
         ("Image", {"inputs": ({"name": "kspace", "axes": ["batch", "ky", "kx"]},)}, "it needs 'coils'"),
     ],
 )
