@@ -59,6 +59,8 @@ class Conventions(_Strict):
     """What the graph itself divides k-space by, and multiplies its image with."""
     mask: Literal["one where a line was measured"] = "one where a line was measured"
     coil_maps: Literal["none", "unit norm"] = "none"
+    sense_step: float | None = None
+    """Weight of the last step, SENSE towards the network's image."""
 
 
 class Domain(_Strict):

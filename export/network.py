@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from ..models.last_step import FinishedBySense
 from ..models.networks.registry import Network
 from ..models.scaling import scaled
 from .build import DEFAULT_FORMATS, build_compared
@@ -92,7 +95,11 @@ def export_network(
         configuration=imported.configuration,
         inputs=inputs,
         outputs=(output,),
-        conventions=Conventions(input_scaling=scaling, coil_maps="unit norm" if "maps" in network.inputs else "none"),
+        conventions=Conventions(
+            input_scaling=scaling,
+            coil_maps="unit norm" if "maps" in network.inputs else "none",
+            sense_step=options.sense_step,
+        ),
         domain=options.domain.model_copy(update={"dimensions": options.domain.dimensions or _dimensions(network)}),
         tolerance=options.tolerance,
         precision=options.precision,
@@ -101,7 +108,27 @@ def export_network(
         intended_use=options.intended_use,
     )
     module = scaled(imported.module, scaling, network.inputs)
-    return build_compared(module, manifest, folder, formats)
+    return build_compared(finished(module, manifest), manifest, folder, formats)
+
+
+def finished(module: nn.Module, manifest: Manifest) -> nn.Module:
+    """Add the last step that a manifest names.
+
+    Raises
+    ------
+    BundleError
+        The bundle has no mask, no coil maps, or no complex image.
+    """
+    weight = manifest.conventions.sense_step
+    if weight is None:
+        return module
+    names = tuple(spec.name for spec in manifest.inputs)
+    if names != ("kspace", "mask", "maps") or manifest.outputs[0].axes[-1] != "complex":
+        raise BundleError(
+            f"bundle {manifest.name!r} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
+            f"{list(manifest.outputs[0].axes)}; accepted are k-space, mask and coil maps, and a complex image"
+        )
+    return FinishedBySense(module, weight)
 
 
 def _dimensions(network: Network) -> tuple[Any, ...]:

@@ -27,6 +27,8 @@ class ExportOptions(BaseModel):
     arguments: dict[str, Any] = {}
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, what the network's published weights expect."""
+    sense_step: Annotated[float, Field(gt=0)] | None = None
+    """Weight of a last step of SENSE towards the network's image, which must be complex; none without it."""
     plane: tuple[Direction, Direction] | None = None
     """Order of the two in-plane axes; ``[kx, ky]`` has the readout first."""
     undersampled: tuple[Direction, ...] | None = None

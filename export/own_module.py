@@ -20,6 +20,7 @@ from .cases import SIZES, edge_cases, make_case
 from .importers.errors import CheckpointError
 from .importers.files import read_checkpoint
 from .importers.load import load_state
+from .network import finished
 from .options import Direction, ExportOptions, provenance_of
 
 _NAMES = {
@@ -72,7 +73,9 @@ def export_module(
         inputs=inputs,
         outputs=(output,),
         conventions=Conventions(
-            input_scaling=options.scaling or "none", coil_maps="unit norm" if "maps" in form.inputs else "none"
+            input_scaling=options.scaling or "none",
+            coil_maps="unit norm" if "maps" in form.inputs else "none",
+            sense_step=options.sense_step,
         ),
         domain=options.domain,
         tolerance=options.tolerance,
@@ -82,7 +85,7 @@ def export_module(
         intended_use=options.intended_use,
     )
     whole = scaled(bounded(module, form), manifest.conventions.input_scaling, form.inputs)
-    return build_compared(whole, manifest, folder, formats)
+    return build_compared(finished(whole, manifest), manifest, folder, formats)
 
 
 def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
@@ -170,7 +173,7 @@ def _guess_arguments(module: nn.Module, target: str, options: ExportOptions) -> 
 
 
 def _bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: ExportOptions) -> tuple[TensorSpec, ...]:
-    """Inputs of the bundle: in the usual order, the mask as it broadcasts against k-space, and there if the scaling needs it."""
+    """Inputs of the bundle: in the usual order, the mask as it broadcasts against k-space, and what wraps the module."""
     given = {spec.name: spec for spec in arguments}
     if "image" in given:
         axes = given["image"].axes
@@ -180,15 +183,17 @@ def _bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: Expo
             plane = tuple(axis for axis in spatial if axis != "frames")
             given.setdefault("maps", TensorSpec(name="maps", axes=("batch", "coils", *plane, "complex")))
     kspace = given["kspace"].axes
-    scales = options.scaling not in (None, "none")
-    if scales and tuple(axis for axis in kspace if axis not in ("ky", "kx")) not in (
+    wrapped = options.scaling not in (None, "none") or options.sense_step is not None
+    if wrapped and tuple(axis for axis in kspace if axis not in ("ky", "kx")) not in (
         ("batch", "coils", "complex"),
         ("batch", "coils", "frames", "complex"),
     ):
         raise BundleError(
-            f"{target}: k-space of axes {list(kspace)} cannot be scaled; accepted are batch, coils, (frames,) the plane, complex"
+            f"{target}: k-space of axes {list(kspace)} cannot be scaled or end with SENSE; accepted: batch, coils, (frames,) plane, complex"
         )
-    if scales or "mask" in given:
+    if options.sense_step is not None:
+        given.setdefault("maps", TensorSpec(name="maps", axes=tuple(axis for axis in kspace if axis != "frames")))
+    if wrapped or "mask" in given:
         named = given["mask"].axes if "mask" in given else ("batch", "frames", *(options.undersampled or ("ky",)))
         given["mask"] = TensorSpec(name="mask", axes=tuple(axis if axis in named else "1" for axis in kspace))
     return tuple(given[name] for name in _NAMES if name in given)

@@ -27,12 +27,15 @@ class ShippedNetwork:
         Name of the network.
     file
         Checkpoint, of this project's own training.
+    sense_step
+        Weight of the last step, where the network has none itself.
     domain
         What they were trained for.
     """
 
     network: str
     file: Path
+    sense_step: float | None = None
     domain: Domain = field(
         default=Domain(
             dimensions=("2d",),
@@ -50,7 +53,7 @@ class ShippedNetwork:
 
 SHIPPED: dict[str, ShippedNetwork] = {
     "varnet-brain": ShippedNetwork("e2e-varnet", WEIGHTS / "varnet-brain.pt"),
-    "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt"),
+    "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt", sense_step=0.05),
 }
 """The shipped networks by the name of their bundle; their recipes have the same names."""
 
@@ -69,11 +72,13 @@ def _ensure(name: str, shipped: ShippedNetwork, folder: Path) -> Bundle:
     else:
         provenance = bundle.manifest.provenance
         same_program = provenance.fingerprint == digest and provenance.tools.get("torch") == torch.__version__
-        if same_program and bundle.manifest.domain == shipped.domain:
+        same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
+        if same_program and same_step and bundle.manifest.domain == shipped.domain:
             return bundle
         log.info("building bundle %s: its weights, its domain or torch have changed", name)
     options = ExportOptions(
         domain=shipped.domain,
+        sense_step=shipped.sense_step,
         licence="MIT",
         training_data="simulated scans of the MNI152 template; see the recipe of the same name",
         intended_use=_USE,

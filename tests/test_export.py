@@ -285,6 +285,48 @@ def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
         assert not zeros["image"].any()
 
 
+@pytest.mark.parametrize("scaling", ["none", "zero-filled"])
+def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
+    """The zero-filled image, made three times as large by the module, ends as the solution of the regularised least squares."""
+    axes = ["batch", "ky", "kx", "complex"]
+    options = {
+        "inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}],
+        "sense_step": 0.3,
+        "scaling": scaling,
+    }
+    bundle = export_module(
+        "mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options), ["torchscript", "onnx"]
+    )
+    assert [spec.name for spec in bundle.manifest.inputs] == ["kspace", "mask", "maps"]
+    assert list(bundle.manifest.outputs[0].axes) == axes
+    inputs = make_case(bundle.manifest.inputs, {"batch": 1, "coils": 3, "ky": 10, "kx": 8}, acs=4, spacing=2)
+    kspace, maps = (torch.view_as_complex(inputs[name])[0].numpy().astype(np.complex128) for name in ("kspace", "maps"))
+    lines = inputs["mask"].flatten().numpy() > 0
+
+    def transform(length):
+        place = np.arange(length) - length // 2
+        return np.exp(-2j * np.pi * np.outer(place, place) / length) / np.sqrt(length)
+
+    rows = np.repeat(lines, 8)
+    model = np.concatenate([np.kron(transform(10), transform(8))[rows] * coil.ravel() for coil in maps])
+    adjoint = model.conj().T @ kspace[:, lines].ravel()
+    expected = np.linalg.solve(model.conj().T @ model + 0.3 * np.eye(80), adjoint + 0.3 * 3 * adjoint).reshape(10, 8)
+    for runtime, path in bundle.runtime_files().items():
+        session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
+        image = torch.view_as_complex(session.run(inputs)["image"])[0].numpy()
+        assert np.abs(image - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+def test_a_magnitude_cannot_end_with_sense(lab):
+    options = {
+        "inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}],
+        "arguments": {"chans": 1},
+        "sense_step": 0.1,
+    }
+    with pytest.raises(BundleError, match=r"cannot end with SENSE \(sense_step\)"):
+        export_module("mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options))
+
+
 @pytest.mark.parametrize("chans", [1, 2])
 def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
     axes = ["batch", "1" if chans == 1 else "complex", "ky", "kx"]

@@ -117,11 +117,7 @@ class E2EVarNet(_Cascades):
 
 
 class VarNetSense(_Cascades):
-    """E2E-VarNet, and a last step that is SENSE regularised towards its image: ``min |M F S x - y|^2 + w |x - x0|^2``.
-
-    A network with few cascades leaves errors where the coils alone would leave none, and takes the texture of an unknown object
-    for noise. Given coil maps, some steps of conjugate gradients from its image ``x0`` mend what the data can mend; the
-    rest stays as the network has it. The step is MoDL's data consistency (Aggarwal et al., IEEE TMI 2019, eq. 10a).
+    """E2E-VarNet with a last step: SENSE towards its image, with given coil maps (see ``FinishedBySense``).
 
     Parameters
     ----------
