@@ -189,7 +189,8 @@ def _bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: Expo
         ("batch", "coils", "frames", "complex"),
     ):
         raise BundleError(
-            f"{target}: k-space of axes {list(kspace)} cannot be scaled or end with SENSE; accepted: batch, coils, (frames,) plane, complex"
+            f"{target}: k-space of axes {list(kspace)} cannot be scaled, or end with SENSE; "
+            "accepted are batch, coils, (frames,) the plane, complex"
         )
     if options.sense_step is not None:
         given.setdefault("maps", TensorSpec(name="maps", axes=tuple(axis for axis in kspace if axis != "frames")))
