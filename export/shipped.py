@@ -52,7 +52,7 @@ class ShippedNetwork:
 
 
 SHIPPED: dict[str, ShippedNetwork] = {
-    "varnet-brain": ShippedNetwork("e2e-varnet", WEIGHTS / "varnet-brain.pt"),
+    "varnet-brain": ShippedNetwork("varnet-complex", WEIGHTS / "varnet-brain.pt", sense_step=0.05),
     "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt", sense_step=0.05),
 }
 """The shipped networks by the name of their bundle; their recipes have the same names."""

@@ -184,13 +184,16 @@ def test_a_lightning_checkpoint_gives_its_configuration(checkpoint):
     assert configuration == SMALL["e2e-varnet"]
 
 
-def test_varnet_sense_takes_the_weights_of_varnet(checkpoint):
-    imported = load_network("varnet-sense", checkpoint)
-    assert imported.configuration == SMALL["e2e-varnet"]
+def test_complex_varnet_takes_the_weights_of_varnet(checkpoint, tmp_path):
     plain = load_network("e2e-varnet", checkpoint).module.state_dict()
-    state = imported.module.state_dict()
-    assert float(state.pop("weight")) == pytest.approx(0.05)
-    assert all(torch.equal(state[name], plain[name]) for name in plain)
+    recipe = {"recipe": {"network": "e2e-varnet", "configuration": SMALL["e2e-varnet"]}}
+    own = {"state_dict": {f"network.{name}": value for name, value in plain.items()}, "hyper_parameters": recipe}
+    torch.save(own, tmp_path / "own.pt")
+    for path in (checkpoint, tmp_path / "own.pt"):
+        state = load_network("varnet-complex", path).module.state_dict()
+        assert all(torch.equal(state[name], plain[name]) for name in plain)
+    with pytest.raises(CheckpointError, match="is a checkpoint of network 'e2e-varnet', not 'modl'"):
+        load_network("modl", tmp_path / "own.pt")
 
 
 def test_missing_misshapen_and_not_finite_tensors_are_named(checkpoint):

@@ -12,13 +12,14 @@ import yaml
 from isocenter.export.importers.load import load_network
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
+from isocenter.models import metrics
 from isocenter.models.fourier import ifft
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.training.data import TrainingSamples, random_mask, simulated_scan
 from isocenter.models.training.files import FileScans
 from isocenter.models.training.recipe import Masks, Optimizer, RecipeError, SimulatedData, load_recipe
 from isocenter.models.training.run import train
-from isocenter.models.training.task import make_optimizer, maps_error
+from isocenter.models.training.task import ReconstructionTask, check_finite, make_optimizer, maps_error
 from isocenter.service.cli import app
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
@@ -308,6 +309,15 @@ def test_a_dynamic_network_learns_from_series(tmp_path):
             quality = {row["method"]: float(row["psnr"]) for row in csv.DictReader(file)}
         assert quality["SENSE"] > quality["zero-filled"] + 1
         assert quality["bundle"] > quality["zero-filled"]
+
+
+def test_images_without_coils_have_a_gradient_and_a_loss_that_is_not_finite_stops_the_training():
+    task = ReconstructionTask(RECIPE)
+    image = torch.zeros(1, 9, 9, 2, requires_grad=True)
+    (1 - metrics.ssim(task.magnitude(image), torch.rand(1, 9, 9))).sum().backward()
+    assert torch.isfinite(image.grad).all()
+    with pytest.raises(RecipeError, match="the loss is nan in step 7"):
+        check_finite(torch.tensor(float("nan")), 7)
 
 
 def test_parameters_of_one_number_may_learn_faster():

@@ -34,12 +34,6 @@ def e2e_varnet(state: State, _: Checkpoint) -> dict[str, Any]:
     }
 
 
-def varnet_sense(state: State, checkpoint: Checkpoint) -> dict[str, Any]:
-    """E2E-VarNet; no published checkpoint has the weight of the last step."""
-    state["weight"] = torch.tensor(0.05)
-    return e2e_varnet(state, checkpoint)
-
-
 def unet(state: State, _: Checkpoint) -> dict[str, Any]:
     """U-Net of fastMRI."""
     chans, pools = _unet_sizes(state, "unet.")

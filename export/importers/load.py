@@ -82,7 +82,7 @@ def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any])
     """Return the tensors by their names here, and what the checkpoint says about the configuration."""
     if all(key.startswith(_OWN_PREFIX) for key in checkpoint.tensors):
         recipe = checkpoint.hyperparameters.get("recipe", {})
-        if recipe.get("network", name) != name:
+        if recipe.get("network", name) not in (name, find_network(name).weights_of):
             raise CheckpointError(f"{checkpoint.path} is a checkpoint of network {recipe['network']!r}, not {name!r}")
         own = {key.removeprefix(_OWN_PREFIX): tensor for key, tensor in checkpoint.tensors.items()}
         return own, dict(recipe.get("configuration", {}))

@@ -19,7 +19,7 @@ from .mnet import Loupe, MNet
 from .modl import Modl
 from .primal_dual import PrimalDualNet
 from .proximal import HcPgd
-from .varnet import E2EVarNet, VarNetSense
+from .varnet import ComplexVarNet, E2EVarNet
 from .vn import VariationalNetwork
 
 Task = Literal["2d", "2d+t", "image", "sampling"]
@@ -52,6 +52,8 @@ class Network:
         Directions that its published form undersamples.
     loops_over_frames
         Whether its graph depends on the number of frames, which keeps it from ONNX.
+    weights_of
+        Network whose checkpoints are its own.
     """
 
     make: type[nn.Module]
@@ -64,6 +66,7 @@ class Network:
     readout_first: bool = True
     undersampled: tuple[str, ...] = ("ky",)
     loops_over_frames: bool = False
+    weights_of: str = ""
 
     def build(self, **configuration: Any) -> nn.Module:
         """Make the network in its published configuration, with these changes."""
@@ -76,8 +79,13 @@ _BOTH = ("ky", "kx")
 
 NETWORKS: dict[str, Network] = {
     "e2e-varnet": Network(E2EVarNet, "2d", _NO_MAPS, "magnitude", "Sriram et al., MICCAI 2020, arXiv:2004.06688"),
-    "varnet-sense": Network(
-        VarNetSense, "2d", _MAPS, "complex", "E2E-VarNet, then SENSE towards its image (Aggarwal et al., eq. 10a)"
+    "varnet-complex": Network(
+        ComplexVarNet,
+        "2d",
+        _MAPS,
+        "complex",
+        "Sriram et al.; its coil images combined with given coil maps",
+        weights_of="e2e-varnet",
     ),
     "modl": Network(
         Modl,

@@ -6,7 +6,7 @@ Parameters have the names that fastMRI's checkpoints use.
 import torch
 from torch import Tensor, nn
 
-from ..consistency import ProximalStep, adjoint_model, forward_model
+from ..consistency import adjoint_model, forward_model
 from ..fourier import ifft_planar
 from ..planar import ratio_or_zero, root_sum_of_squares
 from ..sampling import calibration_mask, to_hybrid
@@ -116,23 +116,8 @@ class E2EVarNet(_Cascades):
         return root_sum_of_squares(ifft_planar(self.fill(measured, weights, axes), axes))
 
 
-class VarNetSense(_Cascades):
-    """E2E-VarNet with a last step: SENSE towards its image, with given coil maps (see ``FinishedBySense``).
-
-    Parameters
-    ----------
-    iterations
-        Steps of conjugate gradients.
-    weight
-        w to begin with; it is learned.
-    sizes
-        Of ``E2EVarNet``, whose weights it takes.
-    """
-
-    def __init__(self, iterations: int = 6, weight: float = 0.05, **sizes: int) -> None:
-        super().__init__(**sizes)
-        self.solve = ProximalStep(iterations)
-        self.weight = nn.Parameter(torch.tensor(weight))
+class ComplexVarNet(_Cascades):
+    """E2E-VarNet whose coil images are combined with given coil maps to a complex image; it takes the same weights."""
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct.
@@ -140,7 +125,7 @@ class VarNetSense(_Cascades):
         Parameters
         ----------
         kspace, mask
-            As of ``E2EVarNet``.
+            As of ``E2EVarNet``, which estimates maps for its cascades from them.
         maps
             float32 [batch, coils, y, x, 2], unit norm over the coils.
 
@@ -150,6 +135,4 @@ class VarNetSense(_Cascades):
             Complex image [batch, y, x, 2].
         """
         measured, weights, axes = to_hybrid(kspace, mask)
-        start = adjoint_model(self.fill(measured, weights, axes), maps, axes)
-        target = adjoint_model(measured, maps, axes) + self.weight * start
-        return self.solve(target, maps, weights, axes, self.weight, start)
+        return adjoint_model(self.fill(measured, weights, axes), maps, axes)

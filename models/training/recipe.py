@@ -152,8 +152,8 @@ class Recipe(_Strict):
             )
         if not self.loss:
             raise ValueError("the loss is empty")
-        if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-sense"):
-            raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-sense")
+        if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
+            raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
         return self
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":

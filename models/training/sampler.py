@@ -11,7 +11,7 @@ from ..planar import magnitude
 from .data import Sample
 from .icd import descend, middle_lines, variable_density
 from .recipe import Recipe
-from .task import Task, clip_gradients, make_optimizer, relative_squares
+from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
 
 _CANDIDATES = 16
 """Masks of the coordinate descent that are reconstructed together."""
@@ -72,6 +72,7 @@ class SamplerTask(Task):
         loss = settings.error_weight * error if sampler_turn else error
         if sampler_turn and "label" in batch:
             loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["label"])
+        check_finite(loss, self.global_step)
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._clip(sampler_turn)

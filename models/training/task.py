@@ -12,10 +12,11 @@ from ..networks.registry import NETWORKS
 from ..planar import coil_reduce, magnitude
 from ..scaling import Scaling, scaled
 from .data import Sample
-from .recipe import Optimizer, Recipe
+from .recipe import Optimizer, Recipe, RecipeError
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 _BACKGROUND = 1e-3
+_SMALLEST = 1e-12
 
 
 def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
@@ -38,6 +39,18 @@ def clip_gradients(parameters: Iterable[torch.nn.Parameter], settings: Optimizer
         torch.nn.utils.clip_grad_norm_(every, settings.clip_norm)
     if settings.clip_value is not None:
         torch.nn.utils.clip_grad_value_(every, settings.clip_value)
+
+
+def check_finite(loss: Tensor, step: int) -> None:
+    """Stop a training that has gone wrong, instead of going on for hours.
+
+    Raises
+    ------
+    RecipeError
+        The loss is NaN or infinite.
+    """
+    if not torch.isfinite(loss):
+        raise RecipeError(f"the loss is {float(loss)} in step {step}; a smaller learning rate or clip_norm may help")
 
 
 def relative_squares(output: Tensor, truth: Tensor) -> Tensor:
@@ -72,7 +85,9 @@ class Task(lightning.LightningModule):
 
     def magnitude(self, output: Tensor) -> Tensor:
         """Return the magnitude [images, y, x] of what the network returned; each frame of a series is an image."""
-        return (output if self.entry.output == "magnitude" else magnitude(output)).flatten(0, -3)
+        # the root has no gradient at zero, which images have where there are no coil maps
+        image = output if self.entry.output == "magnitude" else (output.square().sum(-1) + _SMALLEST).sqrt()
+        return image.flatten(0, -3)
 
     def truth(self, batch: Sample) -> Tensor:
         """Return what the network should have returned."""
@@ -106,6 +121,7 @@ class ReconstructionTask(Task):
     def training_step(self, batch: Sample, _index: int) -> Tensor:
         """Return the loss of a batch."""
         loss = self._loss(self(batch), batch)
+        check_finite(loss, self.global_step)
         self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["target"]))
         return loss
 

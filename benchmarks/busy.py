@@ -1,0 +1,85 @@
+"""How much slower reconstructions are while another process keeps a core busy, as the service waits and as OpenMP does.
+
+Each measurement runs in a process of its own, since OpenMP reads how long its threads spin when it is loaded. ``slowdown`` is the
+time of a call beside the busy process over that without it; ``idle`` the time without it as the service waits, over that as
+OpenMP does by itself.
+
+Run with ``python benchmarks/busy.py``.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+BUNDLES = ("sense", "varnet-brain", "modl-brain")
+SIZES = {"batch": 1, "coils": 8, "frames": 1, "kz": 1, "ky": 192, "kx": 192}
+ROUNDS = 2
+
+
+def child():
+    """Print milliseconds of a call of each bundle, with all cores."""
+    import isocenter.service  # noqa: F401, I001 - before torch: it says how threads wait
+    from isocenter.export.bundle import Bundle
+    from isocenter.export.cases import make_case
+    from isocenter.export.runtimes import RUNTIMES
+    from isocenter.service.settings import default_home
+
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    times = []
+    for name in BUNDLES:
+        bundle = Bundle.open(default_home() / "bundles" / name)
+        runtime = RUNTIMES["torchscript"](bundle.runtime_files()["torchscript"], bundle.manifest, torch.device("cpu"))
+        inputs = make_case(bundle.manifest.inputs, SIZES, acs=16, spacing=4, phantom=True)
+        runtime.run(inputs)
+        calls = []
+        for _ in range(5):
+            start = time.perf_counter()
+            runtime.run(inputs)
+            calls.append(1000 * (time.perf_counter() - start))
+        times.append(statistics.median(calls))
+    print(*times)
+
+
+def measure(spin, *, busy):
+    """Run a child, beside a process that computes without end if ``busy``; return milliseconds by bundle."""
+    environment = {**os.environ, **({"GOMP_SPINCOUNT": spin} if spin else {})}
+    # in a session of its own, which the scheduler treats as a group, like another container
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True) if busy else None
+    try:
+        command = [sys.executable, "-W", "ignore", __file__, "--child"]
+        output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    finally:
+        if other is not None:
+            other.kill()
+    return dict(zip(BUNDLES, map(float, output.split()), strict=True))
+
+
+def main():
+    if "--child" in sys.argv:
+        child()
+        return
+    # what libgomp takes where nothing is said
+    ways = {"service": None, "openmp": "300000"}
+    figures = {}
+    for _ in range(ROUNDS):
+        for way, spin in ways.items():
+            for busy in (False, True):
+                for name, milliseconds in measure(spin, busy=busy).items():
+                    figures.setdefault((way, busy, name), []).append(milliseconds)
+                    print(
+                        f"  {name}, {way}, {'beside a busy process' if busy else 'alone'}: {milliseconds:.0f} ms",
+                        flush=True,
+                    )
+    middle = {key: statistics.median(values) for key, values in figures.items()}
+    for name in BUNDLES:
+        for way in ways:
+            print(f"figure busy.{name}.slowdown_{way} {middle[way, True, name] / middle[way, False, name]:.2f}")
+        print(f"figure busy.{name}.idle {middle['service', False, name] / middle['openmp', False, name]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
