@@ -33,6 +33,7 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/scaling.py
 	$(BIN)/python -W ignore benchmarks/ingest.py
 	$(BIN)/python -W ignore benchmarks/runtimes.py
+	$(BIN)/python -W ignore benchmarks/busy.py
 
 clean:
 	rm -rf $(VENV) .isocenter demo build *.egg-info
