@@ -47,6 +47,12 @@ def run_demo(folder: Path, console: Console) -> None:
             name: _replay(scan, pipeline, folder / f"{pipeline[:-4]}.h5", port, console, realtime=name == "network")
             for name, pipeline in _METHODS.items()
         }
+    for name, result in results.items():
+        if len(result.images) != protocol.slices:
+            raise ClientError(
+                f"{_METHODS[name]} returned {len(result.images)} images of {protocol.slices} slices; "
+                f"the service's log, {folder / 'service.log'}, says why"
+            )
     images = {name: _by_slice(result.images) for name, result in results.items()}
     table = replay_command.latency_table(results["network"])
     (folder / "latency.txt").write_text(table + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """The commands, as a user types them."""
 
+import os
 import subprocess
 import sys
 
@@ -132,3 +133,12 @@ def test_a_port_that_is_taken_is_reported(service):
 
     with pytest.raises(OSError, match="cannot listen on"):
         Server(Settings(port=service.port), Engine([]))
+
+
+@pytest.mark.parametrize("own", ["", "777"])
+def test_how_long_threads_spin_is_said_before_torch_is_loaded(own):
+    code = "import os, sys, isocenter.service; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": own} if own else {}
+    printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert printed.stdout.strip() == (own or "10000")
