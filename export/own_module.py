@@ -205,6 +205,10 @@ def _mask_axes(arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...]
     wanted = next((spec.axes for spec in arguments if spec.name == "mask"), have)
     if is_complex and len(wanted) == len(have):
         wanted = wanted[:-1]
+    kspace = inputs[0].axes
+    unknown = [axis for axis in wanted if axis not in (*kspace, "1")]
+    if unknown:
+        raise BundleError(f"the mask has axes {', '.join(unknown)}, which k-space does not have: {', '.join(kspace)}")
     places = tuple(-1 if axis == "1" else have.index(axis) for axis in wanted)
     named = [place for place in places if place >= 0]
     if named != sorted(named):

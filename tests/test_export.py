@@ -360,6 +360,11 @@ def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
             {"inputs": ({"name": "mask", "axes": ["batch", "ky"]},)},
             "inputs are mask; accepted are kspace or image",
         ),
+        (
+            "MaskOfLines",
+            {"inputs": (*LINES[:2], {"name": "mask", "axes": ["batch", "lines"]})},
+            "the mask has axes lines",
+        ),
         ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "ky", "1", "kx"]},)}, "the image has the axes"),
         ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "1", "ky", "kx"]},)}, "does not run on"),
         ("Image", {"inputs": ({"name": "kspace", "axes": ["coils", "ky"]},)}, "the first one must be 'batch'"),
