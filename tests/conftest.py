@@ -1,3 +1,4 @@
+import logging
 import os
 import socket
 import threading
@@ -101,3 +102,13 @@ def service(make_service):
 @pytest.fixture(scope="session")
 def small_scan():
     return simulate(ScanProtocol(matrix=32, coils=4, noise=0.5))
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Commands that run in this process send the log to a stream that is closed after them."""
+    logger = logging.getLogger("isocenter")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], level, logger.propagate = before
+    logger.setLevel(level)
