@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor, nn
 
 from .bundle import MANIFEST, PROBE, RUNTIME_FILES, Bundle, BundleError, Manifest, Parity, relative_error, sha256
-from .cases import SIZES, Inputs, comparison_cases, edge_cases
+from .cases import Inputs
 from .formats import FORMATS, ExportError
 from .runtimes import RUNTIMES, Runtime
 
@@ -68,9 +68,9 @@ def build_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write_models(module, manifest, _for_tracing(cases), partial, formats, required)
+        sessions = _write_models(module, manifest, _for_tracing(cases), partial, formats, required)
         _write_probe(module, manifest, cases[0], partial / PROBE)
-        parity = _check_parity(module, manifest, cases, edge_cases or {}, partial)
+        parity = _check_parity(module, manifest, cases, edge_cases or {}, sessions)
         provenance = manifest.provenance.model_copy(
             update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()}
         )
@@ -85,12 +85,6 @@ def build_bundle(
     return Bundle.open(folder)
 
 
-def build_compared(module: nn.Module, manifest: Manifest, folder: Path, formats: Sequence[str]) -> Bundle:
-    """Write the bundle of a module that takes k-space of any size; see ``build_bundle``."""
-    edges = edge_cases(manifest.inputs, SIZES[0][0])
-    return build_bundle(module, manifest, comparison_cases(manifest.inputs), folder, edge_cases=edges, formats=formats)
-
-
 def _for_tracing(cases: Sequence[Inputs]) -> Inputs:
     """Inputs with as few axes of length one as possible, which the exporter would take for constants."""
     return max(cases, key=lambda inputs: -sum(size == 1 for tensor in inputs.values() for size in tensor.shape))
@@ -103,13 +97,15 @@ def _write_models(
     folder: Path,
     formats: Sequence[str],
     required: Sequence[str],
-) -> None:
+) -> dict[str, Runtime]:
+    """Write the model files and load them again: what cannot be loaded counts as not written."""
+    sessions: dict[str, Runtime] = {}
     failures = []
     for name in formats:
         path = folder / RUNTIME_FILES[name]
         try:
             FORMATS[name](module, manifest, inputs, path)
-            _load(name, path, manifest)
+            sessions[name] = _load(name, path, manifest)
         except ExportError as error:
             path.unlink(missing_ok=True)
             if name in required:
@@ -119,6 +115,7 @@ def _write_models(
         raise BundleError(f"bundle {manifest.name!r} cannot be written. " + "; ".join(failures))
     for failure in failures:
         log.warning("bundle %s gets no %s", manifest.name, failure)
+    return sessions
 
 
 def _load(name: str, path: Path, manifest: Manifest) -> Runtime:
@@ -145,7 +142,11 @@ def _run_module(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[s
 
 
 def _check_parity(
-    module: nn.Module, manifest: Manifest, cases: Sequence[Inputs], edge_cases: Mapping[str, Inputs], folder: Path
+    module: nn.Module,
+    manifest: Manifest,
+    cases: Sequence[Inputs],
+    edge_cases: Mapping[str, Inputs],
+    sessions: Mapping[str, Runtime],
 ) -> dict[str, Parity]:
     """Compare every runtime with the module in float64 on all cases."""
     exact = copy.deepcopy(module).double()
@@ -155,10 +156,10 @@ def _check_parity(
         for inputs, truth in zip(cases, expected, strict=True)
     ]
     parity = {}
-    for runtime, name in RUNTIME_FILES.items():
-        if not (folder / name).is_file():
+    for runtime in RUNTIME_FILES:
+        if runtime not in sessions:
             continue
-        session = _load(runtime, folder / name, manifest)
+        session = sessions[runtime]
         errors = [relative_error(session.run(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
         for inputs, error, own in zip(cases, errors, eager, strict=True):
             accepted = min(manifest.tolerance, max(_EAGER_FACTOR * own, _RESOLUTION))

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from ..models.last_step import FinishedBySense
 from ..models.networks.registry import Network
-from ..models.scaling import scaled
-from .build import DEFAULT_FORMATS, build_compared
-from .bundle import Bundle, BundleError, Conventions, Manifest, TensorSpec
+from .build import DEFAULT_FORMATS
+from .bundle import Bundle, BundleError, TensorSpec
+from .compose import compose_bundle
 from .importers.load import find_network, load_network
-from .options import ExportOptions, provenance_of
+from .options import ExportOptions
 
 _FULL = ("batch", "coils")
 
@@ -88,47 +85,19 @@ def export_network(
         # this project's own training has the phase direction first and undersamples along it
         options = options.model_copy(update={"plane": ("ky", "kx"), "undersampled": options.undersampled or ("ky",)})
     inputs, output = network_specs(network, options)
-    manifest = Manifest(
-        name=folder.name,
-        version=options.version,
+    dimensions = options.domain.dimensions or _dimensions(network)
+    return compose_bundle(
+        imported.module,
+        folder,
+        options.model_copy(update={"domain": options.domain.model_copy(update={"dimensions": dimensions})}),
+        formats,
         network=name,
         configuration=imported.configuration,
         inputs=inputs,
-        outputs=(output,),
-        conventions=Conventions(
-            input_scaling=scaling,
-            coil_maps="unit norm" if "maps" in network.inputs else "none",
-            sense_step=options.sense_step,
-        ),
-        domain=options.domain.model_copy(update={"dimensions": options.domain.dimensions or _dimensions(network)}),
-        tolerance=options.tolerance,
-        precision=options.precision,
-        compiled_for=options.compiled_for,
-        provenance=provenance_of(checkpoint, options),
-        intended_use=options.intended_use,
+        output=output,
+        scaling=scaling,
+        checkpoint=checkpoint,
     )
-    module = scaled(imported.module, scaling, network.inputs)
-    return build_compared(finished(module, manifest), manifest, folder, formats)
-
-
-def finished(module: nn.Module, manifest: Manifest) -> nn.Module:
-    """Add the last step that a manifest names.
-
-    Raises
-    ------
-    BundleError
-        The bundle has no mask, no coil maps, or no complex image.
-    """
-    weight = manifest.conventions.sense_step
-    if weight is None:
-        return module
-    names = tuple(spec.name for spec in manifest.inputs)
-    if names != ("kspace", "mask", "maps") or manifest.outputs[0].axes[-1] != "complex":
-        raise BundleError(
-            f"bundle {manifest.name!r} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
-            f"{list(manifest.outputs[0].axes)}; accepted are k-space, mask and coil maps, and a complex image"
-        )
-    return FinishedBySense(module, weight)
 
 
 def _dimensions(network: Network) -> tuple[Any, ...]:

@@ -1,6 +1,5 @@
 """What a user may say about an export, beside the checkpoint: the YAML file of ``isocenter export --config``."""
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..models.scaling import Scaling
-from .bundle import BundleError, Domain, Provenance, TensorSpec
+from .bundle import BundleError, Domain, TensorSpec
 
 Direction = Literal["ky", "kx"]
 
@@ -64,19 +63,3 @@ def load_options(path: Path | None) -> ExportOptions:
         return ExportOptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
     except (yaml.YAMLError, ValidationError, OSError) as error:
         raise BundleError(f"{path} is not a valid export configuration: {error}") from error
-
-
-def provenance_of(checkpoint: Path | None, options: ExportOptions, source: str = "") -> Provenance:
-    """Say where a reconstruction comes from: its checkpoint by a hash of every byte, and what the user says of it."""
-    digest = hashlib.sha256()
-    if checkpoint is not None:
-        files = sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]
-        for file in files or sorted(checkpoint.parent.glob(f"{checkpoint.name}.*")):
-            if file.is_file():
-                digest.update(file.read_bytes())
-    return Provenance(
-        source=source or (checkpoint.name if checkpoint is not None else ""),
-        licence=options.licence,
-        fingerprint=digest.hexdigest(),
-        training_data=options.training_data,
-    )

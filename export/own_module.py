@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models.scaling import scaled
 from .axes import shape_of
 from .boundary import Form, Image, bounded
-from .build import DEFAULT_FORMATS, build_compared
-from .bundle import Bundle, BundleError, Conventions, Manifest, TensorSpec
+from .build import DEFAULT_FORMATS
+from .bundle import Bundle, BundleError, TensorSpec
 from .cases import SIZES, edge_cases, make_case
+from .compose import compose_bundle
 from .importers.errors import CheckpointError
 from .importers.files import read_checkpoint
 from .importers.load import load_state
-from .network import finished
-from .options import Direction, ExportOptions, provenance_of
+from .options import Direction, ExportOptions
 
 _NAMES = {
     "kspace": ("kspace", "masked_kspace", "undersampled_kspace", "kspace_masked", "kspace_undersampled"),
@@ -65,27 +64,19 @@ def export_module(
     arguments = _named(options.inputs, target) if options.inputs else _guess_arguments(module, target, options)
     inputs = _bundle_inputs(arguments, target, options)
     form, output = _find_form(module.eval(), target, arguments, inputs, options)
-    manifest = Manifest(
-        name=folder.name,
-        version=options.version,
+    return compose_bundle(
+        bounded(module, form),
+        folder,
+        options,
+        formats,
         network=target,
         configuration=options.arguments,
         inputs=inputs,
-        outputs=(output,),
-        conventions=Conventions(
-            input_scaling=options.scaling or "none",
-            coil_maps="unit norm" if "maps" in form.inputs else "none",
-            sense_step=options.sense_step,
-        ),
-        domain=options.domain,
-        tolerance=options.tolerance,
-        precision=options.precision,
-        compiled_for=options.compiled_for,
-        provenance=provenance_of(checkpoint, options, target),
-        intended_use=options.intended_use,
+        output=output,
+        scaling=options.scaling or "none",
+        checkpoint=checkpoint,
+        source=target,
     )
-    whole = scaled(bounded(module, form), manifest.conventions.input_scaling, form.inputs)
-    return build_compared(finished(whole, manifest), manifest, folder, formats)
 
 
 def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
@@ -224,12 +215,13 @@ def _find_form(
     options: ExportOptions,
 ) -> tuple[Form, TensorSpec]:
     """Run the module on every form of its inputs that it may expect; return the one that works, and the bundle's output."""
+    image = _image_form(arguments, target)
     case = make_case(inputs, _TRIAL)
     failures: dict[str, Exception] = {}
     found = []
     for is_complex in _tensor_kinds(arguments, options):
         how = "complex tensors" if is_complex else "real tensors"
-        for form in _forms(arguments, inputs, is_complex, target):
+        for form in _forms(arguments, inputs, is_complex, image):
             try:
                 with torch.no_grad():
                     output = bounded(module, form)(*case.values())
@@ -277,7 +269,7 @@ def _image_form(arguments: tuple[TensorSpec, ...], target: str) -> Image:
 
 
 def _forms(
-    arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...], is_complex: bool, target: str
+    arguments: tuple[TensorSpec, ...], inputs: tuple[TensorSpec, ...], is_complex: bool, image: Image
 ) -> Iterator[Form]:
     names = tuple(spec.name for spec in arguments)
     for boolean in (False, True) if "mask" in names else (False,):
@@ -287,7 +279,7 @@ def _forms(
             complex_tensors=is_complex,
             boolean_mask=boolean,
             mask_axes=_mask_axes(arguments, inputs, is_complex),
-            image=_image_form(arguments, target),
+            image=image,
         )
 
 

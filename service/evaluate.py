@@ -77,12 +77,10 @@ class Protocol:
         """
         if self.sampling == "uniform":
             spacing = max(round(acceleration), 1)
-            drawn = [sampling.uniform(lines, spacing, (scan + frame) % spacing) for frame in range(frames)]
-            return torch.from_numpy(np.stack(drawn) | sampling.acs_lines(lines, acs))
+            return torch.from_numpy(sampling.uniform_frames(lines, spacing, acs, scan, frames))
         if self.sampling == "random":
-            acceleration = min(acceleration, lines / (acs + 1))
             seeds = [self.seed + scan + 1000 * frame for frame in range(frames)]
-            return torch.from_numpy(np.stack([sampling.random(lines, acceleration, acs, seed) for seed in seeds]))
+            return torch.from_numpy(sampling.random_frames(lines, acceleration, acs, seeds))
         raise ValueError(f"sampling {self.sampling!r} is not known; accepted are uniform and random")
 
 
@@ -113,12 +111,12 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     results: list[Result] = []
     rows: list[list[Tensor]] = []
     for number, scan in enumerate(_scans(data, protocol, series)):
+        full = _with_frames(scan.kspace)
         clean = scan.kspace if scan.clean is None else scan.clean
         truth = torch.linalg.vector_norm(ifft(_with_frames(clean), [-2, -1]), dim=0)
         for acs in protocol.acs:
             maps = calibrated_maps(scan.kspace, acs)
             for acceleration in protocol.accelerations:
-                full = _with_frames(scan.kspace)
                 lines = protocol.mask(full.shape[1], full.shape[2], acceleration, acs, number)
                 kspace = full * lines[:, :, None]
                 images = {name: method(kspace, lines, maps) for name, method in methods.items()}

@@ -1,5 +1,7 @@
 """Which phase-encoding lines a scan measures."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +38,17 @@ def random(lines: int, acceleration: float, acs: int, seed: int) -> NDArray[np.b
     chosen = np.random.default_rng(seed).choice(lines, budget, replace=False, p=weight / weight.sum())
     mask[chosen] = True
     return mask
+
+
+def uniform_frames(lines: int, spacing: int, acs: int, offset: int, frames: int) -> NDArray[np.bool_]:
+    """Lines [frames, lines] of a series: every ``spacing``-th, moved on by one from frame to frame, and the ACS lines."""
+    return np.stack([uniform(lines, spacing, offset + frame) for frame in range(frames)]) | acs_lines(lines, acs)
+
+
+def random_frames(lines: int, acceleration: float, acs: int, seeds: Sequence[int]) -> NDArray[np.bool_]:
+    """Random lines [frames, lines] of a series, one seed a frame; the acceleration is lower where the ACS lines exceed it."""
+    acceleration = min(acceleration, lines / (acs + 1))
+    return np.stack([random(lines, acceleration, acs, seed) for seed in seeds])
 
 
 def partial_fourier(lines: int, fraction: float) -> NDArray[np.bool_]:

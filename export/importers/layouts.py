@@ -29,7 +29,7 @@ _MODL_LAYERS = (0, 3, 6, 9, 12)
 _BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
-    **dict.fromkeys(("e2e-varnet", "varnet-complex"), (Layout(_VARNET, configurations.e2e_varnet),)),
+    "e2e-varnet": (Layout(_VARNET, configurations.e2e_varnet),),
     "unet": (
         Layout(
             (

@@ -80,14 +80,15 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
 
 def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> tuple[State, dict[str, Any]]:
     """Return the tensors by their names here, and what the checkpoint says about the configuration."""
+    weights_of = find_network(name).weights_of or name
     if all(key.startswith(_OWN_PREFIX) for key in checkpoint.tensors):
         recipe = checkpoint.hyperparameters.get("recipe", {})
-        if recipe.get("network", name) not in (name, find_network(name).weights_of):
+        if recipe.get("network", name) not in (name, weights_of):
             raise CheckpointError(f"{checkpoint.path} is a checkpoint of network {recipe['network']!r}, not {name!r}")
         own = {key.removeprefix(_OWN_PREFIX): tensor for key, tensor in checkpoint.tensors.items()}
         return own, dict(recipe.get("configuration", {}))
     failures = []
-    for layout in LAYOUTS.get(name, ()):
+    for layout in LAYOUTS.get(weights_of, ()):
         try:
             return layout.read(checkpoint)
         except CheckpointError as error:

@@ -80,10 +80,8 @@ def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks,
     if random.choice(masks.kinds) == "uniform":
         spacing = max(round(acceleration), 1)
         first = int(random.integers(spacing))
-        drawn = [sampling.uniform(lines, spacing, first + frame) for frame in range(frames)]
-        return np.stack(drawn) | sampling.acs_lines(lines, acs)
-    acceleration = min(acceleration, lines / (acs + 1))
-    return np.stack([sampling.random(lines, acceleration, acs, int(random.integers(2**31))) for _ in range(frames)])
+        return sampling.uniform_frames(lines, spacing, acs, first, frames)
+    return sampling.random_frames(lines, acceleration, acs, [int(random.integers(2**31)) for _ in range(frames)])
 
 
 def calibrated_maps(kspace: Tensor, acs: int) -> Tensor:

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from .consistency import ProximalStep, adjoint_model
-from .sampling import to_hybrid
+from ..consistency import ProximalStep
+from .steps import prepare
 
 
 class FinishedBySense(nn.Module):
@@ -32,7 +32,6 @@ class FinishedBySense(nn.Module):
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return complex images like the network's."""
         image = self.network(kspace, mask, maps)
-        measured, lines, axes = to_hybrid(kspace, mask)
-        maps = maps if maps.dim() == kspace.dim() else maps.unsqueeze(2)
-        target = adjoint_model(measured, maps, axes) + self.weight * image
+        _, lines, maps, axes, zero_filled = prepare(kspace, mask, maps)
+        target = zero_filled + self.weight * image
         return self.solve(target, maps, lines, axes, image.new_full([1], self.weight), image)

@@ -1,0 +1,108 @@
+"""Compose a bundle: a module, what is wrapped around it, and a manifest that says so."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..models.networks.last_step import FinishedBySense
+from ..models.scaling import Scaling, scaled
+from .build import build_bundle
+from .bundle import Bundle, BundleError, Conventions, Manifest, Provenance, TensorSpec
+from .cases import SIZES, comparison_cases, edge_cases
+from .options import ExportOptions
+
+
+def compose_bundle(
+    module: nn.Module,
+    folder: Path,
+    options: ExportOptions,
+    formats: Sequence[str],
+    *,
+    network: str,
+    configuration: dict[str, Any],
+    inputs: tuple[TensorSpec, ...],
+    output: TensorSpec,
+    scaling: Scaling,
+    checkpoint: Path | None,
+    source: str = "",
+) -> Bundle:
+    """Write the bundle of a module that takes k-space of any size.
+
+    Parameters
+    ----------
+    module
+        Takes the inputs in their order.
+    folder, options, formats
+        As in ``export_network``.
+    network, configuration
+        What the module is called, and how it was made.
+    inputs, output
+        Of the bundle.
+    scaling
+        What k-space is divided by in front of the module.
+    checkpoint
+        Where the weights come from; None: nowhere.
+    source
+        What to name instead of the checkpoint.
+
+    Raises
+    ------
+    BundleError
+        The bundle cannot be written, a runtime deviates, or it cannot end with SENSE as the options say.
+    """
+    names = tuple(spec.name for spec in inputs)
+    manifest = Manifest(
+        name=folder.name,
+        version=options.version,
+        network=network,
+        configuration=configuration,
+        inputs=inputs,
+        outputs=(output,),
+        conventions=Conventions(
+            input_scaling=scaling,
+            coil_maps="unit norm" if "maps" in names else "none",
+            sense_step=options.sense_step,
+        ),
+        domain=options.domain,
+        tolerance=options.tolerance,
+        precision=options.precision,
+        compiled_for=options.compiled_for,
+        provenance=_provenance(checkpoint, options, source),
+        intended_use=options.intended_use,
+    )
+    whole = _finished(scaled(module, scaling, names), manifest)
+    edges = edge_cases(inputs, SIZES[0][0])
+    return build_bundle(whole, manifest, comparison_cases(inputs), folder, edge_cases=edges, formats=formats)
+
+
+def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
+    """Add the last step that a manifest names."""
+    weight = manifest.conventions.sense_step
+    if weight is None:
+        return module
+    names = tuple(spec.name for spec in manifest.inputs)
+    if names != ("kspace", "mask", "maps") or manifest.outputs[0].axes[-1] != "complex":
+        raise BundleError(
+            f"bundle {manifest.name!r} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
+            f"{list(manifest.outputs[0].axes)}; accepted are k-space, mask and coil maps, and a complex image"
+        )
+    return FinishedBySense(module, weight)
+
+
+def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) -> Provenance:
+    """Say where a reconstruction comes from: its checkpoint by a hash of every byte, and what the user says of it."""
+    digest = hashlib.sha256()
+    if checkpoint is not None:
+        files = sorted(checkpoint.rglob("*")) if checkpoint.is_dir() else [checkpoint]
+        for file in files or sorted(checkpoint.parent.glob(f"{checkpoint.name}.*")):
+            if file.is_file():
+                digest.update(file.read_bytes())
+    return Provenance(
+        source=source or (checkpoint.name if checkpoint is not None else ""),
+        licence=options.licence,
+        fingerprint=digest.hexdigest(),
+        training_data=options.training_data,
+    )
