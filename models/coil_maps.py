@@ -1,6 +1,7 @@
 """Coil sensitivity maps from calibration data: ESPIRiT, and the faster adaptive combination."""
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -8,8 +9,10 @@ from torch import Tensor
 from .fourier import ifft
 
 Shape = tuple[int, int, int]
-_FINE = 10
-"""Every other pixel is interpolated, again and again, as long as so many times more than a patch has are left."""
+_FINE = 8
+"""How many pixels are computed for each edge of a patch; those between them are interpolated."""
+_REACH = 3
+"""How many computed pixels to either side of a pixel it is interpolated from."""
 _CACHED_PIXELS = 4096
 """Pixels whose matrices are iterated on together; few enough that they stay in the processor's cache."""
 
@@ -57,26 +60,26 @@ def espirit(
     correlation = _correlate_offsets(projector, coils, edges)
     principal = _principal_component(calibration)
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
-    strides = [_stride(size, edge) for size, edge in zip(shape[1:], edges[1:], strict=True)]
+    strides = [max(size // (_FINE * edge), 1) for size, edge in zip(shape[1:], edges[1:], strict=True)]
     partial = correlation @ _fourier_rows(shape[2], correlation.shape[4], correlation)[:: strides[1]].T
     planes = _fourier_rows(shape[0], partial.shape[2], partial)
     for z in range(shape[0]):
         plane = (partial.movedim(2, -1) @ planes[z]).permute(2, 3, 0, 1).contiguous()
         transform = _fourier_rows(shape[1], plane.shape[0], plane)[:: strides[0]]
         vectors, values = _eigenvectors_of_plane(plane, transform, iterations)
-        vectors, values = vectors.unflatten(1, (len(transform), -1)), values.unflatten(0, (1, len(transform), -1))
-        for dim, stride in enumerate(strides, start=1):
-            while stride > 1:
-                stride //= 2
-                size = -(-shape[dim] // stride)
-                vectors, values = _interleave(vectors, dim, size), _interleave(values, dim, size)
-        aligned = _align_phase(vectors.flatten(1), principal).unflatten(1, shape[1:])
+        vectors, values = vectors.unflatten(0, (len(transform), -1)), values.unflatten(0, (len(transform), -1))
+        for dim in (1, 0):
+            if strides[dim] > 1:
+                weights = _interpolation(shape[1 + dim], strides[dim]).to(plane.device)
+                vectors = _interpolate_vectors(vectors, weights, dim)
+                values = _interpolate(values[..., None], weights, dim)[..., 0]
+        aligned = _align_phase(vectors.flatten(0, 1).T, principal).unflatten(1, shape[1:])
         maps[:, z] = aligned * (values >= crop)
     return maps
 
 
 def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Transform [dy, x, coils, coils] along y, some lines at a time, and return the vectors and values of all pixels.
+    """Transform [dy, x, coils, coils] along y, some lines at a time, and return vectors [pixels, coils] and values [pixels].
 
     So the matrices of a pixel lie side by side, and those of few enough pixels exist at once to stay in the cache.
     """
@@ -86,35 +89,57 @@ def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) ->
     for rows in transform.split(max(pixels // samples, 1)):
         matrices = (rows @ plane.flatten(1)).reshape(-1, coils, coils)
         parts.append(_power_iteration(matrices, iterations))
-    return torch.cat([vector for vector, _ in parts]).T, torch.cat([value for _, value in parts])
+    return torch.cat([vector for vector, _ in parts]), torch.cat([value for _, value in parts])
 
 
-def _stride(size: int, edge: int) -> int:
-    """Distance of the pixels whose eigenvectors are computed, a power of two."""
-    stride = 1
-    while size // (2 * stride) >= _FINE * edge:
-        stride *= 2
-    return stride
+@cache
+def _interpolation(size: int, stride: int) -> Tensor:
+    """Weights [size, padded] that interpolate all pixels from every ``stride``-th by polynomials, Lagrange's formula.
 
-
-def _interleave(coarse: Tensor, dim: int, size: int) -> Tensor:
-    """Interpolate between vectors [coils, y, x] of every other pixel along ``dim``, each up to a phase, by cubic polynomials.
-
-    Maps are periodic. The Fourier coefficients of the matrices end at the kernel's size, and those of their eigenvectors fall
-    off fast beyond it, so that the deviation is about 1e-5 where there is signal.
+    Maps are periodic: the computed pixels are padded as in ``_padded``.
     """
-    before = coarse if size % 2 == 0 else coarse.narrow(dim, 0, size // 2)
-    total = torch.zeros_like(before)
-    for shift, weight in ((0, 9 / 16), (-1, 9 / 16), (1, -1 / 16), (-2, -1 / 16)):
-        neighbour = coarse.roll(shift, dim).narrow(dim, 0, size // 2)
-        along = (neighbour.conj() * before).sum(dim=0, keepdim=True)
-        total = total + weight * neighbour * (along / along.abs().clamp_min(1e-30))
-    if coarse.is_complex():
-        total = total / torch.linalg.vector_norm(total, dim=0, keepdim=True).clamp_min(1e-30)
-    fine = torch.empty((*coarse.shape[:dim], size, *coarse.shape[dim + 1 :]), dtype=coarse.dtype, device=coarse.device)
-    fine.transpose(0, dim)[::2] = coarse.transpose(0, dim)
-    fine.transpose(0, dim)[1::2] = total.transpose(0, dim)
-    return fine
+    computed = torch.arange(0, size, stride, dtype=torch.float64)
+    padded = torch.cat((computed[1 - _REACH :] - size, computed, computed[:_REACH] + size))
+    pixels = torch.arange(size)
+    nearest = pixels[:, None] // stride + torch.arange(2 * _REACH)
+    nodes = padded[nearest]
+    itself = torch.eye(2 * _REACH, dtype=torch.bool)
+    distances = (nodes[:, :, None] - nodes[:, None, :]).masked_fill(itself, 1)
+    factors = (pixels[:, None] - nodes)[:, None, :].expand_as(distances).masked_fill(itself, 1)
+    weights = torch.zeros(size, len(padded), dtype=torch.float64)
+    return weights.scatter_(1, nearest, (factors / distances).prod(dim=2)).to(torch.float32)
+
+
+def _interpolate(values: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Interpolate real [y, x, n] along one of the first two axes."""
+    return _weighted(_padded(values, dim, torch.ones((), device=values.device)), weights, dim)
+
+
+def _interpolate_vectors(vectors: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Interpolate unit vectors [y, x, coils], known up to their phases, along one of the first two axes.
+
+    Each is given the phase that brings it closest to the one before it. The Fourier coefficients of the matrices end at the
+    kernel's size, and those of their eigenvectors fall off fast beyond it, so that the deviation is about 1e-5 where there is
+    signal.
+    """
+    along = (vectors.roll(-1, dim).conj() * vectors).sum(dim=2, keepdim=True)
+    turns = (along / along.abs().clamp_min(1e-30)).cumprod(dim)
+    around = turns.narrow(dim, -1, 1)
+    phases = torch.cat((torch.ones_like(around), turns.narrow(dim, 0, turns.shape[dim] - 1)), dim)
+    padded = _padded(vectors * phases, dim, around)
+    result = torch.view_as_complex(_weighted(torch.view_as_real(padded), weights, dim))
+    return result * torch.view_as_real(result).square().sum(dim=(2, 3))[..., None].clamp_min(1e-30).rsqrt()
+
+
+def _padded(x: Tensor, dim: int, around: Tensor) -> Tensor:
+    """Continue a periodic axis on both sides; ``around`` is what a whole round multiplies by."""
+    before = x.narrow(dim, 1 - _REACH, _REACH - 1) * around.conj()
+    return torch.cat((before, x, x.narrow(dim, 0, _REACH) * around), dim)
+
+
+def _weighted(x: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Multiply one of the first two axes of real [y, x, ...] by a matrix."""
+    return (weights @ x.flatten(1 + dim)).unflatten(1 + dim, x.shape[1 + dim :])
 
 
 def _patch_projector(calibration: Tensor, edges: tuple[int, ...], threshold: float) -> Tensor:
@@ -124,8 +149,12 @@ def _patch_projector(calibration: Tensor, edges: tuple[int, ...], threshold: flo
         patches = patches.unfold(axis, edge, 1)
     positions = math.prod(patches.shape[1:4])
     rows = patches.movedim(0, 3).reshape(positions, -1)
-    values, vectors = torch.linalg.eigh(rows.mH @ rows)
-    signal = vectors[:, values > threshold**2 * values[-1]]
+    wide = rows.shape[1] > rows.shape[0]
+    values, vectors = torch.linalg.eigh(rows @ rows.mH if wide else rows.mH @ rows)
+    strong = values > threshold**2 * values[-1]
+    signal = vectors[:, strong]
+    if wide:
+        signal = rows.mH @ (signal * values[strong].rsqrt())
     return (signal @ signal.mH).conj()
 
 
