@@ -30,6 +30,7 @@ import torch
 from isocenter.export.classical import ensure_classical
 from isocenter.export.shipped import ensure_shipped
 from isocenter.gadgets import load
+from isocenter.gadgets.deferred import settled
 from isocenter.gadgets.items import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.gadgets.scan import Scan
@@ -90,7 +91,7 @@ def bare_call(device, bundle, scan):
         stream = load(name)(stream, context)
     kspace = next(item for item in stream if isinstance(item, Kspace))
     model = device.load(bundle)
-    inputs = arrange_inputs(model.manifest, kspace)
+    inputs = settled(arrange_inputs(model.manifest, kspace))
 
     def run():
         start = time.perf_counter()

@@ -1,5 +1,6 @@
 """Coil sensitivity maps."""
 
+import time
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..models.coil_maps import adaptive, espirit
 from ..models.fourier import ifft
+from .deferred import Deferred
 from .errors import DataError
 from .gadget import Stream, gadget
 from .items import Kspace
@@ -50,63 +52,63 @@ def estimate_coil_maps(
     kernel, crop
         Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
     """
-    estimator = _Estimator(scan, MapsOptions(method, calibration_size, kernel, crop))
+    options = MapsOptions(method, calibration_size, kernel, crop)
+    latest: Deferred | None = None
     for item in items:
         if isinstance(item, Kspace):
-            estimator.see(item)
-            if scan.needs_maps:
-                estimator.fill(item)
-            else:
-                item.maps_on_demand = estimator.fill
+            try:
+                item.coil_maps = item.coil_maps or begin_maps(item, options, scan)
+                latest = item.coil_maps
+            except DataError as error:
+                item.maps_problem = str(error)
+                item.coil_maps = _borrow(latest, tuple(item.data.shape), str(error), scan)
         yield item
 
 
-class _Estimator:
-    """Estimates the maps of blocks; one without calibration lines takes those of the latest that had some."""
+def begin_maps(kspace: Kspace, options: MapsOptions, scan: Scan) -> Deferred:
+    """Return the maps of a block from the calibration lines that it has now; they are made ahead if a bundle will need them.
 
-    def __init__(self, scan: Scan, options: MapsOptions) -> None:
-        self.scan = scan
-        self.options = options
-        self._latest: Kspace | None = None
+    Raises
+    ------
+    DataError
+        There are too few calibration lines.
+    """
+    region = calibration_region(kspace, options.calibration_size)
+    shape = tuple(kspace.data.shape[2:])
 
-    def see(self, kspace: Kspace) -> None:
-        """Note a block on its way, in order."""
-        try:
-            calibration_region(kspace, self.options.calibration_size)
-        except DataError as error:
-            kspace.maps_problem = str(error)
-        else:
-            self._latest = kspace
+    def estimate() -> Tensor:
+        start = time.perf_counter()
+        maps = estimate_maps(region, shape, options)
+        scan.seconds["estimate_coil_maps"] = scan.seconds.get("estimate_coil_maps", 0.0) + time.perf_counter() - start
+        return maps
 
-    def fill(self, kspace: Kspace) -> None:
-        """Make the maps of a block, if it has none."""
-        if kspace.coil_maps is not None:
-            return
-        if not kspace.maps_problem:
-            region = calibration_region(kspace, self.options.calibration_size)
-            kspace.coil_maps = estimate_maps(region, kspace, self.options)
-            return
-        source = self._latest
-        if (
-            source is None
-            or source.data.shape[0] != kspace.data.shape[0]
-            or source.data.shape[2:] != kspace.data.shape[2:]
-        ):
-            return
-        self.fill(source)
-        kspace.coil_maps = source.coil_maps
-        self.scan.report("calibration", f"{kspace.maps_problem}; the maps of the block before are used")
+    maps = Deferred(estimate, (region.shape[0], *shape))
+    if scan.needs_maps and scan.engine is not None:
+        scan.engine.begin(maps, scan=scan.name)
+    return maps
 
 
-def estimate_maps(region: Tensor, kspace: Kspace, options: MapsOptions) -> Tensor:
-    """Maps [coils, kz, ky, kx]; plane by plane where the calibration data covers all partitions, however few they are."""
-    partitions, lines, samples = kspace.data.shape[2:]
+def _borrow(latest: Deferred | None, shape: tuple[int, ...], problem: str, scan: Scan) -> Deferred | None:
+    """Return the latest maps for a block of this shape that has no calibration lines, if they fit."""
+    if latest is None or latest.shape != (shape[0], *shape[2:]):
+        return None
+
+    def report() -> Tensor:
+        scan.report("calibration", f"{problem}; the maps of the block before are used")
+        return latest.get()
+
+    return Deferred(report, latest.shape)
+
+
+def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions) -> Tensor:
+    """Maps [coils, kz, ky, kx] of a shape (kz, ky, kx); plane by plane where the calibration data covers all partitions."""
+    partitions, lines, samples = shape
 
     def maps(data: Tensor, planes: int) -> Tensor:
-        shape = (planes, lines, samples)
+        size = (planes, lines, samples)
         if options.method == "espirit":
-            return espirit(data, shape, kernel=options.kernel, crop=options.crop)
-        return adaptive(data, shape)
+            return espirit(data, size, kernel=options.kernel, crop=options.crop)
+        return adaptive(data, size)
 
     if 1 < partitions == region.shape[1]:
         planes = ifft(region, [1])
@@ -115,7 +117,7 @@ def estimate_maps(region: Tensor, kspace: Kspace, options: MapsOptions) -> Tenso
 
 
 def calibration_region(kspace: Kspace, size: int) -> Tensor:
-    """Return the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space.
+    """Return a copy of the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space.
 
     It has up to ``size`` samples along each axis, but all partitions where they were all measured.
 
@@ -139,7 +141,7 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
     width = min(size, kx)
     x = slice(kx // 2 - width // 2, kx // 2 - width // 2 + width)
     if kspace.calibration is not None:
-        return kspace.calibration[:, z, y, x]
+        return kspace.calibration[:, z, y, x].clone()
     weight = kspace.mask[:, z, y].sum(dim=0)
     return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None]
 

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .deferred import Deferred
 from .errors import DataError
-from .estimate_coil_maps import MapsOptions, calibration_region, estimate_maps
+from .estimate_coil_maps import MapsOptions, begin_maps
 from .header import Encoding
 from .items import Kspace
 from .kspace_buffer import KspaceBuffer
@@ -72,7 +73,7 @@ class HeadStart:
         self._added = 0
         self._estimates = 0
         self._region: tuple[int, ...] | None = None
-        self._maps: Tensor | None = None
+        self._maps: Deferred | None = None
         self._made_from: tuple[KspaceBuffer, tuple[int, ...]] | None = None
 
     def line_added(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
@@ -119,7 +120,7 @@ class HeadStart:
         return kspace
 
     def _consider_maps(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
-        """Estimate the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""
+        """Begin the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""
         assert self._plan.maps is not None
         source, lines = self._calibration_lines(block, calibration)
         before, self._region = self._region, lines
@@ -130,13 +131,12 @@ class HeadStart:
         if self._made_from == (source, lines) or not lines or (not complete and before != lines):
             return
         self._process_both(block, calibration)
-        snapshot = block.to_kspace(self._scan.device, calibration)
         try:
-            region = calibration_region(snapshot, wanted)
+            maps = begin_maps(block.to_kspace(self._scan.device, calibration), self._plan.maps, self._scan)
         except DataError:
             return
         self._estimates += 1
-        self._maps, self._made_from = estimate_maps(region, snapshot, self._plan.maps), (source, lines)
+        self._maps, self._made_from = maps, (source, lines)
 
     def _calibration_lines(
         self, block: KspaceBuffer, calibration: KspaceBuffer | None

@@ -1,6 +1,5 @@
 """What flows through a pipeline: the MRD types, the blocks of Gadgetron's external nodes, and ``Kspace``."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ from ismrmrd.hdf5 import acquisition_header_dtype
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .deferred import Deferred
 from .header import Encoding
 
 __all__ = [
@@ -73,9 +73,7 @@ class Kspace:
     encoding_index
         Its number in the MRD header.
     coil_maps
-        complex64 [coils, kz, ky, kx] in image space, or None.
-    maps_on_demand
-        Makes the coil maps if they are needed after all, or sets ``maps_problem``.
+        complex64 [coils, kz, ky, kx] in image space, computed when they are first needed; or None.
     maps_problem
         Why there are no coil maps.
     whitened
@@ -90,8 +88,7 @@ class Kspace:
     headers: NDArray[Any]
     encoding: Encoding
     encoding_index: int = 0
-    coil_maps: Tensor | None = None
-    maps_on_demand: Callable[["Kspace"], None] | None = None
+    coil_maps: Deferred | None = None
     maps_problem: str = ""
     whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)

@@ -1,11 +1,13 @@
 """Arrange a block of k-space the way a bundle's manifest asks for, and its output back as images."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..models.fourier import ifft
+from .deferred import Deferred
 from .errors import DataError
 from .items import Kspace
 
@@ -17,8 +19,8 @@ _AXES = {
 _SPATIAL = ("kz", "ky", "kx")
 
 
-def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
-    """Return the inputs that a manifest names.
+def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor | Deferred]:
+    """Return the inputs that a manifest names; the coil maps may have to be computed yet.
 
     Axes that a bundle does not know become its batch: the frames of a still-image network, and the partitions of a 2-D
     network, which are transformed to slices first.
@@ -33,16 +35,20 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
         raise DataError(
             f"bundle {manifest.name!r} takes {', '.join(axes)}; a scan has {', '.join(_AXES)}, of which it must take kspace"
         )
-    if "maps" in axes and kspace.coil_maps is None and kspace.maps_on_demand is not None:
-        kspace.maps_on_demand(kspace)
-    sources: dict[str, Tensor | None] = {"kspace": kspace.data, "mask": kspace.mask, "maps": kspace.coil_maps}
+    sources: dict[str, Tensor | Deferred | None] = {
+        "kspace": kspace.data,
+        "mask": kspace.mask,
+        "maps": kspace.coil_maps,
+    }
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])
         if not kspace.partitions_alike:
             raise DataError(
                 f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz"
             )
-    inputs = {}
+    sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
+    batch = _batch_axes(axes["kspace"])
+    inputs: dict[str, Tensor | Deferred] = {}
     for name, wanted in axes.items():
         source = sources.get(name)
         if source is None:
@@ -50,7 +56,10 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor]:
                 (name == "maps" and kspace.maps_problem)
                 or f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct"
             )
-        inputs[name] = _arrange(source, _AXES[name], wanted, _batch_axes(axes["kspace"]), kspace)
+        if isinstance(source, Deferred):
+            inputs[name] = _arrange_later(source, _AXES[name], wanted, batch, sizes)
+        else:
+            inputs[name] = _arrange(source, _AXES[name], wanted, batch, sizes)
     return inputs
 
 
@@ -58,11 +67,18 @@ def _batch_axes(wanted: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(axis for axis in ("frames", "kz") if axis not in wanted)
 
 
+def _arrange_later(
+    source: Deferred, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], sizes: Mapping[str, int]
+) -> Deferred:
+    """Arrange a complex tensor that may have to be computed yet."""
+    outline = _arrange(torch.empty(source.shape, dtype=torch.complex64, device="meta"), have, wanted, batch, sizes)
+    return Deferred(lambda: _arrange(source.get(), have, wanted, batch, sizes), tuple(outline.shape))
+
+
 def _arrange(
-    source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], kspace: Kspace
+    source: Tensor, have: tuple[str, ...], wanted: tuple[str, ...], batch: tuple[str, ...], sizes: Mapping[str, int]
 ) -> Tensor:
     """Permute ``source`` to [batch, *wanted, complex]; it is repeated along axes that it does not have."""
-    sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
     inner = [axis for axis in wanted if axis not in ("batch", "complex")]
     named = [axis for axis in inner if axis != "1"]
     for axis in (*batch, *named):

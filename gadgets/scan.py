@@ -11,6 +11,7 @@ import torch
 from ismrmrd.xsd import ismrmrdHeader
 from torch import Tensor
 
+from .deferred import Deferred
 from .errors import IsocenterError
 from .header import Encoding, parse_encodings, parse_header
 
@@ -65,8 +66,14 @@ class Engine(Protocol):
         """Return the model of a bundle; cheap when it is loaded already."""
         ...
 
-    def submit(self, bundle: str, inputs: Mapping[str, Tensor], *, scan: str = ..., urgent: bool = ...) -> Future[Any]:
+    def submit(
+        self, bundle: str, inputs: Mapping[str, Tensor | Deferred], *, scan: str = ..., urgent: bool = ...
+    ) -> Future[Any]:
         """Queue inputs, and return the future of their ``Result``."""
+        ...
+
+    def begin(self, value: Deferred, *, scan: str = ...) -> None:
+        """Compute an input that a job will need, before there is the job."""
         ...
 
     def abandon(self, future: Future[Any], reason: str) -> None:
@@ -123,7 +130,7 @@ class Scan:
         self.plan: Any = None
         """What ``accumulate`` does early, a ``head_start.Plan``; None: nothing."""
         self.needs_maps = True
-        """Whether coil maps are made at once; if not, only for a bundle that asks for them."""
+        """Whether coil maps are begun as soon as possible; if not, only for a bundle that asks for them."""
         self.whitener: Any = None
         """The scan's whitening; ``prewhiten.whitener_of`` makes it."""
         self.seconds: dict[str, float] = {}

@@ -124,7 +124,7 @@ def bench(
     first = {
         name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
     }
-    measured = choice.choose(runtimes, inputs, repetitions, math.inf)
+    measured = choice.choose(runtimes, inputs, place, repetitions, math.inf)
     choice.remember(bundle, place, measured)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
     shortest = measured.milliseconds[measured.runtime]
@@ -133,6 +133,8 @@ def bench(
     out.print(table)
     together = f"up to {measured.batch} slices that wait together" if measured.batch > 1 else "slices one by one"
     out.print(f"the service will use {measured.runtime} here, {together}", markup=False)
+    if measured.is_doubtful:
+        out.print("other programs kept the processor busy: measure again without them", markup=False)
 
 
 def _fail(error: Exception | str) -> NoReturn:

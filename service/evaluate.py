@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ..export.bundle import Bundle, BundleError
+from ..gadgets.deferred import Deferred, settled
 from ..gadgets.header import Encoding
 from ..gadgets.items import ACQUISITION_HEADER, Kspace
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
@@ -206,9 +207,9 @@ def _bundle(model: LoadedModel) -> Method:
             calibration=None,
             headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
             encoding=encoding,
-            coil_maps=maps[:, None],
+            coil_maps=Deferred.known(maps[:, None]),
         )
-        output = model.run(arrange_inputs(model.manifest, block))
+        output = model.run(settled(arrange_inputs(model.manifest, block)))
         if "image" not in output:
             raise BundleError(f"bundle {model.manifest.name!r} returns no image")
         return arrange_output(model.manifest, output["image"], block)[:, 0].abs()

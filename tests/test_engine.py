@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError
@@ -16,7 +19,7 @@ from isocenter.export.own_module import export_module
 from isocenter.export.runtimes import ChannelsLastRuntime
 from isocenter.gadgets.errors import IsocenterError
 from isocenter.service.cli import app
-from isocenter.service.engine import Engine, EngineError, LoadedModel, Result
+from isocenter.service.engine import Engine, EngineError, LoadedModel, Result, choice
 from isocenter.service.engine.choice import CACHE
 from isocenter.service.engine.commission import commission
 from isocenter.service.engine.device import DeviceLostError
@@ -47,6 +50,16 @@ def make_engine(bundles, faulty_bundles):
     yield make
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def busy():
+    """Other programs on every core."""
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    yield
+    for program in programs:
+        program.kill()
+        program.wait()
 
 
 class Recorder:
@@ -238,7 +251,8 @@ class TestModels:
         x = torch.randn(1, 2, 5, 8, 9)
         assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
 
-    def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path):
+    def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path, monkeypatch):
+        monkeypatch.setattr(choice, "_waiting_seconds", lambda: 0.0)
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
         (folder / CACHE).unlink(missing_ok=True)
         first = LoadedModel(Bundle.open(folder), CPU)
@@ -252,6 +266,23 @@ class TestModels:
         assert LoadedModel(Bundle.open(folder), CPU).runtime == other
         (folder / CACHE).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
+
+    def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(self, bundles, tmp_path, busy, caplog):
+        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        (folder / CACHE).unlink(missing_ok=True)
+        assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
+        assert not (folder / CACHE).exists()
+        assert "other programs kept the processor busy" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("device", "entry_seconds", "expected"), [("cuda", 0.0, 4), ("cuda", 0.02, 1), ("cpu", 0.0, 1)]
+    )
+    def test_slices_are_computed_together_where_that_saves_time(self, device, entry_seconds, expected):
+        class Takes:
+            def run(self, inputs):
+                time.sleep(0.002 + entry_seconds * inputs["x"].shape[0])
+
+        assert choice.choose({"takes": Takes()}, numbered(0), torch.device(device)).batch == expected
 
     def test_the_command_measures_and_the_engine_follows(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")

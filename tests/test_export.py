@@ -15,6 +15,7 @@ from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
 from isocenter.export.own_module import export_module
 from isocenter.export.runtimes import RUNTIMES
+from isocenter.gadgets.deferred import Deferred, settled
 from isocenter.gadgets.header import Encoding
 from isocenter.gadgets.items import ACQUISITION_HEADER, Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
@@ -76,9 +77,9 @@ def test_a_bundle_of_series_in_readout_order_fits_what_the_pipelines_have(tmp_pa
         calibration=None,
         headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
         encoding=Encoding(sizes, sizes, mm, mm),
-        coil_maps=torch.randn(coils, 1, ky, kx, dtype=torch.complex64),
+        coil_maps=Deferred.known(torch.randn(coils, 1, ky, kx, dtype=torch.complex64)),
     )
-    inputs = arrange_inputs(bundle.manifest, block)
+    inputs = settled(arrange_inputs(bundle.manifest, block))
     assert inputs["kspace"].shape == (1, coils, frames, kx, ky, 2)
     assert inputs["mask"].shape == (1, 1, frames, 1, ky, 1)
     assert torch.equal(inputs["mask"][0, 0, :, 0, :, 0].bool(), mask[:, 0])

@@ -6,6 +6,8 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +25,8 @@ _WORTH = 0.9
 BATCH = 4
 _SLOW_MS = 100.0
 """A model that takes this long keeps the device busy with one slice: batches are not tried, which would take seconds."""
+_DOUBTFUL = 0.4
+"""A busy process beside this one makes it 0.8, an idle machine less than 0.2."""
 _ENOUGH_SECONDS = 1.0
 """No longer is measured when a bundle is loaded: scans may be waiting for it."""
 
@@ -38,6 +42,8 @@ class Choice(BaseModel):
         Time of every runtime for one slice.
     batch
         How many slices are worth computing together with it.
+    waited
+        For how much of the time threads of this process had to wait for a processor that others used.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,6 +51,12 @@ class Choice(BaseModel):
     runtime: str
     milliseconds: dict[str, float]
     batch: int
+    waited: float
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether other programs kept the processor so busy that another runtime may be the fastest without them."""
+        return self.waited > _DOUBTFUL
 
 
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
@@ -94,10 +106,13 @@ def _version(package: str) -> str:
 def choose(
     runtimes: Mapping[str, Runtime],
     inputs: Mapping[str, Tensor],
+    device: torch.device,
     rounds: int = ROUNDS,
     enough_seconds: float = _ENOUGH_SECONDS,
 ) -> Choice:
-    """Measure which runtime is fastest, and whether slices are worth computing together with it.
+    """Measure which runtime is fastest, and on a GPU whether slices are worth computing together with it.
+
+    On a CPU they never are: one keeps all cores busy, and several do not fit into their caches.
 
     Parameters
     ----------
@@ -105,15 +120,29 @@ def choose(
         By name.
     inputs
         What they compute.
+    device
+        Where they run.
     rounds
         How often.
     enough_seconds
         Measuring ends after the round in which it has taken this long.
     """
+    start, waited = time.perf_counter(), _waiting_seconds()
     milliseconds = _measure(runtimes, inputs, rounds, enough_seconds)
+    share = (_waiting_seconds() - waited) / (time.perf_counter() - start)
     fastest = min(milliseconds, key=lambda name: milliseconds[name])
-    batch = _worthwhile_batch(runtimes[fastest], inputs) if milliseconds[fastest] < _SLOW_MS else 1
-    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch)
+    tries_batch = device.type != "cpu" and milliseconds[fastest] < _SLOW_MS
+    batch = _worthwhile_batch(runtimes[fastest], inputs) if tries_batch else 1
+    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch, waited=round(share, 2))
+
+
+def _waiting_seconds() -> float:
+    """Return how long the threads of this process have been ready to run and were not run; 0 where Linux does not say."""
+    nanoseconds = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with suppress(OSError):  # the thread has ended
+            nanoseconds += int(path.read_text(encoding="ascii").split()[1])
+    return nanoseconds / 1e9
 
 
 def _measure(

@@ -1,16 +1,19 @@
 """The inference engine: runs bundles on the devices that there are, for all scans at once."""
 
 import logging
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ...export.bundle import Manifest
+from ...gadgets.deferred import Deferred
 from ..settings import RuntimeChoice
 from .device import Device, LocalDevice, Shelf
-from .jobs import FairQueue, Job, Result, Tensors
+from .jobs import FairQueue, Inputs, Job, Result
 from .worker import Suspended, Worker
 
 log = logging.getLogger("isocenter.engine")
@@ -27,7 +30,7 @@ class Model:
         self.name = name
         self.manifest = manifest
 
-    def run(self, inputs: Tensors) -> dict[str, torch.Tensor]:
+    def run(self, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Compute the outputs."""
         return self._engine.run(self.name, inputs)
 
@@ -99,13 +102,46 @@ class Engine:
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
         """Load and warm up in the background, on every device, for sizes that a header announced."""
+
+        def get_ready(device: Device) -> None:
+            if sizes:
+                device.prepare(bundle, sizes)
+            else:
+                device.load(bundle)
+
         # in the threads that will run it: what is warm belongs to a thread
-        jobs = [Job(bundle, {}, _ENGINE, sizes=sizes, device=device.name) for device in self.devices]
+        jobs = [
+            Job(bundle, {}, _ENGINE, order=partial(get_ready, device), device=device.name) for device in self.devices
+        ]
         for job in jobs:
             self._queue.put(job)
         return [job.future for job in jobs]
 
-    def submit(self, bundle: str, inputs: Tensors, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
+    def begin(self, value: Deferred, *, scan: str = _ENGINE) -> None:
+        """Compute an input that a job will need, before there is the job.
+
+        Where models run on the CPU, in the thread that has all cores, between the jobs; elsewhere here and now, beside them.
+
+        Parameters
+        ----------
+        value
+            The input; it is not computed if nobody has it any more when its turn comes.
+        scan
+            Whose turn it uses up.
+        """
+        processor = next((device.name for device in self.devices if device.name == "cpu"), None)
+        if processor is None:
+            value.start()
+            return
+        reference = weakref.ref(value)
+
+        def start() -> None:
+            if (wanted := reference()) is not None:
+                wanted.start()
+
+        self._queue.put(Job("", {}, scan, order=start, device=processor))
+
+    def submit(self, bundle: str, inputs: Inputs, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
         """Queue a job; waits while the scan has too much waiting already.
 
         Parameters
@@ -113,7 +149,8 @@ class Engine:
         bundle
             Name of the bundle.
         inputs
-            Float32 tensors by name, as the manifest has them. They must not be changed before the result is there.
+            Float32 tensors by name, as the manifest has them; those that are to be computed yet are computed in the device's
+            thread. They must not be changed before the result is there.
         scan
             Jobs of different scans take turns.
         urgent
@@ -133,7 +170,7 @@ class Engine:
         self._queue.put(job)
         return job.future
 
-    def run(self, bundle: str, inputs: Tensors) -> dict[str, torch.Tensor]:
+    def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run a bundle and wait for its outputs."""
         return self.submit(bundle, inputs).result().outputs
 

@@ -1,5 +1,6 @@
 """What waits for a device, and in which order it gets its turn."""
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +10,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...gadgets.deferred import Deferred, settled
 from ...gadgets.errors import IsocenterError
 
 Tensors = Mapping[str, Tensor]
+Inputs = Mapping[str, Tensor | Deferred]
+
+
+_FLOAT_BYTES = 4
 
 
 class EngineError(IsocenterError):
@@ -40,36 +46,36 @@ class Result:
 
 @dataclass(eq=False)
 class Job:
-    """Inputs for one bundle, or an order to load it, and to get ready for inputs of these ``sizes``.
+    """Inputs for one bundle, or an order: something else to be done in the thread of a device.
 
     Attributes
     ----------
     bundle
-        Name of the bundle.
+        Name of the bundle; empty if an order has to do with none.
     inputs
-        Tensors by name.
+        Tensors by name; those that are to be computed yet are computed in the device's thread.
     scan
         Whose turn it uses up.
     urgent
         Whether it goes before everything that is not, because it repeats what has failed already.
-    sizes
-        Lengths of the named axes; none of them: only load.
+    order
+        What to do.
     device
         The only device that may do it; None: any.
     """
 
     bundle: str
-    inputs: Tensors
+    inputs: Inputs
     scan: str
     urgent: bool = False
-    sizes: Mapping[str, int] | None = None
+    order: Callable[[], object] | None = None
     device: str | None = None
     future: Future[Result] = field(default_factory=Future)
 
     @property
     def size(self) -> int:
         """Bytes of the inputs."""
-        return sum(tensor.nbytes for tensor in self.inputs.values())
+        return sum(_FLOAT_BYTES * math.prod(value.shape) for value in self.inputs.values())
 
     @property
     def entries(self) -> int:
@@ -80,8 +86,8 @@ class Job:
         """Whether both can be computed in one batch."""
         return (
             self.bundle == other.bundle
-            and self.sizes is None
-            and other.sizes is None
+            and self.order is None
+            and other.order is None
             and all(self.inputs[name].shape[1:] == other.inputs[name].shape[1:] for name in self.inputs)
         )
 
@@ -124,7 +130,7 @@ class FairQueue:
             else:
                 self._waiting.setdefault(job.scan, deque()).append(job)
             self._condition.notify_all()
-        job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
+        job.future.add_done_callback(self._forget_if_cancelled)
 
     def put_back(self, jobs: list[Job]) -> None:
         """Let jobs that were taken be done by somebody else, before all others."""
@@ -199,11 +205,13 @@ class FairQueue:
             if not jobs:
                 del self._waiting[job.scan]
 
-    def _forget(self, job: Job) -> None:
-        """A job was cancelled: make room for others."""
-        with self._condition:
-            self._remove(job)
-            self._condition.notify_all()
+    def _forget_if_cancelled(self, future: Future[Result]) -> None:
+        """Make room for others. A callback that knew the job would keep its inputs as long as anybody has the future."""
+        if future.cancelled():
+            with self._condition:
+                for job in [job for job in self._all() if job.future is future]:
+                    self._remove(job)
+                self._condition.notify_all()
 
     def wake(self) -> None:
         """Let takers ask again whether they should leave."""
@@ -224,9 +232,10 @@ class FairQueue:
 
 def stack(jobs: list[Job]) -> Tensors:
     """Join the inputs of like jobs along the batch."""
+    inputs = [settled(job.inputs) for job in jobs]
     if len(jobs) == 1:
-        return jobs[0].inputs
-    return {name: torch.cat([job.inputs[name] for job in jobs]) for name in jobs[0].inputs}
+        return inputs[0]
+    return {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}
 
 
 def unstack(jobs: list[Job], result: Result) -> list[Result]:

@@ -50,13 +50,13 @@ class LoadedModel:
             if known is None:
                 raise
             known, runtimes = None, commission(bundle, device, wanted)
-        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES))
+        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
         self.runtime = measured.runtime
         self._run = runtimes[self.runtime].run
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
         self.batch = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
-            choice.remember(bundle, device, measured)
+            self._remember(measured)
         log.info(
             "loaded bundle %s %s on %s with %s",
             self.manifest.name,
@@ -65,6 +65,17 @@ class LoadedModel:
             runtimes[self.runtime].description,
             extra={"fields": {f"{name}_ms": value for name, value in measured.milliseconds.items()}},
         )
+
+    def _remember(self, measured: choice.Choice) -> None:
+        if measured.is_doubtful:
+            log.warning(
+                "bundle %s: other programs kept the processor busy while its runtimes were measured; %s is used, "
+                "and they are measured again at the next start",
+                self.manifest.name,
+                self.runtime,
+            )
+        else:
+            choice.remember(self.bundle, self.device, measured)
 
     def _treats_entries_alone(self) -> bool:
         """Whether slices do not influence those that are computed with them."""

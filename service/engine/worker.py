@@ -69,22 +69,25 @@ class Worker:
 
     def _loop(self) -> None:
         while jobs := self._queue.take(self.device.name, self._limit, self._is_retired):
-            live = [job for job in jobs if job.future.running() or job.future.set_running_or_notify_cancel()]
-            if not live:
-                continue
-            self._running = live
-            outcomes = self._execute(live)
-            if isinstance(outcomes[0], DeviceLostError) and not self._is_retired():
-                self._running = []
-                self._wait_for_device(live)
-                continue
-            for job, outcome in zip(live, outcomes, strict=True):
-                _settle(job.future, outcome)
-            if self._is_retired():
-                if not isinstance(outcomes[0], EngineError):  # it has come back by itself
-                    self._suspended.remove(live[0].bundle)
-                return
+            self._work_off(jobs)
+            del jobs  # the memory of this scan is for the next one, which comes before its jobs do
+
+    def _work_off(self, jobs: list[Job]) -> None:
+        live = [job for job in jobs if job.future.running() or job.future.set_running_or_notify_cancel()]
+        if not live:
+            return
+        self._running = live
+        outcomes = self._execute(live)
+        if isinstance(outcomes[0], DeviceLostError) and not self._is_retired():
             self._running = []
+            self._wait_for_device(live)
+            return
+        for job, outcome in zip(live, outcomes, strict=True):
+            _settle(job.future, outcome)
+        if not self._is_retired():
+            self._running = []
+        elif not isinstance(outcomes[0], EngineError):  # it has come back by itself
+            self._suspended.remove(live[0].bundle)
 
     def _limit(self, job: Job) -> int:
         try:
@@ -97,12 +100,9 @@ class Worker:
         first = jobs[0]
         try:
             self._suspended.check(first.bundle)
-            if first.sizes is None:
+            if first.order is None:
                 return unstack(jobs, self.device.run(first.bundle, stack(jobs)))
-            if first.sizes:
-                self.device.prepare(first.bundle, first.sizes)
-            else:
-                self.device.load(first.bundle)
+            first.order()
             return [Result({}, "", self.device.name, 0.0)]
         except Exception as error:  # noqa: BLE001 - a job's failure is its own
             return [error] * len(jobs)

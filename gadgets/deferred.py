@@ -1,0 +1,50 @@
+"""Tensors that are computed by whoever needs them first."""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+
+from torch import Tensor
+
+
+class Deferred:
+    """A tensor that is computed once, when it is started or first asked for. Safe to use from several threads.
+
+    Parameters
+    ----------
+    compute
+        Computes it; forgotten as soon as it has begun, with all that it refers to.
+    shape
+        What its shape will be.
+    """
+
+    def __init__(self, compute: Callable[[], Tensor], shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._compute: Callable[[], Tensor] | None = compute
+        self._outcome: Future[Tensor] = Future()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def known(cls, tensor: Tensor) -> "Deferred":
+        """Return one whose tensor is there already."""
+        return cls(lambda: tensor, tuple(tensor.shape))
+
+    def start(self) -> None:
+        """Compute the tensor in this thread, unless some thread has begun to. What goes wrong is raised by ``get``."""
+        with self._lock:
+            compute, self._compute = self._compute, None
+        if compute is not None:
+            try:
+                self._outcome.set_result(compute())
+            except Exception as error:  # noqa: BLE001 - whoever asks for the tensor must know
+                self._outcome.set_exception(error)
+
+    def get(self) -> Tensor:
+        """Return the tensor; computed in this thread, or waited for."""
+        self.start()
+        return self._outcome.result()
+
+
+def settled(inputs: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor]:
+    """Return inputs with nothing left to compute."""
+    return {name: value.get() if isinstance(value, Deferred) else value for name, value in inputs.items()}
