@@ -1,6 +1,7 @@
 """Turn a module into a bundle: write its model files, compare every runtime with the module in float64, write the manifest."""
 
 import copy
+import hashlib
 import importlib
 import importlib.metadata
 import logging
@@ -15,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from .. import models
 from .bundle import MANIFEST, PROBE, RUNTIME_FILES, Bundle, BundleError, Manifest, Parity, relative_error, sha256
 from .cases import Inputs
 from .formats import FORMATS, ExportError
@@ -23,6 +25,7 @@ from .runtimes import RUNTIMES, Runtime
 log = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
+_MODELS = "isocenter.models"
 _EAGER_FACTOR = 4.0
 """A runtime may be this much further from float64 than the eager module in float32."""
 _RESOLUTION = 5e-6
@@ -183,4 +186,20 @@ def _tools() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return versions
+    return {**versions, _MODELS: _models_digest()}
+
+
+def _models_digest() -> str:
+    """Hash of the code that reconstructions are made of."""
+    digest = hashlib.sha256()
+    folder = Path(models.__path__[0])
+    for path in sorted((*folder.glob("*.py"), *folder.glob("networks/*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def is_up_to_date(bundle: Bundle, fingerprint: str) -> bool:
+    """Whether a bundle was made from what has this fingerprint, with the code of the models and the torch that there are now."""
+    made = bundle.manifest.provenance
+    now = _tools()
+    return made.fingerprint == fingerprint and all(made.tools.get(name) == now[name] for name in ("torch", _MODELS))

@@ -5,8 +5,7 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
+from .build import is_up_to_date
 from .bundle import Bundle, BundleError, Domain
 from .network import export_network
 from .options import ExportOptions
@@ -59,7 +58,7 @@ SHIPPED: dict[str, ShippedNetwork] = {
 
 
 def ensure_shipped(folder: Path) -> list[Bundle]:
-    """Build the bundles of the shipped networks that are missing in ``folder`` or were made from others, or by another torch."""
+    """Build the bundles of the shipped networks that are missing in ``folder`` or were made from others or by other code."""
     return [_ensure(name, shipped, folder / name) for name, shipped in SHIPPED.items()]
 
 
@@ -70,12 +69,10 @@ def _ensure(name: str, shipped: ShippedNetwork, folder: Path) -> Bundle:
     except BundleError as error:
         log.info("building bundle %s: %s", name, error)
     else:
-        provenance = bundle.manifest.provenance
-        same_program = provenance.fingerprint == digest and provenance.tools.get("torch") == torch.__version__
         same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
-        if same_program and same_step and bundle.manifest.domain == shipped.domain:
+        if is_up_to_date(bundle, digest) and same_step and bundle.manifest.domain == shipped.domain:
             return bundle
-        log.info("building bundle %s: its weights, its domain or torch have changed", name)
+        log.info("building bundle %s: its weights, its domain, its code or torch have changed", name)
     options = ExportOptions(
         domain=shipped.domain,
         sense_step=shipped.sense_step,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .consistency import ProximalStep, adjoint_model
-from .fourier import ifft_planar
-from .planar import coil_reduce
+from .fourier import ifft_planar, ifft_uncentred, is_gemm
+from .planar import as_complex, coil_reduce, root_sum_of_squares
 
 
 class RootSumOfSquares(nn.Module):
@@ -22,8 +22,12 @@ class RootSumOfSquares(nn.Module):
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Return magnitude images [batch, kz, ky, kx]."""
-        images = ifft_planar(kspace, [-4, -3, -2])
-        return (images[..., 0].square() + images[..., 1].square()).sum(dim=1).sqrt()
+        if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
+            if is_gemm():
+                return root_sum_of_squares(ifft_planar(kspace, [-4, -3, -2]))
+        # a shift of k-space changes no magnitude, and that of the image is left to the end, when there is one coil
+        images = torch.view_as_real(ifft_uncentred(as_complex(kspace), [-3, -2, -1]))
+        return torch.fft.fftshift(root_sum_of_squares(images), dim=[-3, -2, -1])
 
 
 class CoilCombine(nn.Module):

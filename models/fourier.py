@@ -90,6 +90,16 @@ def _alternating(x: Tensor, axes: list[int]) -> Tensor:
     return signs
 
 
+def ifft_uncentred(x: Tensor, dims: list[int]) -> Tensor:
+    """Transform a complex tensor to image space without both shifts: the middle comes first, and the phase is off."""
+    axes: list[int] = []
+    for dim in dims:
+        axis = dim % x.dim()
+        if x.shape[axis] > 1:
+            axes.append(axis)
+    return x if len(axes) == 0 else _transform(x, axes, True)
+
+
 def fft_planar(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a real tensor [..., 2] to k-space; negative ``dims`` count from the complex dimension, which is -1."""
     return _planar(x, dims, False)

@@ -3,7 +3,7 @@ import shutil
 import pytest
 import torch
 import yaml
-from isocenter.export.build import build_bundle
+from isocenter.export.build import build_bundle, is_up_to_date
 from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
@@ -42,6 +42,16 @@ def test_bundles_that_are_up_to_date_are_not_built_again(bundles):
     before = (bundles / "rss" / "model.yaml").stat().st_mtime_ns
     ensure_classical(bundles)
     assert (bundles / "rss" / "model.yaml").stat().st_mtime_ns == before
+
+
+def test_bundles_that_other_code_has_made_are_built_again(copy, bundles):
+    provenance = Bundle.open(copy).manifest.provenance
+    assert is_up_to_date(Bundle.open(copy), provenance.fingerprint)
+    assert not is_up_to_date(Bundle.open(copy), "another")
+    for tool in ("torch", "isocenter.models"):
+        tools = {**provenance.tools, tool: "another"}
+        edit(copy, provenance={**provenance.model_dump(), "tools": tools})
+        assert not is_up_to_date(Bundle.open(copy), provenance.fingerprint)
 
 
 @pytest.fixture
