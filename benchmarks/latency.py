@@ -33,6 +33,7 @@ from isocenter.export.classical import ensure_classical
 from isocenter.export.shipped import ensure_shipped
 from isocenter.gadgets import load
 from isocenter.gadgets.deferred import settled
+from isocenter.gadgets.estimate_coil_maps import MapsOptions, calibration_region, estimate_maps
 from isocenter.gadgets.items import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.gadgets.scan import Scan
@@ -88,11 +89,7 @@ def running_service(home, bundles):
 
 def bare_call(device, bundle, scan):
     """Return a function that runs a bundle on the buffered scan and takes the time in ms."""
-    context = Scan(scan.header)
-    stream = iter(scan.items)
-    for name in ("accumulate", "remove_oversampling", "prewhiten", "estimate_coil_maps"):
-        stream = load(name)(stream, context)
-    kspace = next(item for item in stream if isinstance(item, Kspace))
+    kspace = first_block(scan)
     model = device.load(bundle)
     inputs = settled(arrange_inputs(model.manifest, kspace))
 
@@ -103,6 +100,29 @@ def bare_call(device, bundle, scan):
 
     run()
     return run
+
+
+def bare_maps(scan):
+    """Return a function that makes the coil maps of the buffered scan, with all cores, and takes the time in ms."""
+    kspace = first_block(scan)
+    options = MapsOptions()
+
+    def run():
+        start = time.perf_counter()
+        estimate_maps(calibration_region(kspace, options.calibration_size), kspace.data.shape[2:], options)
+        return 1000 * (time.perf_counter() - start)
+
+    run()
+    return run
+
+
+def first_block(scan):
+    """Buffer a scan, and return its first block, for which coil maps can be made."""
+    context = Scan(scan.header)
+    stream = iter(scan.items)
+    for name in ("accumulate", "remove_oversampling", "prewhiten", "estimate_coil_maps"):
+        stream = load(name)(stream, context)
+    return next(item for item in stream if isinstance(item, Kspace))
 
 
 def send(config, scan, port, parameters):
