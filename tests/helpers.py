@@ -1,8 +1,15 @@
 """What several tests need."""
 
+import threading
+import time
+
 import ismrmrd
 import numpy as np
+import torch
+from isocenter.export.cases import make_case
+from isocenter.export.classical import METHODS
 from isocenter.gadgets.scan import Scan
+from isocenter.service.engine import Result
 
 
 def collect(gadgets, scan_or_simulation, items=None, **scan_options):
@@ -22,3 +29,51 @@ def random_acquisition(channels=2, samples=8, trajectory=0, seed=0, **header):
     )
     points = random.standard_normal((samples, trajectory)).astype(np.float32) if trajectory else None
     return ismrmrd.Acquisition.from_array(data, points, **header)
+
+
+class Recorder:
+    """A device that notes what it is given and waits until it may go on."""
+
+    def __init__(self, name="recorder", batch=1):
+        self.name = name
+        self.size = batch
+        self.runs = []
+        self.go = threading.Event()
+
+    def load(self, bundle):
+        pass
+
+    def batch(self, bundle):
+        return self.size
+
+    def prepare(self, bundle, sizes):
+        self.runs.append((bundle, sizes))
+
+    def run(self, bundle, inputs):
+        self.go.wait(20)
+        self.runs.append([float(value) for value in inputs["x"].flatten()])
+        return Result({"y": 2 * inputs["x"]}, "recorder", self.name, 0.0)
+
+    def reset(self):
+        pass
+
+    def is_alive(self):
+        return True
+
+    def close(self):
+        pass
+
+
+def numbered(value, shape=(1, 1)):
+    return {"x": torch.full(shape, float(value))}
+
+
+def rss_inputs(**sizes):
+    return make_case(METHODS["rss"].inputs, {"coils": 2, "ky": 16, "kx": 16, **sizes})
+
+
+def wait_until(condition, seconds=20.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import Recorder, numbered, rss_inputs, wait_until
 from isocenter.export.bundle import Bundle, TensorSpec, relative_error
 from isocenter.export.cases import make_case
-from isocenter.export.classical import METHODS
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
 from isocenter.export.runtimes import ChannelsLastRuntime
 from isocenter.gadgets.errors import IsocenterError
 from isocenter.service.cli import app
-from isocenter.service.engine import Engine, EngineError, LoadedModel, Result, choice
+from isocenter.service.engine import Engine, EngineError, LoadedModel, choice
 from isocenter.service.engine.choice import CACHE
 from isocenter.service.engine.commission import commission
 from isocenter.service.engine.device import DeviceLostError
@@ -60,54 +60,6 @@ def busy():
     for program in programs:
         program.kill()
         program.wait()
-
-
-class Recorder:
-    """A device that notes what it is given and waits until it may go on."""
-
-    def __init__(self, name="recorder", batch=1):
-        self.name = name
-        self.size = batch
-        self.runs = []
-        self.go = threading.Event()
-
-    def load(self, bundle):
-        pass
-
-    def batch(self, bundle):
-        return self.size
-
-    def prepare(self, bundle, sizes):
-        self.runs.append((bundle, sizes))
-
-    def run(self, bundle, inputs):
-        self.go.wait(20)
-        self.runs.append([float(value) for value in inputs["x"].flatten()])
-        return Result({"y": 2 * inputs["x"]}, "recorder", self.name, 0.0)
-
-    def reset(self):
-        pass
-
-    def is_alive(self):
-        return True
-
-    def close(self):
-        pass
-
-
-def numbered(value, shape=(1, 1)):
-    return {"x": torch.full(shape, float(value))}
-
-
-def rss_inputs(**sizes):
-    return make_case(METHODS["rss"].inputs, {"coils": 2, "ky": 16, "kx": 16, **sizes})
-
-
-def wait_until(condition, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 class TestQueue:
