@@ -8,6 +8,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,7 @@ def _tools() -> dict[str, str]:
     return {**versions, _MODELS: _models_digest()}
 
 
+@cache
 def _models_digest() -> str:
     """Hash of the code that reconstructions are made of."""
     digest = hashlib.sha256()

@@ -79,7 +79,7 @@ def begin_maps(kspace: Kspace, options: MapsOptions, scan: Scan) -> Deferred:
     def estimate() -> Tensor:
         start = time.perf_counter()
         maps = estimate_maps(region, shape, options)
-        scan.seconds["estimate_coil_maps"] = scan.seconds.get("estimate_coil_maps", 0.0) + time.perf_counter() - start
+        scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
     maps = Deferred(estimate, (region.shape[0], *shape))

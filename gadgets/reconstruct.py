@@ -160,7 +160,7 @@ class _Reconstructor:
         if this.failures:
             notes["Fallback"] = f"{'; '.join(this.failures)}; {this.model.manifest.name!r} made the images instead"
             self.scan.report("fallback", f"bundle {notes['Fallback']}")
-        self.scan.seconds["reconstruct"] = self.scan.seconds.get("reconstruct", 0.0) + result.seconds
+        self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
         for frame in range(volume.shape[0]):

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -133,7 +134,7 @@ class Scan:
         """Whether coil maps are begun as soon as possible; if not, only for a bundle that asks for them."""
         self.whitener: Any = None
         """The scan's whitening; ``prewhiten.whitener_of`` makes it."""
-        self.seconds: dict[str, float] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """Time that gadgets have spent elsewhere than in their own thread, by their name."""
         self._problem_counts: dict[str, int] = {}
 

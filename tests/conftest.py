@@ -35,6 +35,20 @@ def engine(bundles):
 
 
 @pytest.fixture
+def make_engine(bundles):
+    """Make engines with the bundles of the tests, after those of other folders, and close them."""
+    engines = []
+
+    def make(*folders: Path, **options) -> Engine:
+        engines.append(Engine([*folders, bundles], **options))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture
 def shared_data() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip("the real scans are not here")

@@ -44,7 +44,7 @@ def test_bundles_that_are_up_to_date_are_not_built_again(bundles):
     assert (bundles / "rss" / "model.yaml").stat().st_mtime_ns == before
 
 
-def test_bundles_that_other_code_has_made_are_built_again(copy, bundles):
+def test_bundles_that_other_code_has_made_are_built_again(copy):
     provenance = Bundle.open(copy).manifest.provenance
     assert is_up_to_date(Bundle.open(copy), provenance.fingerprint)
     assert not is_up_to_date(Bundle.open(copy), "another")

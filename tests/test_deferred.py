@@ -6,20 +6,6 @@ import pytest
 import torch
 from helpers import Recorder, numbered, rss_inputs, wait_until
 from isocenter.gadgets.deferred import Deferred, settled
-from isocenter.service.engine import Engine
-
-
-@pytest.fixture
-def make_engine(bundles):
-    engines = []
-
-    def make(**options):
-        engines.append(Engine([bundles], **options))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
 
 
 def test_it_is_computed_once_for_all_threads():

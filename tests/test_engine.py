@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import CancelledError
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,17 +40,8 @@ def faulty_bundles(tmp_path_factory):
 
 
 @pytest.fixture
-def make_engine(bundles, faulty_bundles):
-    engines = []
-
-    def make(**options):
-        engine = Engine([faulty_bundles, bundles], **options)
-        engines.append(engine)
-        return engine
-
-    yield make
-    for engine in engines:
-        engine.close()
+def make_engine(make_engine, faulty_bundles):
+    return partial(make_engine, faulty_bundles)
 
 
 @pytest.fixture

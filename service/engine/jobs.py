@@ -16,7 +16,6 @@ from ...gadgets.errors import IsocenterError
 Tensors = Mapping[str, Tensor]
 Inputs = Mapping[str, Tensor | Deferred]
 
-
 _FLOAT_BYTES = 4
 
 
