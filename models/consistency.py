@@ -110,10 +110,10 @@ class ProximalStep(nn.Module):
         self, target: Tensor, maps: Tensor, mask: Tensor, axes: list[int], weight: Tensor, start: Tensor | None = None
     ) -> Tensor:
         """Return x; ``target`` is b, ``weight`` w broadcasts against images, ``start`` is where to begin (default zero)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-            if is_gemm():
-                return self.iterate(target, maps, mask, axes, weight, start)
-        if -2 in axes or -3 not in axes:
+        turns = -3 in axes and -2 not in axes
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            turns = turns and not is_gemm()
+        if not turns:
             return self.iterate(target, maps, mask, axes, weight, start)
         # only ky is in k-space: Fourier transforms along the last axis take half the time
         turned = [-2 if axis == -3 else axis for axis in axes]

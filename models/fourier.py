@@ -55,15 +55,12 @@ def ifft(x: Tensor, dims: list[int]) -> Tensor:
 
 def _centred(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     """Transform along ``dims``; along even lengths the shifts are multiplications by alternating signs, which are faster."""
-    axes: list[int] = []
-    even = True
-    for dim in dims:
-        axis = dim % x.dim()
-        if x.shape[axis] > 1:
-            axes.append(axis)
-            even = even and x.shape[axis] % 2 == 0
+    axes = _longer_than_one(x, dims)
     if len(axes) == 0:
         return x
+    even = True
+    for axis in axes:
+        even = even and x.shape[axis] % 2 == 0
     if not even:
         shifted = torch.fft.ifftshift(x, dim=axes)
         return torch.fft.fftshift(_transform(shifted, axes, inverse), dim=axes)
@@ -73,6 +70,16 @@ def _centred(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     for axis in axes:
         half += x.shape[axis] // 2
     return result.mul_(signs if half % 2 == 0 else -signs)
+
+
+def _longer_than_one(x: Tensor, dims: list[int]) -> list[int]:
+    """Return those of ``dims``, counted from the front, along which there is anything to transform."""
+    axes: list[int] = []
+    for dim in dims:
+        axis = dim % x.dim()
+        if x.shape[axis] > 1:
+            axes.append(axis)
+    return axes
 
 
 def _transform(x: Tensor, axes: list[int], inverse: bool) -> Tensor:
@@ -92,11 +99,7 @@ def _alternating(x: Tensor, axes: list[int]) -> Tensor:
 
 def ifft_uncentred(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to image space without both shifts: the middle comes first, and the phase is off."""
-    axes: list[int] = []
-    for dim in dims:
-        axis = dim % x.dim()
-        if x.shape[axis] > 1:
-            axes.append(axis)
+    axes = _longer_than_one(x, dims)
     return x if len(axes) == 0 else _transform(x, axes, True)
 
 
@@ -130,11 +133,7 @@ def keep_measured(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
 
 def _keep_measured_native(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
     """Centre the mask instead of images and k-space: the whole is a convolution, which no shift of its input changes."""
-    axes: list[int] = []
-    for dim in dims:
-        axis = dim % x.dim()
-        if x.shape[axis] > 1:
-            axes.append(axis)
+    axes = _longer_than_one(x, dims)
     images = torch.view_as_complex(x.contiguous())
     lines = mask[..., 0]
     if len(axes) == 0:
