@@ -26,6 +26,8 @@ from .runtimes import RUNTIMES, Runtime
 log = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
+SHIPPED_FORMATS = ("torchscript",)
+"""Of the bundles that come with Isocenter: ONNX takes minutes to write, and TorchScript is faster for all of them on a CPU."""
 _MODELS = "isocenter.models"
 _EAGER_FACTOR = 4.0
 """A runtime may be this much further from float64 than the eager module in float32."""
@@ -200,8 +202,30 @@ def _models_digest() -> str:
     return digest.hexdigest()
 
 
-def is_up_to_date(bundle: Bundle, fingerprint: str) -> bool:
-    """Whether a bundle was made from what has this fingerprint, with the code of the models and the torch that there are now."""
-    made = bundle.manifest.provenance
-    now = _tools()
-    return made.fingerprint == fingerprint and all(made.tools.get(name) == now[name] for name in ("torch", _MODELS))
+def find_current(folder: Path, fingerprint: str, formats: Sequence[str]) -> Bundle | None:
+    """Return a bundle that need not be built again, or None, and log why.
+
+    Parameters
+    ----------
+    folder
+        Where it should be.
+    fingerprint
+        Of what it should be made from; the code of the models and torch must be those that there are now, too.
+    formats
+        Model files that it should have; it may have more.
+    """
+    try:
+        bundle = Bundle.open(folder)
+    except BundleError as error:
+        log.info("building bundle %s: %s", folder.name, error)
+        return None
+    made, now = bundle.manifest.provenance, _tools()
+    same_code = all(made.tools.get(name) == now[name] for name in ("torch", _MODELS))
+    missing = sorted(set(formats) - bundle.runtime_files().keys())
+    if made.fingerprint == fingerprint and same_code and not missing:
+        return bundle
+    reason = (
+        f"it has no {' and no '.join(missing)}" if missing else "what it is made from, its code or torch have changed"
+    )
+    log.info("building bundle %s: %s", folder.name, reason)
+    return None

@@ -1,8 +1,7 @@
 """The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE, J-SENSE, compressed sensing."""
 
 import hashlib
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ from torch import nn
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..models.jsense import JSense
-from .build import DEFAULT_FORMATS, build_bundle, is_up_to_date
-from .bundle import Bundle, BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
+from .build import DEFAULT_FORMATS, SHIPPED_FORMATS, build_bundle, find_current
+from .bundle import Bundle, Conventions, Domain, Manifest, Provenance, TensorSpec
 from .cases import make_case
-
-log = logging.getLogger("isocenter.export")
 
 VERSION = "1.0"
 _KSPACE = TensorSpec(name="kspace", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
@@ -83,21 +80,18 @@ _SIZES = (
 """Sizes on which the runtimes are compared; one has no axis of length one."""
 
 
-def ensure_classical(folder: Path) -> list[Bundle]:
-    """Build the classical bundles that are missing in ``folder`` or were made by other code or another torch."""
-    return [_ensure(name, method, folder / name) for name, method in METHODS.items()]
+def ensure_classical(folder: Path, formats: Sequence[str] = SHIPPED_FORMATS) -> list[Bundle]:
+    """Build the classical bundles that are missing in ``folder``, lack a format, or were made by other code or another torch."""
+    return [
+        _ensure(name, method, folder / name, [each for each in formats if each in method.formats])
+        for name, method in METHODS.items()
+    ]
 
 
-def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
+def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str]) -> Bundle:
     fingerprint = _fingerprint(method)
-    try:
-        bundle = Bundle.open(folder)
-    except BundleError as error:
-        log.info("building bundle %s: %s", name, error)
-    else:
-        if is_up_to_date(bundle, fingerprint):
-            return bundle
-        log.info("building bundle %s: its code or torch have changed", name)
+    if (bundle := find_current(folder, fingerprint, formats)) is not None:
+        return bundle
     manifest = Manifest(
         name=name,
         version=VERSION,
@@ -111,7 +105,7 @@ def _ensure(name: str, method: _Method, folder: Path) -> Bundle:
         intended_use=f"research only: {method.intended_use}",
     )
     cases = [make_case(method.inputs, sizes, phantom=sizes["kz"] > 1) for sizes in _SIZES]
-    return build_bundle(method.make(**method.configuration), manifest, cases, folder, formats=method.formats)
+    return build_bundle(method.make(**method.configuration), manifest, cases, folder, formats=formats)
 
 
 def _fingerprint(method: _Method) -> str:

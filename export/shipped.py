@@ -2,11 +2,12 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .build import is_up_to_date
-from .bundle import Bundle, BundleError, Domain
+from .build import SHIPPED_FORMATS, find_current
+from .bundle import Bundle, Domain
 from .network import export_network
 from .options import ExportOptions
 
@@ -57,22 +58,18 @@ SHIPPED: dict[str, ShippedNetwork] = {
 """The shipped networks by the name of their bundle; their recipes have the same names."""
 
 
-def ensure_shipped(folder: Path) -> list[Bundle]:
-    """Build the bundles of the shipped networks that are missing in ``folder`` or were made from others or by other code."""
-    return [_ensure(name, shipped, folder / name) for name, shipped in SHIPPED.items()]
+def ensure_shipped(folder: Path, formats: Sequence[str] = SHIPPED_FORMATS) -> list[Bundle]:
+    """Build the bundles of the shipped networks that are missing in ``folder``, lack a format, or were made from others."""
+    return [_ensure(name, shipped, folder / name, formats) for name, shipped in SHIPPED.items()]
 
 
-def _ensure(name: str, shipped: ShippedNetwork, folder: Path) -> Bundle:
-    digest = hashlib.sha256(shipped.file.read_bytes()).hexdigest()
-    try:
-        bundle = Bundle.open(folder)
-    except BundleError as error:
-        log.info("building bundle %s: %s", name, error)
-    else:
+def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str]) -> Bundle:
+    bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats)
+    if bundle is not None:
         same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
-        if is_up_to_date(bundle, digest) and same_step and bundle.manifest.domain == shipped.domain:
+        if same_step and bundle.manifest.domain == shipped.domain:
             return bundle
-        log.info("building bundle %s: its weights, its domain, its code or torch have changed", name)
+        log.info("building bundle %s: its domain or its last step have changed", name)
     options = ExportOptions(
         domain=shipped.domain,
         sense_step=shipped.sense_step,
@@ -80,4 +77,4 @@ def _ensure(name: str, shipped: ShippedNetwork, folder: Path) -> Bundle:
         training_data="simulated scans of the MNI152 template; see the recipe of the same name",
         intended_use=_USE,
     )
-    return export_network(shipped.network, shipped.file, folder, options)
+    return export_network(shipped.network, shipped.file, folder, options, formats)

@@ -36,7 +36,10 @@ def list_bundles(config: ConfigOption = None) -> None:
 
 
 @app.command()
-def prepare(config: ConfigOption = None) -> None:
+def prepare(
+    config: ConfigOption = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write their ONNX files as well, which takes minutes.")] = False,
+) -> None:
     """Build the bundles that come with Isocenter and are missing, and run the probe of every bundle."""
     from .engine import make_engine
     from .logs import configure_logging
@@ -44,7 +47,7 @@ def prepare(config: ConfigOption = None) -> None:
 
     configure_logging()
     try:
-        engine = make_engine(load_settings(config))
+        engine = make_engine(load_settings(config), onnx=onnx)
         for name in sorted(engine.available()):
             for device in engine.devices:
                 device.load(name)

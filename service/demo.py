@@ -40,7 +40,7 @@ def run_demo(folder: Path, console: Console) -> None:
         f"{protocol.coils} coils, acceleration {protocol.acceleration}"
     )
     simulate(protocol).save(scan)
-    console.print("2. starting the service (the first time, it builds its reconstructions, which takes some minutes)")
+    console.print("2. starting the service (the first time, it builds its reconstructions)")
     with _service(folder / "service.log") as port:
         console.print(f"3. replaying the scan to port {port} as a scanner would, at last in real time")
         results = {
@@ -94,7 +94,7 @@ def _replay(scan: Path, config: str, output: Path, port: int, console: Console, 
     options = replay_command.Options(
         filename=scan, outfile=output, config=config, port=port, address="127.0.0.1", realtime=realtime
     )
-    return replay_command.run_shown(options, console, f"   {config:<10}")
+    return replay_command.run_shown(options, console, f"   {config:<12}")
 
 
 def _by_slice(images: list[Image]) -> Planes:

@@ -2,6 +2,7 @@ import logging
 import os
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
 
-from isocenter.export.classical import ensure_classical  # noqa: E402
+from isocenter.export.build import DEFAULT_FORMATS  # noqa: E402
+from isocenter.export.classical import METHODS, ensure_classical  # noqa: E402
 from isocenter.export.shipped import ensure_shipped  # noqa: E402
 from isocenter.service.client import Client, connect, replay  # noqa: E402
 from isocenter.service.engine import Engine  # noqa: E402
@@ -26,6 +28,17 @@ def bundles() -> Path:
     folder = Path(os.environ["ISOCENTER_HOME"]) / "bundles"
     ensure_classical(folder)
     ensure_shipped(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bundles_with_onnx(tmp_path_factory) -> Path:
+    """Classical bundles in every format, SENSE with a few iterations, as its ONNX graph holds them one after the other."""
+    folder = tmp_path_factory.mktemp("with_onnx")
+    short = replace(METHODS["sense"], configuration={"iterations": 3, "regularization": 0.005})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "sense", short)
+        ensure_classical(folder, DEFAULT_FORMATS)
     return folder
 
 

@@ -3,13 +3,16 @@ import shutil
 import pytest
 import torch
 import yaml
-from isocenter.export.build import build_bundle, is_up_to_date
+from isocenter.export import classical, shipped
+from isocenter.export.build import DEFAULT_FORMATS, build_bundle, find_current
 from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
 from isocenter.export.formats import FORMATS
 from isocenter.export.runtimes import RUNTIMES
+from isocenter.service.cli import app
 from isocenter.service.engine import LoadedModel
+from typer.testing import CliRunner
 
 AXES = ("batch", "coils", "kz", "ky", "kx")
 SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 16, 18)]
@@ -19,10 +22,10 @@ SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 16, 18)]
     ("name", "runtime"), [(name, runtime) for name in METHODS for runtime in METHODS[name].formats]
 )
 @torch.no_grad()
-def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles, name, runtime):
-    bundle = Bundle.open(bundles / name)
+def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles_with_onnx, name, runtime):
+    bundle = Bundle.open(bundles_with_onnx / name)
     session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
-    module = METHODS[name].make(**METHODS[name].configuration).double()
+    module = METHODS[name].make(**bundle.manifest.configuration).double()
     for shape in SHAPES:
         inputs = make_case(METHODS[name].inputs, dict(zip(AXES, shape, strict=True)))
         expected = {"image": module(*(tensor.double() for tensor in inputs.values()))}
@@ -31,9 +34,9 @@ def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundle
 
 def test_the_manifest_tells_parity_hashes_and_tools(bundles):
     manifest = Bundle.open(bundles / "sense").manifest
-    assert set(manifest.parity) == {"torchscript", "onnx"}
+    assert set(manifest.parity) == {"torchscript"}
     assert all(parity.error < 1e-4 for parity in manifest.parity.values())
-    assert set(manifest.files) == {"model.ts", "model.onnx", "probe.npz"}
+    assert set(manifest.files) == {"model.ts", "probe.npz"}
     assert "torch" in manifest.provenance.tools
     assert manifest.configuration == {"iterations": 20, "regularization": 0.005}
 
@@ -46,17 +49,37 @@ def test_bundles_that_are_up_to_date_are_not_built_again(bundles):
 
 def test_bundles_that_other_code_has_made_are_built_again(copy):
     provenance = Bundle.open(copy).manifest.provenance
-    assert is_up_to_date(Bundle.open(copy), provenance.fingerprint)
-    assert not is_up_to_date(Bundle.open(copy), "another")
+    assert find_current(copy, provenance.fingerprint, DEFAULT_FORMATS) is not None
+    assert find_current(copy, "another", DEFAULT_FORMATS) is None
     for tool in ("torch", "isocenter.models"):
         tools = {**provenance.tools, tool: "another"}
         edit(copy, provenance={**provenance.model_dump(), "tools": tools})
-        assert not is_up_to_date(Bundle.open(copy), provenance.fingerprint)
+        assert find_current(copy, provenance.fingerprint, DEFAULT_FORMATS) is None
+
+
+def test_bundles_that_lack_a_format_are_built_again_and_those_with_more_are_kept(bundles, copy, caplog):
+    fingerprint = Bundle.open(copy).manifest.provenance.fingerprint
+    assert find_current(copy, fingerprint, ["torchscript"]) is not None
+    with caplog.at_level("INFO"):
+        assert find_current(bundles / "rss", fingerprint, DEFAULT_FORMATS) is None
+    assert "building bundle rss: it has no onnx" in caplog.text
+
+
+@pytest.mark.parametrize("how", [["--onnx"], ["--config", "settings.yaml"]])
+def test_onnx_is_written_on_request_and_where_the_settings_pin_it(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISOCENTER_HOME", str(tmp_path / "home"))
+    (tmp_path / "settings.yaml").write_text("runtime: onnx\n")
+    monkeypatch.setattr(classical, "METHODS", {"rss": METHODS["rss"]})
+    monkeypatch.setattr(shipped, "SHIPPED", {})
+    result = CliRunner().invoke(app, ["bundle", "prepare", *how])
+    assert "rss                  passed its probe on cpu" in result.output
+    assert Bundle.open(tmp_path / "home" / "bundles" / "rss").runtime_files().keys() == {"torchscript", "onnx"}
 
 
 @pytest.fixture
-def copy(bundles, tmp_path):
-    shutil.copytree(bundles / "rss", tmp_path / "rss")
+def copy(bundles_with_onnx, tmp_path):
+    shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
     return tmp_path / "rss"
 
 
@@ -107,10 +130,10 @@ def test_a_manifest_that_is_not_valid_is_refused(copy, change):
         Bundle.open(copy)
 
 
-def test_a_bundle_that_fails_its_probe_is_refused(bundles, tmp_path):
+def test_a_bundle_that_fails_its_probe_is_refused(bundles_with_onnx, tmp_path):
     """A module that computes something else than the probe says: same files, another model."""
     folder = tmp_path / "combine"
-    shutil.copytree(bundles / "combine", folder)
+    shutil.copytree(bundles_with_onnx / "combine", folder)
     module = torch.jit.load(str(folder / "model.ts"))
 
     class Wrong(torch.nn.Module):

@@ -171,12 +171,12 @@ class TestModels:
             future.result(timeout=30)
         assert shapes == expected
 
-    def test_a_runtime_can_be_pinned(self, bundles):
-        assert LoadedModel(Bundle.open(bundles / "rss"), CPU, "onnx").runtime == "onnx"
+    def test_a_runtime_can_be_pinned(self, bundles_with_onnx):
+        assert LoadedModel(Bundle.open(bundles_with_onnx / "rss"), CPU, "onnx").runtime == "onnx"
         with pytest.raises(IsocenterError, match="no model file for runtime 'aoti'"):
-            LoadedModel(Bundle.open(bundles / "rss"), CPU, "aoti")
+            LoadedModel(Bundle.open(bundles_with_onnx / "rss"), CPU, "aoti")
         with pytest.raises(IsocenterError, match="TensorRT needs a CUDA device"):
-            LoadedModel(Bundle.open(bundles / "rss"), CPU, "tensorrt")
+            LoadedModel(Bundle.open(bundles_with_onnx / "rss"), CPU, "tensorrt")
 
     def test_channels_last_is_one_more_runtime_where_there_are_convolutions(self, bundles):
         bundle = Bundle.open(bundles / "varnet-brain")
@@ -195,9 +195,9 @@ class TestModels:
         x = torch.randn(1, 2, 5, 8, 9)
         assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
 
-    def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles, tmp_path, monkeypatch):
+    def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles_with_onnx, tmp_path, monkeypatch):
         monkeypatch.setattr(choice, "_waiting_seconds", lambda: 0.0)
-        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
         (folder / CACHE).unlink(missing_ok=True)
         first = LoadedModel(Bundle.open(folder), CPU)
         content = json.loads((folder / CACHE).read_text())
@@ -211,8 +211,10 @@ class TestModels:
         (folder / CACHE).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
 
-    def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(self, bundles, tmp_path, busy, caplog):
-        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+    def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(
+        self, bundles_with_onnx, tmp_path, busy, caplog
+    ):
+        folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
         (folder / CACHE).unlink(missing_ok=True)
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
         assert not (folder / CACHE).exists()
@@ -237,9 +239,10 @@ class TestModels:
         assert f"the service will use {entry['runtime']} here" in result.output
         assert LoadedModel(Bundle.open(folder), CPU).runtime == entry["runtime"]
 
-    @pytest.mark.parametrize("runtime", ["onnx", "torchscript"])
-    def test_slices_together_equal_slices_alone(self, bundles, runtime):
-        model = LoadedModel(Bundle.open(bundles / "modl-brain"), CPU, runtime)
+    @pytest.mark.parametrize(("name", "runtime"), [("modl-brain", "torchscript"), ("sense", "onnx")])
+    def test_slices_together_equal_slices_alone(self, bundles, bundles_with_onnx, name, runtime):
+        folder = bundles_with_onnx if runtime == "onnx" else bundles
+        model = LoadedModel(Bundle.open(folder / name), CPU, runtime)
         case = {"coils": 4, "ky": 48, "kx": 40}
         inputs = [make_case(model.manifest.inputs, case, acs=acs, spacing=3) for acs in (8, 12)]
         together = model.run({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]})["image"]

@@ -2,6 +2,7 @@
 
 import torch
 
+from ...export.build import DEFAULT_FORMATS, SHIPPED_FORMATS
 from ...export.classical import ensure_classical
 from ...export.shipped import ensure_shipped
 from ..settings import Settings
@@ -16,7 +17,7 @@ def device_names(wanted: str) -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
+def make_engine(settings: Settings, *, networks: bool = True, onnx: bool = False) -> Engine:
     """Return the engine of a service, with the bundles that come with Isocenter at hand.
 
     Parameters
@@ -24,8 +25,10 @@ def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
     settings
         Of the service.
     networks
-        Whether to build the shipped networks where they are missing, which takes minutes. A process that serves one scan has
-        no time for it.
+        Whether to build the shipped networks where they are missing. A process that serves one scan has no time for it.
+    onnx
+        Whether the bundles that come with Isocenter must have ONNX, too, which takes minutes to write; they also get it where the
+        settings pin a runtime that reads it.
 
     Raises
     ------
@@ -35,9 +38,10 @@ def make_engine(settings: Settings, *, networks: bool = True) -> Engine:
     # cuDNN's convolutions use TF32 unless they are told not to
     torch.backends.cudnn.allow_tf32 = False
     folder = settings.home / "bundles"
-    ensure_classical(folder)
+    formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
+    ensure_classical(folder, formats)
     if networks:
-        ensure_shipped(folder)
+        ensure_shipped(folder, formats)
     return Engine(
         settings.bundle_folders,
         devices=device_names(settings.device) if settings.ray is None else ray_devices(settings),
