@@ -138,6 +138,22 @@ def test_image_of_every_data_type(dtype):
     assert joined(decoded) == encoded
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"a": ""},
+        {"<a>": "1 < 2 & \"3\" > 'ä' \n😀", "b": [1, 2.5, ""], "c": ("x", 1), "d": None, "e": []},
+        {"broken": "half a \ud83d pair"},
+    ],
+)
+def test_image_attributes_are_those_that_ismrmrd_writes(values):
+    image = make_image(np.ones((1, 1, 2, 2), np.float32), ismrmrd.ImageHeader(), ismrmrd.Meta(values))
+    head = bytes(encode(image)[0])
+    xml = head[len(head) - struct.unpack_from("<Q", head, 200)[0] :]
+    assert xml == ismrmrd.Meta(values).serialize().replace("<value />", "<value></value>").encode()
+
+
 def test_image_attributes_with_a_trailing_nul_as_gadgetron_sends_them():
     image = make_image(np.ones((1, 1, 2, 2), np.float32), ismrmrd.ImageHeader(), ismrmrd.Meta({"a": "b"}))
     head, pixels = encode(image)

@@ -1,10 +1,9 @@
 """Messages to bytes, as a list of buffers to hand to ``sendmsg``: samples and pixels are not copied."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
-
-import ismrmrd
+from xml.sax.saxutils import escape
 
 from ...gadgets.items import (
     IMAGE_DTYPES,
@@ -81,14 +80,28 @@ def _write_acquisition(acquisition: Acquisition) -> list[Buffer]:
 
 def _write_image(image: Image) -> list[Buffer]:
     header = image.getHead()
-    attributes = image.attribute_string.encode()
+    attributes = _write_meta(image.meta)
     header.attribute_string_len = len(attributes)
     pixels = image.data.astype(IMAGE_DTYPES[header.data_type], copy=False)
     return [_id(MessageId.IMAGE) + bytes(header) + U64.pack(len(attributes)) + attributes, as_bytes(pixels)]
 
 
 def _write_dependency(report: DependencyReport) -> list[Buffer]:
-    return _write_long_string(MessageId.DEPENDENCY, ismrmrd.Meta(report.values).serialize())
+    return _write_long_string(MessageId.DEPENDENCY, _write_meta(report.values).decode())
+
+
+def _write_meta(meta: Mapping[str, Any]) -> bytes:
+    """Write the XML of ``ismrmrd.Meta.serialize``, which takes ten times as long: a fifth of all work on a small image."""
+    if not meta:
+        return b""
+    entries = []
+    for name, value in meta.items():
+        values = "".join(
+            f"<value>{escape(str(each))}</value>" for each in (value if isinstance(value, list) else [value])
+        )
+        entries.append(f"<meta><name>{escape(name)}</name>{values}</meta>")
+    xml = f"<?xml version='1.0' encoding='UTF-8'?>\n<ismrmrdMeta>{''.join(entries)}</ismrmrdMeta>"
+    return xml.encode("utf-8", "xmlcharrefreplace")
 
 
 def _write_dicom(message: DicomFile) -> list[Buffer]:
