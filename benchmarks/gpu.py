@@ -10,17 +10,21 @@ Run with ``python benchmarks/gpu.py``; without a GPU, ``--small --device cpu`` s
 """
 
 import argparse
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
 from pathlib import Path
 
 import torch
-from isocenter.export.bundle import BundleError, relative_error
+import yaml
+from isocenter.export.bundle import Bundle, BundleError, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import ensure_classical
-from isocenter.export.network import export_network
+from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
 from isocenter.export.runtimes import RUNTIMES, readers
 from isocenter.models.coil_maps import espirit
@@ -32,6 +36,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 ROUNDS = 5
+EXPORT_SECONDS = 300
+EXPORTS = {
+    "torchscript": ("torchscript", {}),
+    "fp16": ("torchscript", {"precision": "fp16", "tolerance": 1e-2}),
+    "bf16": ("torchscript", {"precision": "bf16", "tolerance": 1e-2}),
+    "onnx": ("onnx", {}),
+    "aoti": ("pt2", {}),
+}
+"""Formats and options of the bundles."""
 SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
 
 
@@ -88,6 +101,7 @@ def card_limits(device):
     for name, dtype, fast in (
         ("float32", torch.float32, False),
         ("tf32", torch.float32, True),
+        ("fp16", torch.float16, False),
         ("bf16", torch.bfloat16, False),
     ):
         a = torch.randn(size, size, device=device, dtype=dtype)
@@ -102,25 +116,60 @@ def card_limits(device):
     return limits
 
 
-def export(configuration, folder, device):
+def write_weights(configuration, folder):
+    """Make a network with random weights, and return it as a bundle runs it; its weights go to a file."""
     network = NETWORKS["e2e-varnet"]
     torch.manual_seed(1)
     module = network.build(**configuration).eval()
     torch.save(module.state_dict(), folder / "weights.pt")
-    options = ExportOptions(configuration=configuration, compiled_for=device.type)
-    formats = ["torchscript", "onnx", "aoti"]
-    bundle = export_network("e2e-varnet", folder / "weights.pt", folder / "varnet", options, formats)
-    return scaled(module, network.scaling, network.inputs), bundle
+    return scaled(module, network.scaling, network.inputs)
 
 
-def network_programs(eager, bundle, inputs, device):
-    """Programs by name: eager in three precisions, and every runtime that this machine has."""
-    values = [inputs[spec.name].to(device) for spec in bundle.manifest.inputs]
+def export(configuration, folder, device):
+    """Export by the command, all formats and precisions at once; return the bundles of those that are done in time."""
+    processes = {}
+    # threads of several processes that wait for one another would hold each other up
+    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // len(EXPORTS), 1))}
+    for name, (formats, options) in EXPORTS.items():
+        settings = folder / f"{name}.yaml"
+        values = {"configuration": configuration, "compiled_for": device.type, **options}
+        settings.write_text(yaml.safe_dump(values), encoding="utf-8")
+        command = [sys.executable, "-m", "isocenter.service.cli", "export", "--network", "e2e-varnet"]
+        command += [
+            "--checkpoint",
+            folder / "weights.pt",
+            "-o",
+            folder / name,
+            "--formats",
+            formats,
+            "--config",
+            settings,
+        ]
+        with (folder / f"{name}.log").open("wb") as log:
+            processes[name] = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment)
+    bundles, end = {}, time.monotonic() + EXPORT_SECONDS
+    for name, process in processes.items():
+        try:
+            code = process.wait(max(end - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            print(f"{name} is left out: its export takes more than {EXPORT_SECONDS} s")
+        else:
+            if code == 0:
+                bundles[name] = Bundle.open(folder / name)
+            else:
+                print(f"{name} is left out: {(folder / f'{name}.log').read_text()[-500:].strip()}")
+    return bundles
+
+
+def network_programs(eager, bundles, values, device):
+    """Programs by name: eager in three precisions, and every runtime and precision that this machine has."""
 
     def run_eager(fast=False, half=False):
         tf32(fast)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
-            result = eager(*values)
+            result = eager(*values.values())
         tf32(False)
         return {"image": result.float()}
 
@@ -129,19 +178,20 @@ def network_programs(eager, bundle, inputs, device):
         "eager-tf32": lambda: run_eager(fast=True),
         "eager-bf16": lambda: run_eager(half=True),
     }
-    files = readers(bundle)
-    kinds = [(bundle.manifest, name) for name in files]
-    kinds.append((bundle.manifest.model_copy(update={"precision": "tf32"}), "onnx"))
-    on_device = dict(zip((spec.name for spec in bundle.manifest.inputs), values, strict=True))
-    for manifest, name in kinds:
+    kinds = [(bundle.manifest, name, path) for bundle in bundles.values() for name, path in readers(bundle).items()]
+    if "onnx" in bundles and device.type == "cuda":
+        kinds += [
+            (manifest.model_copy(update={"precision": "tf32"}), name, path)
+            for manifest, name, path in kinds
+            if name == "onnx"
+        ]
+    for manifest, name, path in kinds:
         try:
-            session = RUNTIMES[name](files[name], manifest, device)
+            session = RUNTIMES[name](path, manifest, device)
         except BundleError as error:
             print(f"{name}-{manifest.precision} is left out: {error}")
             continue
-        if name == "onnx" and manifest.precision == "tf32" and device.type == "cpu":
-            continue
-        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.run(on_device)
+        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.run(values)
     return programs
 
 
@@ -150,15 +200,16 @@ def compare_network(arguments, device, limits):
     sizes = {"batch": 1, "coils": 4, "ky": 93, "kx": 160} if arguments.small else None
     sizes = sizes or {"batch": 1, "coils": 15, "ky": 372, "kx": 640}
     with tempfile.TemporaryDirectory() as name:
-        eager, bundle = export(configuration, Path(name), device)
-        eager = eager.to(device)
-        inputs = make_case(bundle.manifest.inputs, sizes, acs=26, spacing=4, phantom=True)
-        values = [inputs[spec.name].to(device) for spec in bundle.manifest.inputs]
+        eager = write_weights(configuration, Path(name)).to(device)
+        bundles = export(configuration, Path(name), device)
+        specs, _ = network_specs(NETWORKS["e2e-varnet"], ExportOptions())
+        inputs = make_case(specs, sizes, acs=26, spacing=4, phantom=True)
+        values = {name: tensor.to(device) for name, tensor in inputs.items()}
         with torch.inference_mode(), FlopCounterMode(display=False) as operations:
-            eager(*values)
+            eager(*values.values())
         with torch.inference_mode(), TrafficCounter() as traffic:
-            eager(*values)
-        programs = network_programs(eager, bundle, inputs, device)
+            eager(*values.values())
+        programs = network_programs(eager, bundles, values, device)
         truth = {"image": programs["eager-float32"]()["image"].cpu()}
         errors = {
             name: relative_error({"image": run()["image"].cpu()}, truth) if name != "eager-float32" else 0.0

@@ -21,6 +21,7 @@ from .. import models
 from .bundle import MANIFEST, PROBE, RUNTIME_FILES, Bundle, BundleError, Manifest, Parity, relative_error, sha256
 from .cases import Inputs
 from .formats import FORMATS, ExportError
+from .half_precision import HALF, in_precision
 from .runtimes import RUNTIMES, Runtime
 
 log = logging.getLogger("isocenter.export")
@@ -74,7 +75,8 @@ def build_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        sessions = _write_models(module, manifest, _for_tracing(cases), partial, formats, required)
+        written = in_precision(module, manifest.precision)
+        sessions = _write_models(written, manifest, _for_tracing(cases), partial, formats, required)
         _write_probe(module, manifest, cases[0], partial / PROBE)
         parity = _check_parity(module, manifest, cases, edge_cases or {}, sessions)
         provenance = manifest.provenance.model_copy(
@@ -168,7 +170,8 @@ def _check_parity(
         session = sessions[runtime]
         errors = [relative_error(session.run(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
         for inputs, error, own in zip(cases, errors, eager, strict=True):
-            accepted = min(manifest.tolerance, max(_EAGER_FACTOR * own, _RESOLUTION))
+            exact_enough = max(_EAGER_FACTOR * own, _RESOLUTION)
+            accepted = manifest.tolerance if manifest.precision in HALF else min(manifest.tolerance, exact_enough)
             if not error <= accepted:
                 shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
                 raise BundleError(

@@ -27,6 +27,8 @@ from ..models.scaling import Scaling
 FORMAT_VERSION = 1
 MANIFEST = "model.yaml"
 PROBE = "probe.npz"
+Precision = Literal["float32", "tf32", "fp16", "bf16"]
+Tolerance = Annotated[float, Field(gt=0, le=1e-2)]
 RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
 
 
@@ -110,9 +112,9 @@ class Manifest(_Strict):
     outputs: tuple[TensorSpec, ...]
     conventions: Conventions = Conventions()
     domain: Domain = Domain()
-    tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
-    precision: Literal["float32", "tf32"] = "float32"
-    """Whether a GPU may multiply with ten bits of mantissa; the probe must hold within the tolerance all the same."""
+    tolerance: Tolerance = 1e-4
+    precision: Precision = "float32"
+    """What convolutions compute in; the probe, which is float32's, must hold within the tolerance all the same."""
     compiled_for: Literal["cpu", "cuda"] = "cpu"
     """Kind of device that ``model.pt2`` was compiled for."""
     files: dict[str, str] = {}

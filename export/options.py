@@ -7,7 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..models.scaling import Scaling
-from .bundle import BundleError, Domain, TensorSpec
+from .bundle import BundleError, Domain, Precision, TensorSpec, Tolerance
 
 Direction = Literal["ky", "kx"]
 
@@ -38,9 +38,11 @@ class ExportOptions(BaseModel):
     outputs: tuple[TensorSpec, ...] | None = None
     complex_tensors: bool | None = None
     """Whether an own module takes and returns complex tensors; without it, this is tried."""
-    tolerance: Annotated[float, Field(gt=0, le=1e-3)] = 1e-4
-    precision: Literal["float32", "tf32"] = "float32"
-    """``tf32`` lets ONNX Runtime multiply with ten bits of mantissa on a GPU, where the probe still holds then."""
+    tolerance: Tolerance = 1e-4
+    """Largest deviation from float64, relative to the maximum of the image."""
+    precision: Precision = "float32"
+    """``fp16`` and ``bf16``: convolutions and linear layers compute in half precision; refused where the tolerance does not hold.
+    ``tf32`` lets ONNX Runtime multiply with ten bits of mantissa on a GPU, where the probe still holds then."""
     compiled_for: Literal["cpu", "cuda"] = "cpu"
     """Kind of device that AOTInductor compiles for; this machine must have one."""
     domain: Domain = Domain()

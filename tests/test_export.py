@@ -10,6 +10,7 @@ import torch
 import yaml
 from isocenter.export.bundle import Bundle, BundleError, TensorSpec, relative_error
 from isocenter.export.cases import make_case
+from isocenter.export.half_precision import in_precision
 from isocenter.export.importers.errors import CheckpointError
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
@@ -416,3 +417,52 @@ def test_models_lists_every_network_with_its_size():
     assert result.exit_code == 0
     assert "29,936,966" in result.output
     assert all(name in result.output for name in NETWORKS)
+
+
+class TestHalfPrecision:
+    """Convolutions with half as many bits: said in the manifest, and only where its tolerance holds."""
+
+    @pytest.mark.parametrize(
+        ("precision", "tolerance", "formats"),
+        [("fp16", 1e-3, {"torchscript", "onnx"}), ("bf16", 1e-2, {"torchscript"})],
+    )
+    def test_weights_are_stored_in_half_and_images_are_float32s_within_the_tolerance(
+        self, tmp_path, precision, tolerance, formats
+    ):
+        short = {**SMALL["modl"], "iterations": 1, "cg_iterations": 2}
+        weights = checkpoint("modl", tmp_path)
+        options = ExportOptions(configuration=short, precision=precision, tolerance=tolerance)
+        half = export_network("modl", weights, tmp_path / "half", options, sorted(formats))
+        plain = export_network("modl", weights, tmp_path / "plain", ExportOptions(configuration=short), ["torchscript"])
+        assert half.manifest.precision == precision
+        module = torch.jit.load(str(half.runtime_files()["torchscript"]))
+        stored = {
+            tensor.dtype for name, tensor in module.named_parameters() if name.endswith("weight") and tensor.dim() == 4
+        }
+        assert stored == {{"fp16": torch.float16, "bf16": torch.bfloat16}[precision]}
+        sizes, how = SIZES[0]
+        inputs = make_case(half.manifest.inputs, sizes, **how)
+        path = plain.runtime_files()["torchscript"]
+        expected = RUNTIMES["torchscript"](path, plain.manifest, torch.device("cpu")).run(inputs)
+        assert set(half.manifest.parity) == formats
+        for runtime, parity in half.manifest.parity.items():
+            assert parity.error <= tolerance
+            session = RUNTIMES[runtime](half.runtime_files()[runtime], half.manifest, torch.device("cpu"))
+            assert relative_error(session.run(inputs), expected) < 2 * tolerance
+
+    def test_it_is_refused_where_the_tolerance_does_not_hold(self, tmp_path):
+        options = ExportOptions(configuration=SMALL["modl"], precision="bf16", tolerance=1e-6)
+        with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted is 1\.0e-06"):
+            export_network("modl", checkpoint("modl", tmp_path), tmp_path / "half", options, ["torchscript"])
+        assert not (tmp_path / "half").exists()
+
+    def test_a_module_without_convolutions_has_nothing_to_reduce(self):
+        with pytest.raises(BundleError, match="the module has none"):
+            in_precision(torch.nn.ReLU(), "fp16")
+
+    def test_layers_that_are_used_twice_stay_shared(self):
+        shared = torch.nn.Conv2d(1, 1, 1)
+        half = in_precision(torch.nn.Sequential(shared, shared, torch.nn.Sequential(shared)), "fp16")
+        assert half[0] is half[1] is half[2][0]
+        assert half(torch.ones(1, 1, 2, 2)).dtype == torch.float32
+        assert shared.weight.dtype == torch.float32
