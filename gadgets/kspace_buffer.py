@@ -179,8 +179,8 @@ class KspaceBuffer:
             self.count[frame][missing] = 1
             self._bad[frame] |= other._bad[0] & missing
             if self._processed is not None and other._processed is not None and not other.fresh:
-                lines = torch.from_numpy(missing)
-                self._processed[frame][:, lines] = other._processed[0][:, lines]
+                kz, ky = missing.nonzero()
+                self._processed[frame][:, kz, ky] = other._processed[0][:, kz, ky]
             else:
                 self.fresh += [(frame, *place) for place in np.argwhere(missing).tolist()]
 
@@ -239,8 +239,8 @@ class KspaceBuffer:
         self._clear(bad)
         self.fresh = [place for place in self.fresh if not bad[place]]
         if self._processed is not None:
-            for frame, rows in enumerate(torch.from_numpy(bad)):
-                self._processed[frame][:, rows] = 0
+            frame, kz, ky = bad.nonzero()
+            self._processed[frame, :, kz, ky] = 0
         self.count[bad] = 0
         self.headers[bad] = 0
         return int(bad.sum())

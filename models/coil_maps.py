@@ -182,7 +182,8 @@ def _principal_component(data: Tensor) -> Tensor:
     """Dominant eigenvector [coils] of the coil covariance, its largest entry real."""
     flat = data.reshape(data.shape[0], -1)
     vector = torch.linalg.eigh(flat @ flat.mH)[1][:, -1]
-    return vector * torch.exp(-1j * torch.angle(vector[vector.abs().argmax()]))
+    largest = vector.index_select(0, vector.abs().argmax()[None])
+    return vector * torch.exp(-1j * torch.angle(largest))
 
 
 def _align_phase(vectors: Tensor, principal: Tensor) -> Tensor:
