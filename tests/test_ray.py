@@ -105,6 +105,7 @@ def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
     engine = make_engine(Settings(home=bundles.parent, ray=cluster.address), networks=False)
     model = engine.load("rss")
     assert len({device.process() for device in engine.devices}) == 3
+    # it goes away while it loads the bundle, or computes: before it has answered
     futures = [engine.submit("rss", rss_case(model, seed)) for seed in range(20)]
     cluster.remove_node(node, allow_graceful=False)
     futures += [engine.submit("rss", rss_case(model, seed)) for seed in range(20)]

@@ -96,6 +96,8 @@ class RayDevice:
         self._arguments = (tuple(folders), runtime, int(cpus) or None)
         self._options = {"num_gpus": gpus, "num_cpus": cpus}
         self._actor = self._make_actor()
+        self._asked: tuple[Any, bool] = None, False
+        """The actor that was last asked whether it is there, and whether it was: a new one may wait for a place for ever."""
         self._resets = 0
         self._batches: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -136,6 +138,9 @@ class RayDevice:
         resets = self._resets
         for attempt in range(_RETRIES + 1):
             actor = self._actor
+            asked, answered = self._asked
+            if not (answered if asked is actor else self.is_alive()):
+                raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
             try:
                 return self._ray.get(getattr(actor, method).remote(*arguments))
             except errors.RayTaskError as error:
@@ -149,16 +154,22 @@ class RayDevice:
                     raise EngineError(f"{self.name} has died {attempt + 1} times: {error}") from error
                 log.warning("%s has died and is made anew: %s", self.name, str(error).partition("\n")[0])
                 self._replace(actor)
-                if not self.is_alive():
-                    raise DeviceLostError(f"{self.name} has died, and there is no place for a new one") from error
+            except SystemExit as error:  # what Ray raises in threads that wait when it is shut down
+                raise EngineError(f"{self.name}: Ray was shut down") from error
         raise AssertionError
 
     def is_alive(self) -> bool:
+        actor = self._actor
         try:
-            self._ray.get(self._actor.process.remote(), timeout=_START_SECONDS)
-        except (self._ray.exceptions.GetTimeoutError, self._ray.exceptions.RayActorError):
-            return False
-        return True
+            self._ray.get(actor.process.remote(), timeout=_START_SECONDS)
+        except self._ray.exceptions.GetTimeoutError:
+            self._asked = actor, False
+        except self._ray.exceptions.RayActorError:
+            self._asked = actor, False
+            self._replace(actor)
+        else:
+            self._asked = actor, True
+        return self._asked[1]
 
     def _replace(self, dead: Any) -> None:
         with self._lock:
