@@ -28,7 +28,7 @@ log = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
 SHIPPED_FORMATS = ("torchscript",)
-"""Of the bundles that come with Isocenter: ONNX takes minutes to write, and TorchScript is faster for all of them on a CPU."""
+"""Of the bundles that come with Isocenter: ONNX takes minutes to write, and is faster for none of them on a CPU."""
 _MODELS = "isocenter.models"
 _EAGER_FACTOR = 4.0
 """A runtime may be this much further from float64 than the eager module in float32."""
