@@ -138,10 +138,10 @@ class RayDevice:
         resets = self._resets
         for attempt in range(_RETRIES + 1):
             actor = self._actor
-            asked, answered = self._asked
-            if not (answered if asked is actor else self.is_alive()):
-                raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
             try:
+                asked, answered = self._asked
+                if not (answered if asked is actor else self.is_alive()):
+                    raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
                 return self._ray.get(getattr(actor, method).remote(*arguments))
             except errors.RayTaskError as error:
                 if isinstance(error.cause, IsocenterError):
@@ -164,12 +164,12 @@ class RayDevice:
             self._ray.get(actor.process.remote(), timeout=_START_SECONDS)
         except self._ray.exceptions.GetTimeoutError:
             self._asked = actor, False
+            return False
         except self._ray.exceptions.RayActorError:
-            self._asked = actor, False
             self._replace(actor)
-        else:
-            self._asked = actor, True
-        return self._asked[1]
+            return False
+        self._asked = actor, True
+        return True
 
     def _replace(self, dead: Any) -> None:
         with self._lock:
