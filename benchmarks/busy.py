@@ -21,9 +21,9 @@ ROUNDS = 2
 def child():
     """Print milliseconds of a call of each bundle, with all cores."""
     import isocenter.service  # noqa: F401, I001 - before torch: it says how threads wait
-    from isocenter.export.bundle import Bundle
+    from isocenter.bundle.folder import Bundle
     from isocenter.export.cases import make_case
-    from isocenter.export.runtimes import RUNTIMES
+    from isocenter.engine.runtimes import RUNTIMES
     from isocenter.service.settings import default_home
 
     import torch

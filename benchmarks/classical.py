@@ -23,10 +23,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from isocenter.engine.device import LocalDevice, Shelf
 from isocenter.export.classical import ensure_classical
 from isocenter.models.coil_maps import espirit
 from isocenter.models.fourier import fft, ifft
-from isocenter.service.engine.device import LocalDevice, Shelf
 from isocenter.service.settings import default_home
 from isocenter.simulate.anatomy import random_slice
 from isocenter.simulate.coils import random_coil_maps

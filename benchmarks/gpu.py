@@ -21,16 +21,17 @@ from pathlib import Path
 
 import torch
 import yaml
-from isocenter.export.bundle import Bundle, BundleError, relative_error
+from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.bundle.manifest import BundleError
+from isocenter.engine.device import LocalDevice, Shelf
+from isocenter.engine.runtimes import RUNTIMES, readers
 from isocenter.export.cases import make_case
 from isocenter.export.classical import ensure_classical
 from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
-from isocenter.export.runtimes import RUNTIMES, readers
 from isocenter.models.coil_maps import espirit
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.scaling import scaled
-from isocenter.service.engine.device import LocalDevice, Shelf
 from isocenter.service.settings import default_home
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -134,7 +135,7 @@ def export(configuration, folder, device):
         settings = folder / f"{name}.yaml"
         values = {"configuration": configuration, "compiled_for": device.type, **options}
         settings.write_text(yaml.safe_dump(values), encoding="utf-8")
-        command = [sys.executable, "-m", "isocenter.service.cli", "export", "--network", "e2e-varnet"]
+        command = [sys.executable, "-m", "isocenter.commands.cli", "export", "--network", "e2e-varnet"]
         command += [
             "--checkpoint",
             folder / "weights.pt",

@@ -25,13 +25,14 @@ import gadgetron.external.connection as gadgetron_connection
 import ismrmrd
 import numpy as np
 from isocenter.gadgets import load
-from isocenter.gadgets.items import Acquisition, Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.service.memory import keep_freed_memory
 from isocenter.service.transport import Receiver
-from isocenter.service.wire import ConfigScript, Header, encode
 from isocenter.simulate.header import header_xml
 from isocenter.simulate.protocol import ScanProtocol
+from isocenter.wire import ConfigScript, Header, encode
+from isocenter.wire.items import Acquisition
 
 LINES = 256
 SHAPES = ((16, 512), (64, 1024))

@@ -30,20 +30,20 @@ from pathlib import Path
 
 import isocenter.service  # noqa: F401 - before torch: it sets how OpenMP's threads wait
 import torch
+from isocenter.commands.client import Client, connect, replay
+from isocenter.engine.device import LocalDevice, Shelf
 from isocenter.export.classical import ensure_classical
 from isocenter.export.shipped import ensure_shipped
+from isocenter.flow.deferred import settled
 from isocenter.gadgets import load
-from isocenter.gadgets.deferred import settled
 from isocenter.gadgets.estimate_coil_maps import MapsOptions, calibration_region, estimate_maps
-from isocenter.gadgets.items import Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.gadgets.scan import Scan
-from isocenter.service.client import Client, connect, replay
-from isocenter.service.engine.device import LocalDevice, Shelf
 from isocenter.service.memory import keep_freed_memory
 from isocenter.service.settings import default_home
-from isocenter.service.wire import ConfigFile
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire import ConfigFile
 
 PLAIN = ScanProtocol(matrix=256, coils=16, oversampling=1, noise_scan=False, repetition_time=2.5)
 OVERSAMPLED = ScanProtocol(matrix=256, coils=16, repetition_time=2.5)
@@ -71,7 +71,7 @@ def running_service(home, bundles):
     ensure_classical(home / "bundles")
     ensure_shipped(home / "bundles")
     port = free_port()
-    command = [sys.executable, "-W", "ignore", "-m", "isocenter.service.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-W", "ignore", "-m", "isocenter.commands.cli", "serve", "--port", str(port)]
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "service.log"
         with log.open("wb") as stderr:

@@ -18,14 +18,14 @@ import warnings
 from pathlib import Path
 
 import torch
-from isocenter.export.bundle import Bundle, relative_error
+from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.engine.commission import commission
+from isocenter.engine.runtimes import RUNTIMES, readers
 from isocenter.export.cases import make_case
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
-from isocenter.export.runtimes import RUNTIMES, readers
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.models.scaling import scaled
-from isocenter.service.engine.commission import commission
 
 # size of the networks without --full, which a CPU can run in a benchmark of some minutes
 SMALL = {

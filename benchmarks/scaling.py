@@ -12,10 +12,10 @@ import statistics
 import time
 
 import torch
+from isocenter.engine import Engine
+from isocenter.engine.remote import RayDevice
 from isocenter.export.cases import make_case
 from isocenter.export.classical import ensure_classical
-from isocenter.service.engine import Engine
-from isocenter.service.engine.remote import RayDevice
 from isocenter.service.settings import default_home
 
 SIZES = {

@@ -18,12 +18,12 @@ import statistics
 import time
 from pathlib import Path
 
-from isocenter.service.client import Client, connect, replay
-from isocenter.service.engine.device import LocalDevice, Shelf
+from isocenter.commands.client import Client, connect, replay
+from isocenter.engine.device import LocalDevice, Shelf
 from isocenter.service.memory import keep_freed_memory
 from isocenter.service.settings import default_home
-from isocenter.service.wire import ConfigFile
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire import ConfigFile
 from latency import bare_call, bare_maps, running_service
 
 SLICES = 24

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..bundle.manifest import BundleError
 from ..models.fourier import ifft_planar
 from ..models.planar import coil_reduce, root_sum_of_squares
-from .bundle import BundleError
 
 Image = Literal["", "magnitude", "magnitude channel", "complex", "complex channels"]
 

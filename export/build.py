@@ -18,11 +18,12 @@ import yaml
 from torch import Tensor, nn
 
 from .. import models
-from .bundle import MANIFEST, PROBE, RUNTIME_FILES, Bundle, BundleError, Manifest, Parity, relative_error, sha256
+from ..bundle.folder import Bundle, relative_error, sha256
+from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, BundleError, Manifest, Parity
+from ..engine.runtimes import RUNTIMES, Runtime
 from .cases import Inputs
 from .formats import FORMATS, ExportError
 from .half_precision import HALF, in_precision
-from .runtimes import RUNTIMES, Runtime
 
 log = logging.getLogger("isocenter.export")
 

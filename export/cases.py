@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..bundle.axes import shape_of
+from ..bundle.manifest import TensorSpec
 from ..models.fourier import fft
-from .axes import shape_of
-from .bundle import TensorSpec
 
 Inputs = dict[str, Tensor]
 Sizes = Mapping[str, int]

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from ..bundle.folder import Bundle
+from ..bundle.manifest import Conventions, Domain, Manifest, Provenance, TensorSpec
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..models.jsense import JSense
 from .build import DEFAULT_FORMATS, SHIPPED_FORMATS, build_bundle, find_current
-from .bundle import Bundle, Conventions, Domain, Manifest, Provenance, TensorSpec
 from .cases import make_case
 
 VERSION = "1.0"

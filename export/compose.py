@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from ..bundle.folder import Bundle
+from ..bundle.manifest import BundleError, Conventions, Manifest, Provenance, TensorSpec
 from ..models.networks.last_step import FinishedBySense
 from ..models.scaling import Scaling, scaled
 from .build import build_bundle
-from .bundle import Bundle, BundleError, Conventions, Manifest, Provenance, TensorSpec
 from .cases import SIZES, comparison_cases, edge_cases
 from .options import ExportOptions
 

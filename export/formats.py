@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..bundle.axes import fixed_length
+from ..bundle.manifest import Manifest
 from ..models.fourier import lowering
-from .axes import fixed_length
-from .bundle import Manifest
 from .cases import Inputs
 from .fft_lowering import TorchFftLowering
 from .planar_pass import PlanarModule

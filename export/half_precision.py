@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .bundle import BundleError, Precision
+from ..bundle.manifest import BundleError, Precision
 
 HALF: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16}
 _REDUCED = (

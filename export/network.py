@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..bundle.folder import Bundle
+from ..bundle.manifest import BundleError, TensorSpec
 from ..models.networks.registry import Network
 from .build import DEFAULT_FORMATS
-from .bundle import Bundle, BundleError, TensorSpec
 from .compose import compose_bundle
 from .importers.load import find_network, load_network
 from .options import ExportOptions

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..bundle.manifest import BundleError, Domain, Precision, TensorSpec, Tolerance
 from ..models.scaling import Scaling
-from .bundle import BundleError, Domain, Precision, TensorSpec, Tolerance
 
 Direction = Literal["ky", "kx"]
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .axes import shape_of
+from ..bundle.axes import shape_of
+from ..bundle.folder import Bundle
+from ..bundle.manifest import BundleError, TensorSpec
 from .boundary import Form, Image, bounded
 from .build import DEFAULT_FORMATS
-from .bundle import Bundle, BundleError, TensorSpec
 from .cases import SIZES, edge_cases, make_case
 from .compose import compose_bundle
 from .importers.errors import CheckpointError

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..bundle.folder import Bundle
+from ..bundle.manifest import Domain
 from .build import SHIPPED_FORMATS, find_current
-from .bundle import Bundle, Domain
 from .network import export_network
 from .options import ExportOptions
 

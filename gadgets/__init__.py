@@ -7,7 +7,6 @@ calls when it starts ``python -m gadgetron PORT isocenter.gadgets external``.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .errors import OptionError
 from .external import external
 
 if TYPE_CHECKING:
@@ -47,5 +46,7 @@ def load(name: str) -> "Gadget":
     """
     module = GADGETS.get(name)
     if module is None:
+        from ..wire.errors import OptionError  # what Gadgetron starts needs nothing of it, and must be up at once
+
         raise OptionError(f"there is no gadget {name!r}; there are: {', '.join(sorted(GADGETS))}")
     return getattr(import_module(f".{module}", __name__), name)

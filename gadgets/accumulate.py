@@ -5,11 +5,12 @@ from typing import Literal
 
 import ismrmrd
 
-from .errors import DataError
+from ..wire.errors import DataError
+from ..wire.header import Encoding
+from ..wire.items import Acquisition, AcquisitionBucket, ReconData
 from .gadget import Stream, gadget
 from .head_start import HeadStart
-from .header import Encoding
-from .items import Acquisition, AcquisitionBucket, Item, Kspace, ReconData
+from .kspace import Item, Kspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .recon_data import to_kspaces
 from .scan import Scan

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from ..models.fourier import fft, ifft
+from ..wire.header import Encoding
+from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
-from .header import Encoding
-from .items import Image, make_image
 from .scan import Scan
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from .gadget import Stream, gadget
-from .items import Kspace
+from .kspace import Kspace
 from .scan import Scan
 
 

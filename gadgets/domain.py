@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .items import Kspace
+from .kspace import Kspace
 from .scan import Scan
 
 _BODY_PARTS = {"head": "brain"}

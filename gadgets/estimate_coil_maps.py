@@ -8,12 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..flow.deferred import Deferred
 from ..models.coil_maps import adaptive, espirit
 from ..models.fourier import ifft
-from .deferred import Deferred
-from .errors import DataError
+from ..wire.errors import DataError
 from .gadget import Stream, gadget
-from .items import Kspace
+from .kspace import Kspace
 from .scan import Scan
 
 

@@ -69,7 +69,7 @@ def start_private() -> socket.socket:
     ours, theirs = socket.socketpair()
     with theirs:
         subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", "isocenter.service.cli", "session", str(theirs.fileno())],
+            [sys.executable, "-m", "isocenter.commands.cli", "session", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdout=subprocess.DEVNULL,
         )

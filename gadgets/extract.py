@@ -3,9 +3,9 @@
 import ismrmrd
 import numpy as np
 
-from .errors import OptionError
+from ..wire.errors import OptionError
+from ..wire.items import Image, ImageHeader, make_image
 from .gadget import Stream, gadget
-from .items import Image, ImageHeader, make_image
 from .scan import Scan
 
 _SERIES_OFFSET = {

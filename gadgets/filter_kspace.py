@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..models.fourier import fft, ifft
+from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
-from .items import Image, make_image
 from .scan import Scan
 
 Shape = Literal["Gaussian", "Hanning", "TaperedHanning", "None"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..wire.items import Image
 from .gadget import Stream, gadget
-from .items import Image
 from .scan import Scan
 
 

@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from .errors import OptionError
-from .items import Item
+from ..wire.errors import OptionError
+from .kspace import Item
 from .scan import Scan
 
 Stream = Iterator[Item]

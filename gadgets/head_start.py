@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .deferred import Deferred
-from .errors import DataError
+from ..flow.deferred import Deferred
+from ..wire.errors import DataError
+from ..wire.header import Encoding
 from .estimate_coil_maps import MapsOptions, begin_maps
-from .header import Encoding
-from .items import Kspace
+from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer
 from .prewhiten import whitener_of
 from .remove_oversampling import crop_readout

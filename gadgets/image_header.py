@@ -3,8 +3,9 @@
 import ismrmrd
 import numpy as np
 
-from .header import Encoding
-from .items import ImageHeader, Kspace
+from ..wire.header import Encoding
+from ..wire.items import ImageHeader
+from .kspace import Kspace
 from .scan import Scan
 
 _COPIED = (

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .errors import DataError
-from .header import Encoding
-from .items import ACQUISITION_HEADER, Acquisition, Kspace, header_of, to_tensor
+from ..wire.errors import DataError
+from ..wire.header import Encoding
+from ..wire.items import ACQUISITION_HEADER, Acquisition, header_of
+from .kspace import Kspace, to_tensor
 
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""

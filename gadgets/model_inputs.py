@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..flow.deferred import Deferred
 from ..models.fourier import ifft
-from .deferred import Deferred
-from .errors import DataError
-from .items import Kspace
+from ..wire.errors import DataError
+from .kspace import Kspace
 
 _AXES = {
     "kspace": ("coils", "frames", "kz", "ky", "kx"),

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from ..wire.items import DependencyReport
 from .gadget import Stream, gadget
-from .items import DependencyReport
 from .noise import NoiseCovariance
 from .scan import Scan
 

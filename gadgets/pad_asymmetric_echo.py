@@ -3,8 +3,8 @@
 import numpy as np
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 
+from ..wire.items import Acquisition, header_of
 from .gadget import Stream, gadget
-from .items import Acquisition, header_of
 from .scan import Scan
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 
+from ..wire.items import Acquisition, header_of
 from .gadget import Stream, gadget
-from .items import Acquisition, Kspace, header_of
+from .kspace import Kspace
 from .noise import NoiseCovariance, coil_names, noise_dependency
 from .scan import Scan
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .errors import DataError
-from .header import Encoding
-from .items import Kspace, ReconBit, ReconBuffer, ReconData, to_tensor
+from ..wire.errors import DataError
+from ..wire.header import Encoding
+from ..wire.items import ReconBit, ReconBuffer, ReconData
+from .kspace import Kspace, to_tensor
 from .scan import Scan
 
 _SAMPLING = struct.Struct("<6f6H9H2x")

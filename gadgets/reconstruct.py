@@ -10,12 +10,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .ahead import run_ahead
+from ..flow.ahead import run_ahead
+from ..wire.errors import IsocenterError
+from ..wire.items import Image, make_image
 from .domain import misfits
-from .errors import IsocenterError
 from .gadget import Stream, gadget
 from .image_header import image_header, image_index, image_meta
-from .items import Image, Item, Kspace, make_image
+from .kspace import Item, Kspace
 from .model_inputs import arrange_inputs, arrange_output
 from .scan import Model, Result, Scan
 

@@ -6,9 +6,10 @@ from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 from torch import Tensor
 
 from ..models.fourier import fft, ifft
+from ..wire.header import Encoding
+from ..wire.items import Acquisition, header_of
 from .gadget import Stream, gadget
-from .header import Encoding
-from .items import Acquisition, Kspace, header_of
+from .kspace import Kspace
 from .scan import Scan
 
 

@@ -5,8 +5,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
-from .items import Image, make_image
 from .scan import Scan
 
 

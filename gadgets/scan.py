@@ -12,9 +12,9 @@ import torch
 from ismrmrd.xsd import ismrmrdHeader
 from torch import Tensor
 
-from .deferred import Deferred
-from .errors import IsocenterError
-from .header import Encoding, parse_encodings, parse_header
+from ..flow.deferred import Deferred
+from ..wire.errors import IsocenterError
+from ..wire.header import Encoding, parse_encodings, parse_header
 
 
 class Model(Protocol):

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from .gadget import Stream, gadget
-from .items import Kspace
+from .kspace import Kspace
 from .scan import Scan
 
 

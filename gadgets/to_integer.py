@@ -7,8 +7,8 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
+from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
-from .items import Image, make_image
 from .scan import Scan
 
 

@@ -11,8 +11,8 @@ import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
 
 from ..gadgets import load as load_gadget
-from ..gadgets.errors import IsocenterError
 from ..gadgets.gadget import Gadget
+from ..wire.errors import IsocenterError
 from . import stock
 
 SHIPPED = Path(__file__).parent

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 
 import ismrmrd.xsd
 
-from ..gadgets.errors import IsocenterError
-from ..gadgets.items import Acquisition, AcquisitionBucket, Image, ImageArray, Item, Kspace, ReconData, Waveform
+from ..gadgets.kspace import Item, Kspace
 from ..gadgets.recon_data import from_kspace
 from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, PipelineError
+from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
+from ..wire.errors import IsocenterError
+from ..wire.items import Acquisition, AcquisitionBucket, Image, ImageArray, ReconData, Waveform
 from .settings import Settings
 from .transport import Receiver, send_buffers
-from .wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
 
 _FORWARDED = (Acquisition, Waveform, Image, ReconData, ImageArray, AcquisitionBucket)
 _CONNECT_ATTEMPTS = 10

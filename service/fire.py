@@ -9,11 +9,11 @@ from typing import Any
 
 import ismrmrd.xsd
 
-from ..gadgets.errors import HeaderError
-from ..gadgets.header import parse_header
-from ..gadgets.items import Acquisition, Image, Waveform
+from ..wire import Close, ConfigFile, ErrorReport, Header, Message, Text, encode
+from ..wire.errors import HeaderError
+from ..wire.header import parse_header
+from ..wire.items import Acquisition, Image, Waveform
 from .transport import Receiver, send_buffers
-from .wire import Close, ConfigFile, ErrorReport, Header, Message, Text, encode
 
 
 class FireConnection:

@@ -3,12 +3,12 @@
 from contextlib import suppress
 from dataclasses import replace
 
+from ..engine import Engine
 from ..gadgets import head_start
-from ..gadgets.errors import IsocenterError
 from ..gadgets.reconstruct import bundle_names
 from ..gadgets.scan import Scan
 from ..pipelines.loader import GadgetStep, Pipeline
-from .engine import Engine
+from ..wire.errors import IsocenterError
 
 
 def warm_up(pipeline: Pipeline, scan: Scan, engine: Engine) -> None:

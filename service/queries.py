@@ -6,7 +6,7 @@ import platform
 
 import torch
 
-from .engine import Engine
+from ..engine import Engine
 
 
 def version() -> str:

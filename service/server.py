@@ -9,11 +9,11 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
-from ..gadgets.threads import keep_to_one_core
-from .engine import Engine
+from ..engine import Engine
+from ..flow.threads import keep_to_one_core
+from ..wire import Close, Text, encode
 from .session import Session
 from .settings import Settings
-from .wire import Close, Text, encode
 
 log = logging.getLogger("isocenter.server")
 

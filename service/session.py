@@ -9,30 +9,13 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, BinaryIO
 
-from ..gadgets.errors import IsocenterError
-from ..gadgets.items import (
-    Acquisition,
-    AcquisitionBucket,
-    DependencyReport,
-    Image,
-    ImageArray,
-    Item,
-    Kspace,
-    ReconData,
-    Waveform,
-)
+from ..engine import Engine
+from ..gadgets.kspace import Item, Kspace
 from ..gadgets.recon_data import from_kspace
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, GadgetStep, Pipeline
-from . import queries
-from .engine import Engine
-from .external import FireStep, check_allowed, run_external
-from .logs import ScanLog
-from .preparation import plan_ahead, warm_up
-from .settings import Settings
-from .transport import Receiver, Sender
-from .wire import (
+from ..wire import (
     Close,
     ConfigFile,
     ConfigScript,
@@ -45,6 +28,14 @@ from .wire import (
     Text,
     encode,
 )
+from ..wire.errors import IsocenterError
+from ..wire.items import Acquisition, AcquisitionBucket, DependencyReport, Image, ImageArray, ReconData, Waveform
+from . import queries
+from .external import FireStep, check_allowed, run_external
+from .logs import ScanLog
+from .preparation import plan_ahead, warm_up
+from .settings import Settings
+from .transport import Receiver, Sender
 
 _DATA = (Acquisition, Waveform, Image, AcquisitionBucket, ReconData, ImageArray)
 _TO_CLIENT = (Image, DependencyReport)

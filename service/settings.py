@@ -7,16 +7,16 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..gadgets.errors import IsocenterError
-from .wire import Limits
+from ..bundle.manifest import RuntimeChoice
+from ..wire.errors import IsocenterError, Limits
 
 MIB = 2**20
-
-RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "onnx", "tensorrt", "aoti"]
 
 
 class SettingsError(IsocenterError):
     """The settings cannot be read."""
+
+    kind = "settings"
 
 
 def default_home() -> Path:

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Generic, TypeVar
 
-from .wire import Decoder, Limits, Message, ProtocolError
-from .wire.arrays import Buffer
+from ..wire import Decoder, Limits, Message, ProtocolError
+from ..wire.arrays import Buffer
 
 log = logging.getLogger("isocenter.transport")
 

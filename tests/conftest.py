@@ -10,15 +10,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
 
+from isocenter.commands.client import Client, connect, replay  # noqa: E402
+from isocenter.engine import Engine  # noqa: E402
 from isocenter.export.build import DEFAULT_FORMATS  # noqa: E402
 from isocenter.export.classical import METHODS, ensure_classical  # noqa: E402
 from isocenter.export.shipped import ensure_shipped  # noqa: E402
-from isocenter.service.client import Client, connect, replay  # noqa: E402
-from isocenter.service.engine import Engine  # noqa: E402
 from isocenter.service.server import Server  # noqa: E402
 from isocenter.service.settings import Settings  # noqa: E402
-from isocenter.service.wire import ConfigFile, ConfigScript  # noqa: E402
 from isocenter.simulate.scan import ScanProtocol, simulate  # noqa: E402
+from isocenter.wire import ConfigFile, ConfigScript  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
 

@@ -6,10 +6,10 @@ import time
 import ismrmrd
 import numpy as np
 import torch
+from isocenter.engine import Result
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.gadgets.scan import Scan
-from isocenter.service.engine import Result
 
 
 def collect(gadgets, scan_or_simulation, items=None, **scan_options):

@@ -7,9 +7,10 @@ import torch
 from helpers import collect
 from isocenter.gadgets import load
 from isocenter.gadgets.head_start import Plan
-from isocenter.gadgets.items import AcquisitionBucket, Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
+from isocenter.wire.items import AcquisitionBucket
 
 QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
 accumulate = load("accumulate")

@@ -3,9 +3,9 @@ import threading
 import time
 
 import pytest
-from isocenter.gadgets.ahead import run_ahead
+from isocenter.flow.ahead import run_ahead
 from isocenter.service.transport import Receiver, TakenOver
-from isocenter.service.wire import Close, Text, encode
+from isocenter.wire import Close, Text, encode
 
 
 def test_what_is_started_comes_in_order():

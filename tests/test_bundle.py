@@ -3,15 +3,16 @@ import shutil
 import pytest
 import torch
 import yaml
+from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.bundle.manifest import BundleError, Manifest, Provenance, TensorSpec
+from isocenter.commands.cli import app
+from isocenter.engine import LoadedModel
+from isocenter.engine.runtimes import RUNTIMES
 from isocenter.export import classical, shipped
 from isocenter.export.build import DEFAULT_FORMATS, build_bundle, find_current
-from isocenter.export.bundle import Bundle, BundleError, Manifest, Provenance, TensorSpec, relative_error
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS, ensure_classical
 from isocenter.export.formats import FORMATS
-from isocenter.export.runtimes import RUNTIMES
-from isocenter.service.cli import app
-from isocenter.service.engine import LoadedModel
 from typer.testing import CliRunner
 
 AXES = ("batch", "coils", "kz", "ky", "kx")
@@ -145,7 +146,7 @@ def test_a_bundle_that_fails_its_probe_is_refused(bundles_with_onnx, tmp_path):
             return 1.001 * self.inner(kspace, maps)
 
     torch.jit.script(Wrong()).save(str(folder / "model.ts"))
-    from isocenter.export.bundle import sha256
+    from isocenter.bundle.folder import sha256
 
     values = yaml.safe_load((folder / "model.yaml").read_text())
     edit(folder, files={**values["files"], "model.ts": sha256(folder / "model.ts")})

@@ -12,7 +12,7 @@ from isocenter.service.settings import SettingsError, load_settings
 
 def isocenter(*arguments, cwd, status=0):
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "isocenter.service.cli", *map(str, arguments)],
+        [sys.executable, "-W", "ignore", "-m", "isocenter.commands.cli", *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -127,7 +127,7 @@ def test_settings_are_checked(tmp_path):
 
 
 def test_a_port_that_is_taken_is_reported(service):
-    from isocenter.service.engine import Engine
+    from isocenter.engine import Engine
     from isocenter.service.server import Server
     from isocenter.service.settings import Settings
 
@@ -136,8 +136,15 @@ def test_a_port_that_is_taken_is_reported(service):
 
 
 @pytest.mark.parametrize("own", ["", "777"])
-def test_how_long_threads_spin_is_said_before_torch_is_loaded(own):
-    code = "import os, sys, isocenter.service; assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+def test_serving_says_how_long_threads_spin_before_torch_is_loaded(bundles, own):
+    code = (
+        "import os, sys\n"
+        "from isocenter.commands import serve\n"
+        "from isocenter.service.settings import Settings\n"
+        "assert 'torch' not in sys.modules and os.environ.get('GOMP_SPINCOUNT', '') in ('', '777')\n"
+        "try: serve.serve(Settings(host='256.256.256.256'))\n"
+        "except OSError: print(os.environ['GOMP_SPINCOUNT'])"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"GOMP_SPINCOUNT": own} if own else {}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)

@@ -4,9 +4,9 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers import random_acquisition
-from isocenter.service.client import Compression, _encode_compressed
-from isocenter.service.wire import Decoder, ProtocolError
-from isocenter.service.wire.compression import compress_nhlbi, decompress_nhlbi
+from isocenter.commands.client import Compression, _encode_compressed
+from isocenter.wire import Decoder, ProtocolError
+from isocenter.wire.compression import compress_nhlbi, decompress_nhlbi
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8, 13, 16, 24])

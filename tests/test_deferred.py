@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 from helpers import Recorder, numbered, rss_inputs, wait_until
-from isocenter.gadgets.deferred import Deferred, settled
+from isocenter.flow.deferred import Deferred, settled
 
 
 def test_it_is_computed_once_for_all_threads():

@@ -12,7 +12,7 @@ from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
 from isocenter.gadgets import load
 from isocenter.gadgets.head_start import Plan
-from isocenter.gadgets.items import Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.models.coil_maps import adaptive, espirit
 from isocenter.models.networks.last_step import FinishedBySense

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import collect
-from isocenter.export.bundle import Domain, Manifest, Provenance, TensorSpec
+from isocenter.bundle.manifest import Domain, Manifest, Provenance, TensorSpec
 from isocenter.gadgets import load
 from isocenter.gadgets.domain import describe_sampling, misfits
-from isocenter.gadgets.items import Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.simulate import sampling
 from isocenter.simulate.scan import ScanProtocol, simulate
 

@@ -13,19 +13,20 @@ import numpy as np
 import pytest
 import torch
 from helpers import Recorder, numbered, rss_inputs, wait_until
-from isocenter.export.bundle import Bundle, TensorSpec, relative_error
+from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.bundle.manifest import TensorSpec
+from isocenter.commands.cli import app
+from isocenter.engine import Engine, EngineError, LoadedModel, choice
+from isocenter.engine.choice import CACHE
+from isocenter.engine.commission import commission
+from isocenter.engine.device import DeviceLostError
+from isocenter.engine.jobs import FairQueue, Job
+from isocenter.engine.runtimes import ChannelsLastRuntime
 from isocenter.export.cases import make_case
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
-from isocenter.export.runtimes import ChannelsLastRuntime
-from isocenter.gadgets.errors import IsocenterError
-from isocenter.service.cli import app
-from isocenter.service.engine import Engine, EngineError, LoadedModel, choice
-from isocenter.service.engine.choice import CACHE
-from isocenter.service.engine.commission import commission
-from isocenter.service.engine.device import DeviceLostError
-from isocenter.service.engine.jobs import FairQueue, Job
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire.errors import IsocenterError
 from typer.testing import CliRunner
 
 CPU = torch.device("cpu")
@@ -328,7 +329,7 @@ class TestFaults:
         service = make_service_with(engine)
         scan = scan_of(slices=6)
         sock = service.connect()
-        from isocenter.service.wire import ConfigScript, Header, encode
+        from isocenter.wire import ConfigScript, Header, encode
 
         pipeline = PIPELINE.replace("BUNDLE", "rss").replace("FALLBACK", "").encode()
         for message in (ConfigScript(pipeline), Header(scan.header.encode()), *scan.items):

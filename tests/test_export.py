@@ -8,20 +8,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from isocenter.export.bundle import Bundle, BundleError, TensorSpec, relative_error
+from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.bundle.manifest import BundleError, TensorSpec
+from isocenter.commands.cli import app
+from isocenter.engine.runtimes import RUNTIMES
 from isocenter.export.cases import make_case
 from isocenter.export.half_precision import in_precision
 from isocenter.export.importers.errors import CheckpointError
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
 from isocenter.export.own_module import export_module
-from isocenter.export.runtimes import RUNTIMES
-from isocenter.gadgets.deferred import Deferred, settled
-from isocenter.gadgets.header import Encoding
-from isocenter.gadgets.items import ACQUISITION_HEADER, Kspace
+from isocenter.flow.deferred import Deferred, settled
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
 from isocenter.models.networks.registry import NETWORKS
-from isocenter.service.cli import app
+from isocenter.wire.header import Encoding
+from isocenter.wire.items import ACQUISITION_HEADER
 from test_networks import SMALL
 from typer.testing import CliRunner
 

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from helpers import collect
 from isocenter.gadgets import load
-from isocenter.gadgets.items import AcquisitionBucket, Image, Kspace, Waveform
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.recon_data import from_kspace
-from isocenter.service.wire import Close, ConfigScript, Decoder, ErrorReport, Header, encode
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire import Close, ConfigScript, Decoder, ErrorReport, Header, encode
+from isocenter.wire.items import AcquisitionBucket, Image, Waveform
 
 RECONSTRUCT = b"""<?xml version="1.0"?>
 <configuration><gadget name="accumulate"/><gadget name="remove_oversampling"/><gadget name="prewhiten"/>
@@ -91,7 +92,7 @@ class TestConnectedByGadgetron:
             assert ours.slice == theirs.slice
 
     def test_blocks_that_no_gadget_reconstructs_go_back_as_buffers(self, service, scan):
-        from isocenter.gadgets.items import ReconData
+        from isocenter.wire.items import ReconData
 
         with service.connect() as sock:
             configuration = b'<configuration><gadget name="accumulate"/></configuration>'

@@ -9,14 +9,15 @@ import pytest
 import torch
 from helpers import collect, random_acquisition
 from isocenter.gadgets import GADGETS, load
-from isocenter.gadgets.errors import DataError, IsocenterError, OptionError
-from isocenter.gadgets.header import parse_encodings, parse_header
-from isocenter.gadgets.items import Image, ImageHeader, Kspace, make_image
+from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.noise import NoiseCovariance
 from isocenter.gadgets.recon_data import from_kspace, to_kspaces
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.header import header_xml
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire.errors import DataError, IsocenterError, OptionError
+from isocenter.wire.header import parse_encodings, parse_header
+from isocenter.wire.items import Image, ImageHeader, make_image
 
 NEEDED = {"noise_summary": {"noise_file": "x"}, "select_coils": {"coils_out": 2}, "reconstruct": {"bundle": "rss"}}
 FRONT = [(load("accumulate"), {}), (load("prewhiten"), {}), (load("remove_oversampling"), {})]

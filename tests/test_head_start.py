@@ -3,7 +3,7 @@ import torch
 from helpers import collect
 from isocenter.gadgets import estimate_coil_maps as maps_module
 from isocenter.gadgets import head_start, load
-from isocenter.gadgets.items import Kspace
+from isocenter.gadgets.kspace import Kspace
 from isocenter.simulate.scan import ScanProtocol, simulate
 
 FOLLOWING = [("remove_oversampling", {}), ("prewhiten", {}), ("estimate_coil_maps", {"calibration_size": 16})]

@@ -1,8 +1,8 @@
 import pytest
-from isocenter.gadgets.errors import HeaderError
-from isocenter.gadgets.header import Limit, parse_encodings, parse_header
 from isocenter.simulate.header import header_xml
 from isocenter.simulate.protocol import ScanProtocol
+from isocenter.wire.errors import HeaderError
+from isocenter.wire.header import Limit, parse_encodings, parse_header
 
 HEADER = header_xml(ScanProtocol(matrix=64, acceleration=2, partial_fourier=0.75))
 

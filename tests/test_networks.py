@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from isocenter.export.bundle import relative_error
+from isocenter.bundle.folder import relative_error
 from isocenter.export.cases import edge_cases, make_case
 from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions

@@ -1,7 +1,7 @@
 import pytest
-from isocenter.gadgets.errors import IsocenterError, OptionError
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import ExternalStep, GadgetStep, PipelineError, load, parse
+from isocenter.wire.errors import IsocenterError, OptionError
 
 SHIPPED = sorted(loader.available(()))
 

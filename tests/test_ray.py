@@ -6,12 +6,12 @@ import time
 
 import pytest
 import torch
+from isocenter.engine import Engine, EngineError
 from isocenter.export.cases import make_case
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
-from isocenter.service.engine import Engine, EngineError
-from isocenter.service.engine.make import make_engine
-from isocenter.service.settings import Settings, SettingsError
+from isocenter.service.host import make_engine
+from isocenter.service.settings import Settings
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("default")
@@ -102,7 +102,7 @@ def test_errors_of_a_worker_name_their_cause(remote):
 
 def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
     node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    engine = make_engine(Settings(home=bundles.parent, ray=cluster.address), networks=False)
+    engine = make_engine(Settings(home=bundles.parent, ray=cluster.address))
     model = engine.load("rss")
     assert len({device.process() for device in engine.devices}) == 3
     # it goes away while it loads the bundle, or computes: before it has answered
@@ -116,5 +116,5 @@ def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
 def test_a_cluster_that_is_not_there_is_named(bundles):
     if ray.is_initialized():
         ray.shutdown()
-    with pytest.raises(SettingsError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
-        make_engine(Settings(home=bundles.parent, ray="127.0.0.1:1"), networks=False)
+    with pytest.raises(EngineError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        make_engine(Settings(home=bundles.parent, ray="127.0.0.1:1"))

@@ -10,9 +10,10 @@ import torch
 from helpers import collect
 from isocenter.gadgets import load
 from isocenter.gadgets.estimate_coil_maps import calibration_region
-from isocenter.gadgets.items import Image, Kspace
-from isocenter.service.mrd_file import MrdFile
+from isocenter.gadgets.kspace import Kspace
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire.files import MrdFile
+from isocenter.wire.items import Image
 from test_coil_maps import _read_cfl, _write_cfl
 
 

@@ -5,10 +5,10 @@ import torch
 import yaml
 from isocenter.export.importers.load import load_network
 from isocenter.models.networks.mnet import budget_mask
-from isocenter.models.training.icd import descend, middle_lines, variable_density
-from isocenter.models.training.recipe import Recipe, RecipeError, load_recipe
-from isocenter.models.training.run import datasets, train
-from isocenter.models.training.sampler import SamplerTask
+from isocenter.training.icd import descend, middle_lines, variable_density
+from isocenter.training.recipe import Recipe, RecipeError, load_recipe
+from isocenter.training.run import datasets, train
+from isocenter.training.sampler import SamplerTask
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 DATA = {"kind": "simulated-brain", "samples": 3, "validation_samples": 1, "matrix": [162, 162], "coils": [3, 3]}

@@ -14,10 +14,10 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers import random_acquisition
-from isocenter.gadgets.items import Image
-from isocenter.service.client import Client, ClientError, Compression, ask, noise_statistics, replay
-from isocenter.service.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
+from isocenter.commands.client import Client, ClientError, Compression, ask, noise_statistics, replay
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
+from isocenter.wire.items import Image
 
 
 def joined(*messages):
@@ -364,13 +364,13 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
     environment = {**os.environ, "ISOCENTER_HOME": str(bundles.parent)}
     settings.write_text(f"bundles: [{bundles}]\nlog_format: json\n")
     process = subprocess.Popen(
-        [sys.executable, "-m", "isocenter.service.cli", "serve", "--config", str(settings), "--port", str(port)],
+        [sys.executable, "-m", "isocenter.commands.cli", "serve", "--config", str(settings), "--port", str(port)],
         stderr=subprocess.PIPE,
         env=environment,
         text=True,
     )
     try:
-        from isocenter.service.client import connect
+        from isocenter.commands.client import connect
 
         data = stream(small_scan)
         with connect("127.0.0.1", port, 60) as sock:

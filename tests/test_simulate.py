@@ -3,12 +3,12 @@ import math
 import h5py
 import numpy as np
 import pytest
-from isocenter.gadgets.header import parse_encodings, parse_header
-from isocenter.service.mrd_file import MrdFile
 from isocenter.simulate import sampling
 from isocenter.simulate.coils import coil_coefficients, coil_maps
 from isocenter.simulate.phantoms import PHANTOMS, Ellipsoid, brain, slice_kspace, volume_kspace
 from isocenter.simulate.scan import ScanProtocol, _coil_kspace, simulate, truth_path
+from isocenter.wire.files import MrdFile
+from isocenter.wire.header import parse_encodings, parse_header
 
 
 def raster(phantom, n, z=0.0, supersample=8):

@@ -9,22 +9,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from isocenter.commands.cli import app
 from isocenter.export.importers.load import load_network
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
 from isocenter.models import metrics
 from isocenter.models.fourier import ifft
 from isocenter.models.networks.registry import NETWORKS
-from isocenter.models.training.data import TrainingSamples, random_mask, simulated_scan
-from isocenter.models.training.files import FileScans
-from isocenter.models.training.recipe import Masks, Optimizer, RecipeError, SimulatedData, load_recipe
-from isocenter.models.training.run import train
-from isocenter.models.training.task import ReconstructionTask, check_finite, make_optimizer, maps_error
-from isocenter.service.cli import app
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.training.data import TrainingSamples, random_mask, simulated_scan
+from isocenter.training.files import FileScans
+from isocenter.training.recipe import Masks, Optimizer, RecipeError, SimulatedData, load_recipe
+from isocenter.training.run import train
+from isocenter.training.task import ReconstructionTask, check_finite, make_optimizer, maps_error
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 

@@ -15,18 +15,7 @@ import pytest
 from helpers import random_acquisition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from isocenter.gadgets.items import (
-    ACQUISITION_HEADER,
-    IMAGE_DTYPES,
-    AcquisitionBucket,
-    DependencyReport,
-    ImageArray,
-    ReconBit,
-    ReconBuffer,
-    ReconData,
-    make_image,
-)
-from isocenter.service.wire import (
+from isocenter.wire import (
     Close,
     ConfigFile,
     ConfigScript,
@@ -42,6 +31,17 @@ from isocenter.service.wire import (
     TruncatedError,
     UnknownMessageError,
     encode,
+)
+from isocenter.wire.items import (
+    ACQUISITION_HEADER,
+    IMAGE_DTYPES,
+    AcquisitionBucket,
+    DependencyReport,
+    ImageArray,
+    ReconBit,
+    ReconBuffer,
+    ReconData,
+    make_image,
 )
 
 CONTROL = [

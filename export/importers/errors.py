@@ -1,6 +1,6 @@
 """What is said about checkpoints that cannot be used."""
 
-from ...gadgets.errors import IsocenterError
+from ...wire.errors import IsocenterError
 
 
 class CheckpointError(IsocenterError):

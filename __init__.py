@@ -1,0 +1,1 @@
+"""Isocenter: inline MRI reconstruction."""

@@ -1,0 +1,109 @@
+"""The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ..wire.errors import IsocenterError
+
+FORMAT_VERSION = 1
+MANIFEST = "model.yaml"
+PROBE = "probe.npz"
+Precision = Literal["float32", "tf32", "fp16", "bf16"]
+Scaling = Literal["none", "kspace", "calibration", "zero-filled", "coil-images"]
+Tolerance = Annotated[float, Field(gt=0, le=1e-2)]
+RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "onnx", "tensorrt", "aoti"]
+RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
+
+
+class BundleError(IsocenterError):
+    """A bundle is missing, damaged, or does not compute what it did when it was made."""
+
+    kind = "bundle"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """A named input or output: its axes, and the sizes that were promised for them.
+
+    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary). The name of
+    an axis whose length is fixed is that number, such as ``1`` where a mask broadcasts.
+    """
+
+    name: str
+    dtype: Literal["float32"] = "float32"
+    axes: tuple[str, ...]
+    limits: dict[str, tuple[int, int]] = {}
+
+
+class Conventions(_Strict):
+    """What the numbers mean."""
+
+    fourier: Literal["centred, orthonormal"] = "centred, orthonormal"
+    input_scaling: Scaling = "none"
+    """What the graph itself divides k-space by, and multiplies its image with."""
+    mask: Literal["one where a line was measured"] = "one where a line was measured"
+    coil_maps: Literal["none", "unit norm"] = "none"
+    sense_step: float | None = None
+    """Weight of the last step, SENSE towards the network's image."""
+
+
+class Domain(_Strict):
+    """What the reconstruction was made for; empty means no restriction is known."""
+
+    dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
+    acceleration: tuple[float, float] | None = None
+    acs: tuple[int, int] | None = None
+    sampling: tuple[Literal["uniform", "random"], ...] = ()
+    partial_fourier: tuple[float, float] | None = None
+    coils: tuple[int, int] | None = None
+    matrix: tuple[int, int] | None = None
+    field_strength_t: tuple[float, float] | None = None
+    contrast: tuple[str, ...] = ()
+    anatomy: tuple[str, ...] = ()
+
+
+class Parity(_Strict):
+    """Worst deviation of a runtime from the eager module in float64, relative to the output's maximum."""
+
+    error: float
+    eager: float = 0.0
+    """The same of the eager module in float32."""
+    cases: int
+
+
+class Provenance(_Strict):
+    """Where the reconstruction comes from."""
+
+    source: str
+    licence: str
+    fingerprint: str
+    training_data: str = "none"
+    tools: dict[str, str] = {}
+    date: str = ""
+
+
+class Manifest(_Strict):
+    """What stands in ``model.yaml``."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    version: str
+    network: str
+    configuration: dict[str, Any] = {}
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    conventions: Conventions = Conventions()
+    domain: Domain = Domain()
+    tolerance: Tolerance = 1e-4
+    precision: Precision = "float32"
+    """What convolutions compute in; the probe, which is float32's, must hold within the tolerance all the same."""
+    compiled_for: Literal["cpu", "cuda"] = "cpu"
+    """Kind of device that ``model.pt2`` was compiled for."""
+    files: dict[str, str] = {}
+    parity: dict[str, Parity] = {}
+    provenance: Provenance
+    intended_use: str

@@ -1,0 +1,1 @@
+"""The command line, the replay client, the demo, evaluation."""

@@ -1,0 +1,141 @@
+"""Commands on networks: models, export, train, evaluate."""
+
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ..wire.errors import IsocenterError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def models() -> None:
+    """List the networks: what they reconstruct, what they take, their size, where they come from."""
+    import torch
+
+    from ..export.shipped import SHIPPED
+    from ..models.networks.registry import NETWORKS
+
+    shipped = {entry.network for entry in SHIPPED.values()}
+    out.print(f"{'network':<22} {'task':<9} {'inputs':<19} {'parameters':>11}  {'weights':<8} paper")
+    for name, network in sorted(NETWORKS.items()):
+        with torch.device("meta"):
+            parameters = network.build().parameters()
+        count = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        weights = "shipped" if name in shipped else ""
+        inputs = ", ".join(network.inputs)
+        out.print(f"{name:<22} {network.task:<9} {inputs:<19} {count:>11,}  {weights:<8} {network.paper}", markup=False)
+
+
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
+    network: Annotated[str | None, typer.Option(help="One of `isocenter models`.")] = None,
+    module: Annotated[str | None, typer.Option(help="An own torch.nn.Module: package.module:Class.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights: PyTorch, Lightning, NumPy, or a TensorFlow folder or prefix.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration of the export (YAML).")] = None,
+    formats: Annotated[
+        str, typer.Option(help="Of onnx, torchscript and pt2, separated by commas.")
+    ] = "onnx,torchscript",
+) -> None:
+    """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
+    from ..export.network import export_network
+    from ..export.options import load_options
+    from ..export.own_module import export_module
+    from ..service.logs import configure_logging
+
+    configure_logging()
+    if (network is None) == (module is None):
+        _fail("name either --network or --module")
+    chosen = [{"pt2": "aoti"}.get(name.strip(), name.strip()) for name in formats.split(",")]
+    unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
+    if unknown:
+        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and pt2")
+    try:
+        options = load_options(config)
+        if network is not None:
+            if checkpoint is None:
+                _fail("--network needs its weights, --checkpoint")
+            bundle = export_network(network, checkpoint, output, options, chosen)
+        else:
+            assert module is not None
+            bundle = export_module(module, checkpoint, output, options, chosen)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    for runtime, parity in bundle.manifest.parity.items():
+        out.print(
+            f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum (eager mode {parity.eager:.1e}), "
+            f"{parity.cases} inputs",
+            markup=False,
+        )
+    out.print(f"bundle {bundle.manifest.name} in {output}", markup=False)
+
+
+def train(
+    recipe: Path,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    devices: Annotated[str, typer.Option(help="Number of GPUs, or auto.")] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
+    memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
+) -> None:
+    """Train a network by a recipe; writes checkpoints, metrics, curves and sample images."""
+    run, recipes = _training("run"), _training("recipe")
+    try:
+        loaded = recipes.load_recipe(recipe)
+        folder = output or Path("runs") / loaded.name
+        best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
+    except (recipes.RecipeError, OSError) as error:
+        _fail(error)
+    out.print(f"best checkpoint: {best}", markup=False)
+    out.print(f"curves in {folder / 'curves.png'}, images in {folder / 'samples'}", markup=False)
+
+
+def evaluate(
+    bundle: Annotated[list[Path], typer.Option(help="Folder of a bundle; may be given several times.")],
+    data: Annotated[
+        str, typer.Option(help="'simulated', or a folder of fully sampled fastMRI or MRD files.")
+    ] = "simulated",
+    output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
+    accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
+    acs: Annotated[str, typer.Option(help="Numbers of calibration lines, separated by commas.")] = "8,16,24",
+    scans: Annotated[int, typer.Option(min=1, help="Number of slices or series.")] = 10,
+    sampling: Annotated[str, typer.Option(help="uniform or random.")] = "uniform",
+    seed: int = 1,
+) -> None:
+    """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR and NMSE, and images.
+
+    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of MRD files.
+    """
+    from .evaluate import Protocol, run_evaluation
+
+    try:
+        protocol = Protocol(
+            accelerations=[float(part) for part in accelerations.split(",")],
+            acs=[int(part) for part in acs.split(",")],
+            scans=scans,
+            sampling=sampling,
+            seed=seed,
+        )
+        run_evaluation(bundle, data, protocol, output, out)
+    except (IsocenterError, OSError, ValueError) as error:
+        _fail(error)
+
+
+def _training(name: str) -> Any:
+    """Import a part of the training, which needs more than the service does."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"..training.{name}", __package__)
+    except ImportError as error:
+        _fail(f"training needs more packages: pip install 'isocenter[train]' ({error})")
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    err.print(f"error: {error}", markup=False)
+    raise typer.Exit(1)

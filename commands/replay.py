@@ -1,0 +1,197 @@
+"""What ``isocenter replay`` does: read the file, talk to the server, write images, picture and report."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import h5py
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from ..wire import ConfigFile, ConfigScript
+from ..wire.errors import IsocenterError
+from ..wire.files import ImageWriter, MrdFile
+from ..wire.header import parse_header
+from ..wire.items import Image
+from . import client as wire_client
+from .client import Client, Compression, ReplayResult
+
+
+class ReplayError(IsocenterError):
+    """The options of a replay do not fit together."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of ``isocenter replay``, by their long names."""
+
+    filename: Path | None = None
+    outfile: Path = Path("out.h5")
+    config: str = "default.xml"
+    config_local: Path | None = None
+    address: str = "localhost"
+    port: int = 9002
+    in_group: str = "dataset"
+    out_group: str = "images"
+    timeout: float = 10.0
+    precision: int = 0
+    tolerance: float = 0.0
+    zfp: bool = False
+    parameters: list[str] = field(default_factory=list)
+    realtime: bool = False
+    png: Path | None = None
+    report: Path | None = None
+
+    def configuration(self) -> ConfigFile | ConfigScript:
+        """Return the message that names or carries the pipeline."""
+        return ConfigFile(self.config) if self.config_local is None else ConfigScript(self.config_local.read_bytes())
+
+    def compression(self) -> Compression | None:
+        """Return how to compress, None for not at all."""
+        if self.precision and self.tolerance:
+            raise ReplayError("give a precision (-P) or a tolerance (-T), not both")
+        if self.zfp and not self.tolerance:
+            raise ReplayError("ZFP (-Z) needs a tolerance (-T)")
+        if not self.precision and not self.tolerance:
+            return None
+        return Compression("zfp" if self.zfp else "nhlbi", self.precision or None, self.tolerance or None)
+
+    def parameter_message(self) -> str | None:
+        """Return the JSON of the parameters, None if there are none."""
+        pairs = [entry.partition("=") for entry in self.parameters]
+        if bad := [name for name, separator, _ in pairs if not separator]:
+            raise ReplayError(f"parameter {bad[0]!r} must be name=value")
+        return json.dumps({"parameters": {name: value for name, _, value in pairs}}) if pairs else None
+
+
+def _connect(options: Options) -> wire_client.socket.socket:
+    return wire_client.connect(options.address, options.port, options.timeout)
+
+
+def ask(options: Options, question: str) -> str:
+    """Ask the server a question."""
+    return wire_client.ask(_connect(options), question)
+
+
+def query(options: Options) -> str:
+    """Send the pipeline without a scan and save what the server reports, as a list of names and values."""
+    client = Client(_connect(options))
+    client.send(options.configuration())
+    result = client.finish()
+    lines = [f"{name}: {value}" for report in result.reports for name, value in report.values.items()]
+    text = "\n".join([*lines, *result.texts])
+    if lines:
+        options.outfile.write_text(text + "\n", encoding="utf-8")
+    return text or "the server reported nothing"
+
+
+def run(
+    options: Options,
+    *,
+    on_start: Callable[[int], None],
+    on_acquisition: Callable[[], None],
+    on_image: Callable[[Image], None],
+    on_text: Callable[[str], None],
+) -> ReplayResult:
+    """Send the scan and write what comes back."""
+    if options.filename is None:
+        raise ReplayError("name a recorded scan with -f")
+    compression, parameters, configuration = options.compression(), options.parameter_message(), options.configuration()
+    if not h5py.is_hdf5(options.filename):
+        result = _run_stream(options, options.filename, on_image, on_text)
+    else:
+        file = MrdFile(options.filename, options.in_group)
+        on_start(file.acquisition_count)
+        noise_level = _noise_level(options, file.header) if compression and compression.tolerance else 1.0
+        client = Client(_connect(options), on_image=on_image, on_text=on_text)
+        result = wire_client.replay(
+            client,
+            file.header,
+            file.items(),
+            configuration,
+            parameters=parameters,
+            realtime=options.realtime,
+            compression=compression,
+            noise_level=noise_level,
+            on_acquisition=on_acquisition,
+        )
+        file.close()
+    _write(options, result)
+    return result
+
+
+def run_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
+    """Run with bars for what is sent and received, and the server's texts above them."""
+    columns = (TextColumn(label + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        sent = progress.add_task("acquisitions sent", total=None)
+        received = progress.add_task("images received  ", total=None)
+        result = run(
+            options,
+            on_start=lambda total: progress.update(sent, total=total),
+            on_acquisition=lambda: progress.advance(sent),
+            on_image=lambda _image: progress.advance(received),
+            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
+        )
+        progress.update(received, total=len(result.images))
+    return result
+
+
+def _run_stream(
+    options: Options, path: Path, on_image: Callable[[Image], None], on_text: Callable[[str], None]
+) -> ReplayResult:
+    """Send a spooled stream again, byte by byte as it came; it holds configuration and header."""
+    if not path.is_file():
+        raise ReplayError(f"{path} does not exist")
+    sock = _connect(options)
+    client = Client(sock, on_image=on_image, on_text=on_text)
+    with path.open("rb") as file:
+        sock.sendfile(file)
+    return client.finish()
+
+
+def _noise_level(options: Options, header: bytes) -> float:
+    """Smallest noise level of the noise scan that the header names, 1 if the server does not know it."""
+    information = parse_header(header).measurementInformation
+    for dependency in getattr(information, "measurementDependency", None) or []:
+        if str(dependency.dependencyType).lower() == "noise":
+            values = wire_client.noise_statistics(_connect(options), dependency.measurementID)
+            return float(values.get("min_sigma", 1.0))
+    return 1.0
+
+
+def _write(options: Options, result: ReplayResult) -> None:
+    writer = ImageWriter(options.outfile, options.out_group)
+    for image in result.images:
+        writer.write(image)
+    writer.close()
+    if options.png and result.images:
+        from .picture import montage, planes
+
+        montage(planes(result.images), options.png)
+    if options.report:
+        options.report.write_text(latency_table(result) + "\n", encoding="utf-8")
+
+
+def latency_table(result: ReplayResult) -> str:
+    """Describe the replay's speed and latency, one figure a line."""
+    rows = [("acquisitions sent", f"{result.acquisitions}"), ("megabytes sent", f"{result.bytes_sent / 1e6:.1f}")]
+    if result.send_seconds:
+        rows.append(
+            ("sending took", f"{result.send_seconds:.3f} s ({result.bytes_sent / 1e6 / result.send_seconds:.0f} MB/s)")
+        )
+    if result.arrivals:
+        milliseconds = [1000 * arrival for arrival in result.arrivals]
+        rows += [
+            ("images received", f"{len(milliseconds)}"),
+            ("images before the last readout was sent", f"{sum(value < 0 for value in milliseconds)}"),
+            ("last readout sent to first image", f"{milliseconds[0]:.1f} ms"),
+            ("last readout sent to last image", f"{milliseconds[-1]:.1f} ms"),
+        ]
+        if len(milliseconds) > 2:
+            gaps = [after - before for before, after in pairwise(milliseconds)]
+            rows.append(("median time between images", f"{median(gaps):.1f} ms"))
+    return "\n".join(f"{name:<42} {value}" for name, value in rows)

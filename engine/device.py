@@ -1,0 +1,164 @@
+"""Where bundles run: the devices of this process."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..bundle.folder import Bundle
+from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
+from .jobs import EngineError, Result, Tensors
+from .model import LoadedModel
+
+log = logging.getLogger("isocenter.engine")
+
+
+class DeviceLostError(EngineError):
+    """A device is gone, through no fault of what it ran."""
+
+
+class Device(Protocol):
+    """Something that loads bundles and runs them: a processor of this host, or of another one."""
+
+    name: str
+
+    def load(self, bundle: str) -> object:
+        """Load and commission a bundle, if it is not loaded yet."""
+        ...
+
+    def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together."""
+        ...
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Load a bundle and get ready for inputs of these sizes."""
+        ...
+
+    def run(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs.
+
+        Raises
+        ------
+        DeviceLostError
+            The device is gone; another one should do it.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Stop what hangs there, if it can be stopped."""
+        ...
+
+    def is_alive(self) -> bool:
+        """Whether it can run something; after ``run`` has raised ``DeviceLostError``."""
+        ...
+
+    def close(self) -> None:
+        """Release it."""
+        ...
+
+
+class Shelf:
+    """The bundles in some folders.
+
+    Parameters
+    ----------
+    folders
+        Searched in order.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._manifests: dict[str, Manifest] = {}
+
+    def manifest(self, name: str) -> Manifest:
+        """Return the manifest of a bundle, whose files are checked the first time.
+
+        Raises
+        ------
+        BundleError
+            There is none of this name, or it is damaged.
+        """
+        if name not in self._manifests:
+            self._manifests[name] = self.open(name).manifest
+        return self._manifests[name]
+
+    def available(self) -> dict[str, Path]:
+        """Return the folders of all bundles by name."""
+        return {
+            path.name: path
+            for folder in reversed(self.folders)
+            if folder.is_dir()
+            for path in sorted(folder.iterdir())
+            if (path / "model.yaml").is_file()
+        }
+
+    def open(self, name: str) -> Bundle:
+        """Open a bundle by its name.
+
+        Raises
+        ------
+        BundleError
+            There is none of this name, or it is damaged.
+        """
+        available = self.available()
+        if name not in available:
+            raise BundleError(f"there is no bundle {name!r}; there are: {', '.join(sorted(available)) or 'none'}")
+        return Bundle.open(available[name])
+
+
+class LocalDevice:
+    """A processor of this host.
+
+    Parameters
+    ----------
+    device
+        Such as ``cpu`` or ``cuda:1``.
+    shelf
+        The bundles.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    """
+
+    def __init__(self, device: torch.device | str, shelf: Shelf, runtime: RuntimeChoice = "auto") -> None:
+        self.device = torch.device(device)
+        self.name = str(self.device)
+        self._shelf = shelf
+        self._runtime: RuntimeChoice = runtime
+        self._models: dict[str, LoadedModel] = {}
+        self._lock = threading.Lock()
+
+    def load(self, bundle: str) -> LoadedModel:
+        """Return a bundle's model, loaded and commissioned at its first use.
+
+        Raises
+        ------
+        BundleError
+            There is no such bundle, or it is damaged, or fails its probe.
+        """
+        with self._lock:
+            if bundle not in self._models:
+                self._models[bundle] = LoadedModel(self._shelf.open(bundle), self.device, self._runtime)
+            return self._models[bundle]
+
+    def batch(self, bundle: str) -> int:
+        return self.load(bundle).batch
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        self.load(bundle).prepare(sizes)
+
+    def run(self, bundle: str, inputs: Tensors) -> Result:
+        return self.load(bundle).result(inputs)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def reset(self) -> None:
+        log.warning(
+            "%s: what hangs in this process goes on until it comes back; its answer is not waited for", self.name
+        )
+
+    def close(self) -> None:
+        self._models.clear()

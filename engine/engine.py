@@ -1,0 +1,194 @@
+"""The inference engine: runs bundles on the devices that there are, for all scans at once."""
+
+import logging
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..bundle.manifest import Manifest, RuntimeChoice
+from ..flow.deferred import Deferred
+from .device import Device, LocalDevice, Shelf
+from .jobs import FairQueue, Inputs, Job, Result
+from .worker import Suspended, Worker
+
+log = logging.getLogger("isocenter.engine")
+
+_CLOSE_SECONDS = 10.0
+_ENGINE = "engine"
+
+
+class Model:
+    """A bundle by name, on whichever device is free."""
+
+    def __init__(self, engine: "Engine", name: str, manifest: Manifest) -> None:
+        self._engine = engine
+        self.name = name
+        self.manifest = manifest
+
+    def run(self, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """Compute the outputs."""
+        return self._engine.run(self.name, inputs)
+
+
+class Engine:
+    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns.
+
+    Parameters
+    ----------
+    folders
+        Where bundles are looked for, in order.
+    devices
+        Where models run: names such as ``cpu`` or ``cuda:0``, or objects that stand for devices elsewhere.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    default_network
+        Bundle for pipelines that name none.
+    deadline
+        Seconds after which a gadget waits no longer for an image and falls back.
+    queue_bytes
+        Bytes of inputs that may wait for each scan.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        *,
+        devices: Sequence[Device | str] = ("cpu",),
+        runtime: RuntimeChoice = "auto",
+        default_network: str | None = None,
+        deadline: float = 60.0,
+        queue_bytes: int = 2**30,
+    ) -> None:
+        self.shelf = Shelf(folders)
+        self.default_network = default_network
+        self.deadline = deadline
+        self.devices: list[Device] = [
+            LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
+        ]
+        self._queue = FairQueue(queue_bytes)
+        self._suspended = Suspended()
+        self._workers = [Worker(device, self._queue, self._suspended) for device in self.devices]
+
+    @property
+    def device(self) -> torch.device:
+        """Where scans should keep their blocks of k-space."""
+        local = [device.device for device in self.devices if isinstance(device, LocalDevice)]
+        return local[0] if local else torch.device("cpu")
+
+    def available(self) -> dict[str, Path]:
+        """Return the folders of all bundles by name."""
+        return self.shelf.available()
+
+    def load(self, bundle: str) -> Model:
+        """Return a bundle's model; its files are checked at its first use, its probe is run when a device loads it.
+
+        Raises
+        ------
+        BundleError
+            There is no such bundle, or it is damaged.
+        """
+        return Model(self, bundle, self.shelf.manifest(bundle))
+
+    def preload(self, bundles: Sequence[str] | None = None) -> None:
+        """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged."""
+        for name in sorted(self.available()) if bundles is None else bundles:
+            for future in self.prepare(name, {}):
+                future.add_done_callback(_log_failure)
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
+        """Load and warm up in the background, on every device, for sizes that a header announced."""
+
+        def get_ready(device: Device) -> None:
+            if sizes:
+                device.prepare(bundle, sizes)
+            else:
+                device.load(bundle)
+
+        # in the threads that will run it: what is warm belongs to a thread
+        jobs = [
+            Job(bundle, {}, _ENGINE, order=partial(get_ready, device), device=device.name) for device in self.devices
+        ]
+        for job in jobs:
+            self._queue.put(job)
+        return [job.future for job in jobs]
+
+    def begin(self, value: Deferred, *, scan: str = _ENGINE) -> None:
+        """Compute an input that a job will need, before there is the job.
+
+        Where models run on the CPU, in the thread that has all cores, between the jobs; elsewhere here and now, beside them.
+
+        Parameters
+        ----------
+        value
+            The input; it is not computed if nobody has it any more when its turn comes.
+        scan
+            Whose turn it uses up.
+        """
+        processor = next((device.name for device in self.devices if device.name == "cpu"), None)
+        if processor is None:
+            value.start()
+            return
+        reference = weakref.ref(value)
+
+        def start() -> None:
+            if (wanted := reference()) is not None:
+                wanted.start()
+
+        self._queue.put(Job("", {}, scan, order=start, device=processor))
+
+    def submit(self, bundle: str, inputs: Inputs, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
+        """Queue a job; waits while the scan has too much waiting already.
+
+        Parameters
+        ----------
+        bundle
+            Name of the bundle.
+        inputs
+            Float32 tensors by name, as the manifest has them; those that are to be computed yet are computed in the device's
+            thread. They must not be changed before the result is there.
+        scan
+            Jobs of different scans take turns.
+        urgent
+            Go before everything else.
+
+        Returns
+        -------
+        Future of Result
+            ``cancel`` takes the job out of the queue as long as it has not begun.
+
+        Raises
+        ------
+        EngineError
+            The engine is closed. What goes wrong with the job is raised by its future.
+        """
+        job = Job(bundle, inputs, scan, urgent)
+        self._queue.put(job)
+        return job.future
+
+    def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
+        """Run a bundle and wait for its outputs."""
+        return self.submit(bundle, inputs).result().outputs
+
+    def abandon(self, future: Future[Result], reason: str) -> None:
+        """Wait for a job no longer: take it out of the queue, or suspend the bundle that it hangs in and go on without."""
+        if not future.cancel():
+            for worker in self._workers:
+                if worker.abandon(future, reason):
+                    return
+
+    def close(self) -> None:
+        """Cancel what waits, wait for what runs, and release the devices."""
+        self._queue.close()
+        for worker in self._workers:
+            worker.join(_CLOSE_SECONDS)
+        for device in self.devices:
+            device.close()
+
+
+def _log_failure(future: Future[Result]) -> None:
+    if not future.cancelled() and (error := future.exception()) is not None:
+        log.error("%s", error)

@@ -1,0 +1,143 @@
+"""A bundle on a device: commissioned by its probe, with the runtime that is fastest there."""
+
+import logging
+import time
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..bundle.axes import shape_of
+from ..bundle.folder import Bundle, relative_error
+from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
+from . import choice
+from .commission import commission
+from .jobs import Result
+
+log = logging.getLogger("isocenter.engine")
+
+REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
+"""Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
+
+
+class LoadedModel:
+    """A bundle that passed its probe on this device, ready to run. Safe to use from several threads.
+
+    Parameters
+    ----------
+    bundle
+        The bundle; its hashes were checked when it was opened.
+    device
+        Where to run.
+    wanted
+        A runtime, or ``auto`` for the fastest, as it was measured before or is measured now.
+
+    Raises
+    ------
+    BundleError
+        No runtime reproduces the probe within the manifest's tolerance.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device, wanted: RuntimeChoice = "auto") -> None:
+        self.bundle = bundle
+        self.device = device
+        self.manifest: Manifest = bundle.manifest
+        self._prepared: set[tuple[tuple[str, int], ...]] = set()
+        known = choice.recall(bundle, device) if wanted == "auto" else None
+        try:
+            runtimes = commission(bundle, device, known.runtime if known else wanted)
+        except BundleError:
+            if known is None:
+                raise
+            known, runtimes = None, commission(bundle, device, wanted)
+        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
+        self.runtime = measured.runtime
+        self._run = runtimes[self.runtime].run
+        self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
+        self.batch = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
+        if known is None and wanted == "auto":
+            self._remember(measured)
+        log.info(
+            "loaded bundle %s %s on %s with %s",
+            self.manifest.name,
+            self.manifest.version,
+            device,
+            runtimes[self.runtime].description,
+            extra={"fields": {f"{name}_ms": value for name, value in measured.milliseconds.items()}},
+        )
+
+    def _remember(self, measured: choice.Choice) -> None:
+        if measured.is_doubtful:
+            log.warning(
+                "bundle %s: other programs kept the processor busy while its runtimes were measured; %s is used, "
+                "and they are measured again at the next start",
+                self.manifest.name,
+                self.runtime,
+            )
+        else:
+            choice.remember(self.bundle, self.device, measured)
+
+    def _treats_entries_alone(self) -> bool:
+        """Whether slices do not influence those that are computed with them."""
+        if not self._by_entry:
+            return False
+        inputs, expected = self.bundle.probe()
+        quieter = {name: torch.cat((tensor, 0.5 * tensor)) for name, tensor in inputs.items()}
+        entries = next(iter(inputs.values())).shape[0]
+        try:
+            outputs = {name: tensor[:entries] for name, tensor in self._run(quieter).items()}
+        except Exception as error:  # noqa: BLE001 - it may be made for one slice only
+            log.info("slices are not computed together: %s", str(error).strip().rpartition("\n")[2])
+            return False
+        return relative_error(outputs, expected) <= self.manifest.tolerance
+
+    def zeros(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+        """Inputs of these sizes; axes that are not named have length one."""
+        return {spec.name: torch.zeros(shape_of(spec, sizes)) for spec in self.manifest.inputs}
+
+    def prepare(self, sizes: Mapping[str, int]) -> None:
+        """Run on zeros of the announced sizes, so that the first real call is fast; once for the same sizes.
+
+        Not on a CPU: there new sizes cost nothing once the model has run at all, and a short scan would wait for this.
+
+        Parameters
+        ----------
+        sizes
+            Lengths of the named axes.
+        """
+        key = tuple(sorted(sizes.items()))
+        if self.device.type != "cpu" and key not in self._prepared:
+            self._prepared.add(key)
+            self.run(self.zeros(sizes))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""
+        try:
+            return self._run(inputs)
+        except Exception as error:
+            entries = next(iter(inputs.values())).shape[0]
+            if not is_out_of_memory(error) or entries == 1 or not self._by_entry:
+                raise
+            log.warning("bundle %s: no memory for %d slices at once, halving", self.manifest.name, entries)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        half = entries // 2
+        parts = [
+            self.run({name: tensor[part] for name, tensor in inputs.items()})
+            for part in (slice(0, half), slice(half, entries))
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def result(self, inputs: Mapping[str, Tensor]) -> Result:
+        """Compute the outputs, and say what did, and how long it took."""
+        start = time.perf_counter()
+        outputs = self.run(inputs)
+        return Result(outputs, self.runtime, str(self.device), time.perf_counter() - start)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, ONNX Runtime or Python says that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return any(words in text for words in ("out of memory", "can't allocate memory", "failed to allocate memory"))

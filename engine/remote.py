@@ -1,0 +1,241 @@
+"""Devices of other hosts, through Ray (extra ``ray``): each is an actor that loads bundles and runs them."""
+
+import importlib
+import logging
+import os
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..bundle.manifest import RuntimeChoice
+from ..wire.errors import IsocenterError
+from .device import DeviceLostError, LocalDevice, Shelf
+from .jobs import EngineError, Result, Tensors
+
+log = logging.getLogger("isocenter.engine")
+
+_RETRIES = 3
+_START_SECONDS = 30.0
+_CONNECT_SECONDS = 5.0
+
+
+class Host:
+    """What runs in the actor: a device of the host that Ray has placed it on.
+
+    Parameters
+    ----------
+    folders
+        Of bundles, on that host.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    threads
+        For torch, on a CPU.
+    """
+
+    def __init__(self, folders: Sequence[Path], runtime: RuntimeChoice, threads: int | None) -> None:
+        if threads:
+            torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False
+        # Ray shows an actor only the GPU that it was given
+        self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders), runtime)
+
+    def load(self, bundle: str) -> None:
+        """Load a bundle."""
+        self._device.load(bundle)
+
+    def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together."""
+        return self._device.batch(bundle)
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Get ready for inputs of these sizes."""
+        self._device.prepare(bundle, sizes)
+
+    def run(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], str, str, float]:
+        """Compute the outputs; arrays travel as numpy's, which Ray passes on as read-only views."""
+        inputs = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        result = self._device.run(bundle, inputs)
+        outputs = {name: tensor.numpy() for name, tensor in result.outputs.items()}
+        return outputs, result.runtime, result.device, result.seconds
+
+    def process(self) -> int:
+        """Return the number of the process."""
+        return os.getpid()
+
+
+class RayDevice:
+    """A device of a Ray cluster. Its actor is made anew when it dies, and what it was doing is done again.
+
+    Parameters
+    ----------
+    name
+        Appears in the images.
+    folders
+        Of bundles; the same on every host.
+    runtime
+        A runtime for all bundles, or ``auto``.
+    gpus, cpus
+        What Ray sets aside for it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folders: Sequence[Path],
+        runtime: RuntimeChoice = "auto",
+        *,
+        gpus: float = 0,
+        cpus: float = 1,
+    ) -> None:
+        self.name = name
+        self._ray = import_ray()
+        self._arguments = (tuple(folders), runtime, int(cpus) or None)
+        self._options = {"num_gpus": gpus, "num_cpus": cpus}
+        self._actor = self._make_actor()
+        self._asked: tuple[Any, bool] = None, False
+        """The actor that was last asked whether it is there, and whether it was: a new one may wait for a place for ever."""
+        self._resets = 0
+        self._batches: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def _make_actor(self) -> Any:
+        return self._ray.remote(**self._options)(Host).remote(*self._arguments)
+
+    def load(self, bundle: str) -> None:
+        self._call("load", bundle)
+
+    def batch(self, bundle: str) -> int:
+        if bundle not in self._batches:
+            self._batches[bundle] = self._call("batch", bundle)
+        return self._batches[bundle]
+
+    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        self._call("prepare", bundle, dict(sizes))
+
+    def run(self, bundle: str, inputs: Tensors) -> Result:
+        arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
+        outputs, runtime, device, seconds = self._call("run", bundle, arrays)
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
+        return Result(tensors, runtime, f"{self.name} ({device})", seconds)
+
+    def process(self) -> int:
+        """Return the number of the actor's process."""
+        return self._call("process")
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Call the actor; one that has died is made anew and called again.
+
+        Raises
+        ------
+        DeviceLostError
+            Ray finds no place for a new one.
+        """
+        errors = self._ray.exceptions
+        resets = self._resets
+        for attempt in range(_RETRIES + 1):
+            actor = self._actor
+            try:
+                asked, answered = self._asked
+                if not (answered if asked is actor else self.is_alive()):
+                    raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
+                return self._ray.get(getattr(actor, method).remote(*arguments))
+            except errors.RayTaskError as error:
+                if isinstance(error.cause, IsocenterError):
+                    raise error.cause from error
+                raise EngineError(f"{type(error.cause).__name__}: {error.cause}") from error
+            except errors.RayActorError as error:
+                if self._resets != resets:
+                    raise EngineError(f"{self.name} was stopped") from error
+                if attempt == _RETRIES:
+                    raise EngineError(f"{self.name} has died {attempt + 1} times: {error}") from error
+                log.warning("%s has died and is made anew: %s", self.name, str(error).partition("\n")[0])
+                self._replace(actor)
+            except SystemExit as error:  # what Ray raises in threads that wait when it is shut down
+                raise EngineError(f"{self.name}: Ray was shut down") from error
+        raise AssertionError
+
+    def is_alive(self) -> bool:
+        actor = self._actor
+        try:
+            self._ray.get(actor.process.remote(), timeout=_START_SECONDS)
+        except self._ray.exceptions.GetTimeoutError:
+            self._asked = actor, False
+            return False
+        except self._ray.exceptions.RayActorError:
+            self._replace(actor)
+            return False
+        self._asked = actor, True
+        return True
+
+    def _replace(self, dead: Any) -> None:
+        with self._lock:
+            if self._actor is dead:
+                self._actor = self._make_actor()
+
+    def reset(self) -> None:
+        """Stop what hangs there by ending its process."""
+        self._resets += 1
+        actor = self._actor
+        self._ray.kill(actor)
+        self._replace(actor)
+
+    def close(self) -> None:
+        self._ray.kill(self._actor)
+
+
+def import_ray() -> Any:
+    """Return the module ``ray``.
+
+    Raises
+    ------
+    EngineError
+        It is not installed.
+    """
+    try:
+        ray = importlib.import_module("ray")
+        importlib.import_module("ray.exceptions")
+    except ImportError as error:
+        raise EngineError("the setting 'ray' needs Ray: pip install 'isocenter[ray]'") from error
+    return ray
+
+
+def ray_devices(address: str, folders: Sequence[Path], runtime: RuntimeChoice = "auto") -> list[RayDevice]:
+    """Connect to a cluster, and return its devices: one for each GPU, or each host where there is none.
+
+    Parameters
+    ----------
+    address
+        Of the cluster, or ``auto``.
+    folders, runtime
+        As for ``RayDevice``.
+
+    Raises
+    ------
+    EngineError
+        Ray is not installed, or the cluster cannot be reached.
+    """
+    ray = import_ray()
+    if not ray.is_initialized():
+        try:
+            _check_reachable(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise EngineError(f"there is no Ray cluster at {address!r}: {error}") from error
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    hosts = sum(node["Alive"] for node in ray.nodes())
+    if gpus:
+        return [RayDevice(f"ray:{index}", folders, runtime, gpus=1) for index in range(gpus)]
+    cpus = max(1, int(resources.get("CPU", 1)) // hosts)
+    return [RayDevice(f"ray:{index}", folders, runtime, cpus=cpus) for index in range(hosts)]
+
+
+def _check_reachable(address: str) -> None:
+    """Connect once, which fails at once where Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()

@@ -1,0 +1,241 @@
+"""The programs that run a bundle's model files, behind one interface."""
+
+import importlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..bundle.axes import fixed_length
+from ..bundle.folder import Bundle
+from ..bundle.manifest import BundleError, Manifest
+
+
+class NothingToGainError(BundleError):
+    """A runtime would do what another one does."""
+
+
+class Runtime(Protocol):
+    """Runs one model file on one device. Inputs and outputs are tensors by name; outputs are on the CPU, and complete."""
+
+    @property
+    def description(self) -> str:
+        """What it runs on, such as the execution providers that are really in use."""
+        ...
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs."""
+        ...
+
+
+class TorchScriptRuntime:
+    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        self.description = f"TorchScript on {device}"
+        self._link = _Link(device)
+        self._inputs = [spec.name for spec in manifest.inputs]
+        self._outputs = [spec.name for spec in manifest.outputs]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._module = torch.jit.load(str(path), map_location=device).eval()
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs."""
+        plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
+        with torch.inference_mode(), plainly, self._link as link:
+            return link.named(self._outputs, self._module(*(link.to_device(inputs[name]) for name in self._inputs)))
+
+
+class ChannelsLastRuntime(TorchScriptRuntime):
+    """TorchScript with the weights of convolutions in the order channels last, in which some networks are a quarter faster."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        super().__init__(path, manifest, device)
+        self.description = f"TorchScript on {device}, channels last"
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        weights = [tensor for tensor in self._module.parameters() if tensor.dim() in layouts]
+        if not weights:
+            raise NothingToGainError("it has no convolutions")
+        for tensor in weights:
+            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU or on CUDA.
+
+    TF32 is off there unless the manifest has it: it costs three digits of every Fourier transform. Inputs and outputs are
+    bound: the session reads and writes torch's memory, on the device.
+    """
+
+    provider = "CUDAExecutionProvider"
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        try:
+            ort = importlib.import_module("onnxruntime")
+        except ImportError as error:
+            raise BundleError(
+                "model.onnx needs ONNX Runtime: pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
+            ) from error
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # threads that spin while they wait take the cores away from the stream
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = ort.InferenceSession(str(path), options, providers=self._providers(manifest, device))
+        in_use = self._session.get_providers()
+        if device.type == "cuda" and self.provider not in in_use:
+            raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
+        self.description = f"ONNX Runtime on {device} ({', '.join(in_use)})"
+        self._link = _Link(device)
+        self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
+        self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
+
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+        if device.type == "cpu":
+            return ["CPUExecutionProvider"]
+        cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
+        return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs."""
+        binding = self._session.io_binding()
+        with self._link as link:
+            # the binding keeps addresses only: the tensors must live until the run is over
+            bound = {name: link.to_device(inputs[name]).contiguous() for name in self._input_axes}
+            outputs = self._allocate(bound, link.device)
+            for bind, tensors in ((binding.bind_input, bound), (binding.bind_output, outputs)):
+                for name, tensor in tensors.items():
+                    place = tensor.device.type, tensor.device.index or 0
+                    bind(name, *place, np.float32, tuple(tensor.shape), tensor.data_ptr())
+            link.wait()
+            self._session.run_with_iobinding(binding)
+            return dict(zip(outputs, link.to_host(tuple(outputs.values())), strict=True))
+
+    def _allocate(self, inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """Memory for the outputs, whose axes have the lengths of the inputs' axes of the same name."""
+        sizes = {
+            axis: length
+            for name, tensor in inputs.items()
+            for axis, length in zip(self._input_axes[name], tensor.shape, strict=True)
+        }
+        return {
+            name: torch.empty([fixed_length(axis) or sizes[axis] for axis in axes], device=device)
+            for name, axes in self._output_axes.items()
+        }
+
+
+class TensorRtRuntime(OnnxRuntime):
+    """ONNX Runtime with TensorRT, which compiles the graph for every new shape; the kernels are kept beside the bundle."""
+
+    provider = "TensorrtExecutionProvider"
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        self._cache = str(path.parent / "tensorrt")
+        if device.type != "cuda":
+            raise BundleError("TensorRT needs a CUDA device")
+        super().__init__(path, manifest, device)
+
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+        tensorrt = {
+            "device_id": str(device.index or 0),
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": self._cache,
+        }
+        return [(self.provider, tensorrt), *super()._providers(manifest, device)]
+
+
+class AotiRuntime:
+    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU."""
+
+    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        if device.type != manifest.compiled_for:
+            raise BundleError(f"model.pt2 was compiled for {manifest.compiled_for}")
+        self.description = f"AOTInductor on {device}"
+        self._link = _Link(device)
+        self._inputs = [spec.name for spec in manifest.inputs]
+        self._outputs = [spec.name for spec in manifest.outputs]
+        inductor = importlib.import_module("torch._inductor")
+        try:
+            self._model = inductor.aoti_load_package(
+                str(path), device_index=-1 if device.index is None else device.index
+            )
+        except RuntimeError as error:
+            raise BundleError(f"model.pt2 cannot be loaded here: {error}") from error
+
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Compute the outputs."""
+        with torch.inference_mode(), self._link as link:
+            tensors = (link.to_device(inputs[name]).contiguous() for name in self._inputs)
+            return link.named(self._outputs, self._model(*tensors))
+
+
+class _Link:
+    """The way to a device and back: on CUDA through pinned memory, on a stream of its own.
+
+    Use it as a context around everything that runs on the device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._active: Any = None
+
+    def __enter__(self) -> "_Link":
+        if self._stream is not None:
+            self._active = torch.cuda.stream(self._stream)
+            self._active.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._stream is not None:
+            self._active.__exit__(*error)
+
+    def to_device(self, tensor: Tensor) -> Tensor:
+        if self._stream is None:
+            return tensor.to(self.device)
+        if not tensor.is_cuda:
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        # what made it there, on whichever card, comes first
+        self._stream.wait_stream(torch.cuda.default_stream(tensor.device))
+        return tensor.to(self.device, non_blocking=True)
+
+    def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        if self._stream is None:
+            return list(tensors)
+        pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+        for memory, tensor in zip(pinned, tensors, strict=True):
+            memory.copy_(tensor, non_blocking=True)
+        self.wait()
+        return pinned
+
+    def named(self, names: Sequence[str], result: Any) -> dict[str, Tensor]:
+        """Return what a module returned, one tensor or several, by name and on the host."""
+        values = result if isinstance(result, tuple | list) else (result,)
+        return dict(zip(names, self.to_host(values), strict=True))
+
+    def wait(self) -> None:
+        """Wait until everything on the device is done."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+RUNTIMES: dict[str, Callable[[Path, Manifest, torch.device], Runtime]] = {
+    "torchscript": TorchScriptRuntime,
+    "torchscript-nhwc": ChannelsLastRuntime,
+    "onnx": OnnxRuntime,
+    "tensorrt": TensorRtRuntime,
+    "aoti": AotiRuntime,
+}
+"""The runtimes by name."""
+_SHARED_FILES = {"torchscript-nhwc": "torchscript", "tensorrt": "onnx"}
+
+
+def readers(bundle: Bundle) -> dict[str, Path]:
+    """Return the names of the runtimes that can read one of a bundle's model files, and that file."""
+    files = bundle.runtime_files()
+    return files | {name: files[owner] for name, owner in _SHARED_FILES.items() if owner in files}

@@ -1,0 +1,1 @@
+"""How bytes are budgeted and handed from thread to thread."""

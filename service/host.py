@@ -1,0 +1,36 @@
+"""The engine of a service, from its settings."""
+
+import torch
+
+from ..engine import Engine
+from ..engine.remote import ray_devices
+from .settings import Settings
+
+
+def device_names(wanted: str) -> list[str]:
+    """Return the devices that a setting names: ``auto``, or names separated by commas."""
+    if wanted != "auto":
+        return [name.strip() for name in wanted.split(",")]
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Return the engine of a service. It runs the bundles that there are, and builds none.
+
+    Raises
+    ------
+    EngineError
+        The Ray cluster that the settings name cannot be used.
+    """
+    # cuDNN's convolutions use TF32 unless they are told not to
+    torch.backends.cudnn.allow_tf32 = False
+    return Engine(
+        settings.bundle_folders,
+        devices=device_names(settings.device)
+        if settings.ray is None
+        else ray_devices(settings.ray, settings.bundle_folders, settings.runtime),
+        runtime=settings.runtime,
+        default_network=settings.network,
+        deadline=settings.deadline,
+        queue_bytes=settings.queue_bytes,
+    )

@@ -1,0 +1,252 @@
+"""The composite items that Gadgetron exchanges with external nodes: buckets, buffers and image arrays.
+
+Gadgetron writes arrays with the first dimension fastest; read in C order their axes are reversed, and so they are kept.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cursor import U64, Cursor
+from .errors import ProtocolError
+from .items import (
+    ACQUISITION_HEADER,
+    Acquisition,
+    AcquisitionBucket,
+    AcquisitionHeader,
+    ImageArray,
+    ImageHeader,
+    ReconBit,
+    ReconBuffer,
+    ReconData,
+    Waveform,
+    header_of,
+)
+
+SAMPLING_BYTES = 56
+_BUCKET = struct.Struct("<13Q")
+_MAX_DIMENSIONS = 10
+_MAX_COUNT = 2**24
+_STATS_PER_SPACE = 9
+_WAVEFORM_HEADER = 40
+
+Buffer = bytes | memoryview
+
+
+def read_array(cursor: Cursor, dtype: Any, what: str) -> NDArray[Any]:
+    """Read dimensions and elements; the axes come out reversed."""
+    count = cursor.length(U64, f"number of dimensions of {what}", _MAX_DIMENSIONS)
+    dimensions = cursor.array("<u8", (count,), f"dimensions of {what}")
+    shape = tuple(int(n) for n in reversed(dimensions))
+    return cursor.array(dtype, shape if shape else (0,), what)
+
+
+def write_array(array: NDArray[Any]) -> list[Buffer]:
+    """Write an array as ``read_array`` reads it."""
+    if array.shape == (0,):
+        return [U64.pack(0)]
+    dimensions = U64.pack(array.ndim) + struct.pack(f"<{array.ndim}Q", *reversed(array.shape))
+    return [dimensions, as_bytes(array)]
+
+
+def as_bytes(array: NDArray[Any]) -> memoryview:
+    """View an array's bytes; it is copied only if it is not contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def read_optional(cursor: Cursor, read: Callable[[Cursor], Any], what: str) -> Any:
+    """Read a flag and, where it is set, what follows."""
+    return read(cursor) if cursor.flag(f"presence of {what}") else None
+
+
+def write_optional(value: Any, write: Callable[[Any], list[Buffer]]) -> list[Buffer]:
+    """Write a flag and, where there is a value, the value."""
+    return [b"\0"] if value is None else [b"\1", *write(value)]
+
+
+def read_waveform(cursor: Cursor) -> Waveform:
+    """Read a waveform's header (40 bytes) and samples [channels, samples]."""
+    header = Waveform(cursor.array(np.uint8, (_WAVEFORM_HEADER,), "waveform header").tobytes())
+    return _fill_waveform(cursor, header)
+
+
+def _fill_waveform(cursor: Cursor, waveform: Waveform) -> Waveform:
+    waveform.data[:] = cursor.array("<u4", waveform.data.shape, "waveform samples")
+    return waveform
+
+
+def write_waveform(waveform: Waveform) -> list[Buffer]:
+    """Write a waveform without its message id."""
+    return [bytes(waveform.getHead()), as_bytes(waveform.data.astype("<u4", copy=False))]
+
+
+def read_bucket(cursor: Cursor) -> AcquisitionBucket:
+    """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms."""
+    meta = cursor.unpack(_BUCKET, "bucket header")
+    counts = {"data": meta[0], "reference": meta[4], "waveforms": meta[10]}
+    for name, count in counts.items():
+        if count > _MAX_COUNT:
+            raise ProtocolError(f"bucket announces {count} {name}, the limit is {_MAX_COUNT}")
+    data = _read_acquisitions(cursor, counts["data"])
+    data_stats = _read_stats(cursor)
+    reference = _read_acquisitions(cursor, counts["reference"])
+    reference_stats = _read_stats(cursor)
+    headers = cursor.array(np.uint8, (counts["waveforms"], _WAVEFORM_HEADER), "waveform headers")
+    waveforms = [_fill_waveform(cursor, Waveform(header.tobytes())) for header in headers]
+    return AcquisitionBucket(data, reference, data_stats, reference_stats, waveforms)
+
+
+def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
+    table = cursor.array(ACQUISITION_HEADER, (count,), "acquisition headers")
+    headers = [AcquisitionHeader.from_buffer_copy(table[index].tobytes()) for index in range(count)]
+    trajectories = [
+        cursor.array("<f4", (h.number_of_samples, h.trajectory_dimensions), "trajectory")
+        if h.trajectory_dimensions
+        else None
+        for h in headers
+    ]
+    samples = [cursor.array("<c8", (h.active_channels, h.number_of_samples), "samples") for h in headers]
+    return [Acquisition(*parts) for parts in zip(headers, samples, trajectories, strict=True)]
+
+
+def _read_stats(cursor: Cursor) -> list[list[list[int]]]:
+    spaces = cursor.length(U64, "number of encoding spaces", _MAX_COUNT)
+    stats = []
+    for _ in range(spaces):
+        space = []
+        for _ in range(_STATS_PER_SPACE):
+            count = cursor.length(U64, "number of counter values", _MAX_COUNT)
+            space.append(cursor.array("<u2", (count,), "counter values").tolist())
+        stats.append(space)
+    return stats
+
+
+def write_bucket(bucket: AcquisitionBucket) -> list[Buffer]:
+    """Write an acquisition bucket as ``read_bucket`` reads it."""
+    data, reference = _write_acquisitions(bucket.data), _write_acquisitions(bucket.reference)
+    data_stats, reference_stats = _write_stats(bucket.data_stats), _write_stats(bucket.reference_stats)
+    waveform_headers: list[Buffer] = [bytes(waveform.getHead()) for waveform in bucket.waveforms]
+    waveform_data: list[Buffer] = [as_bytes(waveform.data) for waveform in bucket.waveforms]
+    meta = _BUCKET.pack(
+        *_bundle_meta(bucket.data, data),
+        *_bundle_meta(bucket.reference, reference),
+        len(data_stats),
+        len(reference_stats),
+        len(waveform_headers),
+        _size(waveform_headers),
+        _size(waveform_data),
+    )
+    flat = [buffer for part in (*data, [data_stats], *reference, [reference_stats]) for buffer in part]
+    return [meta, *flat, *waveform_headers, *waveform_data]
+
+
+def _write_acquisitions(acquisitions: list[Acquisition]) -> tuple[list[Buffer], list[Buffer], list[Buffer]]:
+    headers: list[Buffer] = [bytes(header_of(acquisition)) for acquisition in acquisitions]
+    trajectories: list[Buffer] = [
+        as_bytes(a.traj.astype("<f4", copy=False)) for a in acquisitions if a.trajectory_dimensions
+    ]
+    samples: list[Buffer] = [as_bytes(a.data.astype("<c8", copy=False)) for a in acquisitions]
+    return headers, trajectories, samples
+
+
+def _bundle_meta(
+    acquisitions: list[Acquisition], parts: tuple[list[Buffer], list[Buffer], list[Buffer]]
+) -> tuple[int, ...]:
+    headers, trajectories, samples = parts
+    return len(acquisitions), _size(headers), _size(samples), _size(trajectories)
+
+
+def _size(buffers: list[Buffer]) -> int:
+    return sum(len(buffer) for buffer in buffers)
+
+
+def _write_stats(stats: list[list[list[int]]]) -> bytes:
+    parts = [U64.pack(len(stats))]
+    parts += [U64.pack(len(values)) + struct.pack(f"<{len(values)}H", *values) for space in stats for values in space]
+    return b"".join(parts)
+
+
+def read_recon_data(cursor: Cursor) -> ReconData:
+    """Read buffered data: one bit per encoding space, each with data and optional reference."""
+    count = cursor.length(U64, "number of recon bits", _MAX_COUNT)
+    bits = []
+    for _ in range(count):
+        data = _read_buffer(cursor)
+        bits.append(ReconBit(data, read_optional(cursor, _read_buffer, "reference")))
+    return ReconData(bits)
+
+
+def _read_buffer(cursor: Cursor) -> ReconBuffer:
+    return ReconBuffer(
+        data=read_array(cursor, "<c8", "buffer"),
+        trajectory=read_optional(cursor, lambda c: read_array(c, "<f4", "trajectory"), "trajectory"),
+        density=read_optional(cursor, lambda c: read_array(c, "<f4", "density"), "density"),
+        headers=read_array(cursor, ACQUISITION_HEADER, "buffer headers"),
+        sampling=cursor.array(np.uint8, (SAMPLING_BYTES,), "sampling description").tobytes(),
+    )
+
+
+def write_recon_data(recon_data: ReconData) -> list[Buffer]:
+    """Write buffered data as ``read_recon_data`` reads it."""
+    buffers: list[Buffer] = [U64.pack(len(recon_data.bits))]
+    for bit in recon_data.bits:
+        buffers += _write_buffer(bit.data)
+        buffers += write_optional(bit.reference, _write_buffer)
+    return buffers
+
+
+def _write_buffer(buffer: ReconBuffer) -> list[Buffer]:
+    return [
+        *write_array(buffer.data.astype("<c8", copy=False)),
+        *write_optional(buffer.trajectory, write_array),
+        *write_optional(buffer.density, write_array),
+        *write_array(buffer.headers),
+        buffer.sampling,
+    ]
+
+
+def read_image_array(cursor: Cursor) -> ImageArray:
+    """Read an image array: data, headers, meta, optional waveforms, optional acquisition headers."""
+    data = read_array(cursor, "<c8", "image array")
+    header_dtype = np.dtype((np.void, 198))
+    table = read_array(cursor, header_dtype, "image headers")
+    if table.ndim != 3:
+        raise ProtocolError(f"image array has headers with {table.ndim} dimensions, expected 3 (N, S, LOC)")
+    headers = [ImageHeader.from_buffer_copy(entry.tobytes()) for entry in table.ravel()]
+    count = cursor.length(U64, "number of meta attributes", _MAX_COUNT)
+    meta = [cursor.blob(U64, "meta attributes", cursor.limits.text).decode("utf-8", "replace") for _ in range(count)]
+    return ImageArray(
+        data=data,
+        headers=headers,
+        shape=(table.shape[0], table.shape[1], table.shape[2]),
+        meta=meta,
+        waveforms=read_optional(cursor, _read_waveforms, "waveforms"),
+        acquisition_headers=read_optional(cursor, lambda c: read_array(c, ACQUISITION_HEADER, "headers"), "headers"),
+    )
+
+
+def _read_waveforms(cursor: Cursor) -> list[Waveform]:
+    count = cursor.length(U64, "number of waveforms", _MAX_COUNT)
+    return [read_waveform(cursor) for _ in range(count)]
+
+
+def write_image_array(array: ImageArray) -> list[Buffer]:
+    """Write an image array as ``read_image_array`` reads it."""
+    shape = U64.pack(3) + struct.pack("<3Q", *reversed(array.shape))
+    meta = [entry.encode() for entry in array.meta]
+    return [
+        *write_array(array.data.astype("<c8", copy=False)),
+        shape,
+        *[bytes(header) for header in array.headers],
+        U64.pack(len(meta)),
+        *[part for entry in meta for part in (U64.pack(len(entry)), entry)],
+        *write_optional(array.waveforms, _write_waveforms),
+        *write_optional(array.acquisition_headers, write_array),
+    ]
+
+
+def _write_waveforms(waveforms: list[Waveform]) -> list[Buffer]:
+    return [U64.pack(len(waveforms)), *[part for waveform in waveforms for part in write_waveform(waveform)]]

@@ -1,0 +1,105 @@
+"""The errors of the project, with one base class.
+
+IsocenterError
+├── HeaderError        the MRD header cannot be used
+├── DataError          measured data contradicts the header or itself
+├── OptionError        a gadget's option has a wrong name or value
+├── PipelineError      a pipeline cannot be found, read or run          (pipelines)
+├── ProtocolError      bytes that are no message, or a message at the wrong time
+│   ├── UnknownMessageError
+│   └── TruncatedError
+├── FileError          an MRD file cannot be read
+├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
+├── EngineError        a job cannot be taken or finished                (engine)
+├── SettingsError      the settings cannot be read                      (service)
+├── ExternalError      another program cannot be reached, or failed     (service)
+├── ClientError        a server cannot be reached, or ended too soon    (commands)
+├── ExportError        a model file cannot be written                   (export)
+├── CheckpointError    weights cannot be read                           (export)
+└── RecipeError        a recipe cannot be trained                       (training)
+"""
+
+from dataclasses import dataclass
+
+
+class IsocenterError(Exception):
+    """What was wrong, where, and what is accepted: one sentence that is safe to send to the scanner.
+
+    Parameters
+    ----------
+    what
+        What was wrong.
+    where
+        In which part of the input, such as ``gadget 'scale', option 'factor'``.
+    accepted
+        What would have been right.
+    kind
+        A short name for faults of this sort, by which they are counted and told apart; that of the class by default.
+    """
+
+    kind: str = "error"
+
+    def __init__(self, what: str, *, where: str = "", accepted: str = "", kind: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.accepted = accepted
+        self.kind = kind or type(self).kind
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; accepted: {self.accepted}" if self.accepted else text
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # devices of other hosts raise these across processes
+        return _rebuild, (type(self), self.what, self.where, self.accepted, self.kind)
+
+
+def _rebuild(cls: type[IsocenterError], what: str, where: str, accepted: str, kind: str) -> IsocenterError:
+    return cls(what, where=where, accepted=accepted, kind=kind)
+
+
+class HeaderError(IsocenterError):
+    """The MRD header is missing, is not MRD XML, or describes a scan that cannot be reconstructed."""
+
+    kind = "header"
+
+
+class OptionError(IsocenterError):
+    """A gadget was given an option that it does not have, or a value that it does not accept."""
+
+    kind = "option"
+
+
+class DataError(IsocenterError):
+    """Measured data contradicts the MRD header or the data before it."""
+
+    kind = "data"
+
+
+class FileError(IsocenterError):
+    """An MRD file cannot be read."""
+
+    kind = "file"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The longest lengths that are accepted, in bytes; they are checked before memory is taken."""
+
+    text: int = 16 * 2**20
+    message: int = 4 * 2**30
+
+
+class ProtocolError(IsocenterError):
+    """Bytes that are no message of the protocol, or exceed the limits, or a message that may not come now."""
+
+    kind = "protocol"
+
+
+class UnknownMessageError(ProtocolError):
+    """A message id that this end does not read."""
+
+
+class TruncatedError(ProtocolError):
+    """The stream ended inside a message."""
