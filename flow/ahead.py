@@ -1,67 +1,55 @@
 """Let the steps before a gadget run on while it waits for its results."""
 
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from .channel import Channel
+from .ledger import Account
 from .threads import keep_to_one_core
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-_END = object()
-_MOST_THREADS = 256
 
-
-# threads are used again: torch keeps threads of its own for each one that calls it
-_threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="ahead", initializer=keep_to_one_core)
-
-
-class _Failure:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-
-def run_ahead(items: Iterable[T], start: Callable[[T], S], depth: int = 256) -> Iterator[S]:
+def run_ahead(
+    items: Iterable[T],
+    start: Callable[[T], S],
+    *,
+    account: Account | None = None,
+    size: Callable[[T], int] = lambda _: 0,
+) -> Iterator[S]:
     """Take items in another thread, start something with each, and yield what was started, in order.
 
     Parameters
     ----------
     items
-        Taken as soon as there are any, while whoever iterates here still works on those before.
+        Taken as soon as there are any and the scan may hold another one, while whoever iterates here works on those before.
     start
         Called in the other thread.
-    depth
-        How many may be started and not taken.
+    account
+        Charged with what was started and not taken.
+    size
+        Bytes of an item.
     """
-    started: queue.Queue[Any] = queue.Queue(depth)
-    stopped = threading.Event()
-
-    def put(entry: object) -> bool:
-        while not stopped.is_set():
-            try:
-                started.put(entry, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+    channel: Channel[S] = Channel(account)
 
     def work() -> None:
+        keep_to_one_core()
+        error: BaseException | None = None
         try:
-            for item in items:
-                if stopped.is_set() or not put(start(item)):
-                    return
-            put(_END)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that iterates
-            put(_Failure(error))
+            # what is not taken is not made: the steps before this one make their items when they are asked for them
+            iterator = iter(items)
+            while channel.wait_for_room():
+                item = next(iterator, channel)
+                if item is channel or not channel.put(start(item), size(item)):  # type: ignore[arg-type]
+                    break
+        except BaseException as failure:  # noqa: BLE001 - raised in the thread that iterates
+            error = failure
+        channel.finish(error)
 
-    _threads.submit(work)
+    threading.Thread(target=work, name="ahead", daemon=True).start()
     try:
-        while (entry := started.get()) is not _END:
-            if isinstance(entry, _Failure):
-                raise entry.error
-            yield entry
+        yield from channel
     finally:
-        stopped.set()
+        channel.stop()

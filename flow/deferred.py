@@ -1,10 +1,14 @@
 """Tensors that are computed by whoever needs them first."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Deferred:
@@ -25,7 +29,7 @@ class Deferred:
         self._lock = threading.Lock()
 
     @classmethod
-    def known(cls, tensor: Tensor) -> "Deferred":
+    def known(cls, tensor: Tensor) -> Deferred:
         """Return one whose tensor is there already."""
         return cls(lambda: tensor, tuple(tensor.shape))
 

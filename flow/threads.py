@@ -4,8 +4,6 @@ import ctypes
 import logging
 from pathlib import Path
 
-import torch
-
 log = logging.getLogger("isocenter.threads")
 
 
@@ -16,6 +14,8 @@ def keep_to_one_core() -> None:
     waiting actively for the next operation, and all become slower by a tenth or more. So the teams belong to the engine's
     threads. ``torch.set_num_threads`` would change the whole process. Without GNU's OpenMP nothing is done.
     """
+    import torch  # whoever only passes bytes on needs none
+
     torch.ones(1).add(1)  # torch sets the number of a thread's threads when it first computes
     library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     try:
