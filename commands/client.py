@@ -10,13 +10,14 @@ from typing import Literal
 import ismrmrd
 import numpy as np
 
+from ..flow.channel import Stopped
 from ..service.transport import Receiver, send_buffers
 from ..wire import Close, ConfigFile, ConfigScript, Header, Message, Query, Response, Text, encode
 from ..wire.arrays import Buffer, as_bytes
 from ..wire.compression import compress_nhlbi, compress_zfp
 from ..wire.cursor import U32
 from ..wire.errors import IsocenterError
-from ..wire.items import Acquisition, DependencyReport, Image, Waveform
+from ..wire.items import Acquisition, DependencyReport, DicomFile, Feedback, Image, Waveform
 
 TICK_SECONDS = 0.0025
 _CONNECT_RETRY_SECONDS = 0.1
@@ -49,6 +50,8 @@ class ReplayResult:
         Answers about dependencies.
     responses
         Answers to queries.
+    files, feedback
+        DICOM files, and what the sequence was told.
     arrivals
         Time of each image after the last readout was sent; negative while the scan was running.
     send_seconds
@@ -59,6 +62,8 @@ class ReplayResult:
     texts: list[str] = field(default_factory=list)
     reports: list[DependencyReport] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
+    files: list[DicomFile] = field(default_factory=list)
+    feedback: list[Feedback] = field(default_factory=list)
     arrivals: list[float] = field(default_factory=list)
     send_seconds: float = 0.0
     acquisitions: int = 0
@@ -128,6 +133,8 @@ class Client:
                 self._take(message)
                 if self._closed:
                     return
+        except Stopped:
+            return
         except BaseException as error:  # noqa: BLE001 - raised again by finish
             self._failure = error
 
@@ -141,6 +148,10 @@ class Client:
             self._on_text(message.text)
         elif isinstance(message, DependencyReport):
             self.result.reports.append(message)
+        elif isinstance(message, DicomFile):
+            self.result.files.append(message)
+        elif isinstance(message, Feedback):
+            self.result.feedback.append(message)
         elif isinstance(message, Response):
             self.result.responses.append(message.answer)
         elif isinstance(message, Close):

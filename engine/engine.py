@@ -140,7 +140,9 @@ class Engine:
 
         self._queue.put(Job("", {}, scan, order=start, device=processor))
 
-    def submit(self, bundle: str, inputs: Inputs, *, scan: str = _ENGINE, urgent: bool = False) -> Future[Result]:
+    def submit(
+        self, bundle: str, inputs: Inputs, *, scan: str = _ENGINE, urgent: bool = False, account: object = None
+    ) -> Future[Result]:
         """Queue a job; waits while the scan has too much waiting already.
 
         Parameters

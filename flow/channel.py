@@ -59,10 +59,10 @@ class Channel(Generic[T]):
         if self._lead is not None and self._account.waiting > self._lead:
             with self._condition:
                 self._condition.wait(_MOMENT)
-        if not self._account.charge(size, leave=self._is_closed, timeout=timeout):
+        if not self._account.charge(size, leave=self.is_closed, timeout=timeout):
             return False
         with self._condition:
-            if not self._is_closed():
+            if not self.is_closed():
                 self._entries.append((entry, size))
                 self._condition.notify_all()
                 return True
@@ -71,7 +71,7 @@ class Channel(Generic[T]):
 
     def wait_for_room(self) -> bool:
         """Wait until an entry would be taken, before making it; False once nothing is taken any more."""
-        return self._account.wait_for_room(leave=self._is_closed)
+        return self._account.wait_for_room(leave=self.is_closed)
 
     def take(self, timeout: float | None = None) -> T:
         """Wait for an entry and remove it.
@@ -89,7 +89,7 @@ class Channel(Generic[T]):
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._condition:
-            while not self._entries and not self._is_closed():
+            while not self._entries and not self.is_closed():
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"nothing came within {timeout:g} seconds")
@@ -129,5 +129,11 @@ class Channel(Generic[T]):
         self._account.credit(dropped)
         self._account.ledger.wake()
 
-    def _is_closed(self) -> bool:
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing more is wanted."""
+        return self._stopped
+
+    def is_closed(self) -> bool:
+        """Whether nothing more is taken in."""
         return self._finished or self._stopped

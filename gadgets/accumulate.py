@@ -1,16 +1,18 @@
 """Buffer readouts into blocks of k-space, and hand each on as soon as it is complete."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import ismrmrd
+from pydantic import Field
 
 from ..wire.errors import DataError
 from ..wire.header import Encoding
-from ..wire.items import Acquisition, AcquisitionBucket, ReconData
-from .gadget import Stream, gadget
+from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData
+from .early import EarlyWork
+from .gadget import FromChain, Options, Stream, gadget
 from .head_start import HeadStart
-from .kspace import Item, Kspace
+from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .recon_data import to_kspaces
 from .scan import Scan
@@ -47,7 +49,17 @@ _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(_KEY_COUNTERS)
 
 
-@gadget
+def _sizes(encoding: Encoding, options: Options) -> dict[str, int]:
+    matrix, frames = encoding.encoded_matrix, options["frames"]
+    return {
+        "frames": 1 if frames == "none" else encoding.count(frames),
+        "kz": matrix[2],
+        "ky": matrix[1],
+        "kx": encoding.cropped_readout,
+    }
+
+
+@gadget(waits=True, sizes=_sizes)
 def accumulate(
     items: Stream,
     scan: Scan,
@@ -55,6 +67,8 @@ def accumulate(
     trigger: Trigger = "auto",
     frames: Frames = "none",
     fill_calibration: bool = True,
+    partial: Annotated[int, Field(ge=0)] = 0,
+    early: Annotated[EarlyWork | None, FromChain] = None,
 ) -> Stream:
     """Sort readouts into blocks of k-space by their counters and place them by the encoding limits.
 
@@ -78,28 +92,50 @@ def accumulate(
         Counter that becomes the dimension ``frames`` of one block; every value of the others makes a block of its own.
     fill_calibration
         Whether embedded calibration lines also serve the image.
+    partial
+        After so many more lines, a block is also handed on as it is, for previews and feedback; 0: only when it is complete.
+    early
+        What is done to lines before their block is complete.
 
     Yields
     ------
     Kspace
         One per block. A readout that contradicts the header is left out and reported; the scan goes on.
+    PartialKspace
+        Copies of blocks that are not complete, where they are asked for.
     """
-    accumulator = _Accumulator(scan, trigger, frames, fill_calibration)
-    for item in items:
-        if isinstance(item, Acquisition):
-            yield from accumulator.add(item)
-        elif isinstance(item, AcquisitionBucket):
-            yield from accumulator.add_bucket(item)
-        elif isinstance(item, ReconData):
-            yield from to_kspaces(item, scan)
-        else:
-            yield item
-    yield from accumulator.flush()
+    accumulator = _Accumulator(scan, trigger, frames, fill_calibration, partial, early)
+    try:
+        for item in items:
+            if isinstance(item, Acquisition):
+                yield from accumulator.add(item)
+            elif isinstance(item, AcquisitionBucket):
+                yield from accumulator.add_bucket(item)
+            elif isinstance(item, ReconData):
+                yield from to_kspaces(item, scan)
+            else:
+                accumulator.interrupted = accumulator.interrupted or isinstance(item, Interruption)
+                yield item
+        yield from accumulator.flush()
+    finally:
+        accumulator.account.close()
 
 
 class _Accumulator:
-    def __init__(self, scan: Scan, trigger: Trigger, frames: Frames, fill_calibration: bool) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        trigger: Trigger,
+        frames: Frames,
+        fill_calibration: bool,
+        partial: int,
+        early: EarlyWork | None,
+    ) -> None:
         self.scan = scan
+        self.account = scan.ledger.account("k-space")
+        self.partial = partial
+        self.early = early
+        self.interrupted = False
         self.trigger = trigger
         self.frames = frames
         self.fill_calibration = fill_calibration
@@ -124,7 +160,7 @@ class _Accumulator:
         try:
             key = self._place(acquisition, fields)
         except DataError as error:
-            self.scan.report(type(error).__name__ + str(error)[:20], str(error))
+            self.scan.report(error.kind, str(error))
             key = None
         if (
             self.trigger == "auto"
@@ -132,6 +168,8 @@ class _Accumulator:
             and (fields.flags & _LAST or fields.step_1 == self.last_line[key[0]])
         ):
             return [*ready, *self._flush_complete(fields, key)]
+        if self.partial and key in self.blocks and not self.blocks[key].added % self.partial:
+            return [*ready, PartialKspace(self.blocks[key].snapshot(self.scan.device))]
         return ready
 
     def _triggered(self, fields: Readout) -> Iterable[Kspace]:
@@ -163,15 +201,19 @@ class _Accumulator:
         """Copy the readout to where it belongs and return the key of its block."""
         if fields.encoding >= len(self.scan.encodings):
             raise DataError(
-                f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}"
+                f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}",
+                kind="encoding space",
             )
         if self.scan.encodings[fields.encoding].trajectory != "cartesian":
             raise DataError(
-                f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'"
+                f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'",
+                kind="trajectory",
             )
         if fields.step_1 > self.largest_step[fields.encoding]:
             largest = self.largest_step[fields.encoding]
-            raise DataError(f"kspace_encode_step_1 {fields.step_1} is outside the encoding limits 0 to {largest}")
+            raise DataError(
+                f"kspace_encode_step_1 {fields.step_1} is outside the encoding limits 0 to {largest}", kind="counter"
+            )
         key = self._key(fields)
         if fields.flags & (_CALIBRATION | _CALIBRATION_AND_IMAGING):
             own = self.calibration.setdefault(key[:2], {})
@@ -194,11 +236,12 @@ class _Accumulator:
         encoding = self.scan.encodings[fields.encoding]
         frames = 1 if self.frames == "none" else encoding.count(self.frames)
         self.blocks[key] = self._new_buffer(fields, frames)
-        if self.scan.plan is not None:
-            self.head_starts[key] = HeadStart(self.scan, encoding)
+        if self.early is not None:
+            self.head_starts[key] = HeadStart(self.scan, encoding, self.early)
 
     def _new_buffer(self, fields: Readout, frames: int) -> KspaceBuffer:
-        return KspaceBuffer(self.scan.encodings[fields.encoding], fields, frames)
+        encoding = self.scan.encodings[fields.encoding]
+        return KspaceBuffer(encoding, fields, frames, account=self.account, copies=1 if self.early is None else 2)
 
     def _flush_repetitions_before(self, repetition: int) -> Iterator[Kspace]:
         for key in sorted(key for key in self.blocks if key[4] < repetition):
@@ -257,17 +300,19 @@ class _Accumulator:
             if buffer is not None and (bad := buffer.remove_non_finite()):
                 self.scan.report("not finite", f"{bad} lines hold NaN or infinite samples and were left out")
         if not block.measured.any():
+            block.release()
             return
         if head_start is not None:
             kspace = head_start.finish(block, calibration)
         else:
             kspace = block.to_kspace(self.scan.device, calibration)
-        if not self._all_parts_finished(key) and (self.flags_seen or self.scan.interrupted):
+        if not self._all_parts_finished(key) and (self.flags_seen or self.interrupted):
             lines = int(block.measured.sum())
             kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
             self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")
         self.finished.pop(key, None)
         self.handed_on.add(key)
+        block.release()
         yield kspace
 
     def _calibration_for(self, key: Key) -> KspaceBuffer | None:
@@ -278,7 +323,7 @@ class _Accumulator:
         latest = next(reversed(candidates))
         chosen = candidates.get(key, candidates[latest])
         for old in [old for old in candidates if old != latest and old not in self.blocks]:
-            del candidates[old]
+            candidates.pop(old).release()
         return chosen
 
 

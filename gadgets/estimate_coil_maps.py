@@ -1,7 +1,7 @@
 """Coil sensitivity maps."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -12,7 +12,7 @@ from ..flow.deferred import Deferred
 from ..models.coil_maps import adaptive, espirit
 from ..models.fourier import ifft
 from ..wire.errors import DataError
-from .gadget import Stream, gadget
+from .gadget import FromChain, Stream, gadget
 from .kspace import Kspace
 from .scan import Scan
 
@@ -27,7 +27,7 @@ class MapsOptions:
     crop: float = 0.8
 
 
-@gadget
+@gadget(early=lambda work, _scan, options: replace(work, maps=MapsOptions(**options)))
 def estimate_coil_maps(
     items: Stream,
     scan: Scan,
@@ -36,6 +36,7 @@ def estimate_coil_maps(
     calibration_size: Annotated[int, Field(ge=4)] = 24,
     kernel: Annotated[int, Field(ge=2, le=16)] = 6,
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.8,
+    begin_maps: Annotated[bool, FromChain] = True,
 ) -> Stream:
     """Estimate coil maps from the calibration lines, or from the fully sampled middle of k-space.
 
@@ -51,13 +52,15 @@ def estimate_coil_maps(
         Largest extent of the calibration region along each axis.
     kernel, crop
         Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
+    begin_maps
+        Whether the maps are made as soon as they can be; else only for a bundle that asks for them.
     """
     options = MapsOptions(method, calibration_size, kernel, crop)
     latest: Deferred | None = None
     for item in items:
         if isinstance(item, Kspace):
             try:
-                item.coil_maps = item.coil_maps or begin_maps(item, options, scan)
+                item.coil_maps = item.coil_maps or defer_maps(item, options, scan, begin=begin_maps)
                 latest = item.coil_maps
             except DataError as error:
                 item.maps_problem = str(error)
@@ -65,8 +68,8 @@ def estimate_coil_maps(
         yield item
 
 
-def begin_maps(kspace: Kspace, options: MapsOptions, scan: Scan) -> Deferred:
-    """Return the maps of a block from the calibration lines that it has now; they are made ahead if a bundle will need them.
+def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool = True) -> Deferred:
+    """Return the maps of a block from the calibration lines that it has now; they are begun, or left to whoever needs them.
 
     Raises
     ------
@@ -83,7 +86,7 @@ def begin_maps(kspace: Kspace, options: MapsOptions, scan: Scan) -> Deferred:
         return maps
 
     maps = Deferred(estimate, (region.shape[0], *shape))
-    if scan.needs_maps and scan.engine is not None:
+    if begin and scan.engine is not None:
         scan.engine.begin(maps, scan=scan.name)
     return maps
 

@@ -1,33 +1,74 @@
-"""What a gadget is: a function over a stream of items whose options are its keyword arguments."""
+"""What a gadget is: a function over a stream of items whose options are its keyword arguments, and what it says of itself."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import update_wrapper
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 
 from ..wire.errors import OptionError
+from ..wire.header import Encoding
 from .kspace import Item
 from .scan import Scan
 
+if TYPE_CHECKING:
+    from .early import EarlyWork
+
 Stream = Iterator[Item]
+Options = Mapping[str, Any]
+
+
+class FromChain:
+    """Marks a keyword argument that is no option: whoever chains the gadgets of a scan gives it, or nobody."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a gadget says of itself to those who run it, so that they need not know it by name. Options come with defaults.
+
+    Attributes
+    ----------
+    makes
+        Types of items that it makes of others.
+    waits
+        Whether it mostly waits, for readouts or for the engine, so that the time that passes in it is not its own.
+    early
+        Adds its part to what ``accumulate`` does before the last line is in.
+    bundles
+        Names of the bundles that it will run, in the order in which it tries them.
+    sizes
+        Lengths of axes of the blocks that it makes, as far as the header tells.
+    """
+
+    makes: tuple[type, ...] = ()
+    waits: bool = False
+    early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = None
+    bundles: Callable[[Scan, Options], list[str]] | None = None
+    sizes: Callable[[Encoding, Options], dict[str, int]] | None = None
 
 
 class Gadget:
     """A step of a reconstruction. Calling it chains it onto a stream; ``parse`` turns XML properties into its options."""
 
-    def __init__(self, function: Callable[..., Stream]) -> None:
+    def __init__(self, function: Callable[..., Stream], traits: Traits) -> None:
         self.function = function
+        self.traits = traits
         self.name: str = function.__name__
         hints = get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())[2:]
-        self.options = {parameter.name: TypeAdapter(hints[parameter.name]) for parameter in parameters}
-        self.defaults = {parameter.name: parameter.default for parameter in parameters}
+        self.from_chain = frozenset(each.name for each in parameters if _is_from_chain(hints[each.name]))
+        own = [parameter for parameter in parameters if parameter.name not in self.from_chain]
+        self.options = {parameter.name: TypeAdapter(hints[parameter.name]) for parameter in own}
+        self.defaults = {parameter.name: parameter.default for parameter in own}
         update_wrapper(self, function)
 
     def __call__(self, items: Stream, scan: Scan, **options: Any) -> Stream:
         return self.function(items, scan, **options)
+
+    def __repr__(self) -> str:
+        return f"<gadget {self.name}: {self.summary}>"
 
     @property
     def summary(self) -> str:
@@ -61,6 +102,23 @@ class Gadget:
             raise OptionError(f"gadget {self.name!r}, option {name!r}: {text!r} is not accepted: {reason}") from error
 
 
-def gadget(function: Callable[..., Stream]) -> Gadget:
-    """Make a gadget of a generator function ``(items, scan, *, options...)``."""
-    return Gadget(function)
+def _is_from_chain(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and FromChain in get_args(hint)
+
+
+@overload
+def gadget(function: Callable[..., Stream], /) -> Gadget: ...
+@overload
+def gadget(
+    *,
+    makes: tuple[type, ...] = ...,
+    waits: bool = ...,
+    early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = ...,
+    bundles: Callable[[Scan, Options], list[str]] | None = ...,
+    sizes: Callable[[Encoding, Options], dict[str, int]] | None = ...,
+) -> Callable[[Callable[..., Stream]], Gadget]: ...
+def gadget(function: Callable[..., Stream] | None = None, /, **traits: Any) -> Any:
+    """Make a gadget of a generator function ``(items, scan, *, options...)``; keyword arguments are its ``Traits``."""
+    if function is not None:
+        return Gadget(function, Traits())
+    return lambda function: Gadget(function, Traits(**traits))

@@ -1,7 +1,5 @@
 """What is done to a block of k-space before its last line is in, so that only the rest has to wait for it."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +8,10 @@ from torch import Tensor
 from ..flow.deferred import Deferred
 from ..wire.errors import DataError
 from ..wire.header import Encoding
-from .estimate_coil_maps import MapsOptions, begin_maps
+from .early import EarlyWork
+from .estimate_coil_maps import defer_maps
 from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer
-from .prewhiten import whitener_of
 from .remove_oversampling import crop_readout
 from .scan import Scan
 
@@ -24,50 +22,22 @@ _PAUSE = 8
 _MOST_ESTIMATES = 2
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which of the steps that follow ``accumulate`` can begin early, as the pipeline has them."""
-
-    whiten: bool = False
-    crop: bool = False
-    maps: MapsOptions | None = None
-
-
-def plan(following: Iterable[tuple[str, Mapping[str, Any]]]) -> Plan:
-    """Return what can begin early.
-
-    Parameters
-    ----------
-    following
-        Names and options of the gadgets that come right after ``accumulate``.
-    """
-    whiten = crop = False
-    for name, options in following:
-        if name == "prewhiten":
-            whiten = True
-        elif name == "remove_oversampling":
-            crop = True
-        elif name == "estimate_coil_maps":
-            return Plan(whiten, crop, MapsOptions(**options))
-        else:
-            break
-    return Plan(whiten, crop)
-
-
 class HeadStart:
     """The early work on one block and its calibration lines. Its results are those of the gadgets that it runs ahead of.
 
     Parameters
     ----------
     scan
-        Its plan says what to do.
+        Reported to.
     encoding
         Encoding space of the block.
+    work
+        What to do.
     """
 
-    def __init__(self, scan: Scan, encoding: Encoding) -> None:
+    def __init__(self, scan: Scan, encoding: Encoding, work: EarlyWork) -> None:
         self._scan = scan
-        self._plan: Plan = scan.plan
+        self._work = work
         self._encoding = encoding
         self._matrices: dict[KspaceBuffer, Any] = {}
         self._added = 0
@@ -81,7 +51,7 @@ class HeadStart:
         self._added += 1
         if len(block.fresh) + (len(calibration.fresh) if calibration is not None else 0) >= CHUNK:
             self._process_both(block, calibration)
-        if self._plan.maps is not None and self._added % _PAUSE == 0 and self._estimates < _MOST_ESTIMATES:
+        if self._work.maps is not None and self._added % _PAUSE == 0 and self._estimates < _MOST_ESTIMATES:
             self._consider_maps(block, calibration)
 
     def _process_both(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> bool:
@@ -93,9 +63,8 @@ class HeadStart:
     def process(self, buffer: KspaceBuffer) -> bool:
         """Whiten and crop the new lines of a buffer; return whether they are whitened."""
         matrix = None
-        if self._plan.whiten:
-            whitener = whitener_of(self._scan)
-            matrix = whitener.matrix(buffer.coils, buffer.dwell_time)
+        if self._work.whitener is not None:
+            matrix = self._work.whitener.matrix(buffer.coils, buffer.dwell_time)
             if matrix is not self._matrices.setdefault(buffer, matrix):
                 self._matrices[buffer] = matrix  # noise came after the first lines
                 buffer.start_again()
@@ -104,7 +73,7 @@ class HeadStart:
         def step(lines: Tensor) -> Tensor:
             if mixing is not None:
                 lines = torch.tensordot(mixing, lines, dims=1)
-            crops = self._plan.crop and lines.shape[-1] == self._encoding.encoded_matrix[0]
+            crops = self._work.crop and lines.shape[-1] == self._encoding.encoded_matrix[0]
             return crop_readout(lines, self._encoding.cropped_readout) if crops else lines
 
         buffer.process(step, self._scan.device)
@@ -121,18 +90,18 @@ class HeadStart:
 
     def _consider_maps(self, block: KspaceBuffer, calibration: KspaceBuffer | None) -> None:
         """Begin the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""
-        assert self._plan.maps is not None
+        assert self._work.maps is not None
         source, lines = self._calibration_lines(block, calibration)
         before, self._region = self._region, lines
         middle = self._encoding.encoded_matrix[1] // 2
-        wanted = self._plan.maps.calibration_size
+        wanted = self._work.maps.calibration_size
         start = middle - wanted // 2
         complete = set(range(start, start + wanted)) <= set(lines)
         if self._made_from == (source, lines) or not lines or (not complete and before != lines):
             return
         self._process_both(block, calibration)
         try:
-            maps = begin_maps(block.to_kspace(self._scan.device, calibration), self._plan.maps, self._scan)
+            maps = defer_maps(block.to_kspace(self._scan.device, calibration), self._work.maps, self._scan)
         except DataError:
             return
         self._estimates += 1
@@ -147,8 +116,8 @@ class HeadStart:
         """
         source = block if calibration is None else calibration
         frames, partitions, lines = source.lines
-        assert self._plan.maps is not None
-        reach = self._plan.maps.calibration_size // 2
+        assert self._work.maps is not None
+        reach = self._work.maps.calibration_size // 2
         if frames > 1 or partitions > 1 or self._encoding.count("average") > 1:
             return source, ()
         first = max(0, lines // 2 - reach)

@@ -1,5 +1,6 @@
 """A buffered block of k-space, and what flows through a chain of gadgets."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,14 +16,19 @@ from ..wire.items import (
     AcquisitionBucket,
     AcquisitionHeader,
     DependencyReport,
+    DicomFile,
+    Feedback,
     Image,
     ImageArray,
+    Interruption,
     ReconData,
     Waveform,
 )
 
+AXES = ("coils", "frames", "kz", "ky", "kx")
 
-@dataclass
+
+@dataclass(repr=False)
 class Kspace:
     """A buffered block of k-space: everything that one reconstruction needs.
 
@@ -48,6 +54,9 @@ class Kspace:
         Whether the noise of the channels is decorrelated already.
     notes
         What a reader of the images must know, for the images' meta attributes.
+    trajectory
+        float32 [frames, kz, ky, kx, dimensions], where the samples lie in k-space, between -0.5 and 0.5; None on the Cartesian
+        grid. What takes Cartesian blocks only refuses others.
     """
 
     data: Tensor
@@ -60,6 +69,19 @@ class Kspace:
     maps_problem: str = ""
     whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)
+    trajectory: NDArray[np.float32] | None = None
+
+    def __repr__(self) -> str:
+        shape = ", ".join(f"{name} {size}" for name, size in zip(AXES, self.data.shape, strict=True))
+        trajectory = "Cartesian" if self.trajectory is None else "with a trajectory"
+        return f"<Kspace {shape}: {int(self.mask.sum())} of {self.mask.numel()} lines, {trajectory}>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it holds, coil maps that are to be computed yet included."""
+        tensors = [self.data, self.mask, *([] if self.calibration is None else [self.calibration])]
+        maps = 0 if self.coil_maps is None else 8 * math.prod(self.coil_maps.shape)
+        return sum(tensor.nbytes for tensor in tensors) + self.headers.nbytes + maps
 
     @property
     def partitions_alike(self) -> bool:
@@ -81,9 +103,55 @@ class Kspace:
         return AcquisitionHeader.from_buffer_copy(self.headers[frame, kz[nearest], ky[nearest]].tobytes())
 
 
-Item = Acquisition | Waveform | Image | Kspace | AcquisitionBucket | ReconData | ImageArray | DependencyReport
+@dataclass(repr=False)
+class PartialKspace:
+    """A block that lacks lines yet, for previews and for decisions about what to measure next. Gadgets pass it by.
+
+    Attributes
+    ----------
+    kspace
+        A copy of what there is, not whitened nor cropped.
+    """
+
+    kspace: Kspace
+
+    def __repr__(self) -> str:
+        return f"<Partial {self.kspace!r}>"
+
+
+Item = (
+    Acquisition
+    | Waveform
+    | Image
+    | Kspace
+    | PartialKspace
+    | AcquisitionBucket
+    | ReconData
+    | ImageArray
+    | DependencyReport
+    | DicomFile
+    | Feedback
+    | Interruption
+)
 
 
 def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     """Move an array to a device; on the CPU the memory is shared."""
     return torch.from_numpy(array).to(device)
+
+
+def size_of(item: Item) -> int:
+    """Bytes of an item that wait with it."""
+    if isinstance(item, PartialKspace):
+        return item.kspace.nbytes
+    if isinstance(item, Kspace):
+        return item.nbytes
+    if isinstance(item, Acquisition | Waveform | Image):
+        return item.data.nbytes
+    if isinstance(item, AcquisitionBucket):
+        return sum(acquisition.data.nbytes for acquisition in (*item.data, *item.reference))
+    if isinstance(item, ReconData):
+        return sum(bit.data.data.nbytes for bit in item.bits)
+    if isinstance(item, ImageArray):
+        return item.data.nbytes
+    return 0

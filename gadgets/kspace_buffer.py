@@ -1,5 +1,6 @@
 """Where readouts are copied as they arrive: the memory of one block of k-space."""
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..flow.ledger import Account, Ledger
 from ..wire.errors import DataError
 from ..wire.header import Encoding
 from ..wire.items import ACQUISITION_HEADER, Acquisition, header_of
@@ -24,6 +26,8 @@ _CHECKED_LINES = 64
 _LAYOUT = struct.Struct("<2xQ24xH2xH128x4H66x9H")
 _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
+_LINE_BYTES = _HEADER_BYTES + 5
+"""Held for each line besides its samples: header, count, and whether it is bad."""
 
 
 class Readout(NamedTuple):
@@ -63,14 +67,26 @@ class KspaceBuffer:
         The first readout; it sets the number of coils, and whether readout oversampling was removed before.
     frames
         Number of dynamic frames.
+    account
+        Keeps what the block takes.
+    copies
+        How many times its samples are held: once more where they are processed before the block is complete.
 
     Raises
     ------
     DataError
-        The block would exceed ``MAX_BLOCK_BYTES``.
+        The block would exceed ``MAX_BLOCK_BYTES``, or what the account may keep.
     """
 
-    def __init__(self, encoding: Encoding, first: Readout, frames: int = 1) -> None:
+    def __init__(
+        self,
+        encoding: Encoding,
+        first: Readout,
+        frames: int = 1,
+        *,
+        account: Account | None = None,
+        copies: int = 1,
+    ) -> None:
         cropped = first.samples == encoding.cropped_readout and first.center_sample == first.samples // 2
         self.encoding = encoding
         self.encoding_index = first.encoding
@@ -79,9 +95,19 @@ class KspaceBuffer:
         self.lines = (frames, encoding.encoded_matrix[2], encoding.encoded_matrix[1])
         self.offsets = (encoding.line_offset(2), encoding.line_offset(1))
         shape = (frames, self.coils, *self.lines[1:], self.samples)
-        if np.prod(shape, dtype=object) * 8 > MAX_BLOCK_BYTES:
+        samples = 8 * int(np.prod(shape, dtype=object))
+        if samples > MAX_BLOCK_BYTES:
             raise DataError(
-                f"a block [frames, coils, kz, ky, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes"
+                f"a block [frames, coils, kz, ky, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
+                kind="block size",
+            )
+        self._account = account or Ledger().account("block")
+        self._kept = copies * samples + _LINE_BYTES * math.prod(self.lines)
+        if not self._account.keep(self._kept):
+            raise DataError(
+                f"there is no memory for a block [frames, coils, kz, ky, kx] of {shape}: {self._kept} bytes more than the "
+                f"{self._account.ledger.kept} that the scan keeps already exceed what it may keep",
+                kind="memory",
             )
         # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
         self.data = np.empty(shape, np.complex64)
@@ -89,6 +115,7 @@ class KspaceBuffer:
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
         self.dwell_time = 0.0
+        self.added = 0
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
         self._processed: Tensor | None = None
@@ -114,7 +141,8 @@ class KspaceBuffer:
         if start < 0 or start + samples.shape[1] > self.samples:
             raise DataError(
                 f"readout {self._name(acquisition)}: {fields.samples} samples with center_sample {fields.center_sample} "
-                f"do not fit the encoded readout of {self.samples}"
+                f"do not fit the encoded readout of {self.samples}",
+                kind="samples",
             )
         line = self.data[frame, :, kz, ky]
         if self.count[frame, kz, ky]:
@@ -127,6 +155,7 @@ class KspaceBuffer:
         self.headers[frame, kz, ky] = np.frombuffer(memoryview(header_of(acquisition)), np.uint8)
         self.dwell_time = self.dwell_time or header_of(acquisition).sample_time_us
         self.fresh.append((frame, kz, ky))
+        self.added += 1
 
     def process(self, step: Callable[[Tensor], Tensor], device: torch.device) -> None:
         """Apply a step to the lines that are new since the last time, and keep what it returns beside the samples.
@@ -187,7 +216,7 @@ class KspaceBuffer:
 
     def _check(self, fields: Readout, frame: int, kz: int, ky: int) -> None:
         if fields.channels != self.coils:
-            raise DataError(f"a readout has {fields.channels} channels, those before had {self.coils}")
+            raise DataError(f"a readout has {fields.channels} channels, those before had {self.coils}", kind="channels")
         frames, partitions, lines = self.lines
         if 0 <= ky < lines and 0 <= kz < partitions and frame < frames:
             return
@@ -198,7 +227,8 @@ class KspaceBuffer:
         ):
             if not 0 <= row < rows:
                 raise DataError(
-                    f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits"
+                    f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits",
+                    kind="counter",
                 )
 
     @staticmethod
@@ -260,6 +290,26 @@ class KspaceBuffer:
             encoding=self.encoding,
             encoding_index=self.encoding_index,
         )
+
+    def snapshot(self, device: torch.device) -> Kspace:
+        """Copy what there is, as it came: repeated lines averaged, missing ones zero."""
+        lines = self.measured
+        data = np.zeros_like(self.data)
+        for frame, rows in enumerate(lines):
+            data[frame][:, rows] = self.data[frame][:, rows] / self.count[frame][rows].astype(np.float32)[:, None]
+        return Kspace(
+            data=to_tensor(data, device).transpose(0, 1),
+            mask=to_tensor(lines, device),
+            calibration=None,
+            headers=self.header_array().copy(),
+            encoding=self.encoding,
+            encoding_index=self.encoding_index,
+        )
+
+    def release(self) -> None:
+        """Say that the block's memory is in other hands."""
+        kept, self._kept = self._kept, 0
+        self._account.release(kept)
 
     def _tensor(self, device: torch.device) -> Tensor:
         """Lines [frames, coils, kz, ky, kx], processed where they are."""

@@ -14,14 +14,35 @@ from ..flow.ahead import run_ahead
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
 from .domain import misfits
-from .gadget import Stream, gadget
+from .gadget import Options, Stream, gadget
 from .image_header import image_header, image_index, image_meta
-from .kspace import Item, Kspace
+from .kspace import Item, Kspace, size_of
 from .model_inputs import arrange_inputs, arrange_output
 from .scan import Model, Result, Scan
 
 
-@gadget
+def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
+    """Return the bundles that ``reconstruct`` tries with these options, in order.
+
+    Raises
+    ------
+    IsocenterError
+        None is named anywhere.
+    """
+    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_network or "")
+    if not name:
+        raise IsocenterError(
+            "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
+            "or set 'network' in the service's settings"
+        )
+    return list(dict.fromkeys([name, *fallback.split()]))
+
+
+def _bundles(scan: Scan, options: Options) -> list[str]:
+    return bundle_names(scan, options["bundle"], options["fallback"])
+
+
+@gadget(makes=(Image,), waits=True, bundles=_bundles)
 def reconstruct(
     items: Stream,
     scan: Scan,
@@ -55,7 +76,7 @@ def reconstruct(
     reconstructor = _Reconstructor(scan, bundle, fallback)
     count = 0
     try:
-        for item in run_ahead(items, reconstructor.start):
+        for item in run_ahead(items, reconstructor.start, account=scan.ledger.account("ahead"), size=size_of):
             if not isinstance(item, _Reconstruction):
                 yield item
                 continue
@@ -69,23 +90,6 @@ def reconstruct(
                 yield image
     finally:
         reconstructor.cancel()
-
-
-def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
-    """Return the bundles that ``reconstruct`` tries with these options, in order.
-
-    Raises
-    ------
-    IsocenterError
-        None is named anywhere.
-    """
-    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_network or "")
-    if not name:
-        raise IsocenterError(
-            "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
-            "or set 'network' in the service's settings"
-        )
-    return list(dict.fromkeys([name, *fallback.split()]))
 
 
 @dataclass(eq=False)
@@ -106,6 +110,7 @@ class _Reconstructor:
         self.engine = scan.require_engine()
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
+        self._account = scan.ledger.account("engine")
 
     def _load(self, names: list[str]) -> list[Model]:
         """Return the bundles; one that cannot be loaded is left out and reported if another one can."""
@@ -142,7 +147,7 @@ class _Reconstructor:
                     reasons = [str(error)]
                 else:
                     this.future = self.engine.submit(
-                        this.model.manifest.name, inputs, scan=self.scan.name, urgent=urgent
+                        this.model.manifest.name, inputs, scan=self.scan.name, urgent=urgent, account=self._account
                     )
                     self._waiting.add(this.future)
                     return

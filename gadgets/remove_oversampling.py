@@ -1,5 +1,7 @@
 """Remove readout oversampling."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
@@ -13,7 +15,7 @@ from .kspace import Kspace
 from .scan import Scan
 
 
-@gadget
+@gadget(early=lambda work, _scan, _options: replace(work, crop=True))
 def remove_oversampling(items: Stream, scan: Scan) -> Stream:
     """Crop the readout to the field of view that is reconstructed, in image space.
 

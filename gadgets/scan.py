@@ -2,10 +2,11 @@
 
 import itertools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from ismrmrd.xsd import ismrmrdHeader
 from torch import Tensor
 
 from ..flow.deferred import Deferred
+from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
 from ..wire.header import Encoding, parse_encodings, parse_header
 
@@ -68,9 +70,15 @@ class Engine(Protocol):
         ...
 
     def submit(
-        self, bundle: str, inputs: Mapping[str, Tensor | Deferred], *, scan: str = ..., urgent: bool = ...
+        self,
+        bundle: str,
+        inputs: Mapping[str, Tensor | Deferred],
+        *,
+        scan: str = ...,
+        urgent: bool = ...,
+        account: Account | None = ...,
     ) -> Future[Any]:
-        """Queue inputs, and return the future of their ``Result``."""
+        """Queue inputs, charged to an account, and return the future of their ``Result``."""
         ...
 
     def begin(self, value: Deferred, *, scan: str = ...) -> None:
@@ -86,7 +94,7 @@ _unnamed = itertools.count(1)
 
 
 class Scan:
-    """One scan. Build it from an MRD header to use gadgets outside the service.
+    """One scan, which does not change while it runs. Build it from an MRD header to use gadgets outside the service.
 
     Parameters
     ----------
@@ -104,7 +112,24 @@ class Scan:
         Receives messages without patient data.
     name
         Tells scans apart that share an engine.
+    ledger
+        Bytes that the scan may hold; without one, as many as it likes.
     """
+
+    header: ismrmrdHeader
+    encodings: tuple[Encoding, ...]
+    engine: Engine | None
+    noise_folder: Path | None
+    parameters: Mapping[str, Any]
+    device: torch.device
+    log: logging.Logger | logging.LoggerAdapter[logging.Logger]
+    name: str
+    ledger: Ledger
+    problems: dict[str, str]
+    """The first problem of each kind, as it was reported."""
+    seconds: defaultdict[str, float]
+    """Time that gadgets have spent elsewhere than in their own thread, by their name."""
+    _problem_counts: Counter[str]
 
     def __init__(
         self,
@@ -116,27 +141,35 @@ class Scan:
         device: torch.device | str = "cpu",
         log: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
         name: str = "",
+        ledger: Ledger | None = None,
     ) -> None:
-        self.name = name or f"scan {next(_unnamed)}"
-        self.header = header if isinstance(header, ismrmrdHeader) else parse_header(header)
-        self.encodings: tuple[Encoding, ...] = parse_encodings(self.header)
-        self.engine = engine
-        self.noise_folder = noise_folder
-        self.parameters: dict[str, Any] = dict(parameters or {})
-        self.device = torch.device(device)
-        self.log = log or logging.getLogger("isocenter.scan")
-        self.interrupted = False
-        """Whether the stream ended without its end marker; set by whoever reads the stream."""
-        self.problems: dict[str, str] = {}
-        self.plan: Any = None
-        """What ``accumulate`` does early, a ``head_start.Plan``; None: nothing."""
-        self.needs_maps = True
-        """Whether coil maps are begun as soon as possible; if not, only for a bundle that asks for them."""
-        self.whitener: Any = None
-        """The scan's whitening; ``prewhiten.whitener_of`` makes it."""
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-        """Time that gadgets have spent elsewhere than in their own thread, by their name."""
-        self._problem_counts: dict[str, int] = {}
+        parsed = header if isinstance(header, ismrmrdHeader) else parse_header(header)
+        self.__dict__.update(
+            header=parsed,
+            encodings=parse_encodings(parsed),
+            engine=engine,
+            noise_folder=noise_folder,
+            parameters=MappingProxyType(dict(parameters or {})),
+            device=torch.device(device),
+            log=log or logging.getLogger("isocenter.scan"),
+            name=name or f"scan {next(_unnamed)}",
+            ledger=ledger or Ledger(),
+            problems={},
+            seconds=defaultdict(float),
+            _problem_counts=Counter(),
+        )
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a scan does not change while it runs: {name!r} cannot be set; give it to Scan(...)")
+
+    def __repr__(self) -> str:
+        return f"<Scan {self.name}: {len(self.encodings)} encoding spaces>"
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> "Scan":
+        """Return this scan with more of what its user chose."""
+        changed = Scan.__new__(Scan)
+        changed.__dict__.update(self.__dict__, parameters=MappingProxyType({**self.parameters, **parameters}))
+        return changed
 
     def require_engine(self) -> Engine:
         """Return the engine.
@@ -152,9 +185,8 @@ class Scan:
 
     def report(self, kind: str, message: str) -> None:
         """Note a problem that does not stop the scan. The first of each kind is kept and logged, the others are counted."""
-        count = self._problem_counts.get(kind, 0) + 1
-        self._problem_counts[kind] = count
-        if count == 1:
+        self._problem_counts[kind] += 1
+        if self._problem_counts[kind] == 1:
             self.problems[kind] = message
             self.log.warning("%s", message)
 

@@ -45,7 +45,15 @@ class ExternalStep:
     port: int = 0
 
 
-Step = GadgetStep | ExternalStep
+@dataclass(frozen=True)
+class FireStep:
+    """A FIRE module's ``process(connection, config, metadata)``, run in a process of its own; no XML names it."""
+
+    module: str
+    config: str
+
+
+Step = GadgetStep | ExternalStep | FireStep
 
 
 @dataclass(frozen=True)

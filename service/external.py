@@ -1,27 +1,28 @@
 """Other programs as steps of a pipeline: started or connected to as Gadgetron does it, and FIRE modules."""
 
 import json
+import logging
 import os
-import queue
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 
 import ismrmrd.xsd
 
-from ..gadgets.kspace import Item, Kspace
+from ..flow.channel import Channel, Stopped
+from ..gadgets.kspace import Item, Kspace, size_of
 from ..gadgets.recon_data import from_kspace
 from ..gadgets.scan import Scan
-from ..pipelines.loader import ExternalStep, PipelineError
+from ..pipelines.loader import ExternalStep, FireStep
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
 from ..wire.errors import IsocenterError
 from ..wire.items import Acquisition, AcquisitionBucket, Image, ImageArray, ReconData, Waveform
 from .settings import Settings
 from .transport import Receiver, send_buffers
+
+log = logging.getLogger("isocenter.external")
 
 _FORWARDED = (Acquisition, Waveform, Image, ReconData, ImageArray, AcquisitionBucket)
 _CONNECT_ATTEMPTS = 10
@@ -32,31 +33,7 @@ _START_SECONDS = 60.0
 class ExternalError(IsocenterError):
     """An external program could not be reached, or failed."""
 
-
-@dataclass(frozen=True)
-class FireStep:
-    """A FIRE module's ``process(connection, config, metadata)``, run in a process of its own."""
-
-    module: str
-    config: str
-
-
-def check_allowed(step: ExternalStep, settings: Settings, *, sent: bool) -> None:
-    """Refuse programs that the site does not list: a peer never names code, and a sent pipeline never names an address.
-
-    Raises
-    ------
-    PipelineError
-        The program is not listed in the settings.
-    """
-    if step.module:
-        name = f"{step.module}.{step.target}"
-        if name not in settings.handlers:
-            raise PipelineError(f"external module {name!r} is not listed under 'handlers' in the service's settings")
-    elif sent and f"{step.address}:{step.port}" not in settings.connect:
-        raise PipelineError(
-            f"external address {step.address}:{step.port} is not listed under 'connect' in the service's settings"
-        )
+    kind = "external"
 
 
 def run_external(
@@ -89,7 +66,7 @@ def run_external(
         name = step.module
         opening: list[Message] = [ConfigFile(step.config), header]
         if scan.parameters:
-            opening.append(Text(json.dumps({"parameters": scan.parameters})))
+            opening.append(Text(json.dumps({"parameters": dict(scan.parameters)})))
         sock, process = _start([sys.executable, "-m", "isocenter.service.fire"], [step.module], settings)
     else:
         opening = [ConfigScript(step.configuration), header]
@@ -100,7 +77,7 @@ def run_external(
             name, process = f"{step.address}:{step.port}", None
             sock = _connect(step.address, step.port)
     try:
-        yield from _exchange(name, sock, opening, items, settings, say)
+        yield from _Exchange(name, sock, scan, settings).run(opening, items, say)
     finally:
         sock.close()
         if process is not None:
@@ -156,69 +133,67 @@ def _connect(address: str, port: int) -> socket.socket:
     raise AssertionError
 
 
-def _exchange(
-    name: str,
-    sock: socket.socket,
-    opening: list[Message],
-    items: Iterator[Item],
-    settings: Settings,
-    say: Callable[[str], None],
-) -> Iterator[Item]:
-    arrivals: queue.Queue[Item | Message | BaseException] = queue.Queue(maxsize=256)
-    receiver = Receiver(sock, limits=settings.limits, capacity=settings.queue_bytes)
-    threads = [
-        threading.Thread(target=_feed, args=(sock.dup(), opening, items, arrivals), daemon=True),
-        threading.Thread(target=_collect, args=(name, receiver, arrivals), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    waiting_for = len(threads)
-    while waiting_for:
-        arrival = arrivals.get()
-        if isinstance(arrival, BaseException):
-            raise arrival
-        if isinstance(arrival, Close):
-            waiting_for -= 1
-        elif isinstance(arrival, Text):
-            say(arrival.text)
-        elif isinstance(arrival, ErrorReport):
-            raise ExternalError(f"external program {name} failed: {arrival.text}")
-        else:
-            yield arrival  # type: ignore[misc]
+class _Exchange:
+    """Sends to a program in one thread, takes what it returns in another, and yields both in the thread of the scan."""
 
+    def __init__(self, name: str, sock: socket.socket, scan: Scan, settings: Settings) -> None:
+        self._name = name
+        self._socket = sock
+        self._receiver = Receiver(sock, limits=settings.limits, account=scan.ledger.account("from a program"))
+        self._arrivals: Channel[Item | Message] = Channel(scan.ledger.account("past a program"))
 
-def _feed(
-    sock: socket.socket,
-    opening: list[Message],
-    items: Iterator[Item],
-    arrivals: "queue.Queue[Item | Message | BaseException]",
-) -> None:
-    """Send everything that the program can take; the rest goes on directly."""
-    try:
-        for message in opening:
-            send_buffers(sock, encode(message))
-        for item in items:
-            data = from_kspace(item) if isinstance(item, Kspace) else item
-            if isinstance(data, _FORWARDED):
-                send_buffers(sock, encode(data))
-            else:
-                arrivals.put(item)
-        send_buffers(sock, encode(Close()))
-        arrivals.put(Close())
-    except (ConnectionError, TimeoutError):
-        arrivals.put(Close())  # it stopped reading; what it sends, or that it ended, says why
-    except BaseException as error:  # noqa: BLE001 - handed to the thread that runs the scan
-        arrivals.put(error)
-    finally:
-        sock.close()
+    def run(self, opening: list[Message], items: Iterator[Item], say: Callable[[str], None]) -> Iterator[Item]:
+        threads = (lambda: self._feed(self._socket.dup(), opening, items), self._collect)
+        for work in threads:
+            threading.Thread(target=work, name="external", daemon=True).start()
+        ends = 0
+        try:
+            while ends < len(threads):
+                arrival = self._arrivals.take()
+                if isinstance(arrival, Close):
+                    ends += 1
+                elif isinstance(arrival, Text):
+                    say(arrival.text)
+                elif isinstance(arrival, ErrorReport):
+                    raise ExternalError(f"external program {self._name} failed: {arrival.text}")
+                else:
+                    yield arrival  # type: ignore[misc]
+        finally:
+            self._arrivals.stop()
+            self._receiver.stop()
 
+    def _feed(self, sock: socket.socket, opening: list[Message], items: Iterator[Item]) -> None:
+        """Send everything that the program can take; the rest goes on directly."""
+        try:
+            for message in opening:
+                send_buffers(sock, encode(message))
+            for item in items:
+                data = from_kspace(item) if isinstance(item, Kspace) else item
+                if isinstance(data, _FORWARDED):
+                    send_buffers(sock, encode(data))
+                elif not self._arrivals.put(item, size_of(item)):
+                    return
+            send_buffers(sock, encode(Close()))
+        except (ConnectionError, TimeoutError) as error:
+            # it stopped reading; what it sends, or that it ended, says why
+            log.debug("external program %s takes no more: %s", self._name, error)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that runs the scan
+            self._arrivals.finish(error)
+        finally:
+            sock.close()
+        self._arrivals.put(Close())
 
-def _collect(name: str, receiver: Receiver, arrivals: "queue.Queue[Item | Message | BaseException]") -> None:
-    """Take what the program returns until it closes."""
-    for message in receiver:
-        arrivals.put(message)
-        if isinstance(message, Close):
+    def _collect(self) -> None:
+        """Take what the program returns until it closes."""
+        try:
+            for message in self._receiver:
+                if not self._arrivals.put(message, _size(message)) or isinstance(message, Close):
+                    return
+        except Stopped:
             return
-    reason = receiver.error or "it ended without CLOSE"
-    with suppress(Exception):
-        arrivals.put(ExternalError(f"external program {name}: {reason}"))
+        reason = self._receiver.error or "it ended without CLOSE"
+        self._arrivals.finish(ExternalError(f"external program {self._name}: {reason}"))
+
+
+def _size(message: Message) -> int:
+    return size_of(message) if isinstance(message, _FORWARDED) else 0

@@ -10,10 +10,12 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
 from ..engine import Engine
+from ..flow.ledger import Ledger
 from ..flow.threads import keep_to_one_core
 from ..wire import Close, Text, encode
 from .session import Session
 from .settings import Settings
+from .watch import Connected, Watch, write_to_log
 
 log = logging.getLogger("isocenter.server")
 
@@ -27,6 +29,8 @@ class Server:
         Of the service.
     engine
         Shared by all sessions; whoever made it closes it.
+    watch
+        Told what goes on; without one, the log is.
 
     Raises
     ------
@@ -34,9 +38,11 @@ class Server:
         The address cannot be listened on.
     """
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: Engine, watch: Watch | None = None) -> None:
         self.settings = settings
         self.engine = engine
+        self.watch = watch or Watch(write_to_log)
+        self.memory = Ledger(settings.memory_bytes)
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._pool = ThreadPoolExecutor(
@@ -93,8 +99,9 @@ class Server:
                     f"{len(self._sessions)} scans are running already, which is this service's limit; try again later",
                 )
                 return
-            session = Session(sock, self.settings, self.engine, new_scan_id())
-            session.log.info("connected", extra={"fields": {"peer": peer[0]}})
+            scan_id = new_scan_id()
+            self.watch.tell(Connected(scan_id, peer[0]))
+            session = Session(sock, self.settings, self.engine, scan_id, memory=self.memory, watch=self.watch)
             self._sessions[session] = self._pool.submit(self._run, session)
 
     def _run(self, session: Session) -> None:

@@ -24,6 +24,10 @@ def default_home() -> Path:
     return Path(os.environ.get("ISOCENTER_HOME", Path.home() / ".isocenter"))
 
 
+def _most_of_the_memory() -> int:
+    return 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+
+
 class Settings(BaseModel):
     """Settings of ``isocenter serve``.
 
@@ -61,7 +65,11 @@ class Settings(BaseModel):
     max_connections
         Scans at once; further ones are refused with a message.
     queue_bytes
-        Bytes that may wait between reading, processing and writing, each.
+        Bytes of a scan that may wait between reading, processing and writing, together; when they do, TCP holds the client back.
+    scan_bytes
+        Bytes of blocks of k-space that a scan may be filling at once; readouts of further ones are left out, which is said.
+    memory_bytes
+        The same of all scans, waiting or being filled; three quarters of the host's memory unless it is set.
     handshake_timeout, idle_timeout, send_timeout
         Seconds without a byte before the scan starts, during it, and while a client does not read.
     drain_timeout
@@ -95,6 +103,8 @@ class Settings(BaseModel):
     spool: Path | None = None
     max_connections: Annotated[int, Field(ge=1)] = 32
     queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
+    memory_bytes: Annotated[int, Field(ge=MIB)] = Field(default_factory=_most_of_the_memory)
     handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
     send_timeout: Annotated[float, Field(gt=0)] = 120.0

@@ -1,83 +1,27 @@
-"""One connection's bytes: a reading and a writing thread, with queues between them and the scan that are bounded in bytes."""
+"""One connection's bytes: a reading and a writing thread, each with a channel to the thread that runs the scan."""
 
 import logging
+import select
 import socket
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import BinaryIO, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO
 
-from ..wire import Decoder, Limits, Message, ProtocolError
+from ..flow.channel import Channel
+from ..flow.ledger import Account
+from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
 
 log = logging.getLogger("isocenter.transport")
 
-T = TypeVar("T")
 _MAX_BUFFERS = 512
 _LEAD_BYTES = 2**21
-_MOMENT = 0.005
-
-
-class ByteQueue(Generic[T]):
-    """A queue between two threads that holds at most so many bytes; one entry always fits.
-
-    Parameters
-    ----------
-    capacity
-        Bytes that may wait.
-    lead
-        Bytes that may wait while the taker keeps up. Past it, ``put`` gives the taker a moment: what was written last is
-        then still in the processor's cache, and its memory is free again for what comes next.
-    """
-
-    def __init__(self, capacity: int, lead: int | None = None) -> None:
-        self._capacity = capacity
-        self._lead = capacity if lead is None else min(lead, capacity)
-        self._held = 0
-        self._entries: deque[tuple[T, int]] = deque()
-        self._closed = False
-        self._condition = threading.Condition()
-
-    def put(self, entry: T, size: int) -> bool:
-        """Wait for room and append; False once the queue is closed."""
-        with self._condition:
-            if self._held > self._lead:
-                self._condition.wait(_MOMENT)
-            while self._held and self._held + size > self._capacity and not self._closed:
-                self._condition.wait()
-            if self._closed:
-                return False
-            self._entries.append((entry, size))
-            self._held += size
-            self._condition.notify_all()
-            return True
-
-    def get(self, leave: Callable[[], bool] = lambda: False) -> T | None:
-        """Wait for an entry and remove it; None once the queue is closed and empty, or as soon as ``leave`` is true."""
-        with self._condition:
-            while not self._entries and not self._closed and not leave():
-                self._condition.wait()
-            if not self._entries or leave():
-                return None
-            entry, size = self._entries.popleft()
-            self._held -= size
-            self._condition.notify_all()
-            return entry
-
-    def wake(self) -> None:
-        """Let those who wait ask again whether they should leave."""
-        with self._condition:
-            self._condition.notify_all()
-
-    def close(self) -> None:
-        """Accept no more entries; those that wait can still be taken."""
-        with self._condition:
-            self._closed = True
-            self._condition.notify_all()
-
-
-class TakenOver(Exception):  # noqa: N818 - it is no fault
-    """Somebody else iterates over the receiver now."""
+_SCRATCH_BYTES = 2**16
+_SILENT_SECONDS = 1.0
+_TICK = 0.25
+"""Seconds after which a waiting thread looks whether the time that it may wait has changed."""
 
 
 class Receiver:
@@ -91,10 +35,10 @@ class Receiver:
         Connected socket.
     limits
         Longest lengths accepted.
-    capacity
-        Bytes that may wait to be processed.
+    account
+        Charged with what waits to be processed.
     timeout
-        Seconds without a byte after which the connection counts as lost; can be changed later.
+        Seconds without a byte after which the connection counts as lost; can be changed while it waits.
     spool
         File that gets every byte before it is decoded.
     """
@@ -104,82 +48,141 @@ class Receiver:
         sock: socket.socket,
         *,
         limits: Limits | None = None,
-        capacity: int = 2**30,
+        account: Account | None = None,
         timeout: float | None = None,
         spool: BinaryIO | None = None,
     ) -> None:
         self._socket = sock
         self._decoder = Decoder(limits)
-        self._queue: ByteQueue[list[Message]] = ByteQueue(capacity, _LEAD_BYTES)
+        self._account = account
+        self._channel: Channel[list[Message]] = Channel(account, lead=_LEAD_BYTES)
         self._decoded: deque[Message] = deque()
-        self._reader: object = None
         self._spool = spool
+        self._closed = False
+        self._drain_until = 0.0
+        self._decided = threading.Event()
         self.error: Exception | None = None
         self.bytes_received = 0
-        self.set_timeout(timeout)
+        self.timeout = timeout
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
-
-    def set_timeout(self, timeout: float | None) -> None:
-        """Change after how many seconds without a byte the connection counts as lost."""
-        self._socket.settimeout(timeout)
 
     def _run(self) -> None:
         try:
             self._receive()
-        except TimeoutError:
-            self.error = TimeoutError(f"nothing was received for {self._socket.gettimeout():g} seconds")
         except (OSError, ProtocolError) as error:
             self.error = error
-        finally:
-            self._queue.close()
+        self._channel.finish()
+        if self._channel.is_stopped or isinstance(self.error, ProtocolError):
+            self._decided.wait()
+            self._drain()
 
     def _receive(self) -> None:
-        decoder = self._decoder
+        decoder, pending, grown = self._decoder, 0, 0
         while True:
+            grown += self._charge_growth()
             memory = decoder.writable()
-            count = self._socket.recv_into(memory)
+            count = self._read_into(memory)
             if count == 0:
                 decoder.finish()
                 return
             if self._spool is not None:
                 self._spool.write(memory[:count])
             self.bytes_received += count
+            pending += count
             messages = decoder.received(count)
-            if messages and not self._queue.put(messages, count):
-                return
+            if messages:
+                self._credit_growth(grown)
+                self._closed = isinstance(messages[-1], Close)
+                if not self._channel.put(messages, pending):
+                    return
+                pending = grown = 0
             if decoder.fault is not None:
                 raise decoder.fault
 
+    def _charge_growth(self) -> int:
+        """Wait for room before memory is taken for a message that is larger than the usual piece."""
+        size = self._decoder.growth
+        if size and self._account is not None and self._account.charge(size, leave=self._channel.is_closed):
+            return size
+        return 0
+
+    def _credit_growth(self, size: int) -> None:
+        if self._account is not None:
+            self._account.credit(size)
+
+    def _read_into(self, memory: memoryview) -> int:
+        """Wait for bytes and receive them.
+
+        Raises
+        ------
+        TimeoutError
+            None came for too long.
+        """
+        start = time.monotonic()
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        while True:
+            waited = time.monotonic() - start
+            limit = self.timeout
+            if limit is not None and waited >= limit:
+                raise TimeoutError(f"nothing was received for {limit:g} seconds")
+            if poll.poll(1000 * (_TICK if limit is None else min(_TICK, limit - waited))):
+                try:
+                    return self._socket.recv_into(memory)
+                except BlockingIOError:
+                    continue  # the kernel dropped what it had announced
+
     def __iter__(self) -> Iterator[Message]:
-        """Iterate over what has not been taken yet. Whoever iterated before, in whatever thread, gets ``TakenOver``."""
-        self._reader = reader = object()
-        self._queue.wake()
+        return self
 
-        def replaced() -> bool:
-            return self._reader is not reader
+    def __next__(self) -> Message:
+        while not self._decoded:
+            self._decoded.extend(self._channel.take())
+        return self._decoded.popleft()
 
-        def messages() -> Iterator[Message]:
-            while True:
-                while self._decoded and not replaced():
-                    yield self._decoded.popleft()
-                batch = None if replaced() else self._queue.get(replaced)
-                if batch is not None:
-                    self._decoded.extend(batch)
-                elif replaced():
-                    raise TakenOver
-                else:
-                    return
-
-        return messages()
-
-    def stop(self) -> None:
-        """Stop reading, and wake whoever iterates."""
-        self._queue.close()
+    def abort(self) -> None:
+        """Take the connection for ended here; what had come is still iterated over."""
         try:
             self._socket.shutdown(socket.SHUT_RD)
         except OSError:
             log.debug("the peer has closed the connection already")
+
+    def drain(self, seconds: float) -> None:
+        """Drop what waits and what still comes until the peer says CLOSE or is silent: unread data would reset the connection.
+
+        Whoever still iterates gets ``Stopped``.
+        """
+        self._drain_until = time.monotonic() + seconds
+        self._channel.stop()
+        self._decided.set()
+        if not self._closed:
+            self._thread.join(seconds)
+
+    def _drain(self) -> None:
+        try:
+            while not self._closed and (left := self._drain_until - time.monotonic()) > 0:
+                self._closed = self._drop(left)
+        except OSError as error:
+            log.debug("the rest of the stream is not read: %s", error)
+
+    def _drop(self, seconds: float) -> bool:
+        """Receive once; return whether that was the end. What cannot be followed any more ends when nothing comes for a while."""
+        if self._decoder.fault is not None:
+            self.timeout = min(seconds, _SILENT_SECONDS)
+            return self._read_into(memoryview(bytearray(_SCRATCH_BYTES))) == 0
+        self.timeout = seconds
+        count = self._read_into(self._decoder.writable())
+        try:
+            return count == 0 or any(isinstance(message, Close) for message in self._decoder.received(count))
+        except ProtocolError:
+            return False
+
+    def stop(self) -> None:
+        """End: nothing more is read, and whoever iterates gets ``Stopped``."""
+        self._channel.stop()
+        self._decided.set()
+        self.abort()
 
 
 class Sender:
@@ -189,27 +192,27 @@ class Sender:
     ----------
     sock
         Connected socket; a duplicate is used, so that it has its own timeout.
-    capacity
-        Bytes that may wait to be sent.
+    account
+        Charged with what waits to be sent.
     timeout
         Seconds that a single write may take.
     """
 
-    def __init__(self, sock: socket.socket, *, capacity: int = 2**30, timeout: float | None = None) -> None:
+    def __init__(self, sock: socket.socket, *, account: Account | None = None, timeout: float | None = None) -> None:
         self._socket = sock.dup()
         self._socket.settimeout(timeout)
-        self._queue: ByteQueue[Sequence[Buffer]] = ByteQueue(capacity)
+        self._channel: Channel[Sequence[Buffer]] = Channel(account)
         self.error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            while (buffers := self._queue.get()) is not None:
+            for buffers in self._channel:
                 send_buffers(self._socket, buffers)
         except OSError as error:
             self.error = error
-            self._queue.close()
+            self._channel.stop()
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Queue an encoded message.
@@ -219,12 +222,12 @@ class Sender:
         OSError
             Sending has failed before.
         """
-        if not self._queue.put(buffers, sum(len(buffer) for buffer in buffers)):
+        if not self._channel.put(buffers, sum(len(buffer) for buffer in buffers)):
             raise self.error or ConnectionError("the connection is closed")
 
     def finish(self) -> None:
         """Wait until everything is sent."""
-        self._queue.close()
+        self._channel.finish()
         self._thread.join()
         self._socket.close()
 

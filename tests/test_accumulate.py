@@ -6,11 +6,11 @@ import pytest
 import torch
 from helpers import collect
 from isocenter.gadgets import load
-from isocenter.gadgets.head_start import Plan
+from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
-from isocenter.wire.items import AcquisitionBucket
+from isocenter.wire.items import AcquisitionBucket, Interruption
 
 QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
 accumulate = load("accumulate")
@@ -187,8 +187,7 @@ def test_interrupted_scan_gives_what_had_arrived_and_says_so():
     from isocenter.gadgets.scan import Scan
 
     scan = Scan(simulation.header)
-    scan.interrupted = True
-    (kspace,) = accumulate(iter(simulation.items[:20]), scan)
+    _, kspace = accumulate(iter([*simulation.items[:20], Interruption("lost")]), scan)
     assert int(kspace.mask.sum()) == 20
     assert "20 lines" in kspace.notes["Incomplete"]
     assert "incomplete" in scan.problems
@@ -254,9 +253,8 @@ def test_calibration_lines_that_are_not_finite_do_not_fill_the_image(early):
     only_calibration[0].data[0, 5] = np.nan
     line = only_calibration[0].idx.kspace_encode_step_1
     scan = Scan(simulation.header)
-    if early:
-        scan.plan = Plan(crop=True)
-    (kspace,) = [item for item in accumulate(iter(simulation.items), scan) if isinstance(item, Kspace)]
+    work = EarlyWork(crop=True) if early else None
+    (kspace,) = [item for item in accumulate(iter(simulation.items), scan, early=work) if isinstance(item, Kspace)]
     assert int(kspace.mask.sum()) == 16 + len(only_calibration) - 1
     assert not kspace.mask[0, 0, line]
     assert torch.count_nonzero(kspace.data[..., line, :]) == 0
@@ -269,9 +267,8 @@ def test_lines_that_are_not_finite_are_left_out(value, early):
     simulation = simulate(ScanProtocol(**QUIET))
     simulation.items[7].data[1, 3] = value
     scan = Scan(simulation.header)
-    if early:
-        scan.plan = Plan(crop=True)
-    (kspace,) = [item for item in accumulate(iter(simulation.items), scan) if isinstance(item, Kspace)]
+    work = EarlyWork(crop=True) if early else None
+    (kspace,) = [item for item in accumulate(iter(simulation.items), scan, early=work) if isinstance(item, Kspace)]
     assert torch.isfinite(torch.view_as_real(kspace.data)).all()
     assert int(kspace.mask.sum()) == 31
     assert "1 lines hold NaN or infinite samples" in scan.problems["not finite"]

@@ -11,7 +11,7 @@ from isocenter.export.half_precision import in_precision
 from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
 from isocenter.gadgets import load
-from isocenter.gadgets.head_start import Plan
+from isocenter.gadgets.early import chain_context
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.models.coil_maps import adaptive, espirit
@@ -78,11 +78,12 @@ def test_blocks_keep_to_the_device(early):
     """Buffered, whitened and cropped, while the lines come or afterwards."""
     recorded = simulate(ScanProtocol(matrix=48, coils=4, acceleration=2, noise=0.1, slices=2))
     scan = Scan(recorded.header, device=ELSEWHERE)
-    scan.plan = Plan(whiten=True, crop=True) if early else None
+    steps = [(load(name), {}) for name in ("accumulate", "prewhiten", "remove_oversampling")]
+    context = chain_context(steps, scan, begin_maps=False) if early else {}
     with FakeTensorMode(allow_non_fake_inputs=True):
         stream = iter(recorded.items)
-        for name in ("accumulate", "prewhiten", "remove_oversampling"):
-            stream = load(name)(stream, scan)
+        for step, _ in steps:
+            stream = step(stream, scan, **{name: context[name] for name in step.from_chain & context.keys()})
         blocks = [item for item in stream if isinstance(item, Kspace)]
     assert [block.data.shape for block in blocks] == [(4, 1, 1, 48, 48)] * 2
     assert {str(tensor.device) for block in blocks for tensor in (block.data, block.mask)} == {ELSEWHERE}

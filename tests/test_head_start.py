@@ -3,7 +3,10 @@ import torch
 from helpers import collect
 from isocenter.gadgets import estimate_coil_maps as maps_module
 from isocenter.gadgets import head_start, load
+from isocenter.gadgets.early import EarlyWork, chain_context
+from isocenter.gadgets.estimate_coil_maps import MapsOptions
 from isocenter.gadgets.kspace import Kspace
+from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, simulate
 
 FOLLOWING = [("remove_oversampling", {}), ("prewhiten", {}), ("estimate_coil_maps", {"calibration_size": 16})]
@@ -26,20 +29,26 @@ PROTOCOLS = {
 }
 
 
-def blocks(scan, plan, steps=STEPS, **options):
-    def begin(items, context, **unused):
-        context.plan = plan
-        return items
+def shared(steps, scan, **options):
+    """The steps of a chain, each with what it gets from the chain."""
+    context = chain_context(steps, scan, **options)
+    return [(step, {**given, **{name: context[name] for name in step.from_chain}}) for step, given in steps]
 
-    out, context = collect([(begin, {}), *steps], scan, **options)
-    return [item for item in out if isinstance(item, Kspace)], context
+
+def blocks(simulation, early, items=None):
+    scan = Scan(simulation.header)
+    steps = shared(STEPS, scan, begin_maps=True) if early else STEPS
+    stream = iter(simulation.items if items is None else items)
+    for step, options in steps:
+        stream = step(stream, scan, **options)
+    return [item for item in stream if isinstance(item, Kspace)], scan
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_early_work_gives_what_the_gadgets_give(name):
     scan = simulate(ScanProtocol(matrix=48, coils=4, **PROTOCOLS[name]))
-    early, _ = blocks(scan, head_start.plan(FOLLOWING))
-    late, _ = blocks(simulate(scan.protocol), None)
+    early, _ = blocks(scan, True)
+    late, _ = blocks(simulate(scan.protocol), False)
     assert len(early) == len(late) > 0
     for ours, theirs in zip(early, late, strict=True):
         scale = theirs.data.abs().max()
@@ -65,7 +74,7 @@ def test_the_last_line_finds_little_to_do(name, monkeypatch):
         return finish(self, block, calibration)
 
     monkeypatch.setattr(head_start.HeadStart, "finish", spy)
-    blocks(scan, head_start.plan(FOLLOWING))
+    blocks(scan, True)
     assert all(lines < head_start.CHUNK and maps for lines, maps in left)
     assert left
 
@@ -80,32 +89,44 @@ def test_maps_are_made_again_where_more_calibration_lines_came():
     near = [item for item in rest if item not in far]
     for item in scan.items:
         item.clearAllFlags()
-    (early,), _ = blocks(scan, head_start.plan(FOLLOWING), items=[*middle, *far, *near])
-    (late,), _ = blocks(scan, None, items=[*middle, *far, *near])
+    (early,), _ = blocks(scan, True, items=[*middle, *far, *near])
+    (late,), _ = blocks(scan, False, items=[*middle, *far, *near])
     assert (early.coil_maps.get() - late.coil_maps.get()).abs().max() < 1e-3
 
 
 def test_noise_that_comes_after_the_first_lines_whitens_all_of_them():
     scan = simulate(ScanProtocol(matrix=48, coils=4))
     items = [*scan.items[1:40], scan.items[0], *scan.items[40:]]
-    (early,), _ = blocks(scan, head_start.plan(FOLLOWING), items=items)
-    (late,), _ = blocks(simulate(scan.protocol), None, items=items)
+    (early,), _ = blocks(scan, True, items=items)
+    (late,), _ = blocks(simulate(scan.protocol), False, items=items)
     assert (early.data - late.data).abs().max() < 1e-5 * late.data.abs().max()
 
 
 def test_lines_with_nan_are_left_out():
     scan = simulate(ScanProtocol(matrix=48, coils=4))
     scan.items[10].data[1, 3] = float("nan")
-    (early,), context = blocks(scan, head_start.plan(FOLLOWING))
+    (early,), context = blocks(scan, True)
     assert torch.isfinite(early.data).all()
     assert int(early.mask.sum()) == 47
     assert "1 lines hold NaN" in context.problem_messages()[0]
 
 
 def test_only_what_follows_directly_begins_early():
-    plan = head_start.plan([("prewhiten", {}), ("filter_kspace", {}), ("remove_oversampling", {})])
-    assert plan == head_start.Plan(whiten=True)
-    assert head_start.plan([("compress_coils", {})]) == head_start.Plan()
+    scan = Scan(simulate(ScanProtocol(matrix=16, coils=2)).header)
+
+    def early(*names):
+        steps = [None if name == "program" else (load(name), {}) for name in names]
+        return chain_context(steps, scan, begin_maps=True)["early"]
+
+    work = early("accumulate", "prewhiten", "filter_kspace", "remove_oversampling")
+    assert work == EarlyWork(whitener=work.whitener)
+    assert work.whitener is not None
+    assert early("accumulate", "compress_coils") is None
+    assert early("accumulate", "program", "remove_oversampling") is None
+    assert early("prewhiten", "accumulate", "prewhiten", "remove_oversampling") == EarlyWork(crop=True)
+    maps = early("accumulate", "estimate_coil_maps", "remove_oversampling")
+    assert maps == EarlyWork(maps=MapsOptions())
+    assert early("remove_oversampling") is None
 
 
 def test_maps_that_no_bundle_takes_are_made_only_on_demand(engine, monkeypatch):
@@ -114,11 +135,7 @@ def test_maps_that_no_bundle_takes_are_made_only_on_demand(engine, monkeypatch):
     estimate = maps_module.estimate_maps
     monkeypatch.setattr(maps_module, "estimate_maps", lambda *given: made.append(given) or estimate(*given))
 
-    def begin(items, context):
-        context.needs_maps = False
-        return items
-
-    steps = [(begin, {}), *STEPS]
+    steps = shared(STEPS, Scan(scan.header), begin_maps=False)
     rss, _ = collect([*steps, (load("reconstruct"), {"bundle": "rss"})], scan, engine=engine)
     assert not made
     sense, _ = collect([*steps, (load("reconstruct"), {"bundle": "sense"})], simulate(scan.protocol), engine=engine)

@@ -19,6 +19,8 @@ from .items import (
     Acquisition,
     AcquisitionHeader,
     DependencyReport,
+    DicomFile,
+    Feedback,
     Image,
     ImageHeader,
     make_acquisition,
@@ -28,7 +30,6 @@ from .messages import (
     Close,
     ConfigFile,
     ConfigScript,
-    DicomFile,
     ErrorReport,
     Header,
     Message,
@@ -95,6 +96,13 @@ class Decoder:
             self._change_slab()
             room = self._room()
         return self._slab.data[self._end : self._end + room]
+
+    @property
+    def growth(self) -> int:
+        """Bytes of memory that ``writable`` will take for a message that announces more than the usual piece holds; or 0."""
+        if self._need <= self._slab_bytes or self._room() > 0:
+            return 0
+        return max(self._need, self._last_size)
 
     def _room(self) -> int:
         """Bytes that still fit; where messages repeat in size, only whole messages, so that none lies across two slabs."""
@@ -292,6 +300,11 @@ def _read_dicom(cursor: Cursor) -> DicomFile:
     return DicomFile(dicom, name, cursor.blob(U64, "attributes of a DICOM file", cursor.limits.text))
 
 
+def _read_feedback(cursor: Cursor) -> Feedback:
+    name = cursor.blob(U32, "name of a feedback", cursor.limits.text).rstrip(b"\0")
+    return Feedback(name.decode("utf-8", "replace"), cursor.blob(U32, "data of a feedback", cursor.limits.message))
+
+
 _READERS: dict[int, Callable[[Cursor], Message]] = {
     MessageId.CONFIG_FILE: _read_config_file,
     MessageId.CONFIG_SCRIPT: lambda cursor: ConfigScript(*_read_string(cursor, "configuration")),
@@ -309,4 +322,5 @@ _READERS: dict[int, Callable[[Cursor], Message]] = {
     MessageId.IMAGE_ARRAY: read_image_array,
     MessageId.WAVEFORM: read_waveform,
     MessageId.BUCKET: read_bucket,
+    MessageId.FEEDBACK: _read_feedback,
 }

@@ -12,6 +12,8 @@ from .items import (
     Acquisition,
     AcquisitionBucket,
     DependencyReport,
+    DicomFile,
+    Feedback,
     Image,
     ImageArray,
     ReconData,
@@ -22,7 +24,6 @@ from .messages import (
     Close,
     ConfigFile,
     ConfigScript,
-    DicomFile,
     ErrorReport,
     Header,
     Message,
@@ -109,6 +110,14 @@ def _write_dicom(message: DicomFile) -> list[Buffer]:
     return [_id(MessageId.DICOM), sizes[0], message.dicom, sizes[1], message.name, sizes[2], message.meta]
 
 
+def _write_feedback(message: Feedback) -> list[Buffer]:
+    name = message.name.encode() + b"\0"
+    return [
+        _id(MessageId.FEEDBACK) + U32.pack(len(name)) + name + U32.pack(len(message.data)),
+        message.data,
+    ]
+
+
 _WRITERS: dict[type, Callable[[Any], list[Buffer]]] = {
     ConfigFile: _write_config_file,
     ConfigScript: lambda m: _write_string(MessageId.CONFIG_SCRIPT, m.xml, m.terminated),
@@ -119,6 +128,7 @@ _WRITERS: dict[type, Callable[[Any], list[Buffer]]] = {
     Response: lambda m: _write_long_string(MessageId.RESPONSE, m.answer, U64.pack(m.correlation_id)),
     ErrorReport: lambda m: _write_long_string(MessageId.ERROR, m.text),
     DicomFile: _write_dicom,
+    Feedback: _write_feedback,
     DependencyReport: _write_dependency,
     Acquisition: _write_acquisition,
     Waveform: lambda w: [_id(MessageId.WAVEFORM), *write_waveform(w)],

@@ -16,9 +16,12 @@ __all__ = [
     "AcquisitionBucket",
     "AcquisitionHeader",
     "DependencyReport",
+    "DicomFile",
+    "Feedback",
     "Image",
     "ImageArray",
     "ImageHeader",
+    "Interruption",
     "ReconBit",
     "ReconBuffer",
     "ReconData",
@@ -132,6 +135,33 @@ class DependencyReport:
     """Answer to a question about a stored dependency, such as noise statistics: names and values."""
 
     values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DicomFile:
+    """A DICOM file with its name and MRD meta attributes, as DICOM chains send it."""
+
+    dicom: bytes
+    name: bytes = b""
+    meta: bytes = b""
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What the service tells the sequence while it runs: a packed struct that both know by its name.
+
+    Gadgetron's client aborts on messages that it does not know, so it goes to peers only that ask for it.
+    """
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """The stream ended here without its end marker; what came before it may lack lines."""
+
+    reason: str
 
 
 def header_of(acquisition: Acquisition) -> AcquisitionHeader:

@@ -1,9 +1,19 @@
-"""The control messages of the protocol. Data messages are the items of ``isocenter.gadgets.items``."""
+"""The control messages of the protocol. Data messages are the items of ``isocenter.wire.items``."""
 
 from dataclasses import dataclass
 from enum import IntEnum
 
-from .items import Acquisition, AcquisitionBucket, DependencyReport, Image, ImageArray, ReconData, Waveform
+from .items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Feedback,
+    Image,
+    ImageArray,
+    ReconData,
+    Waveform,
+)
 
 
 class MessageId(IntEnum):
@@ -24,6 +34,7 @@ class MessageId(IntEnum):
     RECON_DATA = 1023
     IMAGE_ARRAY = 1024
     WAVEFORM = 1026
+    FEEDBACK = 1028
     BUCKET = 1050
 
 
@@ -86,15 +97,16 @@ class ErrorReport:
     text: str
 
 
-@dataclass(frozen=True)
-class DicomFile:
-    """A DICOM file with its name and MRD meta attributes, as DICOM chains send it."""
-
-    dicom: bytes
-    name: bytes = b""
-    meta: bytes = b""
-
-
-Control = ConfigFile | ConfigScript | Header | Close | Text | Query | Response | ErrorReport | DicomFile
-Data = Acquisition | Waveform | Image | AcquisitionBucket | ReconData | ImageArray | DependencyReport
+Control = ConfigFile | ConfigScript | Header | Close | Text | Query | Response | ErrorReport
+Data = (
+    Acquisition
+    | Waveform
+    | Image
+    | AcquisitionBucket
+    | ReconData
+    | ImageArray
+    | DependencyReport
+    | DicomFile
+    | Feedback
+)
 Message = Control | Data

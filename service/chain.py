@@ -1,0 +1,104 @@
+"""A pipeline's steps on one scan: what is made ready as soon as the header is known, and the chain that runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from ..engine import Engine
+from ..gadgets.early import chain_context
+from ..gadgets.kspace import Item
+from ..gadgets.scan import Scan
+from ..pipelines.loader import GadgetStep, Pipeline
+from ..wire.errors import IsocenterError
+from ..wire.items import Image
+from .external import run_external
+from .settings import Settings
+from .timing import Timing
+
+
+class Chain:
+    """The steps of a pipeline, to be run on one scan.
+
+    Parameters
+    ----------
+    pipeline, scan
+        What to run, and on what.
+    engine
+        Loads and runs the bundles that gadgets name.
+    """
+
+    def __init__(self, pipeline: Pipeline, scan: Scan, engine: Engine) -> None:
+        self.pipeline = pipeline
+        self.scan = scan
+        self.engine = engine
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether a gadget of this process makes images of the scan."""
+        return any(Image in step.gadget.traits.makes for step in self._gadget_steps())
+
+    def warm_up(self) -> None:
+        """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used."""
+        sizes = self._announced_sizes()
+        for names in self._bundles():
+            self.engine.prepare(names[0], sizes)
+            self.engine.preload(names[1:])
+
+    def run(
+        self, items: Iterator[Item], settings: Settings, timing: Timing, say: Callable[[str], None]
+    ) -> Iterator[Item]:
+        """Chain the steps onto a stream.
+
+        Parameters
+        ----------
+        items
+            The stream.
+        settings
+            Of the service.
+        timing
+            Gets the time of each gadget.
+        say
+            Called with text that an external program has for the user.
+        """
+        context = self._context()
+        for step in self.pipeline.steps:
+            if isinstance(step, GadgetStep):
+                items = timing.run(step, items, self.scan, context)
+            else:
+                items = run_external(step, items, self.scan, settings, say)
+        return items
+
+    def _context(self) -> Mapping[str, Any]:
+        steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]
+        return chain_context(steps, self.scan, begin_maps=self._needs_maps())
+
+    def _gadget_steps(self) -> Iterator[GadgetStep]:
+        return (step for step in self.pipeline.steps if isinstance(step, GadgetStep))
+
+    def _bundles(self) -> list[list[str]]:
+        """Names of the bundles that each gadget tries, in order."""
+        found = []
+        for step in self._gadget_steps():
+            if step.gadget.traits.bundles is not None:
+                with suppress(IsocenterError):  # said when the bundle is used
+                    found.append(step.gadget.traits.bundles(self.scan, {**step.gadget.defaults, **step.options}))
+        return found
+
+    def _needs_maps(self) -> bool:
+        """Whether a bundle that the pipeline tries first takes coil maps."""
+        bundles = self._bundles()
+        try:
+            manifests = [self.engine.load(names[0]).manifest for names in bundles]
+        except IsocenterError:
+            return True  # said when the bundle is used
+        return not bundles or any(spec.name == "maps" for manifest in manifests for spec in manifest.inputs)
+
+    def _announced_sizes(self) -> dict[str, int]:
+        """Sizes that a bundle's inputs will have, as far as header and gadgets tell."""
+        encoding = self.scan.encodings[0]
+        system = self.scan.header.acquisitionSystemInformation
+        sizes = {"batch": 1, "coils": int(getattr(system, "receiverChannels", None) or 8)}
+        for step in self._gadget_steps():
+            if step.gadget.traits.sizes is not None:
+                sizes |= step.gadget.traits.sizes(encoding, {**step.gadget.defaults, **step.options})
+        return sizes

@@ -1,0 +1,73 @@
+"""What a session counts and how long its steps take."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..gadgets.kspace import Item
+from ..pipelines.loader import GadgetStep
+from ..wire.items import Acquisition, Image
+
+
+class Timing:
+    """Counts and times of one session. Times are in seconds."""
+
+    def __init__(self) -> None:
+        self.acquisitions = 0
+        self.images = 0
+        self.not_sent = 0
+        self.stages: defaultdict[str, float] = defaultdict(float)
+        self._start = time.perf_counter()
+        self._last_data = 0.0
+        self._first_image = 0.0
+
+    def received(self, item: Item) -> None:
+        """Take note of an item of the stream."""
+        self.acquisitions += isinstance(item, Acquisition)
+        self._last_data = time.perf_counter()
+
+    def sent(self, item: Item) -> None:
+        """Take note of an item that was sent."""
+        if isinstance(item, Image):
+            self.images += 1
+            self._first_image = self._first_image or time.perf_counter()
+
+    def run(self, step: GadgetStep, items: Iterator[Item], scan: Any, context: Mapping[str, Any]) -> Iterator[Item]:
+        """Run a gadget and add up the time that it takes itself, without that of the steps before it."""
+        options = {**step.options, **{name: context[name] for name in step.gadget.from_chain if name in context}}
+        if step.gadget.traits.waits:
+            return step.gadget(items, scan, **options)
+        return self._timed(step.gadget.name, lambda upstream: step.gadget(upstream, scan, **options), items)
+
+    def _timed(self, name: str, chain: Any, items: Iterator[Item]) -> Iterator[Item]:
+        waited = 0.0
+
+        def upstream() -> Iterator[Item]:
+            nonlocal waited
+            while True:
+                start = time.perf_counter()
+                item = next(items, None)
+                waited += time.perf_counter() - start
+                if item is None:
+                    return
+                yield item
+
+        output = chain(upstream())
+        while True:
+            start, waited = time.perf_counter(), 0.0
+            item = next(output, None)
+            self.stages[name] += time.perf_counter() - start - waited
+            if item is None:
+                return
+            yield item
+
+    def figures(self) -> dict[str, Any]:
+        """Everything by name, for the log; times of stages in ms."""
+        counts = {"acquisitions": self.acquisitions, "images": self.images, "not sent": self.not_sent}
+        figures: dict[str, Any] = {name: count for name, count in counts.items() if count}
+        figures["seconds"] = round(time.perf_counter() - self._start, 3)
+        if self._first_image and self._last_data:
+            figures["last_readout_to_first_image_ms"] = round(1000 * (self._first_image - self._last_data), 2)
+            figures["stages_ms"] = {name: round(1000 * seconds, 2) for name, seconds in self.stages.items()}
+        return figures

@@ -1,0 +1,275 @@
+"""Bytes are charged before they are taken, and threads hand over no more than that."""
+
+import threading
+import tracemalloc
+
+import numpy as np
+import pytest
+from helpers import wait_until
+from hypothesis import given
+from hypothesis import strategies as st
+from isocenter.flow.ahead import run_ahead
+from isocenter.flow.channel import Channel, Stopped
+from isocenter.flow.ledger import Ledger
+from isocenter.gadgets import load
+from isocenter.gadgets.kspace import Kspace, size_of
+from isocenter.gadgets.scan import Scan
+from isocenter.simulate.scan import ScanProtocol, simulate
+
+
+def in_thread(function, *arguments):
+    """Start a thread, and return it with the list that gets what the function returns or raises."""
+    outcome = []
+
+    def run():
+        try:
+            outcome.append(function(*arguments))
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread, outcome
+
+
+def is_waiting(condition):
+    """Whether a thread waits for a condition."""
+    return bool(condition._waiters)
+
+
+class TestLedger:
+    def test_what_waits_in_all_accounts_is_bounded_together(self):
+        ledger = Ledger(10)
+        first, second = ledger.account("first"), ledger.account("second")
+        assert first.charge(6)
+        assert second.charge(4)
+        assert not second.charge(1, timeout=0)
+        first.credit(6)
+        assert second.charge(1, timeout=0)
+        assert (ledger.waiting, second.waiting) == (5, 5)
+
+    def test_an_empty_account_may_always_take_one_entry(self):
+        ledger = Ledger(10)
+        first, second = ledger.account("first"), ledger.account("second")
+        assert first.charge(10)
+        assert second.charge(1000, timeout=0)
+        assert not second.charge(1, timeout=0)
+
+    def test_a_credit_wakes_who_waits(self):
+        ledger = Ledger(10)
+        account = ledger.account("queue")
+        account.charge(10)
+        thread, outcome = in_thread(account.charge, 5)
+        wait_until(lambda: is_waiting(ledger.condition))
+        account.credit(10)
+        thread.join(10)
+        assert outcome == [True]
+
+    def test_whoever_waits_can_leave(self):
+        ledger, gone = Ledger(1), threading.Event()
+        account = ledger.account("queue")
+        account.charge(1)
+        thread, outcome = in_thread(lambda: account.charge(1, leave=gone.is_set))
+        wait_until(lambda: is_waiting(ledger.condition))
+        gone.set()
+        ledger.wake()
+        thread.join(10)
+        assert outcome == [False]
+        assert account.waiting == 1
+
+    def test_all_scans_together_are_bounded_and_each_can_go_on(self):
+        whole = Ledger(10)
+        scans = [Ledger(100, whole=whole).account("queue") for _ in range(2)]
+        assert scans[0].charge(10)
+        assert scans[1].charge(1, timeout=0)
+        assert not scans[1].charge(1, timeout=0)
+        scans[0].credit(10)
+        assert scans[1].charge(1, timeout=0)
+        assert whole.waiting == 2
+
+    def test_what_is_kept_is_refused_and_does_not_hold_up_what_waits(self):
+        whole = Ledger(50)
+        ledger = Ledger(10, keeps=30, whole=whole)
+        buffer, queue = ledger.account("buffer"), ledger.account("queue")
+        assert buffer.keep(30)
+        assert not buffer.keep(1)
+        assert queue.charge(5, timeout=0)
+        assert queue.charge(5, timeout=0)
+        assert not Ledger(10, whole=whole).account("another").keep(11)
+        buffer.close()
+        queue.close()
+        assert (whole.waiting, whole.kept, ledger.held) == (0, 0, 0)
+
+    @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.booleans()), max_size=60))
+    def test_no_more_than_its_capacity_and_one_entry_for_each_account(self, steps):
+        whole = Ledger(40)
+        ledger = Ledger(20, whole=whole)
+        accounts = [ledger.account(str(number)) for number in range(3)]
+        entries = [[] for _ in accounts]
+        for number, size, gives in steps:
+            if gives and entries[number]:
+                accounts[number].credit(entries[number].pop(0))
+            elif not gives and accounts[number].charge(size, timeout=0):
+                entries[number].append(size)
+            assert ledger.waiting == whole.waiting == sum(map(sum, entries))
+            assert ledger.waiting <= 20 + sum(max(each, default=0) for each in entries)
+        for number, each in enumerate(entries):
+            for size in each:
+                accounts[number].credit(size)
+        assert whole.held == 0
+
+
+class TestChannel:
+    def test_entries_come_in_order_and_then_the_end(self):
+        channel = Channel()
+        for number in range(5):
+            assert channel.put(number)
+        channel.finish()
+        assert not channel.put(5)
+        assert list(channel) == [0, 1, 2, 3, 4]
+
+    def test_an_error_comes_after_what_was_put_before_it(self):
+        channel = Channel()
+        channel.put(1)
+        channel.finish(ValueError("no more"))
+        channel.finish(KeyError("what was said first holds"))
+        assert next(channel) == 1
+        with pytest.raises(ValueError, match="no more"):
+            next(channel)
+
+    def test_a_full_channel_holds_back_who_puts(self):
+        ledger = Ledger(10)
+        channel = Channel(ledger.account("channel"))
+        channel.put("first", 10)
+        thread, outcome = in_thread(channel.put, "second", 1)
+        wait_until(lambda: is_waiting(ledger.condition))
+        assert not outcome
+        assert channel.take() == "first"
+        thread.join(10)
+        assert outcome == [True]
+        assert ledger.waiting == 1
+
+    @pytest.mark.parametrize("end", ["finish", "stop"])
+    def test_either_end_wakes_who_waits_to_put(self, end):
+        ledger = Ledger(10)
+        channel = Channel(ledger.account("channel"))
+        channel.put("first", 10)
+        thread, outcome = in_thread(channel.put, "second", 1)
+        wait_until(lambda: is_waiting(ledger.condition))
+        getattr(channel, end)()
+        thread.join(10)
+        assert outcome == [False]
+        assert ledger.waiting == (10 if end == "finish" else 0)
+
+    @pytest.mark.parametrize(("end", "expected"), [("finish", StopIteration), ("stop", Stopped)])
+    def test_either_end_wakes_who_waits_to_take(self, end, expected):
+        channel = Channel()
+        thread, outcome = in_thread(channel.take)
+        wait_until(lambda: is_waiting(channel._condition))
+        getattr(channel, end)()
+        thread.join(10)
+        assert isinstance(outcome[0], expected)
+
+    def test_the_time_that_both_may_take_is_limited_in_all(self):
+        channel = Channel(Ledger(1).account("channel"))
+        with pytest.raises(TimeoutError, match=r"within 0.01 seconds"):
+            channel.take(timeout=0.01)
+        assert channel.put("first", 1)
+        assert not channel.put("second", 1, timeout=0.01)
+
+
+class TestAhead:
+    def test_what_is_started_comes_in_order(self):
+        account = Ledger(3).account("ahead")
+        results = run_ahead(range(100), lambda item: 2 * item, account=account, size=lambda _: 1)
+        assert list(results) == list(range(0, 200, 2))
+        assert account.waiting == 0
+
+    def test_items_are_taken_while_the_results_are_worked_on(self):
+        taken = []
+
+        def items():
+            for item in range(4):
+                taken.append(item)
+                yield item
+
+        results = run_ahead(items(), lambda item: item)
+        assert next(results) == 0
+        wait_until(lambda: len(taken) == 4)
+        assert list(results) == [1, 2, 3]
+
+    @pytest.mark.parametrize("where", ["items", "start"])
+    def test_errors_come_after_what_was_started_before_them(self, where):
+        def items():
+            yield 1
+            if where == "items":
+                raise ValueError("no more")
+            yield 2
+
+        def start(item):
+            if item == 2:
+                raise ValueError("no more")
+            return item
+
+        results = run_ahead(items(), start)
+        assert next(results) == 1
+        with pytest.raises(ValueError, match="no more"):
+            next(results)
+
+    def test_whoever_stops_early_stops_the_taking(self):
+        ended = threading.Event()
+
+        def items():
+            try:
+                yield from range(10**9)
+            finally:
+                ended.set()
+
+        results = run_ahead(items(), lambda item: item, account=Ledger(2).account("ahead"), size=lambda _: 1)
+        assert next(results) == 0
+        results.close()
+        assert ended.wait(10)
+
+    def test_many_nested_in_one_another_do_not_wait_for_threads(self):
+        before = [iter(range(3)) for _ in range(2)]
+        for index, stream in enumerate(before):
+            for _ in range(300):
+                stream = run_ahead(stream, lambda item: item)
+            before[index] = stream
+        assert [list(stream) for stream in before] == [[0, 1, 2], [0, 1, 2]]
+
+    def test_blocks_are_not_made_while_nobody_takes_them(self):
+        """60 blocks of 4 MiB, a scan that may hold 1 MiB, and a consumer that takes one and then nothing."""
+        repetitions, block = 60, 4 * 2**20
+        recorded = simulate(
+            ScanProtocol(matrix=8, coils=2, oversampling=1, frame_counter="repetition", noise_scan=False)
+        )
+        header = recorded.header.replace("<x>8</x><y>8</y>", "<x>1024</x><y>8</y>")
+        samples = np.ones((64, 1024), np.complex64)
+        made = []
+
+        def readouts():
+            for repetition in range(repetitions):
+                made.append(repetition)
+                for item in recorded.items:
+                    readout = type(item).from_array(samples, center_sample=512)
+                    readout.idx.kspace_encode_step_1 = item.idx.kspace_encode_step_1
+                    readout.idx.repetition = repetition
+                    yield readout
+
+        scan = Scan(header, ledger=Ledger(2**20))
+        blocks = load("accumulate")(readouts(), scan)
+        account = scan.ledger.account("ahead")
+        tracemalloc.start()
+        results = run_ahead(blocks, lambda item: item, account=account, size=size_of)
+        first = next(results)
+        assert isinstance(first, Kspace)
+        assert first.data.nbytes == block
+        wait_until(lambda: is_waiting(scan.ledger.condition))
+        held = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(made) <= 4
+        assert held < 4.5 * block
+        rest = list(results)
+        assert len(rest) == repetitions - 1
+        assert scan.ledger.held == 0
