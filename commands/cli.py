@@ -199,9 +199,12 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
     if context.invoked_subcommand is not None:
         return
     from ..pipelines import loader
+    from ..service.configuration import register_gadgets
     from ..service.settings import load_settings
 
-    folders = load_settings(config).pipeline_folders
+    settings = load_settings(config)
+    register_gadgets(settings)
+    folders = settings.pipeline_folders
     for name, path in sorted(loader.available(folders).items()):
         try:
             summary = loader.load(name, folders).summary
@@ -211,11 +214,14 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
 
 
 @pipelines_app.command()
-def check(file: Path) -> None:
+def check(file: Path, config: ConfigOption = None) -> None:
     """Check a pipeline file, and show the steps that it has here."""
     from ..pipelines import loader
+    from ..service.configuration import register_gadgets
+    from ..service.settings import load_settings
 
     try:
+        register_gadgets(load_settings(config))
         pipeline = loader.parse(file.read_bytes(), file.name, (file.parent,))
     except (IsocenterError, OSError) as error:
         _fail(error)

@@ -1,13 +1,22 @@
 """Build the bundles that come with Isocenter, where they are missing or were made from something else."""
 
+from collections.abc import Collection
+
 from ..export.build import DEFAULT_FORMATS, SHIPPED_FORMATS
-from ..export.classical import ensure_classical
-from ..export.shipped import ensure_shipped
+from ..export.classical import METHODS, ensure_classical
+from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
 
 
-def prepare_bundles(settings: Settings, *, networks: bool = True, onnx: bool = False) -> None:
-    """Build what is missing.
+def ships(name: str) -> bool:
+    """Whether a bundle comes with Isocenter."""
+    return name in METHODS or name in SHIPPED
+
+
+def prepare_bundles(
+    settings: Settings, *, networks: bool = True, onnx: bool = False, only: Collection[str] | None = None
+) -> None:
+    """Build what is missing, or was made from something else.
 
     Parameters
     ----------
@@ -18,6 +27,8 @@ def prepare_bundles(settings: Settings, *, networks: bool = True, onnx: bool = F
     onnx
         Whether the bundles must have ONNX, too, which takes minutes to write; they also get it where the settings pin a runtime
         that reads it.
+    only
+        Names of the bundles to look at; None: all.
 
     Raises
     ------
@@ -26,6 +37,6 @@ def prepare_bundles(settings: Settings, *, networks: bool = True, onnx: bool = F
     """
     folder = settings.home / "bundles"
     formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
-    ensure_classical(folder, formats)
+    ensure_classical(folder, formats, only)
     if networks:
-        ensure_shipped(folder, formats)
+        ensure_shipped(folder, formats, only)

@@ -67,6 +67,7 @@ def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":
 def serve_one(descriptor: int) -> None:
     """Serve the one connection with this file descriptor, which the process inherited."""
     os.environ.setdefault(*SPIN_COUNT)
+    from ..service.configuration import register_gadgets
     from ..service.host import make_engine
     from ..service.server import new_scan_id
     from ..service.session import Session
@@ -75,5 +76,6 @@ def serve_one(descriptor: int) -> None:
     settings = load_settings(None)
     configure_logging(settings.log_format)
     prepare_bundles(settings, networks=False)
+    register_gadgets(settings)
     with socket.socket(fileno=descriptor) as sock:
         Session(sock, settings, make_engine(settings), new_scan_id()).run()

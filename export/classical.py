@@ -1,7 +1,7 @@
 """The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE, J-SENSE, compressed sensing."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,14 @@ _SIZES = (
 """Sizes on which the runtimes are compared; one has no axis of length one."""
 
 
-def ensure_classical(folder: Path, formats: Sequence[str] = SHIPPED_FORMATS) -> list[Bundle]:
-    """Build the classical bundles that are missing in ``folder``, lack a format, or were made by other code or another torch."""
+def ensure_classical(
+    folder: Path, formats: Sequence[str] = SHIPPED_FORMATS, only: Collection[str] | None = None
+) -> list[Bundle]:
+    """Build classical bundles, all or ``only`` some, that are missing, lack a format, or were made by other code or torch."""
     return [
         _ensure(name, method, folder / name, [each for each in formats if each in method.formats])
         for name, method in METHODS.items()
+        if only is None or name in only
     ]
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,9 +59,15 @@ SHIPPED: dict[str, ShippedNetwork] = {
 """The shipped networks by the name of their bundle; their recipes have the same names."""
 
 
-def ensure_shipped(folder: Path, formats: Sequence[str] = SHIPPED_FORMATS) -> list[Bundle]:
-    """Build the bundles of the shipped networks that are missing in ``folder``, lack a format, or were made from others."""
-    return [_ensure(name, shipped, folder / name, formats) for name, shipped in SHIPPED.items()]
+def ensure_shipped(
+    folder: Path, formats: Sequence[str] = SHIPPED_FORMATS, only: Collection[str] | None = None
+) -> list[Bundle]:
+    """Build bundles of the shipped networks, all or ``only`` some, that are missing, lack a format, or were made from others."""
+    return [
+        _ensure(name, shipped, folder / name, formats)
+        for name, shipped in SHIPPED.items()
+        if only is None or name in only
+    ]
 
 
 def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str]) -> Bundle:

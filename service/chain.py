@@ -40,7 +40,7 @@ class Chain:
     def warm_up(self) -> None:
         """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used."""
         sizes = self._announced_sizes()
-        for names in self._bundles():
+        for names in self.bundles():
             self.engine.prepare(names[0], sizes)
             self.engine.preload(names[1:])
 
@@ -75,7 +75,7 @@ class Chain:
     def _gadget_steps(self) -> Iterator[GadgetStep]:
         return (step for step in self.pipeline.steps if isinstance(step, GadgetStep))
 
-    def _bundles(self) -> list[list[str]]:
+    def bundles(self) -> list[list[str]]:
         """Names of the bundles that each gadget tries, in order."""
         found = []
         for step in self._gadget_steps():
@@ -86,7 +86,7 @@ class Chain:
 
     def _needs_maps(self) -> bool:
         """Whether a bundle that the pipeline tries first takes coil maps."""
-        bundles = self._bundles()
+        bundles = self.bundles()
         try:
             manifests = [self.engine.load(names[0]).manifest for names in bundles]
         except IsocenterError:

@@ -1,10 +1,24 @@
 """Which pipeline a peer's configuration stands for, and whether it may have it."""
 
 import logging
+import sys
 
+from .. import gadgets
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, FireStep, Pipeline
 from .settings import Settings
+
+
+def register_gadgets(settings: Settings) -> None:
+    """Make a site's own gadgets known to the pipelines of this process.
+
+    Raises
+    ------
+    OptionError
+        One cannot be imported, or is no gadget.
+    """
+    sys.path[:0] = [str(path) for path in settings.python_path if str(path) not in sys.path]
+    gadgets.register(settings.gadgets)
 
 
 def pipeline_by_name(

@@ -13,6 +13,7 @@ from ..engine import Engine
 from ..flow.ledger import Ledger
 from ..flow.threads import keep_to_one_core
 from ..wire import Close, Text, encode
+from .configuration import register_gadgets
 from .session import Session
 from .settings import Settings
 from .watch import Connected, Watch, write_to_log
@@ -34,11 +35,14 @@ class Server:
 
     Raises
     ------
+    OptionError
+        A gadget of the settings cannot be used.
     OSError
         The address cannot be listened on.
     """
 
     def __init__(self, settings: Settings, engine: Engine, watch: Watch | None = None) -> None:
+        register_gadgets(settings)
         self.settings = settings
         self.engine = engine
         self.watch = watch or Watch(write_to_log)

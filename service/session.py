@@ -17,6 +17,7 @@ from ..pipelines.loader import Pipeline
 from ..wire import ConfigFile, ConfigScript, Header, Message, ProtocolError, Query, Text
 from ..wire.conversation import Conversation, Meaning, State
 from ..wire.errors import IsocenterError
+from ..wire.header import NO_HEADER
 from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
@@ -27,15 +28,6 @@ from .settings import Settings
 from .timing import Timing
 from .transport import Receiver, Sender
 from .watch import Ended, ImageSent, Started, Watch, write_to_log
-
-_NO_HEADER = (
-    "<ismrmrdHeader><encoding>"
-    "<encodedSpace><matrixSize><x>1</x><y>1</y><z>1</z></matrixSize>"
-    "<fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></encodedSpace>"
-    "<reconSpace><matrixSize><x>1</x><y>1</y><z>1</z></matrixSize>"
-    "<fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></reconSpace>"
-    "<encodingLimits/><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
-)
 
 
 class Session:
@@ -180,7 +172,7 @@ class Session:
 
     def _scan(self, header: bytes | None) -> Scan:
         return Scan(
-            _NO_HEADER if header is None else header,
+            NO_HEADER if header is None else header,
             engine=self.engine,
             noise_folder=self.settings.noise_folder,
             device=self.engine.device,

@@ -52,12 +52,14 @@ class Settings(BaseModel):
         Seconds that an image may take before the fallback makes it.
     ray
         Address of a Ray cluster whose devices run the bundles instead, such as ``auto``.
+    gadgets
+        Own gadgets that pipelines may use: name to ``module:function``. They run in the service's process.
     handlers
         ``module.target`` of Gadgetron Python gadgets that pipelines may start.
     fire_modules
         FIRE modules that may be named as configuration: name to importable module.
     python_path
-        Folders in which these modules are found.
+        Folders in which the modules of gadgets, handlers and FIRE modules are found.
     connect
         ``host:port`` of external nodes that a pipeline sent over the wire may connect to. Pipelines on disk may connect anywhere.
     spool
@@ -96,6 +98,7 @@ class Settings(BaseModel):
     runtime: RuntimeChoice = "auto"
     deadline: Annotated[float, Field(gt=0)] = 60.0
     ray: str | None = None
+    gadgets: dict[str, str] = {}
     handlers: tuple[str, ...] = ()
     fire_modules: dict[str, str] = {}
     python_path: tuple[Path, ...] = ()

@@ -24,7 +24,7 @@ def in_thread(function, *arguments):
     def run():
         try:
             outcome.append(function(*arguments))
-        except BaseException as error:
+        except (Exception, Stopped) as error:  # noqa: BLE001 - looked at by the test
             outcome.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

@@ -15,6 +15,16 @@ from .errors import HeaderError
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
+NO_HEADER = (
+    "<ismrmrdHeader><encoding>"
+    "<encodedSpace><matrixSize><x>1</x><y>1</y><z>1</z></matrixSize>"
+    "<fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></encodedSpace>"
+    "<reconSpace><matrixSize><x>1</x><y>1</y><z>1</z></matrixSize>"
+    "<fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></reconSpace>"
+    "<encodingLimits/><trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+)
+"""Stands in where there is no scan, such as for a question about stored data."""
+
 COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set", "segment")
 
 
