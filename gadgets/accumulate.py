@@ -161,7 +161,8 @@ class _Accumulator:
             key = self._place(acquisition, fields)
         except DataError as error:
             self.scan.report(error.kind, str(error))
-            key = None
+            # of a readout that cannot be used, it is still known where it belongs, and what ends with it
+            key = self._key(fields) if error.kind == "not finite" else None
         if (
             self.trigger == "auto"
             and key is not None
@@ -296,9 +297,6 @@ class _Accumulator:
             if head_start is not None:
                 head_start.process(calibration)
             block.fill_from(calibration)
-        for buffer in (block, calibration):
-            if buffer is not None and (bad := buffer.remove_non_finite()):
-                self.scan.report("not finite", f"{bad} lines hold NaN or infinite samples and were left out")
         if not block.measured.any():
             block.release()
             return

@@ -20,14 +20,11 @@ from .kspace import Kspace, to_tensor
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""
 
-_CHECKED_LINES = 64
-"""Lines that are looked at together; few enough that they stay in the processor's cache."""
-
 _LAYOUT = struct.Struct("<2xQ24xH2xH128x4H66x9H")
 _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
-_LINE_BYTES = _HEADER_BYTES + 5
-"""Held for each line besides its samples: header, count, and whether it is bad."""
+_LINE_BYTES = _HEADER_BYTES + 4
+"""Held for each line besides its samples: header and count."""
 
 
 class Readout(NamedTuple):
@@ -57,7 +54,9 @@ def read_fields(acquisition: Acquisition) -> Readout:
 
 
 class KspaceBuffer:
-    """Memory for one block: samples [frames, coils, kz, ky, kx], how often each line came, and the lines' headers.
+    """Memory for one block: samples [frames, kz, ky, coils, kx], how often each line came, and the lines' headers.
+
+    A readout is one piece of this memory, so that it is copied in one go while the scan runs.
 
     Parameters
     ----------
@@ -94,18 +93,18 @@ class KspaceBuffer:
         self.samples = encoding.cropped_readout if cropped else encoding.encoded_matrix[0]
         self.lines = (frames, encoding.encoded_matrix[2], encoding.encoded_matrix[1])
         self.offsets = (encoding.line_offset(2), encoding.line_offset(1))
-        shape = (frames, self.coils, *self.lines[1:], self.samples)
+        shape = (*self.lines, self.coils, self.samples)
         samples = 8 * int(np.prod(shape, dtype=object))
         if samples > MAX_BLOCK_BYTES:
             raise DataError(
-                f"a block [frames, coils, kz, ky, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
+                f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
                 kind="block size",
             )
         self._account = account or Ledger().account("block")
         self._kept = copies * samples + _LINE_BYTES * math.prod(self.lines)
         if not self._account.keep(self._kept):
             raise DataError(
-                f"there is no memory for a block [frames, coils, kz, ky, kx] of {shape}: {self._kept} bytes more than the "
+                f"there is no memory for a block [frames, kz, ky, coils, kx] of {shape}: {self._kept} bytes more than the "
                 f"{self._account.ledger.kept} that the scan keeps already exceed what it may keep",
                 kind="memory",
             )
@@ -114,12 +113,12 @@ class KspaceBuffer:
         self._cleared = False
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
+        self._header_bytes = memoryview(self.headers.reshape(-1))
         self.dwell_time = 0.0
         self.added = 0
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
         self._processed: Tensor | None = None
-        self._bad = np.zeros(self.lines, bool)
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.
@@ -127,10 +126,13 @@ class KspaceBuffer:
         Raises
         ------
         DataError
-            The readout does not fit the encoding space, or has another number of coils than those before.
+            The readout does not fit the encoding space, has another number of coils than those before, or holds NaN or
+            infinite samples (kind ``not finite``).
         """
         kz, ky = fields.step_2 + self.offsets[0], fields.step_1 + self.offsets[1]
         self._check(fields, frame, kz, ky)
+        place = frame, kz, ky
+        header = header_of(acquisition)
         samples = acquisition.data[:, fields.discard_pre : fields.samples - fields.discard_post]
         start = fields.discard_pre
         center = fields.center_sample
@@ -140,21 +142,29 @@ class KspaceBuffer:
             start += self.samples // 2 - center
         if start < 0 or start + samples.shape[1] > self.samples:
             raise DataError(
-                f"readout {self._name(acquisition)}: {fields.samples} samples with center_sample {fields.center_sample} "
-                f"do not fit the encoded readout of {self.samples}",
+                f"readout (scan counter {header.scan_counter}): {fields.samples} samples with center_sample "
+                f"{fields.center_sample} do not fit the encoded readout of {self.samples}",
                 kind="samples",
             )
-        line = self.data[frame, :, kz, ky]
-        if self.count[frame, kz, ky]:
+        # looked at while it is in the processor's cache, and before the copy: there it costs next to nothing
+        if not math.isfinite(_energy(acquisition.data)) and not np.isfinite(samples).all():
+            raise DataError(
+                f"readout (scan counter {header.scan_counter}) holds NaN or infinite samples and was left out",
+                kind="not finite",
+            )
+        line = self.data[place]
+        times = self.count[place]
+        if times:
             line[:, start : start + samples.shape[1]] += samples
         else:
             if samples.shape[1] != self.samples:
                 line[:] = 0
             line[:, start : start + samples.shape[1]] = samples
-        self.count[frame, kz, ky] += 1
-        self.headers[frame, kz, ky] = np.frombuffer(memoryview(header_of(acquisition)), np.uint8)
-        self.dwell_time = self.dwell_time or header_of(acquisition).sample_time_us
-        self.fresh.append((frame, kz, ky))
+        self.count[place] = times + 1
+        first_byte = ((frame * self.lines[1] + kz) * self.lines[2] + ky) * _HEADER_BYTES
+        self._header_bytes[first_byte : first_byte + _HEADER_BYTES] = memoryview(header).cast("B")
+        self.dwell_time = self.dwell_time or header.sample_time_us
+        self.fresh.append(place)
         self.added += 1
 
     def process(self, step: Callable[[Tensor], Tensor], device: torch.device) -> None:
@@ -170,7 +180,7 @@ class KspaceBuffer:
         if not self.fresh:
             return
         index = tuple(np.array(self.fresh).T)
-        lines = self._checked(index)
+        lines = self.data[index]
         counts = self.count[index]
         if (counts > 1).any():
             lines /= np.maximum(counts, 1).astype(np.float32)[:, None, None]
@@ -180,17 +190,6 @@ class KspaceBuffer:
             self._processed = torch.zeros(shape, dtype=torch.complex64, device=device)
         self._processed[index[0], :, index[1], index[2]] = done.transpose(0, 1)
         self.fresh.clear()
-
-    def _checked(self, index: tuple[NDArray[Any], ...]) -> NDArray[np.complex64]:
-        """Return lines [line, coils, kx]; those with NaN or infinite samples are zero and noted."""
-        lines = self.data[index[0], :, index[1], index[2]]
-        samples = lines.view(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if not np.isfinite(samples.sum()):  # the sum is not finite if a sample is not
-                bad = ~np.isfinite(samples).all(axis=(1, 2))
-                self._bad[index] |= bad
-                lines[bad] = 0
-        return lines
 
     def start_again(self) -> None:
         """Count every line as new."""
@@ -204,10 +203,9 @@ class KspaceBuffer:
         samples = other.complete()
         for frame in range(self.lines[0]):
             missing = (self.count[frame] == 0) & other.measured[0]
-            self.data[frame][:, missing] = samples[0][:, missing]
+            self.data[frame][missing] = samples[0][missing]
             self.headers[frame][missing] = other.headers[0][missing]
             self.count[frame][missing] = 1
-            self._bad[frame] |= other._bad[0] & missing
             if self._processed is not None and other._processed is not None and not other.fresh:
                 kz, ky = missing.nonzero()
                 self._processed[frame][:, kz, ky] = other._processed[0][:, kz, ky]
@@ -231,10 +229,6 @@ class KspaceBuffer:
                     kind="counter",
                 )
 
-    @staticmethod
-    def _name(acquisition: Acquisition) -> str:
-        return f"(scan counter {header_of(acquisition).scan_counter})"
-
     @property
     def measured(self) -> NDArray[np.bool_]:
         """Lines [frames, kz, ky] that came at least once."""
@@ -247,34 +241,14 @@ class KspaceBuffer:
             self._cleared = True
         repeated = self.count > 1
         if repeated.any():
-            self.data /= np.maximum(self.count, 1).astype(np.float32)[:, None, :, :, None]
+            self.data /= np.maximum(self.count, 1).astype(np.float32)[..., None, None]
             self.count[repeated] = 1
         return self.data
 
     def _clear(self, lines: NDArray[np.bool_]) -> None:
         for frame, rows in enumerate(lines):
             if rows.any():
-                self.data[frame][:, rows] = 0
-
-    def remove_non_finite(self) -> int:
-        """Take out lines with NaN or infinite samples, as if they had not been measured, and return how many.
-
-        Those that were processed have been looked at then.
-        """
-        for start in range(0, len(self.fresh), _CHECKED_LINES):
-            self._checked(tuple(np.array(self.fresh[start : start + _CHECKED_LINES]).T))
-        bad = self._bad & self.measured
-        if not bad.any():
-            return 0
-        self._bad[:] = False
-        self._clear(bad)
-        self.fresh = [place for place in self.fresh if not bad[place]]
-        if self._processed is not None:
-            frame, kz, ky = bad.nonzero()
-            self._processed[frame, :, kz, ky] = 0
-        self.count[bad] = 0
-        self.headers[bad] = 0
-        return int(bad.sum())
+                self.data[frame][rows] = 0
 
     def header_array(self) -> NDArray[Any]:
         """Headers of the lines as ``ACQUISITION_HEADER`` [frames, kz, ky]."""
@@ -296,9 +270,9 @@ class KspaceBuffer:
         lines = self.measured
         data = np.zeros_like(self.data)
         for frame, rows in enumerate(lines):
-            data[frame][:, rows] = self.data[frame][:, rows] / self.count[frame][rows].astype(np.float32)[:, None]
+            data[frame][rows] = self.data[frame][rows] / self.count[frame][rows].astype(np.float32)[:, None, None]
         return Kspace(
-            data=to_tensor(data, device).transpose(0, 1),
+            data=_coils_first(to_tensor(data, device)).transpose(0, 1),
             mask=to_tensor(lines, device),
             calibration=None,
             headers=self.header_array().copy(),
@@ -314,5 +288,16 @@ class KspaceBuffer:
     def _tensor(self, device: torch.device) -> Tensor:
         """Lines [frames, coils, kz, ky, kx], processed where they are."""
         if self._processed is None:
-            return to_tensor(self.complete(), device)
+            return _coils_first(to_tensor(self.complete(), device))
         return self._processed
+
+
+def _coils_first(lines: Tensor) -> Tensor:
+    """View [frames, kz, ky, coils, kx] as [frames, coils, kz, ky, kx]."""
+    return lines.permute(0, 3, 1, 2, 4)
+
+
+def _energy(data: NDArray[np.complex64]) -> float:
+    """Sum of squares: not finite if a sample is not, or if it overflows."""
+    flat = data.reshape(-1).view(np.float32)
+    return float(np.dot(flat, flat))

@@ -64,6 +64,8 @@ class Receiver:
         self.error: Exception | None = None
         self.bytes_received = 0
         self.timeout = timeout
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
         self._thread.start()
 
@@ -119,19 +121,16 @@ class Receiver:
         TimeoutError
             None came for too long.
         """
-        start = time.monotonic()
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
+        start = 0.0
         while True:
-            waited = time.monotonic() - start
-            limit = self.timeout
+            try:
+                return self._socket.recv_into(memory, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                start = start or time.monotonic()
+            waited, limit = time.monotonic() - start, self.timeout
             if limit is not None and waited >= limit:
                 raise TimeoutError(f"nothing was received for {limit:g} seconds")
-            if poll.poll(1000 * (_TICK if limit is None else min(_TICK, limit - waited))):
-                try:
-                    return self._socket.recv_into(memory)
-                except BlockingIOError:
-                    continue  # the kernel dropped what it had announced
+            self._poll.poll(1000 * (_TICK if limit is None else min(_TICK, limit - waited)))
 
     def __iter__(self) -> Iterator[Message]:
         return self

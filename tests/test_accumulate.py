@@ -271,7 +271,7 @@ def test_lines_that_are_not_finite_are_left_out(value, early):
     (kspace,) = [item for item in accumulate(iter(simulation.items), scan, early=work) if isinstance(item, Kspace)]
     assert torch.isfinite(torch.view_as_real(kspace.data)).all()
     assert int(kspace.mask.sum()) == 31
-    assert "1 lines hold NaN or infinite samples" in scan.problems["not finite"]
+    assert "holds NaN or infinite samples and was left out" in scan.problems["not finite"]
 
 
 def test_an_absurd_matrix_is_refused_before_memory_is_taken():

@@ -108,7 +108,7 @@ def test_lines_with_nan_are_left_out():
     (early,), context = blocks(scan, True)
     assert torch.isfinite(early.data).all()
     assert int(early.mask.sum()) == 47
-    assert "1 lines hold NaN" in context.problem_messages()[0]
+    assert "holds NaN" in context.problem_messages()[0]
 
 
 def test_only_what_follows_directly_begins_early():
