@@ -82,7 +82,7 @@ class Receiver:
     def _receive(self) -> None:
         decoder, pending, grown = self._decoder, 0, 0
         while True:
-            grown += self._charge_growth()
+            grown = self._charge_growth(grown)
             memory = decoder.writable()
             count = self._read_into(memory)
             if count == 0:
@@ -102,12 +102,13 @@ class Receiver:
             if decoder.fault is not None:
                 raise decoder.fault
 
-    def _charge_growth(self) -> int:
-        """Wait for room before memory is taken for a message that is larger than the usual piece."""
+    def _charge_growth(self, charged: int) -> int:
+        """Wait for room before memory is taken for a message that is larger than the usual piece; return what is charged for it."""
         size = self._decoder.growth
-        if size and self._account is not None and self._account.charge(size, leave=self._channel.is_closed):
-            return size
-        return 0
+        if not size or self._account is None:
+            return charged
+        self._account.credit(charged)  # the larger piece takes the place of the one before
+        return size if self._account.charge(size, leave=self._channel.is_closed) else 0
 
     def _credit_growth(self, size: int) -> None:
         if self._account is not None:

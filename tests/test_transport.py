@@ -1,0 +1,212 @@
+"""The threads of a connection: what they wait for, for how long, and how they end."""
+
+import socket
+import struct
+import threading
+import time
+import tracemalloc
+from itertools import islice
+
+import numpy as np
+import pytest
+from helpers import random_acquisition, wait_until
+from isocenter.flow.channel import Stopped
+from isocenter.flow.ledger import Ledger
+from isocenter.service.transport import Receiver, Sender
+from isocenter.wire import Close, ProtocolError, Text, encode
+from isocenter.wire.items import AcquisitionBucket
+
+
+def joined(*messages):
+    return b"".join(bytes(part) for message in messages for part in encode(message))
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def test_a_changed_time_reaches_whoever_waits_already(pair):
+    ours, _theirs = pair
+    receiver = Receiver(ours, timeout=1000.0)
+    start = time.monotonic()
+    receiver.timeout = 0.05
+    assert list(receiver) == []
+    assert time.monotonic() - start < 5
+    assert "nothing was received for 0.05 seconds" in str(receiver.error)
+
+
+def test_a_longer_time_counts_as_well(pair):
+    ours, theirs = pair
+    receiver = Receiver(ours, timeout=0.3)
+    receiver.timeout = 1000.0
+    threading.Timer(0.6, theirs.sendall, [joined(Text("late"))]).start()
+    assert next(receiver) == Text("late")
+    receiver.stop()
+
+
+def test_stopping_ends_a_thread_that_waits_for_messages(pair):
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    ended = []
+
+    def read():
+        try:
+            ended.extend(receiver)
+        except Stopped:
+            ended.append("stopped")
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    theirs.sendall(joined(Text("first")))
+    receiver.drain(0.05)
+    thread.join(10)
+    assert ended in ([Text("first"), "stopped"], ["stopped"])
+    receiver.stop()
+
+
+def test_an_aborted_connection_gives_what_had_come(pair):
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    theirs.sendall(joined(Text("first"), Text("second")))
+    assert next(receiver) == Text("first")
+    receiver.abort()
+    assert list(receiver) == [Text("second")]
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"\xff" * 10_000])
+def test_draining_reads_on_until_close_or_silence(pair, rubbish):
+    """What lies unread in a socket when it is closed resets the connection, and the reason is lost."""
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    if rubbish:
+        theirs.sendall(rubbish)
+        assert list(receiver) == []
+        assert isinstance(receiver.error, ProtocolError)
+    sent = threading.Thread(
+        target=lambda: (
+            [theirs.sendall(joined(random_acquisition(32, 4000))) for _ in range(30)]
+            + [theirs.sendall(joined(Close()))]
+        )
+    )
+    sent.start()
+    receiver.drain(20)
+    sent.join(20)
+    assert not sent.is_alive()
+    ours.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        ours.recv(1)
+    receiver.stop()
+
+
+def test_readouts_that_wait_hold_the_peer_back(pair):
+    """A scan that may hold 1 MiB, readouts of 64 kB, and nobody who takes them."""
+    ours, theirs = pair
+    ledger = Ledger(2**20)
+    receiver = Receiver(ours, account=ledger.account("receiver"))
+    data, sent = joined(random_acquisition(16, 512)), []
+
+    def send():
+        try:
+            for _ in range(200):
+                theirs.sendall(data)
+                sent.append(1)
+        except OSError:
+            sent.append("the end")
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    wait_until(lambda: ledger.condition._waiters)
+    assert ledger.waiting <= 2**20 + 2 * 2**20
+    count = len(sent)
+    assert count < 200
+    receiver.stop()
+    ours.close()
+    thread.join(10)
+    assert ledger.waiting == 0
+
+
+def test_memory_for_a_large_message_is_charged_before_it_is_taken(pair):
+    ours, theirs = pair
+    ledger = Ledger(2**20)
+    account = ledger.account("receiver")
+    account.charge(2**20)
+    receiver = Receiver(ours, account=account)
+    bucket = joined(AcquisitionBucket(data=[random_acquisition(64, 1 << 14) for _ in range(8)]))
+    assert len(bucket) > 64 * 2**20
+    tracemalloc.start()
+    thread = threading.Thread(target=theirs.sendall, args=(bucket,))
+    thread.start()
+    wait_until(lambda: ledger.condition._waiters)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 16 * 2**20
+    account.credit(2**20)
+    message = next(receiver)
+    assert isinstance(message, AcquisitionBucket)
+    assert len(message.data) == 8
+    thread.join(10)
+    receiver.stop()
+    assert ledger.waiting == 0
+
+
+def test_what_waits_to_be_sent_holds_the_scan_back(pair):
+    ours, theirs = pair
+    ledger = Ledger(2**20)
+    sender = Sender(ours, account=ledger.account("sender"), timeout=20)
+    image, sent = [bytes(2**18)], []
+
+    def send():
+        for _ in range(40):
+            sender.send(image)
+            sent.append(1)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    wait_until(lambda: ledger.condition._waiters)
+    assert ledger.waiting <= 2**20
+    assert len(sent) < 40
+    received = 0
+    while received < 40 * 2**18:
+        received += len(theirs.recv(2**20))
+    thread.join(10)
+    sender.finish()
+    assert len(sent) == 40
+    assert ledger.waiting == 0
+
+
+def test_a_peer_that_does_not_read_is_an_error_of_who_sends(pair):
+    ours, _theirs = pair
+    sender = Sender(ours, account=Ledger(2**20).account("sender"), timeout=0.05)
+
+    def send():
+        for _ in range(1000):
+            sender.send([bytes(2**18)])
+
+    with pytest.raises(TimeoutError):
+        send()
+    sender.finish()
+
+
+def test_receive_memory_is_not_used_again_while_a_readout_refers_to_it(pair):
+    """More bytes than all pieces of receive memory hold, and the first readouts are still what they were."""
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    items = [random_acquisition(16, 1024, seed=seed) for seed in range(8)]
+
+    def send():
+        theirs.sendall(joined(*items))
+        other = joined(random_acquisition(16, 1024, seed=99))
+        for _ in range(300):
+            theirs.sendall(other)
+        theirs.sendall(struct.pack("<H", 4))
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    first = [next(receiver) for _ in items]
+    assert isinstance(list(islice(receiver, 301))[-1], Close)
+    thread.join(10)
+    assert all(np.array_equal(ours.data, theirs.data) for ours, theirs in zip(first, items, strict=True))
+    receiver.stop()
