@@ -20,13 +20,14 @@ ROUNDS = 2
 
 def child():
     """Print milliseconds of a call of each bundle, with all cores."""
-    import isocenter.service  # noqa: F401, I001 - before torch: it says how threads wait
-    from isocenter.bundle.folder import Bundle
-    from isocenter.export.cases import make_case
-    from isocenter.engine.runtimes import RUNTIMES
-    from isocenter.service.settings import default_home
+    from isocenter.commands.serve import SPIN_COUNT
 
+    os.environ.setdefault(*SPIN_COUNT)
     import torch
+    from isocenter.bundle.folder import Bundle
+    from isocenter.engine.runtimes import RUNTIMES
+    from isocenter.export.cases import make_case
+    from isocenter.service.settings import default_home
 
     torch.set_num_threads(os.cpu_count() or 1)
     times = []

@@ -28,7 +28,10 @@ from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
-import isocenter.service  # noqa: F401 - before torch: it sets how OpenMP's threads wait
+from isocenter.commands.serve import SPIN_COUNT
+
+os.environ.setdefault(*SPIN_COUNT)  # OpenMP reads it when torch is loaded
+
 import torch
 from isocenter.commands.client import Client, connect, replay
 from isocenter.engine.device import LocalDevice, Shelf

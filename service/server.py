@@ -46,7 +46,7 @@ class Server:
         self.settings = settings
         self.engine = engine
         self.watch = watch or Watch(write_to_log)
-        self.memory = Ledger(settings.memory_bytes)
+        self.memory = Ledger(settings.memory)
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._pool = ThreadPoolExecutor(

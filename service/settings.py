@@ -24,10 +24,6 @@ def default_home() -> Path:
     return Path(os.environ.get("ISOCENTER_HOME", Path.home() / ".isocenter"))
 
 
-def _most_of_the_memory() -> int:
-    return 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-
-
 class Settings(BaseModel):
     """Settings of ``isocenter serve``.
 
@@ -107,7 +103,7 @@ class Settings(BaseModel):
     max_connections: Annotated[int, Field(ge=1)] = 32
     queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
-    memory_bytes: Annotated[int, Field(ge=MIB)] = Field(default_factory=_most_of_the_memory)
+    memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
     handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
     send_timeout: Annotated[float, Field(gt=0)] = 120.0
@@ -131,6 +127,11 @@ class Settings(BaseModel):
     def noise_folder(self) -> Path:
         """Where noise covariances are kept."""
         return self.home / "noise"
+
+    @property
+    def memory(self) -> int:
+        """Bytes that all scans together may hold."""
+        return self.memory_bytes or 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
     @property
     def limits(self) -> Limits:

@@ -24,8 +24,7 @@ def test_a_bundle_opens_and_passes_its_probe():
 
 def test_every_setting_of_its_example_is_read():
     settings = load_settings(MADE / "isocenter.yaml")
-    ours = Settings().model_dump(exclude={"home", "memory_bytes"})
-    assert settings.model_dump(exclude={"home", "memory_bytes"}) == ours
+    assert settings.model_dump(exclude={"home"}) == Settings().model_dump(exclude={"home"})
 
 
 def test_a_pipeline_for_gadgetron_is_read():
