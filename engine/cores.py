@@ -1,8 +1,8 @@
 """How many cores are free for a job on the CPU.
 
-OpenMP divides every operation evenly among its threads and waits for the last one. Where another program has one of the cores, that
-one waits for its turn again and again: a reconstruction of a thousand small operations takes up to twenty times as long with as
-many threads as cores, and no more than twice as long with one thread fewer.
+OpenMP divides every operation evenly among its threads and waits for the last one. Where another program has one of the cores,
+that one waits for its turn again and again: a reconstruction of a thousand small operations takes up to twenty times as long
+with as many threads as cores, and no more than twice as long with one thread fewer.
 """
 
 import math

@@ -62,9 +62,10 @@ def _early_work(steps: Sequence[tuple[Gadget, Mapping[str, Any]] | None], scan: 
     before = {step[0].name for step in steps[: places[0]] if step is not None}
     work = EarlyWork()
     for step in steps[places[0] + 1 :]:
-        if step is None or step[0].traits.early is None or work.maps is not None:
+        begin = step[0].traits.early if step is not None else None
+        if step is None or begin is None or work.maps is not None:
             break
         gadget, options = step
         if gadget.name not in before:  # what was done to every readout already leaves nothing to do early
-            work = gadget.traits.early(work, scan, {**gadget.defaults, **options})
+            work = begin(work, scan, {**gadget.defaults, **options})
     return work

@@ -113,7 +113,7 @@ class KspaceBuffer:
         self._cleared = False
         self.count = np.zeros(self.lines, np.int32)
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
-        self._header_bytes = memoryview(self.headers.reshape(-1))
+        self._header_bytes = self.headers.reshape(-1).data
         self.dwell_time = 0.0
         self.added = 0
         self.fresh: list[tuple[int, int, int]] = []

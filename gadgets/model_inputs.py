@@ -15,6 +15,7 @@ _AXES = {
     "kspace": ("coils", "frames", "kz", "ky", "kx"),
     "mask": ("frames", "kz", "ky"),
     "maps": ("coils", "kz", "ky", "kx"),
+    "trajectory": ("frames", "kz", "ky", "kx", "dimensions"),
 }
 _SPATIAL = ("kz", "ky", "kx")
 
@@ -35,10 +36,15 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor | Deferred
         raise DataError(
             f"bundle {manifest.name!r} takes {', '.join(axes)}; a scan has {', '.join(_AXES)}, of which it must take kspace"
         )
+    if kspace.trajectory is not None and "trajectory" not in axes:
+        raise DataError(
+            f"bundle {manifest.name!r} takes Cartesian k-space; this block has a trajectory", kind="trajectory"
+        )
     sources: dict[str, Tensor | Deferred | None] = {
         "kspace": kspace.data,
         "mask": kspace.mask,
         "maps": kspace.coil_maps,
+        "trajectory": None if kspace.trajectory is None else torch.from_numpy(kspace.trajectory),
     }
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])
@@ -54,7 +60,8 @@ def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor | Deferred
         if source is None:
             raise DataError(
                 (name == "maps" and kspace.maps_problem)
-                or f"bundle {manifest.name!r} needs {name!r}; add the gadget estimate_coil_maps before reconstruct"
+                or f"bundle {manifest.name!r} needs {name!r}, which this block lacks"
+                + ("; add the gadget estimate_coil_maps before reconstruct" if name == "maps" else "")
             )
         if isinstance(source, Deferred):
             inputs[name] = _arrange_later(source, _AXES[name], wanted, batch, sizes)

@@ -103,7 +103,7 @@ class Receiver:
                 raise decoder.fault
 
     def _charge_growth(self, charged: int) -> int:
-        """Wait for room before memory is taken for a message that is larger than the usual piece; return what is charged for it."""
+        """Wait for room before memory is taken for a message larger than the usual piece; return what is charged for it."""
         size = self._decoder.growth
         if not size or self._account is None:
             return charged

@@ -187,6 +187,36 @@ def negate(items, scan, *, times: int = 1):
 def no_gadget(items, scan):
     return items
 """
+OTHER_ITEMS = """
+import numpy as np
+from isocenter.gadgets.gadget import gadget
+from isocenter.gadgets.kspace import Kspace, PartialKspace
+from isocenter.wire.items import Acquisition, DicomFile, Feedback, Image
+
+@gadget
+def to_dicom(items, scan, *, times: int = 1):
+    "A file beside every image."
+    for item in items:
+        yield item
+        if isinstance(item, Image):
+            yield DicomFile(b"DICM" * times, b"image.dcm")
+
+@gadget
+def next_line(items, scan, *, times: int = 1):
+    "Says what to measure next, from blocks that are not complete."
+    for item in items:
+        if isinstance(item, PartialKspace):
+            yield Feedback("lines", int(item.kspace.mask.sum()).to_bytes(2, "little"))
+        yield item
+
+@gadget
+def with_trajectory(items, scan, *, times: int = 1):
+    "Blocks as if they had been measured off the grid."
+    for item in items:
+        if isinstance(item, Kspace):
+            item.trajectory = np.zeros((*item.mask.shape, item.data.shape[-1], 2), np.float32)
+        yield item
+"""
 OWN_PIPELINE = (
     "<configuration><version>2</version><stream><external><connect port='9012'/><configuration><pipeline name='rss'/>"
     "<gadget name='NAME'><property name='times' value='1'/></gadget></configuration></external></stream></configuration>"
@@ -223,6 +253,37 @@ class TestOwnGadgets:
         plain = service.replay(small_scan).images[0].data
         result = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "turn").encode())
         assert np.array_equal(result.images[0].data, -plain)
+
+    @pytest.fixture
+    def service_of_others(self, make_service, code):
+        (code / "own_gadgets_of_a_site.py").write_text(OTHER_ITEMS)
+        names = ("to_dicom", "next_line", "with_trajectory")
+        return make_service(gadgets={name: f"own_gadgets_of_a_site:{name}" for name in names}, python_path=(code,))
+
+    def test_dicom_files_go_to_the_client(self, service_of_others, small_scan):
+        result = service_of_others.replay(small_scan, OWN_PIPELINE.replace("NAME", "to_dicom").encode())
+        assert [(file.dicom, file.name) for file in result.files] == [(b"DICM", b"image.dcm")]
+        assert len(result.images) == 1
+
+    @pytest.mark.parametrize("asked", [True, False])
+    def test_feedback_from_partial_blocks_goes_to_who_asks_for_it(self, service_of_others, small_scan, asked):
+        pipeline = OWN_PIPELINE.replace(
+            "<pipeline name='rss'/>",
+            "<gadget name='accumulate'><property name='partial' value='10'/></gadget>",
+        ).replace("NAME", "next_line")
+        parameters = json.dumps({"parameters": {"feedback": True}}) if asked else None
+        result = service_of_others.replay(small_scan, pipeline.encode(), parameters=parameters)
+        said = [(item.name, int.from_bytes(item.data, "little")) for item in result.feedback]
+        assert said == ([("lines", 10), ("lines", 20), ("lines", 30)] if asked else [])
+
+    def test_a_trajectory_is_refused_by_bundles_for_the_grid(self, service_of_others, small_scan):
+        pipeline = OWN_PIPELINE.replace("<pipeline name='rss'/>", "<gadget name='accumulate'/>").replace(
+            "</configuration></external>",
+            "<gadget name='reconstruct'><property name='bundle' value='rss'/></gadget></configuration></external>",
+        )
+        result = service_of_others.replay(small_scan, pipeline.replace("NAME", "with_trajectory").encode())
+        assert not result.images
+        assert "bundle 'rss' takes Cartesian k-space; this block has a trajectory" in "".join(result.texts)
 
     @pytest.mark.parametrize(
         ("own", "complaint"),
