@@ -13,6 +13,7 @@ from ismrmrd.xsd import ismrmrdHeader
 from torch import Tensor
 
 from ..flow.deferred import Deferred
+from ..flow.ledger import Account
 from ..wire.errors import IsocenterError
 from ..wire.header import Encoding, parse_encodings, parse_header
 
@@ -68,9 +69,15 @@ class Engine(Protocol):
         ...
 
     def submit(
-        self, bundle: str, inputs: Mapping[str, Tensor | Deferred], *, scan: str = ..., urgent: bool = ...
+        self,
+        bundle: str,
+        inputs: Mapping[str, Tensor | Deferred],
+        *,
+        scan: str = ...,
+        urgent: bool = ...,
+        account: Account | None = ...,
     ) -> Future[Any]:
-        """Queue inputs, and return the future of their ``Result``."""
+        """Queue inputs, which the account is charged with while they wait, and return the future of their ``Result``."""
         ...
 
     def begin(self, value: Deferred, *, scan: str = ...) -> None:
