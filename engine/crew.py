@@ -265,15 +265,15 @@ class Crew:
     def _reset(self, effect: events.Reset, _: list[Work]) -> None:
         self._hands[effect.device].give(partial(self._reset_now, self._devices[effect.device]))
 
-    def _revive(self, effect: events.Revive, _: list[Work]) -> None:
-        log.error("%s is lost; its jobs go to other devices", effect.device)
+    def _revive(self, effect: events.Revive, calls: list[Work]) -> None:
+        calls.append(partial(log.error, "%s is lost; its jobs go to other devices", effect.device))
         self._hands[effect.device].give(partial(self._revive_now, self._devices[effect.device]))
 
-    def _suspend(self, effect: events.Suspend, _: list[Work]) -> None:
-        log.error("bundle %s is suspended: %s", effect.bundle, effect.reason)
+    def _suspend(self, effect: events.Suspend, calls: list[Work]) -> None:
+        calls.append(partial(log.error, "bundle %s is suspended: %s", effect.bundle, effect.reason))
 
-    def _resume(self, effect: events.Resume, _: list[Work]) -> None:
-        log.warning("bundle %s has come back and is used again", effect.bundle)
+    def _resume(self, effect: events.Resume, calls: list[Work]) -> None:
+        calls.append(partial(log.warning, "bundle %s has come back and is used again", effect.bundle))
 
     # what takes time, in threads; each tells how it ended
 

@@ -46,8 +46,8 @@ class Result:
 
 
 def entries(inputs: Inputs) -> int:
-    """Return the length of the batch."""
-    return next(iter(inputs.values())).shape[0]
+    """Return the length of the batch; one if there are no inputs."""
+    return next((value.shape[0] for value in inputs.values()), 1)
 
 
 def likeness(bundle: str, inputs: Inputs) -> Hashable:

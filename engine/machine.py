@@ -242,7 +242,7 @@ class _Draft:
             self.front += (job,)
         else:
             self.rows[job.scan] = (*self.rows.get(job.scan, ()), job)
-        if not all([self.is_ready(name, job) for name in self.places(job)]):
+        if not all(self.is_ready(name, job) for name in self.places(job)):
             self.forgive(job)
             self.want(job)
 
@@ -312,7 +312,7 @@ class _Draft:
     def forgive(self, job: Job) -> None:
         """Let a bundle that could be loaded nowhere be tried again: its files may be others now."""
         places = self.places(job)
-        if all([self.phase(name, job.bundle) is ModelPhase.FAILED for name in places]):
+        if all(self.phase(name, job.bundle) is ModelPhase.FAILED for name in places):
             for name in places:
                 self.move_model(name, job.bundle, Submitted)
 

@@ -296,6 +296,18 @@ class TestModels:
         (folder / CACHE).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
 
+    def test_what_was_measured_holds_for_the_files_that_were_measured(self, bundles, tmp_path):
+        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        measured = choice.Choice(runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, waited=0.0)
+        choice.remember(Bundle.open(folder), CPU, measured)
+        assert choice.recall(Bundle.open(folder), CPU) == measured
+        for path in (bundles / "sense").iterdir():
+            if path.name != CACHE:
+                shutil.copy(path, folder)
+        assert choice.recall(Bundle.open(folder), CPU) is None
+        shutil.copytree(bundles / "rss", folder, ignore=shutil.ignore_patterns(CACHE), dirs_exist_ok=True)
+        assert choice.recall(Bundle.open(folder), CPU) == measured
+
     def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(
         self, bundles_with_onnx, tmp_path, busy, caplog
     ):
