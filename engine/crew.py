@@ -14,6 +14,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from ..flow.ledger import Account, Ledger
+from ..wire.errors import IsocenterError
 from . import events, machine
 from .device import Device
 from .jobs import DeviceLostError, EngineError, Inputs, Result, entries, likeness, stack, unstack
@@ -59,7 +60,7 @@ class Ticket(Future[Result]):
 
     def refuse(self, reason: Any) -> None:
         """Give an error of its own: whoever raises one ties the frames of its callers to it."""
-        self.set_exception(EngineError(reason) if isinstance(reason, str) else copy.copy(reason))
+        self.set_exception(copy.copy(reason) if isinstance(reason, IsocenterError) else EngineError(str(reason)))
 
     def end(self) -> None:
         """Say that the job will not be done."""
@@ -170,9 +171,7 @@ class Crew:
             # what is urgent waits for no room: an account that holds nothing takes whatever comes
             account = account.ledger.account("urgent") if urgent else account
             self._charge(account, size)
-        job = events.Job(
-            next(self._numbers), bundle, scan, urgent, entries=entries(inputs), likeness=likeness(bundle, inputs)
-        )
+        job = events.Job(next(self._numbers), bundle, scan, urgent, entries=entries(inputs), likeness=likeness(inputs))
         return self._put(job, inputs, account, size)
 
     def order(self, work: Work, *, bundle: str, scan: str, device: str, background: bool = False) -> Ticket:
@@ -229,7 +228,10 @@ class Crew:
             for effect in effects:
                 self._means[type(effect)](effect, calls)
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:  # one job's trouble is not the others'
+                log.exception("after %s", type(event).__name__)
 
     # what the machine says; under the lock, with calls for afterwards
 
@@ -297,7 +299,7 @@ class Crew:
             device.load(bundle)
             event = events.Loaded(name, bundle, device.batch(bundle))
         except BaseException as error:  # noqa: BLE001 - whoever waits for it must know
-            event = events.LoadFailed(name, bundle, _failure(error), lost=isinstance(error, DeviceLostError))
+            event = events.LoadFailed(name, bundle, _trouble(name, bundle, error), isinstance(error, DeviceLostError))
         overdue.cancel()
         self.tell(event)
 
@@ -331,6 +333,14 @@ def _outcomes(device: Device, bundle: str, tasks: Sequence[_Task]) -> Sequence[R
 def _failure(error: BaseException) -> Exception:
     """Return an error that whoever waits can be given; one that ends a thread is not for theirs."""
     return error if isinstance(error, Exception) else EngineError(f"{type(error).__name__}: {error}")
+
+
+def _trouble(name: str, bundle: str, error: BaseException) -> IsocenterError | str:
+    """Return what is said to all that wait for a bundle; an error that nobody has foreseen is logged, too."""
+    if isinstance(error, IsocenterError):
+        return error
+    log.error("bundle %s cannot be loaded on %s", bundle, name, exc_info=error)
+    return f"bundle {bundle!r} cannot be loaded on {name}: {type(error).__name__}: {error}"
 
 
 def _is_alive(device: Device) -> bool:

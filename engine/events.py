@@ -22,7 +22,7 @@ class Job(NamedTuple):
     entries
         Length of its batch.
     likeness
-        The same for jobs that can be computed in one batch; None: it is computed alone.
+        The same for jobs of a bundle that can be computed in one batch; None: it is computed alone.
     device
         The only device that may do it; None: any.
     """

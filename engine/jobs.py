@@ -50,9 +50,9 @@ def entries(inputs: Inputs) -> int:
     return next((value.shape[0] for value in inputs.values()), 1)
 
 
-def likeness(bundle: str, inputs: Inputs) -> Hashable:
-    """Return what is equal for inputs that can be computed in one batch: the bundle, and all shapes beyond the batch."""
-    return bundle, *((name, *value.shape[1:]) for name, value in sorted(inputs.items()))
+def likeness(inputs: Inputs) -> Hashable:
+    """Return what is equal for inputs of a bundle that can be computed in one batch: all shapes beyond the batch."""
+    return frozenset([(name, *value.shape[1:]) for name, value in inputs.items()])
 
 
 def stack(jobs: Sequence[Inputs]) -> Tensors:

@@ -320,6 +320,9 @@ class _Draft:
         """Load what a job needs wherever it may be done; refuse a job that has nothing to hope for."""
         if not job.bundle or self.closed:
             return
+        if reason := self.suspension(job.bundle):
+            self.refuse(job, reason)
+            return
         places = self.places(job)
         for name in places:
             turn = not (job.background and self.is_loading(name))
@@ -391,9 +394,7 @@ class _Draft:
         self.effects += [Replace(name), Reset(name)]
         if bundle:
             self.effects.append(Suspend(bundle, reason))
-            for job in tuple(self.waiting()):
-                if job.bundle == bundle:
-                    self.refuse(job, self.suspension(bundle))
+            self.want_all()
 
     def suspension(self, bundle: str) -> str:
         """Why a bundle is not used; empty: it is."""
@@ -437,7 +438,8 @@ class _Draft:
         found: list[Job] = []
         if room > 0 and first.likeness is not None:
             for job in tuple(self.waiting()):
-                if job.likeness == first.likeness and job.entries <= room and self.can_do(name, job):
+                like = job.bundle == first.bundle and job.likeness == first.likeness
+                if like and job.entries <= room and self.can_do(name, job):
                     found.append(job)
                     room -= job.entries
                     self.drop(job.id)

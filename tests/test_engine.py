@@ -217,13 +217,22 @@ class TestRoom:
 
     def test_closing_ends_the_wait_for_room(self, engine, device, submit_in_thread):
         account = Ledger(4).account("a")
-        waiting = engine.submit("b", numbered(1), account=account)
+        account.charge(4)  # by somebody who gives nothing back
         thread, _, errors = submit_in_thread(account, 2)
-        waiting.add_done_callback(lambda _: device.go.set())
+        device.go.set()
         engine.close()
         thread.join(20)
         assert "closed" in str(errors[0])
-        assert account.ledger.held == 0
+        assert account.ledger.held == 4
+
+    def test_a_job_that_runs_takes_no_room(self):
+        account = Ledger(4).account("a")
+        device = Recorder()
+        engine = Engine([], devices=[device])
+        wait_until(engine.submit("b", numbered(0), account=account).running)
+        wait_until(lambda: not account.ledger.held)
+        device.go.set()
+        engine.close()
 
     def test_a_job_that_is_refused_gives_its_room_back(self, engine):
         account = Ledger(4).account("a")

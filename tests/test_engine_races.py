@@ -7,6 +7,7 @@ from concurrent.futures import CancelledError
 import pytest
 import torch
 from helpers import Recorder, numbered, rss_inputs, wait_until
+from isocenter.bundle.manifest import BundleError
 from isocenter.engine import Engine, EngineError
 from isocenter.engine import device as device_module
 from isocenter.engine.jobs import DeviceLostError
@@ -228,6 +229,17 @@ class TestClosing:
             running.result(0)
 
 
+class Refusing:
+    """Loads nothing, and keeps what it has raised."""
+
+    def __init__(self):
+        self.errors = []
+
+    def __call__(self, bundle):
+        self.errors.append(BundleError(f"{bundle} is damaged"))
+        raise self.errors[-1]
+
+
 class TestLoading:
     @pytest.fixture
     def loads(self, device, monkeypatch):
@@ -298,9 +310,13 @@ class TestLoading:
     def test_each_job_gets_an_error_of_its_own_from_a_bundle_that_cannot_be_loaded(self, engine, device, monkeypatch):
         monkeypatch.setattr(device, "load", lambda bundle: 1 / 0)
         first, second = (engine.submit("broken", numbered(value)).exception(20) for value in range(2))
-        assert isinstance(first, ZeroDivisionError)
-        assert first is not second
-        assert first.__traceback__ is None
+        for error in (first, second):
+            assert "bundle 'broken' cannot be loaded on recorder: ZeroDivisionError" in str(error)
+            assert isinstance(error, EngineError)
+        monkeypatch.setattr(device, "load", refuse := Refusing())
+        first, second = (engine.submit("damaged", numbered(value)).exception(20) for value in range(2))
+        assert type(first) is type(second) is BundleError
+        assert len({first, second, *refuse.errors}) == 2 + len(refuse.errors)
 
     def test_a_device_that_is_lost_while_it_loads_leaves_the_job_to_another_one(self, device):
         def fail(bundle):

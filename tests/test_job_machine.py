@@ -240,6 +240,12 @@ class TestSuspension:
         assert machine.state.suspended == {"b": "hangs"}
         assert machine.state.devices["one"].phase is DevicePhase.IDLE
 
+    def test_a_job_that_is_put_back_finds_its_bundle_suspended(self):
+        machine = Machine("one", "two").submit(b(0), b(1)).tell(Abandoned(0, "hangs"))
+        machine.said()
+        machine.tell(DeviceLost("two", machine.state.devices["two"].run))
+        assert machine.said() == [Revive("two"), Refuse(1, "bundle 'b' is suspended: hangs")]
+
     def test_an_order_without_a_bundle_suspends_none(self):
         machine = Machine().submit(Job(0, device="one")).tell(Abandoned(0, "hangs"))
         assert Suspend not in [type(effect) for effect in machine.said()]
@@ -279,14 +285,26 @@ class TestEnd:
 
 DEVICES = "one", "two", "three"
 BUNDLES = "b", "c", "d"
-devices = st.sampled_from(DEVICES)
+WISHES = st.fixed_dictionaries(
+    {
+        "bundle": st.sampled_from(("b", "b", "c", "d", "")),
+        "scan": st.sampled_from("xyz"),
+        "urgent": st.booleans(),
+        "background": st.booleans(),
+        "entries": st.integers(1, 3),
+        "likeness": st.sampled_from((None, "like", "alike")),
+        "device": st.sampled_from((None, None, *DEVICES)),
+    }
+)
 
 
 class World(RuleBasedStateMachine):
     """Threads that do what the machine says, in any order and at any pace; and a queue of its own that tells who is next."""
 
-    @initialize(number=st.integers(1, 3))
-    def begin(self, number):
+    @initialize(number=st.integers(1, 3), life=st.integers(3, 100))
+    def begin(self, number, life):
+        self.life = life
+        self.is_sound = True
         self.names = DEVICES[:number]
         self.state = start(self.names)
         self.numbers = count()
@@ -300,15 +318,15 @@ class World(RuleBasedStateMachine):
         """Runs of threads that were replaced."""
         self.stopped = set()
         """Bundles of given-up runs that ended because their device was stopped."""
-        self.expired = False
 
     def tell(self, event):
-        before = self.state
-        self.state, effects = step(before, event)
+        self.is_sound = False
+        self.state, effects = step(self.state, event)
         for effect in effects:
             self.check(effect)
             getattr(self, type(effect).__name__.lower())(effect)
         assert self.state.waiting == (*self.front, *(job for row in self.rows.values() for job in row))
+        self.is_sound = True
 
     def check(self, effect):
         """Jobs move as the table has it, and none is named that is not there."""
@@ -398,25 +416,22 @@ class World(RuleBasedStateMachine):
         )
 
     ending = None
+    is_sound = False
+    """Whether nothing has failed yet."""
 
     # what may happen
 
-    @rule(
-        bundle=st.sampled_from(("", *BUNDLES)),
-        scan=st.sampled_from("xyz"),
-        urgent=st.booleans(),
-        background=st.booleans(),
-        entries=st.integers(1, 3),
-        shape=st.sampled_from((None, 1, 2)),
-        device=st.none() | st.none() | devices,
-    )
-    def submit(self, bundle, scan, urgent, background, entries, shape, device):
-        device = device if device in self.names else None
-        likeness = None if shape is None or not bundle else (bundle, shape)
-        job = Job(next(self.numbers), bundle, scan, urgent, background, entries, likeness, device)
-        self.jobs[job.id], self.phases[job.id] = job, JobPhase.WAITING
-        (self.front if urgent else self.rows.setdefault(scan, [])).append(job)
-        self.tell(Submitted(job))
+    @rule(wishes=st.lists(WISHES, min_size=1, max_size=5))
+    def submit(self, wishes):
+        for wish in wishes:
+            job = Job(next(self.numbers), **wish)
+            if job.device not in self.names:
+                job = job._replace(device=None)
+            if not job.bundle:
+                job = job._replace(likeness=None)
+            self.jobs[job.id], self.phases[job.id] = job, JobPhase.WAITING
+            (self.front if job.urgent else self.rows.setdefault(job.scan, [])).append(job)
+            self.tell(Submitted(job))
 
     @precondition(lambda self: self.jobs)
     @rule(data=st.data())
@@ -438,54 +453,43 @@ class World(RuleBasedStateMachine):
         if phase is JobPhase.ANSWERED:
             assert self.state == before
 
-    @precondition(lambda self: self.loads)
-    @rule(data=st.data(), ending=st.sampled_from(("well", "well", "badly", "lost")), batch=st.integers(1, 4))
-    def end_load(self, data, ending, batch):
-        device, bundle = data.draw(st.sampled_from(sorted(self.loads)))
-        self.loads.remove((device, bundle))
-        if ending == "well":
-            self.tell(Loaded(device, bundle, batch))
-        else:
-            self.tell(LoadFailed(device, bundle, "broken", lost=ending == "lost"))
-
-    @rule(device=devices, bundle=st.sampled_from(BUNDLES))
+    @rule(device=st.sampled_from(DEVICES), bundle=st.sampled_from(BUNDLES))
     def be_overdue(self, device, bundle):
         """Also too late."""
         if device in self.names:
             self.tell(Overdue(device, bundle, "too long"))
 
-    @precondition(lambda self: any(self.threads.values()))
-    @rule(data=st.data(), ending=st.sampled_from(("well", "well", "well", "lost")))
-    def end_work(self, data, ending):
-        """A device's thread comes to the end of what it does."""
-        device = data.draw(st.sampled_from([name for name in self.names if self.threads[name]]))
-        work = self.threads[device].pop(0)
-        if type(work) is Run:
-            self.end_run(work, ending)
-        else:
-            self.tell(DeviceBack(device))
+    def under_way(self):
+        """What may end next: loads, what each device's thread does, and what hangs in threads that were replaced."""
+        at_work = [self.threads[name][0] for name in self.names if self.threads[name]]
+        return [*sorted(self.loads), *at_work, *self.hanging]
 
-    @precondition(lambda self: self.hanging)
-    @rule(data=st.data(), ending=st.sampled_from(("well", "well", "lost")))
-    def come_back(self, data, ending):
-        """A thread that was replaced comes to the end of its run, and of whatever it had been given before."""
-        work = self.hanging.pop(data.draw(st.integers(0, len(self.hanging) - 1)))
-        if type(work) is Run:
-            if ending == "lost" and work.run in self.state.hung:
-                self.stopped.add(work.bundle)
-            self.end_run(work, ending)
+    @precondition(lambda self: self.under_way())
+    @rule(data=st.data(), well=st.sampled_from((True, True, True, False)), batch=st.integers(1, 4), lost=st.booleans())
+    def something_ends(self, data, well, batch, lost):
+        self.end(data.draw(st.sampled_from(self.under_way())), well, batch, lost)
+
+    def end(self, work, well=True, batch=1, lost=False):
+        if work in self.loads:
+            self.loads.remove(work)
+            self.tell(Loaded(*work, batch) if well else LoadFailed(*work, "broken", lost))
+            return
+        mine = self.threads[work.device]
+        if mine and mine[0] is work:
+            del mine[0]
         else:
+            self.hanging = [other for other in self.hanging if other is not work]
+        if type(work) is not Run:
             self.tell(DeviceBack(work.device))
-
-    def end_run(self, work, ending):
+            return
+        if not well and work.run in self.state.hung:
+            self.stopped.add(work.bundle)
         self.ending = work.jobs if self.state.devices[work.device].run == work.run else ()
-        if ending == "well":
-            self.tell(Finished(work.device, work.run, [f"result {job}" for job in work.jobs]))
-        else:
-            self.tell(DeviceLost(work.device, work.run))
+        results = [f"result {job}" for job in work.jobs]
+        self.tell(Finished(work.device, work.run, results) if well else DeviceLost(work.device, work.run))
         self.ending = None
 
-    @precondition(lambda self: len(self.jobs) > 3)
+    @precondition(lambda self: len(self.jobs) > self.life)
     @rule()
     def close(self):
         self.tell(Closed())
@@ -521,18 +525,9 @@ class World(RuleBasedStateMachine):
 
     def teardown(self):
         """Everything comes to rest: each job has been answered, and each bundle is back."""
-        while self.loads or self.hanging or any(self.threads.values()):
-            while self.hanging:
-                work = self.hanging.pop()
-                self.end_run(work, "well") if type(work) is Run else self.tell(DeviceBack(work.device))
-            for device, bundle in sorted(self.loads):
-                self.loads.remove((device, bundle))
-                self.tell(Loaded(device, bundle, 1))
-            for device in self.names:
-                if self.threads[device]:
-                    work = self.threads[device].pop(0)
-                    self.end_run(work, "well") if type(work) is Run else self.tell(DeviceBack(device))
-        assert set(self.phases.values()) <= {JobPhase.ANSWERED}
+        while self.is_sound and (under_way := self.under_way()):
+            self.end(under_way[-1])
+        assert not self.is_sound or set(self.phases.values()) <= {JobPhase.ANSWERED}
         assert set(self.state.suspended) <= self.stopped
 
 
