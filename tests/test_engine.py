@@ -230,7 +230,7 @@ class TestRoom:
         device = Recorder()
         engine = Engine([], devices=[device])
         wait_until(engine.submit("b", numbered(0), account=account).running)
-        wait_until(lambda: not account.ledger.held)
+        wait_until(lambda: not account.ledger.held, 5)
         device.go.set()
         engine.close()
 

@@ -329,6 +329,19 @@ class TestLoading:
         assert engine.submit("b", numbered(1)).result(20).device == "recorder"
         engine.close()
 
+    def test_a_device_that_was_lost_while_it_loaded_does_the_job_when_it_is_back(self, device, monkeypatch):
+        attempts = iter([DeviceLostError("it is gone"), None])
+
+        def load(bundle):
+            if error := next(attempts):
+                raise error
+
+        monkeypatch.setattr(device, "load", load)
+        device.go.set()
+        engine = Engine([], devices=[device])
+        assert engine.run("b", numbered(1))["y"].item() == 2
+        engine.close()
+
 
 def test_a_bundle_that_two_threads_want_at_once_is_loaded_once(bundles, monkeypatch):
     made, begun, go_on = [], threading.Event(), threading.Event()
