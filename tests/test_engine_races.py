@@ -297,6 +297,9 @@ class TestLoading:
         wait_until(lambda: is_used(engine, "hangs"))
         engine.close()
 
+    def test_nobody_waits_for_what_is_loaded(self, engine):
+        wait_until(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()), 5)
+
     def test_a_job_that_waits_for_a_bundle_is_given_up_and_nothing_is_suspended(self, engine, device, loads):
         device.go.set()
         waiting = engine.submit("hangs", numbered(1))
