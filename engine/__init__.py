@@ -1,7 +1,8 @@
 """The inference engine: bundles, loaded once, run for all scans on all devices.
 
-``engine`` is what others use. ``jobs`` has the queue, ``worker`` the thread of a device, ``device`` and ``model`` what runs a
-bundle, ``choice`` which runtime does, ``remote`` devices of other hosts through Ray.
+``engine`` is what others use. ``machine`` decides what is done next, in the words of ``events``; ``crew`` has the threads that
+do it. ``jobs`` says what goes in and comes out, ``device`` and ``model`` are what runs a bundle, ``choice`` says which runtime
+does, ``remote`` has devices of other hosts through Ray.
 """
 
 from .engine import Engine, Model

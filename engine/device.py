@@ -1,8 +1,8 @@
 """Where bundles run: the devices of this process."""
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -10,14 +10,12 @@ import torch
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
-from .jobs import EngineError, Result, Tensors
+from ..flow.threads import use_cores
+from .cores import Cores
+from .jobs import Result, Tensors
 from .model import LoadedModel
 
 log = logging.getLogger("isocenter.engine")
-
-
-class DeviceLostError(EngineError):
-    """A device is gone, through no fault of what it ran."""
 
 
 class Device(Protocol):
@@ -26,7 +24,13 @@ class Device(Protocol):
     name: str
 
     def load(self, bundle: str) -> object:
-        """Load and commission a bundle, if it is not loaded yet."""
+        """Load and commission a bundle, if it is not loaded yet; beside what runs, and beside the loading of others.
+
+        Raises
+        ------
+        DeviceLostError
+            The device is gone.
+        """
         ...
 
     def batch(self, bundle: str) -> int:
@@ -110,7 +114,7 @@ class Shelf:
 
 
 class LocalDevice:
-    """A processor of this host.
+    """A processor of this host. Its models are futures: one that is being loaded holds up nobody but who wants it.
 
     Parameters
     ----------
@@ -127,8 +131,13 @@ class LocalDevice:
         self.name = str(self.device)
         self._shelf = shelf
         self._runtime: RuntimeChoice = runtime
-        self._models: dict[str, LoadedModel] = {}
-        self._lock = threading.Lock()
+        self._models: dict[str, Future[LoadedModel]] = {}
+        self._cores = Cores(torch.get_num_threads()) if self.device.type == "cpu" else None
+
+    def use_free_cores(self) -> None:
+        """Let what follows in this thread compute on the cores that other programs leave free, where that is on the CPU."""
+        if self._cores is not None:
+            use_cores(self._cores.free())
 
     def load(self, bundle: str) -> LoadedModel:
         """Return a bundle's model, loaded and commissioned at its first use.
@@ -138,10 +147,16 @@ class LocalDevice:
         BundleError
             There is no such bundle, or it is damaged, or fails its probe.
         """
-        with self._lock:
-            if bundle not in self._models:
-                self._models[bundle] = LoadedModel(self._shelf.open(bundle), self.device, self._runtime)
-            return self._models[bundle]
+        loading: Future[LoadedModel] = Future()
+        model = self._models.setdefault(bundle, loading)  # one step: who comes second waits for who came first
+        if model is loading:
+            try:
+                loading.set_result(LoadedModel(self._shelf.open(bundle), self.device, self._runtime))
+            except BaseException as error:
+                self._models.pop(bundle, None)  # whoever wants it next tries again
+                loading.set_exception(error)
+                raise
+        return model.result()
 
     def batch(self, bundle: str) -> int:
         return self.load(bundle).batch
@@ -150,6 +165,7 @@ class LocalDevice:
         self.load(bundle).prepare(sizes)
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
+        self.use_free_cores()
         return self.load(bundle).result(inputs)
 
     def is_alive(self) -> bool:

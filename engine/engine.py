@@ -11,14 +11,17 @@ import torch
 
 from ..bundle.manifest import Manifest, RuntimeChoice
 from ..flow.deferred import Deferred
+from ..flow.ledger import Account
+from .crew import Crew, Ticket
 from .device import Device, LocalDevice, Shelf
-from .jobs import FairQueue, Inputs, Job, Result
-from .worker import Suspended, Worker
+from .events import Abandoned
+from .jobs import Inputs, Result
 
 log = logging.getLogger("isocenter.engine")
 
-_CLOSE_SECONDS = 10.0
 _ENGINE = "engine"
+_LOAD_SECONDS = 60.0
+"""A bundle that takes longer to load holds up no other, and its jobs are refused until it comes."""
 
 
 class Model:
@@ -49,8 +52,11 @@ class Engine:
         Bundle for pipelines that name none.
     deadline
         Seconds after which a gadget waits no longer for an image and falls back.
-    queue_bytes
-        Bytes of inputs that may wait for each scan.
+
+    Raises
+    ------
+    EngineError
+        Two devices have the same name.
     """
 
     def __init__(
@@ -61,7 +67,6 @@ class Engine:
         runtime: RuntimeChoice = "auto",
         default_network: str | None = None,
         deadline: float = 60.0,
-        queue_bytes: int = 2**30,
     ) -> None:
         self.shelf = Shelf(folders)
         self.default_network = default_network
@@ -69,9 +74,17 @@ class Engine:
         self.devices: list[Device] = [
             LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
         ]
-        self._queue = FairQueue(queue_bytes)
-        self._suspended = Suspended()
-        self._workers = [Worker(device, self._queue, self._suspended) for device in self.devices]
+        self._crew = Crew(self.devices, max(deadline, _LOAD_SECONDS))
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a device."""
+        return len(self._crew.state.waiting)
+
+    @property
+    def suspended(self) -> dict[str, str]:
+        """Bundles that are not used because they hang, and why."""
+        return self._crew.state.suspended
 
     @property
     def device(self) -> torch.device:
@@ -94,27 +107,27 @@ class Engine:
         return Model(self, bundle, self.shelf.manifest(bundle))
 
     def preload(self, bundles: Sequence[str] | None = None) -> None:
-        """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged."""
+        """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged.
+
+        They are loaded one after the other, as their runtimes are measured; what a job needs meanwhile is loaded at once.
+        """
         for name in sorted(self.available()) if bundles is None else bundles:
-            for future in self.prepare(name, {}):
-                future.add_done_callback(_log_failure)
+            for device in self.devices:
+                ticket = self._crew.order(_nothing, bundle=name, scan=_ENGINE, device=device.name, background=True)
+                ticket.add_done_callback(_log_failure)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
-        """Load and warm up in the background, on every device, for sizes that a header announced."""
-
-        def get_ready(device: Device) -> None:
-            if sizes:
-                device.prepare(bundle, sizes)
-            else:
-                device.load(bundle)
-
+        """Load and warm up, on every device, for sizes that a header announced."""
         # in the threads that will run it: what is warm belongs to a thread
-        jobs = [
-            Job(bundle, {}, _ENGINE, order=partial(get_ready, device), device=device.name) for device in self.devices
+        return [
+            self._crew.order(
+                partial(device.prepare, bundle, dict(sizes)) if sizes else _nothing,
+                bundle=bundle,
+                scan=_ENGINE,
+                device=device.name,
+            )
+            for device in self.devices
         ]
-        for job in jobs:
-            self._queue.put(job)
-        return [job.future for job in jobs]
 
     def begin(self, value: Deferred, *, scan: str = _ENGINE) -> None:
         """Compute an input that a job will need, before there is the job.
@@ -128,7 +141,7 @@ class Engine:
         scan
             Whose turn it uses up.
         """
-        processor = next((device.name for device in self.devices if device.name == "cpu"), None)
+        processor = next((device for device in self.devices if device.name == "cpu"), None)
         if processor is None:
             value.start()
             return
@@ -136,14 +149,22 @@ class Engine:
 
         def start() -> None:
             if (wanted := reference()) is not None:
+                if isinstance(processor, LocalDevice):
+                    processor.use_free_cores()
                 wanted.start()
 
-        self._queue.put(Job("", {}, scan, order=start, device=processor))
+        self._crew.order(start, bundle="", scan=scan, device=processor.name)
 
     def submit(
-        self, bundle: str, inputs: Inputs, *, scan: str = _ENGINE, urgent: bool = False, account: object = None
+        self,
+        bundle: str,
+        inputs: Inputs,
+        *,
+        scan: str = _ENGINE,
+        urgent: bool = False,
+        account: Account | None = None,
     ) -> Future[Result]:
-        """Queue a job; waits while the scan has too much waiting already.
+        """Queue a job, once there is room for its inputs.
 
         Parameters
         ----------
@@ -155,7 +176,9 @@ class Engine:
         scan
             Jobs of different scans take turns.
         urgent
-            Go before everything else.
+            Go before everything else, and wait for no room: it repeats what has failed.
+        account
+            Charged with the bytes of the inputs while they wait. Without one, nothing is bounded.
 
         Returns
         -------
@@ -167,9 +190,7 @@ class Engine:
         EngineError
             The engine is closed. What goes wrong with the job is raised by its future.
         """
-        job = Job(bundle, inputs, scan, urgent)
-        self._queue.put(job)
-        return job.future
+        return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, account=account)
 
     def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run a bundle and wait for its outputs."""
@@ -177,18 +198,18 @@ class Engine:
 
     def abandon(self, future: Future[Result], reason: str) -> None:
         """Wait for a job no longer: take it out of the queue, or suspend the bundle that it hangs in and go on without."""
-        if not future.cancel():
-            for worker in self._workers:
-                if worker.abandon(future, reason):
-                    return
+        if isinstance(future, Ticket):
+            self._crew.tell(Abandoned(future.job, reason))
 
     def close(self) -> None:
-        """Cancel what waits, wait for what runs, and release the devices."""
-        self._queue.close()
-        for worker in self._workers:
-            worker.join(_CLOSE_SECONDS)
+        """Cancel what waits, wait a while for what runs, and release the devices; every job is answered then."""
+        self._crew.close()
         for device in self.devices:
             device.close()
+
+
+def _nothing() -> None:
+    """What is to be done with a bundle that is only to be loaded."""
 
 
 def _log_failure(future: Future[Result]) -> None:

@@ -96,19 +96,20 @@ class LoadedModel:
         return {spec.name: torch.zeros(shape_of(spec, sizes)) for spec in self.manifest.inputs}
 
     def prepare(self, sizes: Mapping[str, int]) -> None:
-        """Run on zeros of the announced sizes, so that the first real call is fast; once for the same sizes.
+        """Run in this thread, so that the first real call is fast: on zeros of the announced sizes, once for the same ones.
 
-        Not on a CPU: there new sizes cost nothing once the model has run at all, and a short scan would wait for this.
+        On a CPU the probe's sizes will do, once: there new sizes cost nothing when the model has run in this thread, and a short
+        scan would wait for this.
 
         Parameters
         ----------
         sizes
             Lengths of the named axes.
         """
-        key = tuple(sorted(sizes.items()))
-        if self.device.type != "cpu" and key not in self._prepared:
+        key = tuple(sorted(sizes.items())) if self.device.type != "cpu" else ()
+        if key not in self._prepared:
             self._prepared.add(key)
-            self.run(self.zeros(sizes))
+            self.run(self.zeros(sizes) if key else self.bundle.probe()[0])
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""

@@ -13,14 +13,18 @@ import torch
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError
-from .device import DeviceLostError, LocalDevice, Shelf
-from .jobs import EngineError, Result, Tensors
+from .device import LocalDevice, Shelf
+from .jobs import DeviceLostError, EngineError, Result, Tensors
 
 log = logging.getLogger("isocenter.engine")
 
 _RETRIES = 3
 _START_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
+_BESIDE = "load", "batch", "process"
+"""What the actor does beside the thread in which it runs bundles, and again where the process was stopped for a run's sake."""
+_THREADS = 16
+"""For what is done beside: a load that hangs keeps one of them."""
 
 
 class Host:
@@ -99,19 +103,23 @@ class RayDevice:
         self._asked: tuple[Any, bool] = None, False
         """The actor that was last asked whether it is there, and whether it was: a new one may wait for a place for ever."""
         self._resets = 0
-        self._batches: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def _make_actor(self) -> Any:
-        return self._ray.remote(**self._options)(Host).remote(*self._arguments)
+        options = {**self._options, "concurrency_groups": {"beside": _THREADS}}
+        return self._ray.remote(**options)(Host).remote(*self._arguments)
+
+    def _ask(self, actor: Any, method: str, *arguments: Any) -> Any:
+        function = getattr(actor, method)
+        if method in _BESIDE:
+            function = function.options(concurrency_group="beside")
+        return function.remote(*arguments)
 
     def load(self, bundle: str) -> None:
         self._call("load", bundle)
 
     def batch(self, bundle: str) -> int:
-        if bundle not in self._batches:
-            self._batches[bundle] = self._call("batch", bundle)
-        return self._batches[bundle]
+        return self._call("batch", bundle)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         self._call("prepare", bundle, dict(sizes))
@@ -132,7 +140,7 @@ class RayDevice:
         Raises
         ------
         DeviceLostError
-            Ray finds no place for a new one.
+            Ray finds no place for a new one, or it was stopped because of what it ran.
         """
         errors = self._ray.exceptions
         resets = self._resets
@@ -142,14 +150,14 @@ class RayDevice:
                 asked, answered = self._asked
                 if not (answered if asked is actor else self.is_alive()):
                     raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
-                return self._ray.get(getattr(actor, method).remote(*arguments))
+                return self._ray.get(self._ask(actor, method, *arguments))
             except errors.RayTaskError as error:
                 if isinstance(error.cause, IsocenterError):
                     raise error.cause from error
                 raise EngineError(f"{type(error.cause).__name__}: {error.cause}") from error
             except errors.RayActorError as error:
-                if self._resets != resets:
-                    raise EngineError(f"{self.name} was stopped") from error
+                if self._resets != resets and method not in _BESIDE:
+                    raise DeviceLostError(f"{self.name} was stopped") from error
                 if attempt == _RETRIES:
                     raise EngineError(f"{self.name} has died {attempt + 1} times: {error}") from error
                 log.warning("%s has died and is made anew: %s", self.name, str(error).partition("\n")[0])
@@ -161,7 +169,7 @@ class RayDevice:
     def is_alive(self) -> bool:
         actor = self._actor
         try:
-            self._ray.get(actor.process.remote(), timeout=_START_SECONDS)
+            self._ray.get(self._ask(actor, "process"), timeout=_START_SECONDS)
         except self._ray.exceptions.GetTimeoutError:
             self._asked = actor, False
             return False

@@ -78,7 +78,7 @@ class Engine(Protocol):
         urgent: bool = ...,
         account: Account | None = ...,
     ) -> Future[Any]:
-        """Queue inputs, charged to an account, and return the future of their ``Result``."""
+        """Queue inputs, which the account is charged with while they wait, and return the future of their ``Result``."""
         ...
 
     def begin(self, value: Deferred, *, scan: str = ...) -> None:

@@ -32,5 +32,4 @@ def make_engine(settings: Settings) -> Engine:
         runtime=settings.runtime,
         default_network=settings.network,
         deadline=settings.deadline,
-        queue_bytes=settings.queue_bytes,
     )

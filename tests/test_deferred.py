@@ -1,6 +1,7 @@
 import gc
 import threading
 import weakref
+from contextlib import suppress
 
 import pytest
 import torch
@@ -33,6 +34,33 @@ def test_it_is_computed_once_for_all_threads():
     assert calls == [first]
     assert all(tensor is got[0] for tensor in got)
     assert torch.equal(got[0], torch.arange(3.0))
+
+
+def test_two_threads_that_start_it_at_once_compute_it_once():
+    """Both find it not begun, if they can: each waits for the other before it goes on."""
+    both = threading.Barrier(2)
+    calls = []
+
+    class Watched(Deferred):
+        @property
+        def _compute(self):
+            compute = vars(self)["compute"]
+            if compute is not None:
+                with suppress(threading.BrokenBarrierError):
+                    both.wait(0.5)
+            return compute
+
+        @_compute.setter
+        def _compute(self, compute):
+            vars(self)["compute"] = compute
+
+    value = Watched(lambda: calls.append(1) or torch.ones(1), (1,))
+    threads = [threading.Thread(target=value.start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert calls == [1]
 
 
 def test_what_went_wrong_is_raised_by_whoever_asks():

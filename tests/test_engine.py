@@ -19,12 +19,12 @@ from isocenter.commands.cli import app
 from isocenter.engine import Engine, EngineError, LoadedModel, choice
 from isocenter.engine.choice import CACHE
 from isocenter.engine.commission import commission
-from isocenter.engine.device import DeviceLostError
-from isocenter.engine.jobs import FairQueue, Job
+from isocenter.engine.jobs import DeviceLostError
 from isocenter.engine.runtimes import ChannelsLastRuntime
 from isocenter.export.cases import make_case
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
+from isocenter.flow.ledger import Ledger
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.errors import IsocenterError
 from typer.testing import CliRunner
@@ -73,6 +73,8 @@ class TestQueue:
     def test_like_slices_that_wait_are_computed_together(self):
         device = Recorder(batch=4)
         engine = Engine([], devices=[device])
+        for bundle in ("b", "another"):
+            engine.prepare(bundle, {})[0].result(20)
         first = engine.submit("b", numbered(0))
         wait_until(first.running)
         wide = engine.submit("b", numbered(7, (1, 2)), scan="a")
@@ -87,27 +89,14 @@ class TestQueue:
         engine.close()
         assert device.runs == [[0], [7, 7], [2, 5, 5, 1], [4], [3]]
 
-    def test_a_scan_with_too_much_waiting_is_held_back_alone(self):
-        queue = FairQueue(capacity=8)
-        queue.put(Job("b", numbered(1), "a"))
-        queue.put(Job("b", numbered(2), "a"))
-        blocked = threading.Thread(target=queue.put, args=(Job("b", numbered(3), "a"),), daemon=True)
-        blocked.start()
-        queue.put(Job("b", numbered(4), "another"))
-        time.sleep(0.05)
-        assert blocked.is_alive()
-        assert len(queue) == 3
-        queue.take("any", lambda job: 1, lambda: False)
-        blocked.join(20)
-        assert len(queue) == 3
-
-    def test_what_is_cancelled_is_never_run_and_makes_room(self):
+    def test_what_is_cancelled_is_never_run(self):
         device = Recorder()
-        engine = Engine([], devices=[device], queue_bytes=4)
+        engine = Engine([], devices=[device])
         first = engine.submit("b", numbered(0), scan="a")
         wait_until(first.running)
         waiting = engine.submit("b", numbered(1), scan="a")
         assert waiting.cancel()
+        assert not first.cancel()
         last = engine.submit("b", numbered(2), scan="a")
         device.go.set()
         assert last.result(20).outputs["y"].item() == 4
@@ -120,7 +109,7 @@ class TestQueue:
         running = engine.submit("b", numbered(0))
         wait_until(running.running)
         waiting = engine.submit("b", numbered(1))
-        threading.Timer(0.1, device.go.set).start()
+        waiting.add_done_callback(lambda _: device.go.set())
         engine.close()
         assert running.result(20).outputs["y"].item() == 0
         with pytest.raises(CancelledError):
@@ -152,6 +141,110 @@ class TestQueue:
         engine.close()
 
 
+class TestRoom:
+    """What waits is charged to an account of the scan; a float takes four bytes."""
+
+    @pytest.fixture
+    def device(self):
+        return Recorder()
+
+    @pytest.fixture
+    def engine(self, device):
+        engine = Engine([], devices=[device])
+        wait_until(engine.submit("b", numbered(0)).running)
+        yield engine
+        device.go.set()
+        engine.close()
+
+    @pytest.fixture
+    def submit_in_thread(self, engine):
+        """Submit a job that finds no room; return the event that says that it is queued, and what is said otherwise."""
+
+        def submit(account, value):
+            queued, errors = threading.Event(), []
+
+            def put():
+                try:
+                    engine.submit("b", numbered(value), account=account)
+                    queued.set()
+                except EngineError as error:
+                    errors.append(error)
+
+            thread = threading.Thread(target=put, daemon=True)
+            thread.start()
+            wait_until(lambda: engine._crew._charging)
+            return thread, queued, errors
+
+        return submit
+
+    def test_a_scan_with_too_much_waiting_is_held_back_alone(self, engine, device, submit_in_thread):
+        account, other = Ledger(8).account("a"), Ledger(8).account("b")
+        for value in (1, 2):
+            engine.submit("b", numbered(value), scan="a", account=account)
+        thread, queued, _ = submit_in_thread(account, 3)
+        engine.submit("b", numbered(4), scan="b", account=other)
+        assert (account.waiting, other.waiting, engine.waiting) == (8, 4, 3)
+        assert not queued.is_set()
+        device.go.set()
+        thread.join(20)
+        assert queued.is_set()
+        wait_until(lambda: not engine.waiting)
+        wait_until(lambda: account.ledger.held == other.ledger.held == 0)
+
+    def test_what_is_cancelled_makes_room(self, engine, submit_in_thread):
+        account = Ledger(4).account("a")
+        waiting = engine.submit("b", numbered(1), account=account)
+        thread, queued, _ = submit_in_thread(account, 2)
+        assert not queued.is_set()
+        waiting.cancel()
+        thread.join(20)
+        assert queued.is_set()
+        assert account.waiting == 4
+
+    def test_a_job_larger_than_all_room_is_taken_when_nothing_waits(self, engine):
+        account = Ledger(4).account("a")
+        engine.submit("b", numbered(1, (1, 100)), account=account)
+        assert account.waiting == 400
+
+    def test_urgent_jobs_wait_for_no_room_and_are_counted(self, engine, device):
+        account = Ledger(4).account("a")
+        engine.submit("b", numbered(1), account=account)
+        last = engine.submit("b", numbered(2), account=account, urgent=True)
+        assert account.ledger.waiting == 8
+        device.go.set()
+        last.result(20)
+        wait_until(lambda: not account.ledger.held)
+
+    def test_closing_ends_the_wait_for_room(self, engine, device, submit_in_thread):
+        account = Ledger(4).account("a")
+        account.charge(4)  # by somebody who gives nothing back
+        thread, _, errors = submit_in_thread(account, 2)
+        device.go.set()
+        engine.close()
+        thread.join(20)
+        assert "closed" in str(errors[0])
+        assert account.ledger.held == 4
+
+    def test_a_job_that_runs_takes_no_room(self):
+        account = Ledger(4).account("a")
+        device = Recorder()
+        engine = Engine([], devices=[device])
+        wait_until(engine.submit("b", numbered(0), account=account).running)
+        wait_until(lambda: not account.ledger.held, 5)
+        device.go.set()
+        engine.close()
+
+    def test_a_job_that_is_refused_gives_its_room_back(self, engine):
+        account = Ledger(4).account("a")
+        broken = Recorder("broken")
+        broken.load = lambda bundle: (_ for _ in ()).throw(EngineError("it cannot be loaded"))
+        other = Engine([], devices=[broken])
+        with pytest.raises(EngineError, match="cannot be loaded"):
+            other.submit("b", numbered(1), account=account).result(20)
+        wait_until(lambda: not account.ledger.held)
+        other.close()
+
+
 class TestModels:
     def test_it_runs_in_the_background(self, engine):
         inputs = rss_inputs()
@@ -160,8 +253,11 @@ class TestModels:
         assert result.device == "cpu"
         assert result.runtime in ("onnx", "torchscript")
 
-    @pytest.mark.parametrize(("device", "expected"), [("cpu", []), ("cuda", [(1, 3, 1, 24, 20, 2)])])
-    def test_preparing_runs_the_announced_sizes_once_where_that_pays(self, engine, monkeypatch, device, expected):
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_preparing_runs_the_announced_sizes_once_where_that_pays_and_else_the_probe(
+        self, make_engine, monkeypatch, device
+    ):
+        engine = make_engine()
         sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
         model = engine.devices[0].load("rss")
         shapes = []
@@ -170,7 +266,8 @@ class TestModels:
         monkeypatch.setattr(model, "_run", lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs))
         for future in (*engine.prepare("rss", sizes), *engine.prepare("rss", sizes)):
             future.result(timeout=30)
-        assert shapes == expected
+        probe = tuple(model.bundle.probe()[0]["kspace"].shape)
+        assert shapes == [probe if device == "cpu" else (1, 3, 1, 24, 20, 2)]
 
     def test_a_runtime_can_be_pinned(self, bundles_with_onnx):
         assert LoadedModel(Bundle.open(bundles_with_onnx / "rss"), CPU, "onnx").runtime == "onnx"
@@ -211,6 +308,18 @@ class TestModels:
         assert LoadedModel(Bundle.open(folder), CPU).runtime == other
         (folder / CACHE).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
+
+    def test_what_was_measured_holds_for_the_files_that_were_measured(self, bundles, tmp_path):
+        folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
+        measured = choice.Choice(runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, waited=0.0)
+        choice.remember(Bundle.open(folder), CPU, measured)
+        assert choice.recall(Bundle.open(folder), CPU) == measured
+        for path in (bundles / "sense").iterdir():
+            if path.name != CACHE:
+                shutil.copy(path, folder)
+        assert choice.recall(Bundle.open(folder), CPU) is None
+        shutil.copytree(bundles / "rss", folder, ignore=shutil.ignore_patterns(CACHE), dirs_exist_ok=True)
+        assert choice.recall(Bundle.open(folder), CPU) == measured
 
     def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(
         self, bundles_with_onnx, tmp_path, busy, caplog
@@ -275,7 +384,8 @@ class TestFaults:
     def serve(self, make_service_with, make_engine):
         def run(bundle, *, slices=2, deadline=60.0, scale=STRONG, fallback="rss"):
             engine = make_engine(deadline=deadline)
-            engine.load(bundle), engine.load("rss")
+            for name in (bundle, "rss"):
+                engine.prepare(name, {})[0].result(60)
             service = make_service_with(engine)
             pipeline = PIPELINE.replace("BUNDLE", bundle).replace("FALLBACK", fallback).encode()
             return service.replay(scan_of(slices, scale), pipeline), engine
@@ -309,7 +419,7 @@ class TestFaults:
         assert time.monotonic() - start < 10
         with pytest.raises(EngineError, match="suspended"):
             engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})
-        wait_until(lambda: not engine._suspended._reasons, 60)
+        wait_until(lambda: not engine.suspended, 60)
         assert engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})["image"].shape == (1, 8, 8)
 
     def test_without_a_fault_nothing_is_said(self, serve):
@@ -334,11 +444,11 @@ class TestFaults:
         pipeline = PIPELINE.replace("BUNDLE", "rss").replace("FALLBACK", "").encode()
         for message in (ConfigScript(pipeline), Header(scan.header.encode()), *scan.items):
             sock.sendall(b"".join(bytes(part) for part in encode(message)))
-        wait_until(lambda: len(engine._queue) >= 4)
+        wait_until(lambda: engine.waiting >= 4)
         sock.close()
         device.go.set()
         wait_until(lambda: not service.server._sessions, 30)
-        assert len(engine._queue) == 0
+        assert engine.waiting == 0
         engine.close()
 
 
