@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 _STAT = Path("/proc/stat")
+_LOAD = Path("/proc/loadavg")
 _WINDOW_SECONDS = 0.1
 """The kernel counts in hundredths of a second: over less, its figures say little."""
 _SPARE = 0.25
@@ -32,13 +33,14 @@ class Cores:
         self._others = 0.0
 
     def free(self) -> int:
-        """Return how many are free, by what others used since it was last asked; at least one."""
+        """Return how many are free: less what others used since it was last asked, if they want it still; at least one."""
         now = self._sample()
         seconds = now[0] - self._before[0]
         if seconds >= _WINDOW_SECONDS:
             self._others = max(0.0, (now[1] - self._before[1]) / seconds)
             self._before = now
-        return max(1, min(self._count, math.ceil(self._count - self._others - _SPARE)))
+        taken = min(self._others, self._waiting()) if self._others > _SPARE else 0.0
+        return max(1, min(self._count, math.ceil(self._count - taken - _SPARE)))
 
     @staticmethod
     def _sample() -> tuple[float, float]:
@@ -50,3 +52,12 @@ class Cores:
             return time.monotonic(), 0.0
         everybody = (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
         return time.monotonic(), everybody - time.process_time()
+
+    @staticmethod
+    def _waiting() -> float:
+        """Return how many threads besides this one run or want to: a client that has sent its scan wants nothing any more."""
+        try:
+            running = _LOAD.read_text(encoding="ascii").split()[3].partition("/")[0]
+            return float(int(running) - 1)
+        except (OSError, ValueError, IndexError):
+            return 0.0
