@@ -53,12 +53,14 @@ class Bundle:
             file = folder / name
             if name not in known:
                 raise BundleError(
-                    f"{path} lists {name!r}, which is no part of a bundle; parts are {', '.join(sorted(known))}"
+                    f"{path} lists {name!r}, which is no part of a bundle", accepted=", ".join(sorted(known))
                 )
             if file.is_symlink() or not file.is_file():
-                raise BundleError(f"bundle {manifest.name!r}: {name} is missing or a link")
+                raise BundleError(f"{name} is missing or a link", where=f"bundle {manifest.name!r}")
             if sha256(file) != expected:
-                raise BundleError(f"bundle {manifest.name!r}: {name} does not have the hash that the manifest lists")
+                raise BundleError(
+                    f"{name} does not have the hash that the manifest lists", where=f"bundle {manifest.name!r}"
+                )
         if PROBE not in manifest.files or not any(name in manifest.files for name in RUNTIME_FILES.values()):
             raise BundleError(f"bundle {manifest.name!r} lists no probe or no model")
         return cls(folder, manifest)

@@ -26,6 +26,8 @@ _CONNECT_RETRY_SECONDS = 0.1
 class ClientError(IsocenterError):
     """The server cannot be reached, or ended the session before it was done."""
 
+    kind = "client"
+
 
 @dataclass
 class Compression:

@@ -23,6 +23,8 @@ from .client import Client, Compression, ReplayResult
 class ReplayError(IsocenterError):
     """The options of a replay do not fit together."""
 
+    kind = "replay"
+
 
 @dataclass(frozen=True)
 class Options:

@@ -43,7 +43,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
             error = relative_error(runtime.run(inputs), expected)
             if not error <= manifest.tolerance:
                 raise BundleError(
-                    f"the probe deviates by {error:.1e} of the maximum, accepted is {manifest.tolerance:.0e}"
+                    f"the probe deviates by {error:.1e} of the maximum", accepted=f"{manifest.tolerance:.0e}"
                 )
             runtimes[name] = runtime
         except NothingToGainError as error:

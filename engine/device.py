@@ -109,7 +109,7 @@ class Shelf:
         """
         available = self.available()
         if name not in available:
-            raise BundleError(f"there is no bundle {name!r}; there are: {', '.join(sorted(available)) or 'none'}")
+            raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
         return Bundle.open(available[name])
 
 

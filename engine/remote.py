@@ -163,7 +163,7 @@ class RayDevice:
                 log.warning("%s has died and is made anew: %s", self.name, str(error).partition("\n")[0])
                 self._replace(actor)
             except SystemExit as error:  # what Ray raises in threads that wait when it is shut down
-                raise EngineError(f"{self.name}: Ray was shut down") from error
+                raise EngineError("Ray was shut down", where=f"{self.name}") from error
         raise AssertionError
 
     def is_alive(self) -> bool:

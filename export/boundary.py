@@ -143,7 +143,7 @@ class Boundary(nn.Module):
 
     def _image(self, image: Tensor) -> Tensor:
         if not torch.jit.is_scripting() and not isinstance(image, Tensor):  # pyright: ignore[reportPrivateImportUsage]
-            raise BundleError(f"it returns a {type(image).__name__}; accepted is one tensor")
+            raise BundleError(f"it returns a {type(image).__name__}", accepted="one tensor")
         if image.is_complex():
             image = torch.view_as_real(image.resolve_conj().contiguous())
         if self.channel:

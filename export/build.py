@@ -118,7 +118,7 @@ def _write_models(
         except ExportError as error:
             path.unlink(missing_ok=True)
             if name in required:
-                raise BundleError(f"bundle {manifest.name!r}: {name} cannot be written: {error}") from error
+                raise BundleError(f"{name} cannot be written: {error}", where=f"bundle {manifest.name!r}") from error
             failures.append(f"{name}: {error}")
     if len(failures) == len(formats):
         raise BundleError(f"bundle {manifest.name!r} cannot be written. " + "; ".join(failures))
@@ -176,12 +176,15 @@ def _check_parity(
             if not error <= accepted:
                 shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
                 raise BundleError(
-                    f"bundle {manifest.name!r}: {runtime} deviates from float64 by {error:.1e} of the maximum on {shapes}; "
-                    f"accepted is {accepted:.1e} (eager mode deviates by {own:.1e})"
+                    f"{runtime} deviates from float64 by {error:.1e} of the maximum on {shapes}",
+                    where=f"bundle {manifest.name!r}",
+                    accepted=f"{accepted:.1e} (eager mode deviates by {own:.1e})",
                 )
         for what, inputs in edge_cases.items():
             if not all(torch.isfinite(output).all() for output in session.run(inputs).values()):
-                raise BundleError(f"bundle {manifest.name!r}: {runtime} returns values that are not finite for {what}")
+                raise BundleError(
+                    f"{runtime} returns values that are not finite for {what}", where=f"bundle {manifest.name!r}"
+                )
         parity[runtime] = Parity(error=max(errors), eager=max(eager), cases=len(cases))
     return parity
 

@@ -88,7 +88,8 @@ def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
     if names != ("kspace", "mask", "maps") or manifest.outputs[0].axes[-1] != "complex":
         raise BundleError(
             f"bundle {manifest.name!r} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
-            f"{list(manifest.outputs[0].axes)}; accepted are k-space, mask and coil maps, and a complex image"
+            f"{list(manifest.outputs[0].axes)}",
+            accepted="k-space, mask and coil maps, and a complex image",
         )
     return FinishedBySense(module, weight)
 

@@ -18,6 +18,7 @@ from torch import nn
 from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest
 from ..models.fourier import lowering
+from ..wire.errors import IsocenterError
 from .cases import Inputs
 from .fft_lowering import TorchFftLowering
 from .planar_pass import PlanarModule
@@ -25,8 +26,10 @@ from .planar_pass import PlanarModule
 _TALKATIVE = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
 
 
-class ExportError(Exception):
+class ExportError(IsocenterError):
     """A module cannot be written in this format."""
+
+    kind = "export"
 
 
 def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:

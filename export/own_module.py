@@ -83,7 +83,7 @@ def export_module(
 def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
     package, _, name = target.partition(":")
     if not name:
-        raise CheckpointError(f"--module is {target!r}; accepted is package.module:Class")
+        raise CheckpointError(f"--module is {target!r}", accepted="package.module:Class")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -120,22 +120,28 @@ def _named(specs: tuple[TensorSpec, ...], target: str) -> tuple[TensorSpec, ...]
     unknown = [spec.name for spec in specs if spec.name not in _ROLES]
     if unknown:
         raise BundleError(
-            f"{target}: inputs {', '.join(unknown)} are not known. A name says what is passed, whatever the argument of "
-            f"forward is called; accepted are {', '.join(_NAMES)} and image"
+            f"inputs {', '.join(unknown)} are not known. A name says what is passed, whatever the argument of forward is called",
+            where=target,
+            accepted=f"{', '.join(_NAMES)} and image",
         )
     specs = tuple(spec.model_copy(update={"name": _ROLES[spec.name]}) for spec in specs)
     names = [spec.name for spec in specs]
     if len(set(names)) < len(names) or not {"kspace", "image"} & set(names):
         raise BundleError(
-            f"{target}: inputs are {', '.join(names)}; accepted are kspace or image, and mask and maps, each at most once"
+            f"inputs are {', '.join(names)}",
+            where=target,
+            accepted="kspace or image, and mask and maps, each at most once",
         )
     for spec in specs:
         if spec.axes[:1] != ("batch",):
-            raise BundleError(f"{target}: the axes of {spec.name} are {list(spec.axes)}; the first one must be 'batch'")
+            raise BundleError(
+                f"the axes of {spec.name} are {list(spec.axes)}; the first one must be 'batch'", where=target
+            )
         if spec.name in ("kspace", "maps") and ("coils" not in spec.axes or spec.axes[-1] != "complex"):
             raise BundleError(
-                f"{target}: {spec.name} has the axes {list(spec.axes)}; it needs 'coils', and 'complex' as the last "
-                "one, also where the module takes complex tensors"
+                f"{spec.name} has the axes {list(spec.axes)}; it needs 'coils', and 'complex' as the last one, also where the "
+                "module takes complex tensors",
+                where=target,
             )
     return specs
 
@@ -181,8 +187,9 @@ def _bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: Expo
         ("batch", "coils", "frames", "complex"),
     ):
         raise BundleError(
-            f"{target}: k-space of axes {list(kspace)} cannot be scaled, or end with SENSE; "
-            "accepted are batch, coils, (frames,) the plane, complex"
+            f"k-space of axes {list(kspace)} cannot be scaled, or end with SENSE",
+            where=target,
+            accepted="batch, coils, (frames,) the plane, complex",
         )
     if options.sense_step is not None:
         given.setdefault("maps", TensorSpec(name="maps", axes=tuple(axis for axis in kspace if axis != "frames")))
@@ -265,7 +272,7 @@ def _image_form(arguments: tuple[TensorSpec, ...], target: str) -> Image:
     }
     if axes not in known:
         accepted = ", ".join(str(list(form)) for form in known if form)
-        raise BundleError(f"{target}: the image has the axes {list(axes)}; accepted are {accepted}")
+        raise BundleError(f"the image has the axes {list(axes)}", where=target, accepted=accepted)
     return known[axes]
 
 
@@ -309,6 +316,7 @@ def _with_output(
             kept = [axis for axis in axes if axis not in ("1", "complex")]
             return how, TensorSpec(name="image", axes=(*kept, *(("complex",) if "complex" in axes else ())))
     raise BundleError(
-        f"it returns {tuple(output.shape)} for {_TRIAL}; accepted are magnitudes [batch, {', '.join(spatial)}] and complex "
-        "images, with an axis of channels after the batch or without; cropping is the pipeline's work"
+        f"it returns {tuple(output.shape)} for {_TRIAL}",
+        accepted=f"magnitudes [batch, {', '.join(spatial)}] and complex images, with an axis of channels after the batch or "
+        "without; cropping is the pipeline's work",
     )

@@ -84,7 +84,7 @@ def load(name: str) -> "Gadget":
     if name not in others:
         from ..wire.errors import OptionError  # what Gadgetron starts needs nothing of it, and must be up at once
 
-        raise OptionError(f"there is no gadget {name!r}; there are: {', '.join(sorted(others))}", kind="gadget")
+        raise OptionError(f"there is no gadget {name!r}", accepted=", ".join(sorted(others)), kind="gadget")
     return _import_own(name, others[name])
 
 

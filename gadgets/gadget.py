@@ -86,12 +86,12 @@ class Gadget:
         unknown = [name for name in properties if name not in self.options]
         if unknown:
             accepted = ", ".join(self.options) or "none"
-            raise OptionError(f"gadget {self.name!r} has no option {unknown[0]!r}; its options are: {accepted}")
+            raise OptionError(f"it has no option {unknown[0]!r}", where=f"gadget {self.name!r}", accepted=accepted)
         missing = [
             n for n, default in self.defaults.items() if default is inspect.Parameter.empty and n not in properties
         ]
         if missing:
-            raise OptionError(f"gadget {self.name!r} needs a value for its option {missing[0]!r}")
+            raise OptionError(f"its option {missing[0]!r} needs a value", where=f"gadget {self.name!r}")
         return {name: self._parse_option(name, text) for name, text in properties.items()}
 
     def _parse_option(self, name: str, text: str) -> Any:
@@ -99,7 +99,9 @@ class Gadget:
             return self.options[name].validate_python(text)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
-            raise OptionError(f"gadget {self.name!r}, option {name!r}: {text!r} is not accepted: {reason}") from error
+            raise OptionError(
+                f"{text!r} is not accepted: {reason}", where=f"gadget {self.name!r}, option {name!r}"
+            ) from error
 
 
 def _is_from_chain(hint: Any) -> bool:

@@ -25,7 +25,7 @@ def to_kspaces(recon_data: ReconData, scan: Scan) -> Iterator[Kspace]:
             continue
         if index >= len(scan.encodings) or buffer.data.ndim != 7 or buffer.headers.ndim != 5:
             raise DataError(
-                f"buffered data of encoding space {index} has {buffer.data.ndim} dimensions, expected 7, or no header"
+                f"buffered data of encoding space {index} has {buffer.data.ndim} dimensions", accepted="7, or no header"
             )
         for place in np.ndindex(buffer.data.shape[:3]):
             yield _to_kspace(bit, place, scan, index)

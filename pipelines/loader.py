@@ -12,15 +12,11 @@ from defusedxml.common import DefusedXmlException
 
 from ..gadgets import load as load_gadget
 from ..gadgets.gadget import Gadget
-from ..wire.errors import IsocenterError
+from ..wire.errors import PipelineError
 from . import stock
 
 SHIPPED = Path(__file__).parent
 _IGNORED_V1 = {"reader", "writer", "property"}
-
-
-class PipelineError(IsocenterError):
-    """A pipeline cannot be found, read, or run here."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def find(name: str, folders: Sequence[Path]) -> Path:
         for candidate in (folder / name, folder / f"{name}.xml"):
             if candidate.suffix == ".xml" and candidate.is_file() and candidate.resolve().parent == folder.resolve():
                 return candidate
-    raise PipelineError(f"there is no pipeline {name!r}; there are: {', '.join(sorted(available(folders)))}")
+    raise PipelineError(f"there is no pipeline {name!r}", accepted=", ".join(sorted(available(folders))))
 
 
 def available(folders: Sequence[Path]) -> dict[str, Path]:
@@ -121,7 +117,7 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
-        raise PipelineError(f"{name}: the root element is <{tag}>, expected {accepted}")
+        raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
     return Pipeline(name, tuple(steps), _summary(xml))
 
 
@@ -138,9 +134,9 @@ def _read_xml(xml: bytes, name: str) -> Element:
     try:
         return SafeElementTree.fromstring(xml.rstrip(b"\0").strip(), forbid_dtd=True)
     except DefusedXmlException as error:
-        raise PipelineError(f"{name}: a DOCTYPE is not accepted") from error
+        raise PipelineError("a DOCTYPE is not accepted", where=name) from error
     except (ElementTree.ParseError, ValueError) as error:
-        raise PipelineError(f"{name}: not readable as XML: {error}") from error
+        raise PipelineError(f"not readable as XML: {error}", where=name) from error
 
 
 def _tag(element: Element) -> str:
@@ -166,10 +162,10 @@ def _version_1(root: Element, name: str) -> list[Step]:
             _add_stock(translator, element, root, name)
         elif element.tag == "external":
             raise PipelineError(
-                f"{name}: Gadgetron ignores <external> in a version 1 configuration; write it as version 2"
+                "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
             )
         elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"{name}: <{element.tag}> is not known in a version 1 configuration")
+            raise PipelineError(f"<{element.tag}> is not known in a version 1 configuration", where=name)
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -177,7 +173,7 @@ def _version_1(root: Element, name: str) -> list[Step]:
 def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path]) -> list[Step]:
     version = (root.findtext("version") or "").strip()
     if version != "2":
-        raise PipelineError(f"{name}: <version> is {version!r}, expected 2")
+        raise PipelineError(f"<version> is {version!r}", where=name, accepted="2")
     _check_io(root, name)
     translator = stock.Translator(name)
     for element in stream:
@@ -187,7 +183,7 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
             translator.add_steps(_external(element, name, folders))
         else:
             raise PipelineError(
-                f"{name}: a <{element.tag}> node has no counterpart here; accepted are <gadget> and <external>"
+                f"a <{element.tag}> node has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
 
@@ -199,7 +195,9 @@ def _check_io(root: Element, name: str) -> None:
             classname = (element.findtext("classname") or "").strip()
             if classname not in known:
                 raise PipelineError(
-                    f"{name}: {kind} {classname!r} has no counterpart here; there are: {', '.join(sorted(known))}"
+                    f"{kind} {classname!r} has no counterpart here",
+                    where=name,
+                    accepted=", ".join(sorted(known)),
                 )
 
 
@@ -209,14 +207,14 @@ def _add_stock(translator: stock.Translator, element: Element, scope: Element, n
     if classname == "PythonGadget":
         missing = [key for key in ("python_module", "python_class") if key not in properties]
         if missing:
-            raise PipelineError(f"{name}: PythonGadget needs the property {missing[0]!r}")
+            raise PipelineError(f"PythonGadget needs the property {missing[0]!r}", where=name)
         configuration = _python_configuration(properties)
         translator.add_steps([ExternalStep(configuration, properties["python_module"], properties["python_class"])])
         return
     try:
         translator.add(classname, properties)
     except stock.NoCounterpartError as error:
-        raise PipelineError(f"{name}: {error}") from error
+        raise PipelineError(error.what, where=name, accepted=error.accepted) from error
 
 
 def _python_configuration(properties: Mapping[str, str]) -> bytes:
@@ -235,7 +233,7 @@ def _properties(element: Element, scope: Element | None, name: str) -> dict[str,
         if value is None:
             value = (entry.findtext("value") or "").strip()
         if not key:
-            raise PipelineError(f"{name}: a <property> has no name")
+            raise PipelineError("a <property> has no name", where=name)
         found[key] = _resolve(value, scope, name) if scope is not None and "@" in value else value
     return found
 
@@ -247,7 +245,7 @@ def _resolve(reference: str, scope: Element, name: str) -> str:
             values = _properties(element, None, name)
             if option in values:
                 return values[option]
-    raise PipelineError(f"{name}: property reference {reference!r} names no property of a gadget in this pipeline")
+    raise PipelineError(f"property reference {reference!r} names no property of a gadget in this pipeline", where=name)
 
 
 def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step]:
@@ -264,17 +262,17 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
         if action.tag == "execute":
             if (action.get("type") or "").lower() != "python":
                 raise PipelineError(
-                    f"{name}: <execute type={action.get('type')!r}> has no counterpart here; only 'python' has"
+                    f"<execute type={action.get('type')!r}> has no counterpart here; only 'python' has", where=name
                 )
             if not action.get("name") or not action.get("target"):
-                raise PipelineError(f"{name}: <execute> needs the attributes name and target")
+                raise PipelineError("<execute> needs the attributes name and target", where=name)
             return [ExternalStep(xml, module=action.get("name", ""), target=action.get("target", ""))]
         if action.tag == "connect":
             port = action.get("port", "")
             if not port.isdigit() or not 0 < int(port) < 65536:
-                raise PipelineError(f"{name}: <connect> needs a port from 1 to 65535, got {port!r}")
+                raise PipelineError(f"<connect> needs a port from 1 to 65535, got {port!r}", where=name)
             return [ExternalStep(xml, address=action.get("address", "localhost"), port=int(port))]
-    raise PipelineError(f"{name}: an <external> node needs <execute> or <connect>")
+    raise PipelineError("an <external> node needs <execute> or <connect>", where=name)
 
 
 def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tuple[Step, ...]:
@@ -288,15 +286,17 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
         elif element.tag == "pipeline":
             path = find(key, folders)
             if path.name == name:
-                raise PipelineError(f"{name}: a pipeline cannot name itself")
+                raise PipelineError("a pipeline cannot name itself", where=name)
             steps += parse(path.read_bytes(), path.name, folders).steps
         else:
             raise PipelineError(
-                f'{name}: <{element.tag}> is not known here; accepted are <gadget name="..."> and <pipeline name="...">'
+                f"<{element.tag}> is not known here",
+                where=name,
+                accepted='<gadget name="..."> and <pipeline name="...">',
             )
     if not steps:
         raise PipelineError(
-            f"{name}: the configuration lists no gadgets; write <gadget name='...'/> for each, in order"
+            "the configuration lists no gadgets; write <gadget name='...'/> for each, in order", where=name
         )
     return tuple(steps)
 
@@ -310,5 +310,5 @@ def _finish(translator: stock.Translator, name: str) -> list[Step]:
         else:
             steps.append(entry)
     if not steps:
-        raise PipelineError(f"{name}: the stream is empty")
+        raise PipelineError("the stream is empty", where=name)
     return steps

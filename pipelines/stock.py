@@ -8,6 +8,8 @@ before it stay before it.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..wire.errors import PipelineError
+
 READERS = {
     "AcquisitionReader",
     "WaveformReader",
@@ -40,7 +42,7 @@ Properties = Mapping[str, str]
 _DIAGNOSTICS = {"debug_folder", "perform_timing", "verbose", "using_cloud", "skip_processing_meta_field"}
 
 
-class NoCounterpartError(Exception):
+class NoCounterpartError(PipelineError):
     """A stock gadget, or a property of one, that has no counterpart here."""
 
 
@@ -80,7 +82,7 @@ class Translator:
             self._entries += translate(properties)
         else:
             raise NoCounterpartError(
-                f"gadget {classname!r} has no counterpart here; there are: {', '.join(sorted(CLASSES))}"
+                f"gadget {classname!r} has no counterpart here", accepted=", ".join(sorted(CLASSES))
             )
 
     def _buffer(self, properties: Properties) -> None:

@@ -13,7 +13,7 @@ import time
 import ismrmrd
 import numpy as np
 import pytest
-from helpers import random_acquisition
+from helpers import random_acquisition, wait_until
 from isocenter.commands.client import Client, ClientError, Compression, ask, noise_statistics, replay
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
@@ -47,6 +47,14 @@ def images(messages):
 
 def stream(scan, config="rss.xml", items=None):
     return joined(ConfigFile(config), Header(scan.header.encode()), *(scan.items if items is None else items), Close())
+
+
+def refuses(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def works(service, scan):
@@ -375,11 +383,9 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
         data = stream(small_scan)
         with connect("127.0.0.1", port, 60) as sock:
             sock.sendall(data[:20_000])
-            time.sleep(1)
+            ask(connect("127.0.0.1", port, 60), "isocenter::version")  # connections are accepted one after the other
             process.send_signal(number)
-            time.sleep(0.5)
-            with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(("127.0.0.1", port), 1)
+            wait_until(lambda: refuses(port))
             sock.sendall(data[20_000:])
             sock.settimeout(60)
             received = b""
@@ -403,7 +409,7 @@ def test_a_scan_that_does_not_finish_is_aborted_at_the_stop_and_gives_what_it_ha
     service = make_service(shutdown_timeout=0.5)
     with service.connect() as sock:
         sock.sendall(stream(small_scan)[:110_000])
-        time.sleep(0.5)
+        wait_until(lambda: any(s._receiver.bytes_received >= 110_000 for s in service.server._sessions))
         start = time.monotonic()
         service.stop()
         assert time.monotonic() - start < 8

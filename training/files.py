@@ -116,7 +116,9 @@ def _read_mrd(path: Path, index: int, series: bool) -> Tensor:
         kspace[:, frame, row, start : start + line.number_of_samples] += line.data
         count[frame, row] += 1
     if not count.all():
-        raise RecipeError(f"{path}, slice {number}: {int((count == 0).sum())} of {count.size} lines were not measured")
+        raise RecipeError(
+            f"{int((count == 0).sum())} of {count.size} lines were not measured", where=f"{path}, slice {number}"
+        )
     recon = encoding.reconSpace.matrixSize.x
     images = ifft(torch.from_numpy(kspace / count[..., None].astype(np.float32)), [-1])
     start = (matrix.x - recon) // 2

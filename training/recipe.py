@@ -8,12 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..models.networks.registry import NETWORKS
 from ..models.scaling import Scaling
+from ..wire.errors import IsocenterError
 
 Range = tuple[int, int]
 
 
-class RecipeError(ValueError):
+class RecipeError(IsocenterError):
     """A recipe is not valid."""
+
+    kind = "recipe"
 
 
 class _Strict(BaseModel):

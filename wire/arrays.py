@@ -214,7 +214,7 @@ def read_image_array(cursor: Cursor) -> ImageArray:
     header_dtype = np.dtype((np.void, 198))
     table = read_array(cursor, header_dtype, "image headers")
     if table.ndim != 3:
-        raise ProtocolError(f"image array has headers with {table.ndim} dimensions, expected 3 (N, S, LOC)")
+        raise ProtocolError(f"image array has headers with {table.ndim} dimensions", accepted="3 (N, S, LOC)")
     headers = [ImageHeader.from_buffer_copy(entry.tobytes()) for entry in table.ravel()]
     count = cursor.length(U64, "number of meta attributes", _MAX_COUNT)
     meta = [cursor.blob(U64, "meta attributes", cursor.limits.text).decode("utf-8", "replace") for _ in range(count)]

@@ -74,7 +74,8 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
     valid = elements == count and 1 <= bits <= _MAX_BITS and scale > 0 and packed.size * 8 >= bits * elements
     if not valid:
         raise ProtocolError(
-            f"NHLBI-compressed readout says {elements} values of {bits} bits in {packed.size} bytes, expected {count} values"
+            f"NHLBI-compressed readout says {elements} values of {bits} bits in {packed.size} bytes",
+            accepted=f"{count} values",
         )
     planes = np.unpackbits(packed, count=bits * elements, bitorder="little").reshape(elements, bits)
     weights = (1 << np.arange(bits, dtype=np.int64)).astype(np.float64)
@@ -102,7 +103,7 @@ def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
     except (TypeError, ValueError) as error:
         raise ProtocolError(f"ZFP-compressed readout cannot be read: {error}") from error
     if values.size != count:
-        raise ProtocolError(f"ZFP-compressed readout holds {values.size} values, expected {count}")
+        raise ProtocolError(f"ZFP-compressed readout holds {values.size} values", accepted=f"{count} values")
     return np.ascontiguousarray(values, dtype=np.float32).ravel()
 
 

@@ -204,7 +204,7 @@ class Decoder:
         (number,) = cursor.unpack(_ID, "message id")
         reader = _READERS.get(number)
         if reader is None:
-            raise UnknownMessageError(f"message id {number} is not known; accepted are {sorted(_READERS)}")
+            raise UnknownMessageError(f"message id {number} is not known", accepted=f"{sorted(_READERS)}")
         return reader(cursor)
 
 
@@ -238,7 +238,7 @@ def _read_image(cursor: Cursor) -> Image:
     attributes = cursor.blob(U64, "image attributes", cursor.limits.text).rstrip(b"\0")
     dtype = IMAGE_DTYPES.get(header.data_type)
     if dtype is None:
-        raise ProtocolError(f"image has data type {header.data_type}, accepted are {sorted(IMAGE_DTYPES)}")
+        raise ProtocolError(f"image has data type {header.data_type}", accepted=f"{sorted(IMAGE_DTYPES)}")
     x, y, z = header.matrix_size
     data = cursor.array(dtype, (header.channels, z, y, x), "pixels of an image")
     return make_image(data, header, _read_meta(attributes))
@@ -280,7 +280,7 @@ def _read_text(cursor: Cursor) -> Text:
 def _read_query(cursor: Cursor) -> Query:
     reserved, correlation_id = cursor.unpack(_QUERY, "query")
     if reserved:
-        raise ProtocolError(f"query has {reserved} in its reserved bytes, expected 0")
+        raise ProtocolError(f"query has {reserved} in its reserved bytes", accepted="0")
     question = cursor.blob(U64, "query", cursor.limits.text)
     return Query(question.rstrip(b"\0").decode("utf-8", "replace"), correlation_id)
 

@@ -4,16 +4,21 @@ IsocenterError
 ├── HeaderError        the MRD header cannot be used
 ├── DataError          measured data contradicts the header or itself
 ├── OptionError        a gadget's option has a wrong name or value
-├── PipelineError      a pipeline cannot be found, read or run          (pipelines)
+├── PipelineError      a pipeline cannot be found, read or run
+│   └── NoCounterpartError                                          (pipelines)
 ├── ProtocolError      bytes that are no message, or a message at the wrong time
 │   ├── UnknownMessageError
 │   └── TruncatedError
 ├── FileError          an MRD file cannot be read
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
+│   └── NothingToGainError                                          (engine)
 ├── EngineError        a job cannot be taken or finished                (engine)
+│   └── DeviceLostError
 ├── SettingsError      the settings cannot be read                      (service)
 ├── ExternalError      another program cannot be reached, or failed     (service)
 ├── ClientError        a server cannot be reached, or ended too soon    (commands)
+├── ReplayError        the options of a replay do not fit together      (commands)
+├── PrepareError       bundles that come with Isocenter are not built   (commands)
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
 └── RecipeError        a recipe cannot be trained                       (training)
@@ -75,6 +80,12 @@ class DataError(IsocenterError):
     """Measured data contradicts the MRD header or the data before it."""
 
     kind = "data"
+
+
+class PipelineError(IsocenterError):
+    """A pipeline cannot be found, read, or run here."""
+
+    kind = "pipeline"
 
 
 class FileError(IsocenterError):

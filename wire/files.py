@@ -38,10 +38,10 @@ class MrdFile:
         group = group.strip("/")
         if group not in self._file:
             groups = ", ".join(self._file)
-            raise FileError(f"{path} has no group {group!r}; there are: {groups}")
+            raise FileError(f"{path} has no group {group!r}", accepted=groups)
         self._group: Any = self._file[group]
         if "xml" not in self._group:
-            raise FileError(f"{path}: group {group!r} holds no MRD header (xml)")
+            raise FileError(f"group {group!r} holds no MRD header (xml)", where=str(path))
 
     @property
     def header(self) -> bytes:

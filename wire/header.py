@@ -96,7 +96,7 @@ def parse_header(text: str | bytes) -> ismrmrdHeader:
         reason = "a DOCTYPE is not accepted" if isinstance(error, DefusedXmlException) else str(error)
         raise HeaderError(f"the MRD header is not readable XML: {reason}") from error
     if root.tag.rpartition("}")[2] != "ismrmrdHeader":
-        raise HeaderError(f"the header's root element is <{root.tag}>, expected <ismrmrdHeader xmlns={NAMESPACE!r}>")
+        raise HeaderError(f"the header's root element is <{root.tag}>", accepted=f"<ismrmrdHeader xmlns={NAMESPACE!r}>")
     if root.tag != f"{{{NAMESPACE}}}ismrmrdHeader":
         _set_namespace(root)
     if root.find(f"{{{NAMESPACE}}}encoding") is None:
@@ -138,7 +138,8 @@ def _parse_encoding(encoding: Any, index: int) -> Encoding:
             raise HeaderError(f"encoding {index} has no usable matrixSize and fieldOfView_mm in {name}") from error
         if min(matrix) < 1 or not all(0 < length < float("inf") for length in fov):
             raise HeaderError(
-                f"encoding {index}, {name}: matrixSize and fieldOfView_mm must be positive, got {matrix} and {fov}"
+                f"matrixSize and fieldOfView_mm must be positive, got {matrix} and {fov}",
+                where=f"encoding {index}, {name}",
             )
         matrices.append(matrix)
         fields_of_view.append(fov)

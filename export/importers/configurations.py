@@ -47,8 +47,8 @@ def deep_jsense(state: State, checkpoint: Checkpoint) -> dict[str, Any]:
     settings = checkpoint.hyperparameters
     if settings.get("mode", "DeepJSense") != "DeepJSense" or settings.get("map_init", "estimated") != "estimated":
         raise CheckpointError(
-            f"{checkpoint.path} has mode {settings.get('mode')!r} and map_init {settings.get('map_init')!r}; "
-            "accepted are 'DeepJSense' and 'estimated'"
+            f"{checkpoint.path} has mode {settings.get('mode')!r} and map_init {settings.get('map_init')!r}",
+            accepted="'DeepJSense' and 'estimated'",
         )
     for name in ("map_weight", "image_weight"):
         state[name] = state[name].reshape(()).to(torch.float32)
@@ -133,7 +133,7 @@ def cinevn(state: State, checkpoint: Checkpoint) -> dict[str, Any]:
     for name, expected in trained.items():
         if settings.get(name, expected) != expected:
             raise CheckpointError(
-                f"{checkpoint.path} was trained with {name}={settings[name]!r}, accepted is {expected!r}"
+                f"{checkpoint.path} was trained with {name}={settings[name]!r}", accepted=f"{expected!r}"
             )
     unet = "cascades.0.model.unet."
     blocks = sorted(int(name.split(".")[1]) for name in state if name.startswith("cgdc."))

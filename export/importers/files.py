@@ -93,7 +93,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnicodeDecodeError, KeyError) as error:
         raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}; accepted is a state dict")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}", accepted="a state dict")
     return content
 
 

@@ -45,7 +45,7 @@ def find_network(name: str) -> Network:
         There is none of that name.
     """
     if name not in NETWORKS:
-        raise CheckpointError(f"network {name!r} is not known; there are {', '.join(sorted(NETWORKS))}")
+        raise CheckpointError(f"network {name!r} is not known", accepted=", ".join(sorted(NETWORKS)))
     return NETWORKS[name]
 
 
