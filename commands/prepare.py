@@ -6,6 +6,7 @@ from ..export.build import DEFAULT_FORMATS, SHIPPED_FORMATS
 from ..export.classical import METHODS, ensure_classical
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
+from . import stamp
 
 
 def ships(name: str) -> bool:
@@ -40,3 +41,5 @@ def prepare_bundles(
     ensure_classical(folder, formats, only)
     if networks:
         ensure_shipped(folder, formats, only)
+        if only is None:
+            stamp.write(settings, [*METHODS, *SHIPPED])

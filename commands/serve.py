@@ -11,6 +11,7 @@ from rich.console import Console
 from ..service.logs import configure_logging
 from ..service.settings import Settings, load_settings
 from ..wire.errors import IsocenterError
+from . import stamp
 
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
@@ -35,12 +36,12 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
     """
     os.environ.setdefault(*SPIN_COUNT)
     configure_logging(settings.log_format, verbose=verbose)
-    preparation = _start_preparation(settings)
+    preparation = None if stamp.is_current(settings) else _start_preparation(settings)
     from ..service.host import make_engine
     from ..service.memory import keep_freed_memory
     from ..service.server import Server
 
-    if preparation.wait() != 0:
+    if preparation is not None and preparation.wait() != 0:
         raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
     keep_freed_memory()
     engine = make_engine(settings)

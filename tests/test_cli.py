@@ -1,13 +1,16 @@
 """The commands, as a user types them."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import h5py
 import numpy as np
 import pytest
-from isocenter.service.settings import SettingsError, load_settings
+from isocenter.commands import stamp
+from isocenter.commands.prepare import prepare_bundles
+from isocenter.service.settings import Settings, SettingsError, load_settings
 
 
 def isocenter(*arguments, cwd, status=0):
@@ -149,3 +152,43 @@ def test_serving_says_how_long_threads_spin_before_torch_is_loaded(bundles, own)
     environment |= {"GOMP_SPINCOUNT": own} if own else {}
     printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert printed.stdout.strip() == (own or "10000")
+
+
+class TestPreparation:
+    """Whether ``serve`` has to build something first is told without importing torch."""
+
+    @pytest.fixture
+    def prepared(self, bundles, tmp_path):
+        home = tmp_path / "home"
+        shutil.copytree(bundles, home / "bundles")
+        settings = Settings(home=home)
+        prepare_bundles(settings)
+        return settings
+
+    def test_what_was_prepared_is_current(self, prepared):
+        assert stamp.is_current(prepared)
+        assert not stamp.is_current(Settings(home=prepared.home, runtime="onnx"))
+        assert not stamp.is_current(Settings(home=prepared.home.parent))
+
+    @pytest.mark.parametrize("change", ["missing", "changed", "no stamp", "rubbish", "torch"])
+    def test_what_was_changed_since_is_not(self, prepared, monkeypatch, change):
+        folder = prepared.home / "bundles"
+        if change == "missing":
+            shutil.rmtree(folder / "rss")
+        elif change == "changed":
+            with (folder / "sense" / "model.yaml").open("a") as file:
+                file.write("# edited\n")
+        elif change == "torch":
+            monkeypatch.setattr(stamp.importlib.metadata, "version", lambda _: "0.0")
+        else:
+            (folder / ".prepared.json").write_text("[]" if change == "rubbish" else "")
+        assert not stamp.is_current(prepared)
+
+    def test_other_code_is_not(self, prepared, tmp_path, monkeypatch):
+        copy = tmp_path / "code"
+        for name in ("models", "export"):
+            shutil.copytree(stamp._ROOT / name, copy / name)
+        monkeypatch.setattr(stamp, "_ROOT", copy)
+        assert stamp.is_current(prepared)
+        (copy / "models" / "classical.py").write_text("# other code")
+        assert not stamp.is_current(prepared)
