@@ -1,5 +1,6 @@
 """What ``isocenter serve`` does: build what is missing, serve, stop."""
 
+import logging
 import os
 import signal
 import socket
@@ -53,9 +54,12 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"listening on {settings.host}:{server.port} ({devices}), pipelines in {settings.home / 'pipelines'}"
     )
-    if not server.serve():
-        os._exit(1)  # a thread that does not end would hold up the interpreter's own end
-    engine.close()
+    scans_ended = server.serve()
+    if not engine.close() or not scans_ended:
+        logging.shutdown()
+        os._exit(
+            0 if scans_ended else 1
+        )  # a thread that does not end would hold up the interpreter's own end, or crash in it
 
 
 def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":

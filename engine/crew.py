@@ -104,9 +104,9 @@ class _Hand:
         """Add something to do; None: nothing comes after it."""
         self._given.put(work)
 
-    def join(self, end: float) -> None:
-        """Wait until it is done, at most until then."""
-        self._thread.join(max(0.0, end - time.monotonic()))
+    def join(self, end: float) -> bool:
+        """Wait until it is done, at most until then; return whether it is."""
+        return _joined(self._thread, end)
 
 
 class Crew:
@@ -136,6 +136,7 @@ class Crew:
         self._numbers = itertools.count(1)
         self._charging: list[Ledger] = []
         self._closing = threading.Event()
+        self._loading: set[threading.Thread] = set()
         self._hands = {name: _Hand(f"engine {name}") for name in self._devices}
         self._means: Mapping[type, Callable[[Any, list[Work]], None]] = {
             events.Load: self._load,
@@ -204,8 +205,8 @@ class Crew:
         self.tell(events.Submitted(job))
         return ticket
 
-    def close(self) -> None:
-        """Cancel what waits, and wait a while for what runs."""
+    def close(self) -> bool:
+        """Cancel what waits, and wait a while for what runs and loads; return whether all of it has ended."""
         self.tell(events.Closed())
         self._closing.set()
         for ledger in tuple(self._charging):
@@ -213,9 +214,10 @@ class Crew:
         end = time.monotonic() + _CLOSE_SECONDS
         for hand in self._hands.values():
             hand.give(None)
-        for hand in self._hands.values():
-            hand.join(end)
+        ended = [hand.join(end) for hand in self._hands.values()]
+        ended += [_joined(thread, end) for thread in tuple(self._loading)]
         self.tell(events.Expired())
+        return all(ended)
 
     def tell(self, event: events.Event) -> None:
         """Tell the machine what has happened, and do what it says.
@@ -237,7 +239,9 @@ class Crew:
 
     def _load(self, effect: events.Load, _: list[Work]) -> None:
         name = f"load {effect.bundle} on {effect.device}"
-        threading.Thread(target=self._load_now, args=(effect.device, effect.bundle), name=name, daemon=True).start()
+        thread = threading.Thread(target=self._load_now, args=(effect.device, effect.bundle), name=name, daemon=True)
+        self._loading.add(thread)
+        thread.start()
 
     def _run(self, effect: events.Run, calls: list[Work]) -> None:
         tasks = [self._tasks[job] for job in effect.jobs]
@@ -302,6 +306,7 @@ class Crew:
             event = events.LoadFailed(name, bundle, _trouble(name, bundle, error), isinstance(error, DeviceLostError))
         overdue.cancel()
         self.tell(event)
+        self._loading.discard(threading.current_thread())
 
     def _reset_now(self, device: Device) -> None:
         try:
@@ -316,6 +321,12 @@ class Crew:
                 return
         log.warning("%s is back", device.name)
         self.tell(events.DeviceBack(device.name))
+
+
+def _joined(thread: threading.Thread, end: float) -> bool:
+    """Wait for a thread, at most until then; return whether it has ended."""
+    thread.join(max(0.0, end - time.monotonic()))
+    return not thread.is_alive()
 
 
 def _outcomes(device: Device, bundle: str, tasks: Sequence[_Task]) -> Sequence[Result]:

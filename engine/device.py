@@ -10,8 +10,6 @@ import torch
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
-from ..flow.threads import use_cores
-from .cores import Cores
 from .jobs import Result, Tensors
 from .model import LoadedModel
 
@@ -132,12 +130,6 @@ class LocalDevice:
         self._shelf = shelf
         self._runtime: RuntimeChoice = runtime
         self._models: dict[str, Future[LoadedModel]] = {}
-        self._cores = Cores(torch.get_num_threads()) if self.device.type == "cpu" else None
-
-    def use_free_cores(self) -> None:
-        """Let what follows in this thread compute on the cores that other programs leave free, where that is on the CPU."""
-        if self._cores is not None:
-            use_cores(self._cores.free())
 
     def load(self, bundle: str) -> LoadedModel:
         """Return a bundle's model, loaded and commissioned at its first use.
@@ -165,7 +157,6 @@ class LocalDevice:
         self.load(bundle).prepare(sizes)
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
-        self.use_free_cores()
         return self.load(bundle).result(inputs)
 
     def is_alive(self) -> bool:

@@ -141,7 +141,7 @@ class Engine:
         scan
             Whose turn it uses up.
         """
-        processor = next((device for device in self.devices if device.name == "cpu"), None)
+        processor = next((device.name for device in self.devices if device.name == "cpu"), None)
         if processor is None:
             value.start()
             return
@@ -149,11 +149,9 @@ class Engine:
 
         def start() -> None:
             if (wanted := reference()) is not None:
-                if isinstance(processor, LocalDevice):
-                    processor.use_free_cores()
                 wanted.start()
 
-        self._crew.order(start, bundle="", scan=scan, device=processor.name)
+        self._crew.order(start, bundle="", scan=scan, device=processor)
 
     def submit(
         self,
@@ -201,11 +199,19 @@ class Engine:
         if isinstance(future, Ticket):
             self._crew.tell(Abandoned(future.job, reason))
 
-    def close(self) -> None:
-        """Cancel what waits, wait a while for what runs, and release the devices; every job is answered then."""
-        self._crew.close()
+    def close(self) -> bool:
+        """Cancel what waits, wait a while for what runs and loads, and release the devices; every job is answered then.
+
+        Returns
+        -------
+        bool
+            Whether all threads have ended. Where one has not, the process should end without waiting for it: the interpreter
+            must not be taken away from under torch.
+        """
+        ended = self._crew.close()
         for device in self.devices:
             device.close()
+        return ended
 
 
 def _nothing() -> None:

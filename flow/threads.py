@@ -2,15 +2,13 @@
 
 import ctypes
 import logging
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 log = logging.getLogger("isocenter.threads")
 
 
-def use_cores(count: int) -> None:
-    """Let torch compute on so many cores in this thread, and in this thread only.
+def keep_to_one_core() -> None:
+    """Let torch compute on one core in this thread, and in this thread only.
 
     OpenMP keeps a team of threads for every thread that asks for one. Once there are more of them than cores, they stop
     waiting actively for the next operation, and all become slower by a tenth or more. So the teams belong to the engine's
@@ -19,22 +17,8 @@ def use_cores(count: int) -> None:
     import torch  # whoever only passes bytes on needs none
 
     torch.ones(1).add(1)  # torch sets the number of a thread's threads when it first computes
-    _openmp()(count)
-
-
-@cache
-def _openmp() -> Callable[[int], object]:
-    """Return what tells OpenMP how many threads the calling thread wants."""
-    import torch
-
     library = Path(torch.__file__).parent / "lib" / "libgomp.so.1"
     try:
-        return ctypes.CDLL(str(library)).omp_set_num_threads
+        ctypes.CDLL(str(library)).omp_set_num_threads(1)
     except OSError:
         log.debug("torch does not use GNU's OpenMP here: every thread may use all cores")
-        return lambda _count: None
-
-
-def keep_to_one_core() -> None:
-    """Leave the other cores to the engine."""
-    use_cores(1)
