@@ -40,9 +40,10 @@ _NOT_FOR_THE_IMAGE = _mask(
     31,  # phase stabilisation
 )
 _LAST_IN_SLICE = _mask(ismrmrd.ACQ_LAST_IN_SLICE)
-_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION)
+_LAST_IN_MEASUREMENT = _mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
-_LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION
+_LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
 _KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _FIRST_COUNTER = Readout._fields.index("slice")
@@ -252,7 +253,7 @@ class _Accumulator:
         if fields.flags & _LAST_IN_SLICE and self._belongs_to_image(fields):
             self.flags_seen = True
             self.finished[key] = self.finished.get(key, 0) + 1
-        if fields.flags & _LAST_IN_REPETITION:
+        if self._ends_all(fields):
             self.flags_seen = True
             for done in self.blocks:
                 self.finished[done] = self._parts(done)
@@ -260,6 +261,13 @@ class _Accumulator:
         elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
             self.finished[key] = self._parts(key)
             yield from self._hand_on(key)
+
+    def _ends_all(self, fields: Readout) -> bool:
+        """Whether nothing more comes for the blocks that are being filled; where repetitions are frames, others may follow."""
+        if fields.flags & _LAST_IN_MEASUREMENT:
+            return True
+        count = self.scan.encodings[fields.encoding].count("repetition") if self.frames == "repetition" else 0
+        return bool(fields.flags & _LAST_IN_REPETITION) and fields.repetition + 1 >= count
 
     def _belongs_to_image(self, fields: Readout) -> bool:
         """Whether a readout is part of the image's own acquisition, which a separate calibration scan is not."""

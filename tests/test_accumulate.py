@@ -168,6 +168,28 @@ def test_frames_become_blocks_of_their_own_or_one_dynamic_block():
         assert dynamic.reference[frame].idx.phase == frame
 
 
+@pytest.mark.parametrize("flags", [True, False])
+def test_repetitions_that_are_frames_stay_in_one_block(flags):
+    protocol = ScanProtocol(**QUIET, frames=3, frame_counter="repetition", slices=2)
+    simulation = simulate(protocol)
+    if not flags:
+        for item in simulation.items:
+            item.clear_all_flags()
+    dynamic, _, scan = blocks(simulation, frames="repetition")
+    assert [kspace.mask.sum(dim=(1, 2)).tolist() for kspace in dynamic] == [[32, 32, 32]] * 2
+    assert [[header.idx.repetition for header in kspace.reference] for kspace in dynamic] == [[0, 1, 2]] * 2
+    assert not scan.problem_messages()
+
+
+def test_a_dynamic_block_of_repetitions_leaves_when_the_last_one_ends():
+    simulation = simulate(ScanProtocol(**QUIET, frames=3, frame_counter="repetition", acceleration=2))
+    for item in simulation.items:
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    stream = accumulate(iter([*simulation.items, Interruption("late")]), Scan(simulation.header), frames="repetition")
+    assert isinstance(next(stream), Kspace)
+
+
 def test_repetitions_leave_when_the_next_one_begins():
     protocol = ScanProtocol(**QUIET, frames=3, frame_counter="repetition")
     simulation = simulate(protocol)
