@@ -169,8 +169,8 @@ class _Accumulator:
             and key is not None
             and (fields.flags & _LAST or fields.step_1 == self.last_line[key[0]])
         ):
-            return [*ready, *self._flush_complete(fields, key)]
-        if self.partial and key in self.blocks and not self.blocks[key].added % self.partial:
+            ready = [*ready, *self._flush_complete(fields, key)]
+        if self.partial and key in self.blocks and self.blocks[key].unseen >= self.partial:
             return [*ready, PartialKspace(self.blocks[key].snapshot(self.scan.device))]
         return ready
 

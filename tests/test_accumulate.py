@@ -7,7 +7,7 @@ import torch
 from helpers import collect
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
-from isocenter.gadgets.kspace import Kspace
+from isocenter.gadgets.kspace import Kspace, PartialKspace
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
 from isocenter.wire.items import AcquisitionBucket, Interruption
@@ -202,6 +202,37 @@ def test_repetitions_leave_when_the_next_one_begins():
 def test_trigger_by_counter_sorts_slices():
     repetitions, _, _ = blocks(simulate(ScanProtocol(**QUIET, slices=3)), trigger="repetition")
     assert [kspace.reference[0].idx.slice for kspace in repetitions] == [0, 1, 2]
+
+
+def partial_lines(simulation, **options):
+    out, _ = collect([(accumulate, options)], simulation)
+    return [int(item.kspace.mask.sum()) for item in out if isinstance(item, PartialKspace)]
+
+
+def test_a_partial_block_comes_once_for_so_many_lines_of_the_image():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=12))
+    only_calibration = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    simulation.items[3].data[0, 5] = np.nan
+    assert len(only_calibration) > 4
+    assert partial_lines(simulation, partial=3) == [3, 6, 9, 12]
+
+
+def test_the_last_line_of_an_average_counts_for_partial_blocks_as_well():
+    assert partial_lines(simulate(ScanProtocol(**QUIET, averages=2)), partial=16) == [16, 32, 32]
+
+
+def test_a_partial_block_is_what_had_come_and_does_not_change_the_whole():
+    protocol = ScanProtocol(**QUIET, averages=3)
+    out, _ = collect([(accumulate, {"partial": 40})], simulate(protocol))
+    first, second, whole = out
+    (expected,), _, _ = blocks(simulate(protocol))
+    assert (int(first.kspace.mask.sum()), int(second.kspace.mask.sum())) == (32, 32)
+    assert torch.equal(whole.data, expected.data)
+    for partial in (first, second):
+        assert torch.allclose(partial.kspace.data[:, 0], exact(protocol), atol=1e-5)
+    (few,) = (item for item in collect([(accumulate, {"partial": 20})], simulate(ScanProtocol(**QUIET)))[0][:1])
+    assert torch.count_nonzero(few.kspace.data[:, 0, 0].abs().sum(dim=(0, 2))) == 20
+    assert few.kspace.headers["number_of_samples"].astype(bool).sum() == 20
 
 
 def test_interrupted_scan_gives_what_had_arrived_and_says_so():
