@@ -87,6 +87,15 @@ def test_what_does_not_fit_is_named_with_what_is_accepted(protocol, domain, comp
     assert any(complaint in reason for reason in misfits(manifest(**domain), kspace, scan))
 
 
+def test_acceleration_along_kz_multiplies_that_along_ky():
+    simulation = simulate(ScanProtocol(matrix=48, coils=6, noise_scan=False, oversampling=1, partitions=8, acceleration=3))
+    items = [item for item in simulation.items if item.idx.kspace_encode_step_2 % 2 == 0]
+    out, scan = collect([(load("accumulate"), {})], simulation, items)
+    (kspace,) = (item for item in out if isinstance(item, Kspace))
+    assert misfits(manifest(acceleration=(1, 4)), kspace, scan) == ["acceleration 6, accepted is 1 to 4"]
+    assert misfits(manifest(acceleration=(6, 6)), kspace, scan) == []
+
+
 def test_limits_of_an_input_count():
     kspace, scan = block_of()
     assert misfits(manifest(limits={"ky": (64, 128)}), kspace, scan) == ["ky 48, accepted is 64 to 128"]

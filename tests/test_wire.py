@@ -332,6 +332,21 @@ def test_an_absurd_readout_is_refused_before_memory_is_taken():
         Decoder(Limits(message=2**30)).feed(struct.pack("<H", 1008) + bytes(header))
 
 
+@pytest.mark.parametrize("trajectory", [0, 2])
+@pytest.mark.parametrize("piece", [200, 10**6])
+def test_a_readout_may_be_as_long_as_the_limit_and_no_longer(trajectory, piece):
+    readout = random_acquisition(4, 200, trajectory)
+    data = joined(readout)
+
+    def decode(limit):
+        decoder = Decoder(Limits(message=limit))
+        return [m for start in range(0, len(data), piece) for m in decoder.feed(data[start : start + piece])]
+
+    assert decode(len(data)) == [readout]
+    with pytest.raises(ProtocolError, match="exceeds the limit"):
+        decode(len(data) - 1)
+
+
 def test_messages_before_a_fault_are_delivered():
     decoder = Decoder()
     assert decoder.feed(joined(Text("good")) + b"\xff\xff") == [Text("good")]
