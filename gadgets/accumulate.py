@@ -164,6 +164,8 @@ class _Accumulator:
             self.scan.report(error.kind, str(error))
             # of a readout that cannot be used, it is still known where it belongs, and what ends with it
             key = self._key(fields) if error.kind == "not finite" else None
+        if key is not None and fields.flags & _LAST:
+            self._note_end(fields, key)
         if (
             self.trigger == "auto"
             and key is not None
@@ -249,7 +251,8 @@ class _Accumulator:
         for key in sorted(key for key in self.blocks if key[4] < repetition):
             yield from self._hand_on(key)
 
-    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
+    def _note_end(self, fields: Readout, key: Key) -> None:
+        """Count what a readout's flags say to be finished."""
         if fields.flags & _LAST_IN_SLICE and self._belongs_to_image(fields):
             self.flags_seen = True
             self.finished[key] = self.finished.get(key, 0) + 1
@@ -257,6 +260,9 @@ class _Accumulator:
             self.flags_seen = True
             for done in self.blocks:
                 self.finished[done] = self._parts(done)
+
+    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
+        if self._ends_all(fields):
             yield from self.flush()
         elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
             self.finished[key] = self._parts(key)
@@ -312,7 +318,7 @@ class _Accumulator:
             kspace = head_start.finish(block, calibration)
         else:
             kspace = block.to_kspace(self.scan.device, calibration)
-        if not self._all_parts_finished(key) and (self.flags_seen or self.interrupted):
+        if not self._all_parts_finished(key) and (self.interrupted or (self.flags_seen and self.trigger == "auto")):
             lines = int(block.measured.sum())
             kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
             self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")

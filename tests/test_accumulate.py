@@ -114,6 +114,46 @@ def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image():
     assert not scan.problems
 
 
+def split(items, count):
+    return items[:-count], items[-count:]
+
+
+def test_calibration_lines_of_a_blocks_own_counters_come_before_later_ones():
+    """Two phases whose readouts are mixed: the first block leaves when the other's calibration lines are the last ones."""
+    protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=2, acceleration=2, acs=8)
+    simulation = simulate(protocol)
+    (first, end), (second, other_end) = (
+        split([item for item in simulation.items if item.idx.phase == phase], 2) for phase in (0, 1)
+    )
+    left, _, _ = blocks(simulation, [*first, *second, *end, *other_end])
+    acs = protocol.calibration_lines()
+    assert not torch.allclose(exact(protocol, 0)[:, 0, acs], exact(protocol, 1)[:, 0, acs], atol=1e-3)
+    for phase, kspace in enumerate(left):
+        assert kspace.reference[0].idx.phase == phase
+        assert torch.allclose(kspace.calibration[:, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
+        assert torch.allclose(kspace.data[:, 0, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
+
+
+def test_a_block_without_calibration_lines_gets_the_last_ones_of_its_slice():
+    protocol = ScanProtocol(
+        **{**QUIET, "phantom": "heart"}, frames=3, slices=2, acceleration=2, acs=8, calibration="separate"
+    )
+    simulation = simulate(protocol)
+    later = simulate(protocol)
+    lines = [item for item in later.items if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    for line in lines:
+        line.data[:] *= 2
+        line.idx.phase = 1
+    middle = next(index for index, item in enumerate(simulation.items) if item.idx.phase == 2)
+    left, _, _ = blocks(simulation, [*simulation.items[:middle], *lines, *simulation.items[middle:]])
+    acs = protocol.calibration_lines()
+    assert len(left) == 6
+    for kspace in left:
+        header = kspace.reference[0].idx
+        expected = exact(protocol, 0, header.slice)[:, 0, acs] * (2 if header.phase == 2 else 1)
+        assert torch.allclose(kspace.calibration[:, 0, acs], expected, atol=1e-5)
+
+
 def test_embedded_calibration_lines_can_be_kept_out_of_the_image():
     protocol = ScanProtocol(**QUIET, acceleration=4, acs=8)
     (kspace,), _, _ = blocks(simulate(protocol), fill_calibration=False)
@@ -244,6 +284,45 @@ def test_interrupted_scan_gives_what_had_arrived_and_says_so():
     assert int(kspace.mask.sum()) == 20
     assert "20 lines" in kspace.notes["Incomplete"]
     assert "incomplete" in scan.problems
+
+
+INCOMPLETE = "a block of k-space is incomplete: 15 lines had arrived"
+
+
+@pytest.mark.parametrize(
+    ("flags", "interrupted", "incomplete"),
+    [(True, False, True), (True, True, True), (False, True, True), (False, False, False)],
+)
+def test_a_block_is_incomplete_where_its_end_is_missing_and_was_to_come(flags, interrupted, incomplete):
+    """Two slices; the last line of the second one is lost, with its flags. Without any flags nobody knows, if CLOSE comes."""
+    simulation = simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0))
+    items = simulation.items[:-1]
+    if not flags:
+        for item in items:
+            item.clear_all_flags()
+    (complete, lacking), _, scan = blocks(simulation, [*items, *([Interruption("lost")] if interrupted else [])])
+    if flags:
+        assert "Incomplete" not in complete.notes
+    else:
+        complete, lacking = lacking, complete  # both leave at the end, in order of their slices
+        assert ("Incomplete" in complete.notes) == interrupted
+    assert lacking.reference[0].idx.slice == 0
+    assert lacking.notes == ({"Incomplete": "only 15 lines had arrived"} if incomplete else {})
+    assert (INCOMPLETE in scan.problems.get("incomplete", "")) == incomplete
+
+
+def test_a_block_that_is_complete_when_the_stream_is_interrupted_is_not_called_incomplete():
+    simulation = simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0))
+    left, _, scan = blocks(simulation, [*simulation.items[:17], Interruption("lost")], trigger="end")
+    assert [kspace.notes for kspace in left] == [{"Incomplete": "only 1 lines had arrived"}, {}]
+    assert "1 lines had arrived" in scan.problems["incomplete"]
+
+
+def test_what_a_counter_hands_on_is_not_called_incomplete():
+    left, _, scan = blocks(simulate(ScanProtocol(**QUIET, averages=2)), trigger="average")
+    assert [kspace.notes for kspace in left] == [{}, {}]
+    assert [int(kspace.mask.sum()) for kspace in left] == [32, 32]
+    assert "incomplete" not in scan.problems
 
 
 def test_the_reference_is_the_line_closest_to_the_middle():
