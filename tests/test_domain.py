@@ -88,7 +88,9 @@ def test_what_does_not_fit_is_named_with_what_is_accepted(protocol, domain, comp
 
 
 def test_acceleration_along_kz_multiplies_that_along_ky():
-    simulation = simulate(ScanProtocol(matrix=48, coils=6, noise_scan=False, oversampling=1, partitions=8, acceleration=3))
+    simulation = simulate(
+        ScanProtocol(matrix=48, coils=6, noise_scan=False, oversampling=1, partitions=8, acceleration=3)
+    )
     items = [item for item in simulation.items if item.idx.kspace_encode_step_2 % 2 == 0]
     out, scan = collect([(load("accumulate"), {})], simulation, items)
     (kspace,) = (item for item in out if isinstance(item, Kspace))

@@ -141,7 +141,7 @@ class TestLedger:
 
 
 class TestKept:
-    """What blocks that are being filled take of a scan's ledger: the samples, and for each line 344 bytes for header and count."""
+    """What a block that is being filled takes of a ledger: its samples, and 344 bytes for the header and count of each line."""
 
     LINES, COILS, SAMPLES = 16, 2, 32
     BLOCK = 8 * LINES * COILS * SAMPLES + 344 * LINES
@@ -207,8 +207,9 @@ class TestKept:
         stream, scan = self.accumulate(iter([*first, *items[self.LINES :], last]), ledger, slices=2)
         (block,) = stream
         assert block.mask.all()
-        assert f"there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): {self.BLOCK} bytes" in (
-            scan.problems["memory"]
+        assert (
+            f"there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): {self.BLOCK} bytes"
+            in (scan.problems["memory"])
         )
         assert ledger.held == 0
 
