@@ -248,7 +248,7 @@ def test_what_an_own_module_lacks_is_said(lab):
         export_module("mylab:Unknown", None, lab / "own", ExportOptions())
     with pytest.raises(CheckpointError, match="cannot be imported"):
         export_module("mylab:Nothing", None, lab / "own", ExportOptions())
-    with pytest.raises(CheckpointError, match=r"accepted is package\.module:Class"):
+    with pytest.raises(CheckpointError, match=r"accepted: package\.module:Class"):
         export_module("mylab", None, lab / "own", ExportOptions())
     with pytest.raises(CheckpointError, match="cannot be made with arguments"):
         export_module("mylab:ComplexNet", None, lab / "own", ExportOptions(arguments={"depth": 1}))
@@ -358,14 +358,14 @@ def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("Pair", {}, "it returns a tuple; accepted is one tensor"),
+        ("Pair", {}, "it returns a tuple; accepted: one tensor"),
         ("Either", {}, "runs on real and on complex tensors; say"),
         ("Cropped", {}, "cropping is the pipeline's work"),
         ("Image", {"inputs": ({"name": "y", "axes": ["batch"]},)}, "inputs y are not known"),
         (
             "Image",
             {"inputs": ({"name": "mask", "axes": ["batch", "ky"]},)},
-            "inputs are mask; accepted are kspace or image",
+            "inputs are mask; accepted: kspace or image",
         ),
         (
             "MaskOfLines",
@@ -390,7 +390,7 @@ def test_what_an_own_module_cannot_be_is_said(name, options, message, lab):
 
 def test_a_runtime_that_deviates_stops_the_export(tmp_path):
     options = ExportOptions(configuration=SMALL["dccnn"], tolerance=1e-9)
-    with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted is 1\.0e-09"):
+    with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted: 1\.0e-09"):
         export_network("dccnn", checkpoint("dccnn", tmp_path), tmp_path / "bundle", options, ["torchscript"])
     assert not (tmp_path / "bundle").exists()
 
@@ -462,7 +462,7 @@ class TestHalfPrecision:
 
     def test_it_is_refused_where_the_tolerance_does_not_hold(self, tmp_path):
         options = ExportOptions(configuration=SMALL["modl"], precision="bf16", tolerance=1e-6)
-        with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted is 1\.0e-06"):
+        with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted: 1\.0e-06"):
             export_network("modl", checkpoint("modl", tmp_path), tmp_path / "half", options, ["torchscript"])
         assert not (tmp_path / "half").exists()
 

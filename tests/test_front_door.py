@@ -242,7 +242,7 @@ class TestOwnGadgets:
         negated = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").encode()).images[0].data
         assert np.array_equal(negated, -plain)
         wrong = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").replace("times", "time").encode())
-        assert "gadget 'negate' has no option 'time'; its options are: times" in wrong.texts[0]
+        assert "gadget 'negate': it has no option 'time'; accepted: times" in wrong.texts[0]
 
     def test_of_an_installed_package(self, service, code, small_scan):
         information = code / "own_package-1.0.dist-info"

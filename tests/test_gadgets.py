@@ -56,7 +56,7 @@ class TestEveryGadget:
             assert option in documentation, f"option {option} of {name} is not explained"
 
     def test_refuses_an_unknown_option_by_name(self, name):
-        with pytest.raises(OptionError, match=f"gadget '{name}' has no option 'colour'"):
+        with pytest.raises(OptionError, match=f"gadget '{name}': it has no option 'colour'"):
             load(name).parse({**{k: str(v) for k, v in NEEDED.get(name, {}).items()}, "colour": "red"})
 
     def test_its_defaults_are_accepted_as_text(self, name):
@@ -72,7 +72,7 @@ class TestEveryGadget:
     ("name", "properties", "complaint"),
     [
         ("accumulate", {"trigger": "sometimes"}, "option 'trigger': 'sometimes' is not accepted"),
-        ("select_coils", {}, "needs a value for its option 'coils_out'"),
+        ("select_coils", {}, "its option 'coils_out' needs a value"),
         ("select_coils", {"coils_out": "0"}, "greater than or equal to 1"),
         ("extract", {"phase": "perhaps"}, "option 'phase': 'perhaps' is not accepted"),
         ("scale", {"factor": "big"}, "option 'factor': 'big' is not accepted"),
@@ -84,7 +84,7 @@ def test_wrong_values_are_refused_with_what_is_accepted(name, properties, compla
 
 
 def test_an_unknown_gadget_is_refused_with_those_that_exist():
-    with pytest.raises(OptionError, match="there is no gadget 'sharpen'; there are: accumulate"):
+    with pytest.raises(OptionError, match="there is no gadget 'sharpen'; accepted: accumulate"):
         load("sharpen")
 
 
