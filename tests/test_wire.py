@@ -41,6 +41,7 @@ from isocenter.wire.items import (
     ReconBit,
     ReconBuffer,
     ReconData,
+    header_of,
     make_image,
 )
 
@@ -303,6 +304,20 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     for start in range(0, len(stream), 5000):
         decoder.feed(stream[start : start + 5000])
     assert len(decoder._pool) <= 2
+
+
+@pytest.mark.parametrize("name", ["data", "header"])
+def test_memory_is_not_used_again_while_any_part_of_one_readout_refers_to_it(name):
+    def part(readout):
+        return readout.data if name == "data" else header_of(readout)
+
+    first = random_acquisition(samples=600)
+    decoder = Decoder(slab_bytes=32768)
+    kept = part(decoder.feed(joined(first))[0])
+    for seed in range(1, 60):
+        decoder.feed(joined(random_acquisition(samples=600, seed=seed, scan_counter=seed)))
+    assert bytes(memoryview(kept).cast("B")) == bytes(memoryview(part(first)).cast("B"))
+    assert len(decoder._pool) <= 3
 
 
 @pytest.mark.parametrize(
