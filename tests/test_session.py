@@ -184,7 +184,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "complaint"),
         [
-            (lambda s: stream(s, "nothing.xml"), "there is no pipeline 'nothing.xml'; there are: default.xml"),
+            (lambda s: stream(s, "nothing.xml"), "there is no pipeline 'nothing.xml'; accepted: default.xml"),
             (lambda s: stream(s, "../../etc/passwd"), "is not the name of a pipeline"),
             (lambda s: joined(ConfigScript(b"<configuration><oops")) + joined(Close()), "not readable as XML"),
             (lambda s: joined(ConfigScript(b"<!DOCTYPE a><configuration/>"), Close()), "DOCTYPE"),
