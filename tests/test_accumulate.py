@@ -1,5 +1,7 @@
 """Where readouts land, when blocks leave, and what is kept out of the image."""
 
+import itertools
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -178,16 +180,16 @@ def split(items, count):
 
 
 def test_calibration_lines_of_a_blocks_own_counters_come_before_later_ones():
-    """Two phases whose readouts are mixed: the first block leaves when the other's calibration lines are the last ones."""
-    protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=2, acceleration=2, acs=8)
+    """Phases whose readouts are mixed: two blocks leave when the third one's calibration lines are the last ones."""
+    protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=3, acceleration=2, acs=8)
     simulation = simulate(protocol)
-    (first, end), (second, other_end) = (
-        split([item for item in simulation.items if item.idx.phase == phase], 2) for phase in (0, 1)
+    begins, ends = zip(
+        *(split([item for item in simulation.items if item.idx.phase == phase], 2) for phase in range(3)), strict=True
     )
-    left, _, _ = blocks(simulation, [*first, *second, *end, *other_end])
+    left, _, _ = blocks(simulation, [*itertools.chain(*begins), *ends[1], *ends[0], *ends[2]])
     acs = protocol.calibration_lines()
     assert not torch.allclose(exact(protocol, 0)[:, 0, acs], exact(protocol, 1)[:, 0, acs], atol=1e-3)
-    for phase, kspace in enumerate(left):
+    for phase, kspace in zip((1, 0, 2), left, strict=True):
         assert kspace.reference[0].idx.phase == phase
         assert torch.allclose(kspace.calibration[:, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
         assert torch.allclose(kspace.data[:, 0, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)

@@ -113,6 +113,18 @@ class TestConnectedByGadgetron:
         assert [type(message) for message in messages] == [ErrorReport, Close]
         assert complaint in messages[0].text
 
+    @pytest.mark.parametrize("damaged", [1, 32])
+    def test_problems_are_an_error_only_where_no_image_was_made(self, service, damaged):
+        scan = simulate(ScanProtocol(matrix=32, coils=3))
+        for item in scan.items[1 : 1 + damaged]:
+            item.data[:] = np.nan
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, RECONSTRUCT, scan.header, scan.items)
+        assert [type(message) for message in messages] == [Image if damaged == 1 else ErrorReport, Close]
+        if damaged > 1:
+            assert "NaN" in messages[0].text
+            assert "no image was made from 33 acquisitions" in messages[0].text
+
 
 def started_by_gadgetron(scan, configuration, environment):
     """Start ``python -m gadgetron PORT isocenter.gadgets external`` as Gadgetron does, and speak to it."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isocenter.flow.ahead import run_ahead
 from isocenter.flow.channel import Channel, Stopped
-from isocenter.flow.ledger import Ledger
+from isocenter.flow.ledger import Account, Ledger
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace, size_of
@@ -283,6 +283,18 @@ class TestChannel:
         getattr(channel, end)()
         assert not channel.put("late", 4)
         assert not channel.wait_for_room()
+        assert ledger.waiting == 0
+
+    def test_an_entry_that_got_room_as_the_channel_closed_gives_it_back(self):
+        class Closing(Account):
+            def charge(self, size, **options):
+                charged = super().charge(size, **options)
+                channel.finish()
+                return charged
+
+        ledger = Ledger(10)
+        channel = Channel(Closing(ledger, "channel"))
+        assert not channel.put("late", 4)
         assert ledger.waiting == 0
 
     def test_the_time_that_both_may_take_is_limited_in_all(self):
