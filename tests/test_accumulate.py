@@ -545,6 +545,21 @@ def test_readouts_off_the_cartesian_grid_are_refused():
     assert "trajectory 'radial' is not accepted, only 'cartesian'" in scan.problems["trajectory"]
 
 
+def test_calibration_lines_do_not_replace_lines_of_the_image():
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8)
+    simulation = simulate(protocol)
+    both = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)]
+    copies = [ismrmrd.Acquisition(a.getHead(), 3 * a.data) for a in both]
+    for copy in copies:
+        copy.clear_all_flags()
+        copy.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+    (kspace,), _, _ = blocks(simulation, [*copies, *simulation.items])
+    (expected,), _, _ = blocks(simulate(protocol))
+    assert torch.equal(kspace.data, expected.data)
+    rows = [a.idx.kspace_encode_step_1 for a in both]
+    assert torch.allclose(kspace.calibration[:, 0, rows], 2 * expected.data[:, 0, 0, rows], atol=1e-5)
+
+
 def test_calibration_lines_of_other_channels_do_not_fill_the_image():
     protocol = ScanProtocol(**QUIET, acceleration=2, acs=8)
     simulation = simulate(protocol)

@@ -76,6 +76,17 @@ class TestLedger:
         assert queue.charge(1, timeout=0)
         assert not queue.charge(1, timeout=0)
 
+    def test_a_release_wakes_who_waits(self):
+        whole = Ledger(10)
+        buffer, queue = Ledger(whole=whole).account("buffer"), Ledger(whole=whole).account("queue")
+        assert buffer.keep(10)
+        assert queue.charge(1)
+        thread, outcome = in_thread(queue.charge, 1)
+        wait_until(lambda: is_waiting(whole.condition))
+        buffer.release(10)
+        thread.join(10)
+        assert outcome == [True]
+
     def test_a_credit_wakes_who_waits(self):
         ledger = Ledger(10)
         account = ledger.account("queue")
