@@ -122,7 +122,7 @@ def test_a_trajectory_goes_to_bundles_that_take_one_and_is_refused_by_others(blo
     given = manifest(kspace=("batch", "coils", "kz", "ky", "kx", "complex"), trajectory=axes)
     assert np.array_equal(settled(arrange_inputs(given, block))["trajectory"].numpy(), block.trajectory)
     block.trajectory = None
-    with pytest.raises(DataError, match="needs 'trajectory', which this block lacks$"):
+    with pytest.raises(DataError, match=r"needs 'trajectory', which this block lacks$"):
         arrange_inputs(given, block)
 
 
@@ -135,7 +135,7 @@ def test_what_a_bundle_cannot_take_is_said(block):
     with pytest.raises(DataError, match="needs 'maps', which this block lacks; add the gadget estimate_coil_maps"):
         arrange_inputs(manifest(kspace=PLANE, maps=PLANE), block)
     block.maps_problem = "there are 3 calibration lines"
-    with pytest.raises(DataError, match="^there are 3 calibration lines$"):
+    with pytest.raises(DataError, match=r"^there are 3 calibration lines$"):
         arrange_inputs(manifest(kspace=PLANE, maps=PLANE), block)
     block.mask[:, 0] = ~block.mask[:, 0]
     with pytest.raises(DataError, match="it cannot take a scan undersampled along kz"):

@@ -121,6 +121,8 @@ class TestWholeScans:
         parameters = json.dumps({"version": "1", "parameters": {"bundle": "rss"}})
         result = service.replay(small_scan, "openrecon", parameters=parameters)
         assert result.images[0].meta["IsocenterBundle"] == "rss"
+        parameters = json.dumps({"parameters": {"config": "nothing", "customconfig": "rss"}})
+        assert service.replay(small_scan, "openrecon", parameters=parameters).images[0].meta["IsocenterBundle"] == "rss"
         parameters = json.dumps({"parameters": {"config": "rss", "customconfig": ""}})
         assert service.replay(small_scan, "openrecon", parameters=parameters).images[0].meta["IsocenterBundle"] == "rss"
 
