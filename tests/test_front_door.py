@@ -62,12 +62,18 @@ def test_the_images_are_those_of_the_stream(service, settings, recorded, pipelin
     assert same(isocenter.reconstruct((header, items), pipeline, settings=settings, **parameters), sent.images)
 
 
-def test_readouts_are_left_as_they_are(settings, recorded):
+def test_readouts_are_left_as_they_are(settings, recorded, tmp_path):
+    """By gadgets as well that change readouts where they are."""
+    in_place = tmp_path / "in_place.xml"
+    names = ("prewhiten", "remove_oversampling", "accumulate")
+    gadgets = "".join(f'<gadget name="{name}"/>' for name in names)
+    reconstruct = '<gadget name="reconstruct"><property name="bundle" value="rss"/></gadget>'
+    in_place.write_text(f"<configuration>{gadgets}{reconstruct}</configuration>")
     with isocenter.open_scan(recorded) as scan:
         items = list(scan.items())
         before = [item.data.copy() for item in items]
-        for _ in range(2):
-            isocenter.reconstruct((scan.header, items), "rss", settings=settings)
+        isocenter.reconstruct((scan.header, items), "rss", settings=settings)
+        isocenter.reconstruct((scan.header, items), in_place, settings=settings)
     assert all(np.array_equal(item.data, data) for item, data in zip(items, before, strict=True))
 
 
@@ -150,6 +156,11 @@ def test_a_pipeline_that_makes_no_images_gives_none(tmp_path, bundles, recorded)
     assert isocenter.reconstruct(recorded, "default_measurement_dependencies.xml", settings=settings) == []
 
 
+def test_parameters_choose_what_a_pipeline_leaves_open(settings, recorded):
+    images = isocenter.reconstruct(recorded, "network.xml", settings=settings, bundle="rss")
+    assert [image.meta["IsocenterBundle"] for image in images] == ["rss", "rss"]
+
+
 def test_a_pipeline_may_have_another_name(settings, recorded):
     other = settings.model_copy(update={"aliases": {"openrecon": "rss"}})
     assert same(
@@ -207,7 +218,8 @@ def test_a_bundle_can_be_a_folder(settings, bundles, tmp_path):
     shutil.copytree(bundles / "rss", tmp_path / "rss")
     text = (tmp_path / "rss" / "model.yaml").read_text()
     (tmp_path / "rss" / "model.yaml").write_text(re.sub(r"(?m)^version:.*$", "version: '7.7'", text))
-    assert isocenter.load_bundle(tmp_path / "rss", settings=settings).manifest.version == "7.7"
+    others = Settings(home=tmp_path / "home", bundles=(bundles,))
+    assert isocenter.load_bundle(tmp_path / "rss", settings=others).manifest.version == "7.7"
 
 
 def test_names_are_listed_and_others_refused():
