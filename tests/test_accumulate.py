@@ -165,13 +165,26 @@ def test_calibration_lines_are_kept_beside_the_image(mode):
     assert kspace.mask[0, 0].tolist() == (imaging | acs if mode == "embedded" else imaging).tolist()
 
 
-def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image():
-    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate")
+@pytest.mark.parametrize("averages", [1, 2])
+def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image(averages):
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate", averages=averages)
     simulation = simulate(protocol)
     calibration = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
     calibration[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
     (kspace,), _, scan = blocks(simulation)
     assert kspace.mask[0, 0].tolist() == protocol.imaging_lines(0).tolist()
+    assert not scan.problems
+
+
+def test_an_embedded_calibration_line_may_be_the_last_one_of_the_image():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=8))
+    only = next(item for item in simulation.items if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION))
+    items = [item for item in simulation.items if item is not only]
+    items[-1].clear_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    items[-1].clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    only.set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    out, scan = collect([(accumulate, {})], simulation, [*items, only, Interruption("late")])
+    assert isinstance(out[0], Kspace)
     assert not scan.problems
 
 

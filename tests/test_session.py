@@ -431,6 +431,16 @@ class TestWhichPipeline:
             assert result.failed
             assert "<oops> is not known here" in result.texts[0]
 
+    def test_a_pipeline_of_the_site_runs_only_modules_that_the_settings_list(self, make_service, small_scan, tmp_path):
+        folder = tmp_path / "pipelines"
+        folder.mkdir(exist_ok=True)
+        (folder / "program.xml").write_text(
+            "<configuration><version>2</version><stream>"
+            '<external><execute name="lab.nets" target="run" type="python"/></external></stream></configuration>'
+        )
+        result = make_service().replay(small_scan, "program")
+        assert "external module 'lab.nets.run' is not listed under 'handlers'" in result.texts[0]
+
     def test_a_pipeline_of_the_site_may_connect_where_it_likes(self, make_service, small_scan, tmp_path):
         """What a peer sends may not, whatever address stands in it."""
         with socket.create_server(("127.0.0.1", 0)) as probe:
