@@ -40,9 +40,10 @@ _NOT_FOR_THE_IMAGE = _mask(
     31,  # phase stabilisation
 )
 _LAST_IN_SLICE = _mask(ismrmrd.ACQ_LAST_IN_SLICE)
-_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION, ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION)
+_LAST_IN_MEASUREMENT = _mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
-_LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION
+_LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
 _KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _FIRST_COUNTER = Readout._fields.index("slice")
@@ -163,13 +164,15 @@ class _Accumulator:
             self.scan.report(error.kind, str(error))
             # of a readout that cannot be used, it is still known where it belongs, and what ends with it
             key = self._key(fields) if error.kind == "not finite" else None
+        if key is not None and fields.flags & _LAST:
+            self._note_end(fields, key)
         if (
             self.trigger == "auto"
             and key is not None
             and (fields.flags & _LAST or fields.step_1 == self.last_line[key[0]])
         ):
-            return [*ready, *self._flush_complete(fields, key)]
-        if self.partial and key in self.blocks and not self.blocks[key].added % self.partial:
+            ready = [*ready, *self._flush_complete(fields, key)]
+        if self.partial and key in self.blocks and self.blocks[key].unseen >= self.partial:
             return [*ready, PartialKspace(self.blocks[key].snapshot(self.scan.device))]
         return ready
 
@@ -248,18 +251,29 @@ class _Accumulator:
         for key in sorted(key for key in self.blocks if key[4] < repetition):
             yield from self._hand_on(key)
 
-    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
+    def _note_end(self, fields: Readout, key: Key) -> None:
+        """Count what a readout's flags say to be finished."""
         if fields.flags & _LAST_IN_SLICE and self._belongs_to_image(fields):
             self.flags_seen = True
             self.finished[key] = self.finished.get(key, 0) + 1
-        if fields.flags & _LAST_IN_REPETITION:
+        if self._ends_all(fields):
             self.flags_seen = True
             for done in self.blocks:
                 self.finished[done] = self._parts(done)
+
+    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
+        if self._ends_all(fields):
             yield from self.flush()
         elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
             self.finished[key] = self._parts(key)
             yield from self._hand_on(key)
+
+    def _ends_all(self, fields: Readout) -> bool:
+        """Whether nothing more comes for the blocks that are being filled; where repetitions are frames, others may follow."""
+        if fields.flags & _LAST_IN_MEASUREMENT:
+            return True
+        count = self.scan.encodings[fields.encoding].count("repetition") if self.frames == "repetition" else 0
+        return bool(fields.flags & _LAST_IN_REPETITION) and fields.repetition + 1 >= count
 
     def _belongs_to_image(self, fields: Readout) -> bool:
         """Whether a readout is part of the image's own acquisition, which a separate calibration scan is not."""
@@ -304,7 +318,7 @@ class _Accumulator:
             kspace = head_start.finish(block, calibration)
         else:
             kspace = block.to_kspace(self.scan.device, calibration)
-        if not self._all_parts_finished(key) and (self.flags_seen or self.interrupted):
+        if not self._all_parts_finished(key) and (self.interrupted or (self.flags_seen and self.trigger == "auto")):
             lines = int(block.measured.sum())
             kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
             self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")

@@ -115,7 +115,8 @@ class KspaceBuffer:
         self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
         self._header_bytes = self.headers.reshape(-1).data
         self.dwell_time = 0.0
-        self.added = 0
+        self.unseen = 0
+        """Readouts since the last ``snapshot``."""
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
         self._processed: Tensor | None = None
@@ -165,7 +166,7 @@ class KspaceBuffer:
         self._header_bytes[first_byte : first_byte + _HEADER_BYTES] = memoryview(header).cast("B")
         self.dwell_time = self.dwell_time or header.sample_time_us
         self.fresh.append(place)
-        self.added += 1
+        self.unseen += 1
 
     def process(self, step: Callable[[Tensor], Tensor], device: torch.device) -> None:
         """Apply a step to the lines that are new since the last time, and keep what it returns beside the samples.
@@ -267,6 +268,7 @@ class KspaceBuffer:
 
     def snapshot(self, device: torch.device) -> Kspace:
         """Copy what there is, as it came: repeated lines averaged, missing ones zero."""
+        self.unseen = 0
         lines = self.measured
         data = np.zeros_like(self.data)
         for frame, rows in enumerate(lines):

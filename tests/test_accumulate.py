@@ -1,5 +1,7 @@
 """Where readouts land, when blocks leave, and what is kept out of the image."""
 
+import itertools
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from helpers import collect
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
-from isocenter.gadgets.kspace import Kspace
+from isocenter.gadgets.kspace import Kspace, PartialKspace
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
 from isocenter.wire.items import AcquisitionBucket, Interruption
@@ -57,6 +59,7 @@ def test_a_complete_scan_fills_kspace_exactly(change):
         {"acceleration": 3, "acs": 10},
         {"acceleration": 4, "acs": 8, "random": True},
         {"acceleration": 2, "acs": 8, "partial_fourier": 0.75},
+        {"acceleration": 2, "acs": 8, "averages": 2},
     ],
     ids=str,
 )
@@ -67,20 +70,78 @@ def test_lines_land_where_they_were_measured_and_nowhere_else(change):
     assert kspace.mask[0, 0].tolist() == expected.tolist()
     wanted = exact(protocol) * torch.from_numpy(expected)[:, None]
     assert torch.allclose(kspace.data[:, 0], wanted, atol=1e-5)
+    assert (kspace.headers["number_of_samples"][0, 0] == 64).tolist() == expected.tolist()
 
 
-def test_an_asymmetric_echo_is_placed_by_its_center_sample():
-    protocol = ScanProtocol(**QUIET, asymmetric_echo=0.75)
+def test_lines_are_placed_by_the_center_of_the_limits():
+    """Lines numbered from 4 on, as the header says; two more lie before the first row of the matrix."""
+    simulation = simulate(ScanProtocol(**QUIET))
+    limits = "<kspace_encoding_step_1><minimum>{}</minimum><maximum>{}</maximum><center>{}</center>"
+    shifted = simulation.header.replace(limits.format(0, 31, 16), limits.format(4, 35, 20))
+    assert shifted != simulation.header
+    simulation.header = shifted
+    for item in simulation.items:
+        item.clear_all_flags()
+        item.idx.kspace_encode_step_1 += 4
+    before = [ismrmrd.Acquisition(item.getHead(), 10 * item.data) for item in simulation.items[:2]]
+    for line, item in enumerate(before):
+        item.idx.kspace_encode_step_1 = line
+    (kspace,), (lost,), scan = blocks(simulation, [*before, *simulation.items, Interruption("late")])
+    assert isinstance(lost, Interruption)
+    assert torch.allclose(kspace.data[:, 0], exact(ScanProtocol(**QUIET)), atol=1e-5)
+    assert "kspace_encode_step_1 0 is outside the encoded matrix (row -4 of 32)" in scan.problem_messages()[0]
+    assert not kspace.notes  # it has left at its last line, before the interruption
+
+
+def test_limits_without_extent_say_nothing():
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.header = simulation.header.replace(
+        "<maximum>31</maximum><center>16</center>", "<maximum>0</maximum><center>16</center>"
+    )
+    (kspace,), _, scan = blocks(simulation)
+    assert kspace.mask.all()
+    assert not scan.problems
+
+
+@pytest.mark.parametrize("echo", [0.75, 0.5])
+def test_an_asymmetric_echo_is_placed_by_its_center_sample(echo):
+    """With half of the samples, as many are left as when the oversampling was removed."""
+    protocol = ScanProtocol(**QUIET, asymmetric_echo=echo)
     (kspace,), _, _ = blocks(simulate(protocol))
+    first = round(64 * (1 - echo))
     assert kspace.data.shape[-1] == 64
-    assert (kspace.data[..., :16] == 0).all()
-    assert torch.allclose(kspace.data[:, 0, :, :, 16:], exact(protocol)[..., 16:], atol=1e-5)
+    assert (kspace.data[..., :first] == 0).all()
+    assert torch.allclose(kspace.data[:, 0, :, :, first:], exact(protocol)[..., first:], atol=1e-5)
 
 
 def test_a_reversed_asymmetric_echo_is_placed_likewise():
     protocol = ScanProtocol(**QUIET, asymmetric_echo=0.75, reverse_every_second=True)
     (kspace,), _, _ = blocks(simulate(protocol))
     assert torch.allclose(kspace.data[:, 0, :, :, 16:], exact(protocol)[..., 16:], atol=1e-5)
+
+
+def test_samples_that_reach_beyond_either_edge_cost_their_readout_only():
+    simulation = simulate(ScanProtocol(**QUIET))
+    for index, center in ((10, 39), (11, 5)):
+        item = simulation.items[index]
+        item.resize(40, 3)
+        item.center_sample = center
+    (kspace,), _, scan = blocks(simulation)
+    assert int(kspace.mask.sum()) == 30
+    assert (
+        "40 samples with center_sample 39 do not fit the encoded readout of 64 (2 times)" in scan.problem_messages()[0]
+    )
+
+
+def test_discarded_samples_of_reversed_readouts_are_left_out():
+    protocol = ScanProtocol(**QUIET, reverse_every_second=True)
+    simulation = simulate(protocol)
+    for item in simulation.items:
+        item.discard_pre, item.discard_post = (5, 3) if item.is_flag_set(ismrmrd.ACQ_IS_REVERSE) else (3, 5)
+        item.data[:, : item.discard_pre] = item.data[:, 64 - item.discard_post :] = 1e3
+    (kspace,), _, _ = blocks(simulation)
+    assert torch.allclose(kspace.data[:, 0, :, :, 3:-5], exact(protocol)[..., 3:-5], atol=1e-5)
+    assert torch.count_nonzero(kspace.data[..., :3]) == torch.count_nonzero(kspace.data[..., -5:]) == 0
 
 
 def test_discarded_samples_are_left_out():
@@ -104,14 +165,67 @@ def test_calibration_lines_are_kept_beside_the_image(mode):
     assert kspace.mask[0, 0].tolist() == (imaging | acs if mode == "embedded" else imaging).tolist()
 
 
-def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image():
-    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate")
+@pytest.mark.parametrize("averages", [1, 2])
+def test_the_end_of_a_separate_calibration_scan_is_not_the_end_of_the_image(averages):
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate", averages=averages)
     simulation = simulate(protocol)
     calibration = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
     calibration[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
     (kspace,), _, scan = blocks(simulation)
     assert kspace.mask[0, 0].tolist() == protocol.imaging_lines(0).tolist()
     assert not scan.problems
+
+
+def test_an_embedded_calibration_line_may_be_the_last_one_of_the_image():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=8))
+    only = next(item for item in simulation.items if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION))
+    items = [item for item in simulation.items if item is not only]
+    items[-1].clear_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    items[-1].clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+    only.set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    out, scan = collect([(accumulate, {})], simulation, [*items, only, Interruption("late")])
+    assert isinstance(out[0], Kspace)
+    assert not scan.problems
+
+
+def split(items, count):
+    return items[:-count], items[-count:]
+
+
+def test_calibration_lines_of_a_blocks_own_counters_come_before_later_ones():
+    """Phases whose readouts are mixed: two blocks leave when the third one's calibration lines are the last ones."""
+    protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=3, acceleration=2, acs=8)
+    simulation = simulate(protocol)
+    begins, ends = zip(
+        *(split([item for item in simulation.items if item.idx.phase == phase], 2) for phase in range(3)), strict=True
+    )
+    left, _, _ = blocks(simulation, [*itertools.chain(*begins), *ends[1], *ends[0], *ends[2]])
+    acs = protocol.calibration_lines()
+    assert not torch.allclose(exact(protocol, 0)[:, 0, acs], exact(protocol, 1)[:, 0, acs], atol=1e-3)
+    for phase, kspace in zip((1, 0, 2), left, strict=True):
+        assert kspace.reference[0].idx.phase == phase
+        assert torch.allclose(kspace.calibration[:, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
+        assert torch.allclose(kspace.data[:, 0, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
+
+
+def test_a_block_without_calibration_lines_gets_the_last_ones_of_its_slice():
+    protocol = ScanProtocol(
+        **{**QUIET, "phantom": "heart"}, frames=3, slices=2, acceleration=2, acs=8, calibration="separate"
+    )
+    simulation = simulate(protocol)
+    later = simulate(protocol)
+    lines = [item for item in later.items if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    for line in lines:
+        line.data[:] *= 2
+        line.idx.phase = 1
+    middle = next(index for index, item in enumerate(simulation.items) if item.idx.phase == 2)
+    left, _, _ = blocks(simulation, [*simulation.items[:middle], *lines, *simulation.items[middle:]])
+    acs = protocol.calibration_lines()
+    assert len(left) == 6
+    for kspace in left:
+        header = kspace.reference[0].idx
+        expected = exact(protocol, 0, header.slice)[:, 0, acs] * (2 if header.phase == 2 else 1)
+        assert torch.allclose(kspace.calibration[:, 0, acs], expected, atol=1e-5)
 
 
 def test_embedded_calibration_lines_can_be_kept_out_of_the_image():
@@ -128,6 +242,16 @@ def test_noise_navigators_feedback_dummies_and_waveforms_pass_by():
     assert torch.allclose(kspace.data[:, 0], exact(protocol), atol=1e-5)
     assert len(others) == len(simulation.items) - 96
     assert sum(isinstance(item, ismrmrd.Waveform) for item in others) == 3
+
+
+@pytest.mark.parametrize("flag", [30, 31])
+def test_phase_stabilisation_passes_by(flag):
+    simulation = simulate(ScanProtocol(**QUIET))
+    extra = ismrmrd.Acquisition(simulation.items[3].getHead(), np.full((3, 64), 1e3, np.complex64))
+    extra.set_flag(flag)
+    (kspace,), others, _ = blocks(simulation, [extra, *simulation.items])
+    assert others == [extra]
+    assert torch.allclose(kspace.data[:, 0], exact(ScanProtocol(**QUIET)), atol=1e-5)
 
 
 def test_slices_leave_one_by_one_as_soon_as_they_are_complete():
@@ -157,6 +281,44 @@ def test_a_complete_slice_without_flags_leaves_at_its_last_line():
     assert isinstance(next(stream), Kspace)
 
 
+def without_flags(simulation):
+    for item in simulation.items:
+        item.clear_all_flags()
+    return simulation
+
+
+def test_averages_without_flags_leave_when_the_last_one_is_complete():
+    protocol = ScanProtocol(**QUIET, averages=2)
+    (kspace,), (lost,), scan = blocks(*[(s := without_flags(simulate(protocol))), [*s.items, Interruption("late")]])
+    assert isinstance(lost, Interruption)
+    assert not kspace.notes
+    assert not scan.problems
+
+
+@pytest.mark.parametrize("change", [{}, {"acceleration": 2}])
+def test_averages_that_are_frames_leave_when_all_are_complete(change):
+    """By LAST_IN_SLICE of every average, or else because no line is missing."""
+    simulation = simulate(ScanProtocol(**QUIET, averages=2, acs=0, **change))
+    for item in simulation.items:
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
+    simulation = simulation if change else without_flags(simulation)
+    (kspace,), _, scan = blocks(simulation, [*simulation.items, Interruption("late")], frames="average")
+    assert kspace.mask.sum(dim=(1, 2)).tolist() == ([16, 16] if change else [32, 32])
+    assert not kspace.notes
+    assert not scan.problems
+
+
+@pytest.mark.parametrize("flag", [ismrmrd.ACQ_LAST_IN_MEASUREMENT, ismrmrd.ACQ_LAST_IN_REPETITION])
+def test_the_end_of_the_measurement_or_repetition_ends_all_blocks(flag):
+    simulation = without_flags(simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0)))
+    simulation.items[-1].set_flag(flag)
+    out, scan = collect([(accumulate, {})], simulation, [*simulation.items, Interruption("late")])
+    assert [kspace.reference[0].idx.slice for kspace in out[:2]] == [0, 1]
+    assert [kspace.notes for kspace in out[:2]] == [{}, {}]
+    assert not scan.problems
+
+
 def test_frames_become_blocks_of_their_own_or_one_dynamic_block():
     protocol = ScanProtocol(**{**QUIET, "phantom": "heart"}, frames=4)
     separate, _, _ = blocks(simulate(protocol))
@@ -168,6 +330,28 @@ def test_frames_become_blocks_of_their_own_or_one_dynamic_block():
         assert dynamic.reference[frame].idx.phase == frame
 
 
+@pytest.mark.parametrize("flags", [True, False])
+def test_repetitions_that_are_frames_stay_in_one_block(flags):
+    protocol = ScanProtocol(**QUIET, frames=3, frame_counter="repetition", slices=2)
+    simulation = simulate(protocol)
+    if not flags:
+        for item in simulation.items:
+            item.clear_all_flags()
+    dynamic, _, scan = blocks(simulation, frames="repetition")
+    assert [kspace.mask.sum(dim=(1, 2)).tolist() for kspace in dynamic] == [[32, 32, 32]] * 2
+    assert [[header.idx.repetition for header in kspace.reference] for kspace in dynamic] == [[0, 1, 2]] * 2
+    assert not scan.problem_messages()
+
+
+def test_a_dynamic_block_of_repetitions_leaves_when_the_last_one_ends():
+    simulation = simulate(ScanProtocol(**QUIET, frames=3, frame_counter="repetition", acceleration=2))
+    for item in simulation.items:
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+        item.clear_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    stream = accumulate(iter([*simulation.items, Interruption("late")]), Scan(simulation.header), frames="repetition")
+    assert isinstance(next(stream), Kspace)
+
+
 def test_repetitions_leave_when_the_next_one_begins():
     protocol = ScanProtocol(**QUIET, frames=3, frame_counter="repetition")
     simulation = simulate(protocol)
@@ -177,9 +361,74 @@ def test_repetitions_leave_when_the_next_one_begins():
     assert [kspace.reference[0].idx.repetition for kspace in repetitions] == [0, 1, 2]
 
 
+def test_repetitions_without_flags_leave_when_the_next_one_begins():
+    simulation = without_flags(
+        simulate(ScanProtocol(**QUIET, frames=3, frame_counter="repetition", acceleration=2, acs=0))
+    )
+    taken, left = [], []
+
+    def watched():
+        for item in simulation.items:
+            taken.append(item)
+            yield item
+
+    for kspace in accumulate(watched(), Scan(simulation.header)):
+        left.append((kspace.reference[0].idx.repetition, len(taken)))
+    assert left == [(0, 17), (1, 33), (2, 48)]
+
+
+def test_with_the_trigger_end_all_blocks_leave_at_the_end():
+    simulation = simulate(ScanProtocol(**QUIET, frames=3, frame_counter="repetition"))
+    scan = Scan(simulation.header)
+    out = list(accumulate(iter([*simulation.items, Interruption("late")]), scan, trigger="end"))
+    assert isinstance(out[0], Interruption)
+    assert [kspace.reference[0].idx.repetition for kspace in out[1:]] == [0, 1, 2]
+    assert [kspace.notes for kspace in out[1:]] == [{}, {}, {}]
+
+
+def test_readouts_that_come_late_make_another_block_and_are_reported():
+    simulation = simulate(ScanProtocol(**QUIET))
+    late = [ismrmrd.Acquisition(item.getHead(), item.data) for item in simulation.items[3:6]]
+    (_, kspace), _, scan = blocks(simulation, [*simulation.items, *late])
+    assert int(kspace.mask.sum()) == 3
+    assert "readouts came for an image that was reconstructed already" in scan.problems["late readouts"]
+    assert kspace.notes["Incomplete"] == "only 3 lines had arrived"
+
+
 def test_trigger_by_counter_sorts_slices():
     repetitions, _, _ = blocks(simulate(ScanProtocol(**QUIET, slices=3)), trigger="repetition")
     assert [kspace.reference[0].idx.slice for kspace in repetitions] == [0, 1, 2]
+
+
+def partial_lines(simulation, **options):
+    out, _ = collect([(accumulate, options)], simulation)
+    return [int(item.kspace.mask.sum()) for item in out if isinstance(item, PartialKspace)]
+
+
+def test_a_partial_block_comes_once_for_so_many_lines_of_the_image():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=12))
+    only_calibration = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)]
+    simulation.items[3].data[0, 5] = np.nan
+    assert len(only_calibration) > 4
+    assert partial_lines(simulation, partial=3) == [3, 6, 9, 12]
+
+
+def test_the_last_line_of_an_average_counts_for_partial_blocks_as_well():
+    assert partial_lines(simulate(ScanProtocol(**QUIET, averages=2)), partial=16) == [16, 32, 32]
+
+
+def test_a_partial_block_is_what_had_come_and_does_not_change_the_whole():
+    protocol = ScanProtocol(**QUIET, averages=3)
+    out, _ = collect([(accumulate, {"partial": 40})], simulate(protocol))
+    first, second, whole = out
+    (expected,), _, _ = blocks(simulate(protocol))
+    assert (int(first.kspace.mask.sum()), int(second.kspace.mask.sum())) == (32, 32)
+    assert torch.equal(whole.data, expected.data)
+    for partial in (first, second):
+        assert torch.allclose(partial.kspace.data[:, 0], exact(protocol), atol=1e-5)
+    (few,) = (item for item in collect([(accumulate, {"partial": 20})], simulate(ScanProtocol(**QUIET)))[0][:1])
+    assert torch.count_nonzero(few.kspace.data[:, 0, 0].abs().sum(dim=(0, 2))) == 20
+    assert few.kspace.headers["number_of_samples"].astype(bool).sum() == 20
 
 
 def test_interrupted_scan_gives_what_had_arrived_and_says_so():
@@ -191,6 +440,45 @@ def test_interrupted_scan_gives_what_had_arrived_and_says_so():
     assert int(kspace.mask.sum()) == 20
     assert "20 lines" in kspace.notes["Incomplete"]
     assert "incomplete" in scan.problems
+
+
+INCOMPLETE = "a block of k-space is incomplete: 15 lines had arrived"
+
+
+@pytest.mark.parametrize(
+    ("flags", "interrupted", "incomplete"),
+    [(True, False, True), (True, True, True), (False, True, True), (False, False, False)],
+)
+def test_a_block_is_incomplete_where_its_end_is_missing_and_was_to_come(flags, interrupted, incomplete):
+    """Two slices; the last line of the second one is lost, with its flags. Without any flags nobody knows, if CLOSE comes."""
+    simulation = simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0))
+    items = simulation.items[:-1]
+    if not flags:
+        for item in items:
+            item.clear_all_flags()
+    (complete, lacking), _, scan = blocks(simulation, [*items, *([Interruption("lost")] if interrupted else [])])
+    if flags:
+        assert "Incomplete" not in complete.notes
+    else:
+        complete, lacking = lacking, complete  # both leave at the end, in order of their slices
+        assert ("Incomplete" in complete.notes) == interrupted
+    assert lacking.reference[0].idx.slice == 0
+    assert lacking.notes == ({"Incomplete": "only 15 lines had arrived"} if incomplete else {})
+    assert (INCOMPLETE in scan.problems.get("incomplete", "")) == incomplete
+
+
+def test_a_block_that_is_complete_when_the_stream_is_interrupted_is_not_called_incomplete():
+    simulation = simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0))
+    left, _, scan = blocks(simulation, [*simulation.items[:17], Interruption("lost")], trigger="end")
+    assert [kspace.notes for kspace in left] == [{"Incomplete": "only 1 lines had arrived"}, {}]
+    assert "1 lines had arrived" in scan.problems["incomplete"]
+
+
+def test_what_a_counter_hands_on_is_not_called_incomplete():
+    left, _, scan = blocks(simulate(ScanProtocol(**QUIET, averages=2)), trigger="average")
+    assert [kspace.notes for kspace in left] == [{}, {}]
+    assert [int(kspace.mask.sum()) for kspace in left] == [32, 32]
+    assert "incomplete" not in scan.problems
 
 
 def test_the_reference_is_the_line_closest_to_the_middle():
@@ -209,6 +497,27 @@ def test_a_bucket_gives_the_same_block_as_its_readouts():
     (kspace,), _, _ = blocks(simulation, [AcquisitionBucket(data, reference)])
     assert torch.equal(kspace.data, expected.data)
     assert torch.equal(kspace.calibration, expected.calibration)
+
+
+def test_lines_that_are_in_both_lists_of_a_bucket_count_once():
+    simulation = simulate(ScanProtocol(**QUIET, acceleration=2, acs=8))
+    both = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)]
+    copies = [ismrmrd.Acquisition(a.getHead(), 3 * a.data) for a in both]
+    (expected,), _, _ = blocks(simulation)
+    (kspace,), _, _ = blocks(simulation, [AcquisitionBucket(simulation.items, copies)])
+    assert len(both) == 4
+    assert torch.equal(kspace.data, expected.data)
+
+
+def test_a_bucket_is_handed_on_at_once():
+    simulation = without_flags(simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0)))
+    waveform = ismrmrd.Waveform.from_array(np.ones((1, 2), np.uint32))
+    buckets = [
+        AcquisitionBucket([a for a in simulation.items if a.idx.slice == n], waveforms=[waveform]) for n in (1, 0)
+    ]
+    out, _ = collect([(accumulate, {})], simulation, buckets)
+    assert out[0] is out[2] is waveform
+    assert [kspace.reference[0].idx.slice for kspace in out[1::2]] == [1, 0]
 
 
 def damage(simulation, **fields):
@@ -232,6 +541,48 @@ def test_a_counter_outside_the_limits_costs_its_readout_only(fields, complaint):
     (kspace,), _, scan = blocks(damage(simulate(ScanProtocol(**QUIET)), **fields))
     assert int(kspace.mask.sum()) == 31
     assert any(complaint in message for message in scan.problem_messages())
+
+
+def test_a_counter_of_frames_outside_the_limits_costs_its_readout_only():
+    simulation = damage(simulate(ScanProtocol(**QUIET, frames=2)), phase=2)
+    (kspace,), _, scan = blocks(simulation, frames="phase")
+    assert kspace.mask.sum(dim=(1, 2)).tolist() == [31, 32]
+    assert "frame counter 2 is outside the encoded matrix (row 2 of 2)" in scan.problems["counter"]
+
+
+def test_readouts_off_the_cartesian_grid_are_refused():
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.header = simulation.header.replace(">cartesian<", ">radial<")
+    found, _, scan = blocks(simulation)
+    assert not found
+    assert "trajectory 'radial' is not accepted, only 'cartesian'" in scan.problems["trajectory"]
+
+
+def test_calibration_lines_do_not_replace_lines_of_the_image():
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8)
+    simulation = simulate(protocol)
+    both = [a for a in simulation.items if a.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)]
+    copies = [ismrmrd.Acquisition(a.getHead(), 3 * a.data) for a in both]
+    for copy in copies:
+        copy.clear_all_flags()
+        copy.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+    (kspace,), _, _ = blocks(simulation, [*copies, *simulation.items])
+    (expected,), _, _ = blocks(simulate(protocol))
+    assert torch.equal(kspace.data, expected.data)
+    rows = [a.idx.kspace_encode_step_1 for a in both]
+    assert torch.allclose(kspace.calibration[:, 0, rows], 2 * expected.data[:, 0, 0, rows], atol=1e-5)
+
+
+def test_calibration_lines_of_other_channels_do_not_fill_the_image():
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8)
+    simulation = simulate(protocol)
+    for item in simulation.items:
+        if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING):
+            item.clear_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+        if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION):
+            item.resize(64, 2)
+    (kspace,), _, _ = blocks(simulation)
+    assert kspace.mask[0, 0].tolist() == protocol.imaging_lines(0).tolist()
 
 
 def test_wrong_channels_cost_their_readout_only():
@@ -272,6 +623,16 @@ def test_lines_that_are_not_finite_are_left_out(value, early):
     assert torch.isfinite(torch.view_as_real(kspace.data)).all()
     assert int(kspace.mask.sum()) == 31
     assert "holds NaN or infinite samples and was left out" in scan.problems["not finite"]
+
+
+def test_the_flags_of_a_readout_that_is_not_finite_count():
+    simulation = simulate(ScanProtocol(**QUIET, slices=2))
+    simulation.items[31].data[:] = np.nan
+    left, _, scan = blocks(simulation, simulation.items[:32])
+    assert [(int(kspace.mask.sum()), kspace.notes) for kspace in left] == [(31, {})]
+    stream = accumulate(iter([*simulation.items[:32], Interruption("late")]), Scan(simulation.header))
+    assert isinstance(next(stream), Kspace)
+    assert set(scan.problems) == {"not finite"}
 
 
 def test_an_absurd_matrix_is_refused_before_memory_is_taken():

@@ -73,6 +73,39 @@ def test_adaptive_finds_the_true_maps(brain):
     assert deviation(adaptive(kspace, (1, 96, 96))[:, 0], truth, signal) < 0.05
 
 
+def walsh(calibration, shape, edge):
+    """Dominant eigenvectors of the coils' correlations over blocks of edge x edge pixels, Walsh et al., in float64."""
+    padded = np.zeros((len(calibration), *shape), complex)
+    windowed = calibration
+    for axis, (part, full) in enumerate(zip(calibration.shape[1:], shape, strict=True), start=1):
+        if part < full:
+            window = np.sin(np.pi * np.arange(1, part + 1) / (part + 1)) ** 2
+            windowed = windowed * np.moveaxis(window[:, None, None, None], 0, axis)
+    starts = [full // 2 - part // 2 for part, full in zip(calibration.shape[1:], shape, strict=True)]
+    padded[(slice(None), *(slice(a, a + n) for a, n in zip(starts, calibration.shape[1:], strict=True)))] = windowed
+    images = np.fft.ifftn(np.fft.ifftshift(padded, axes=(1, 2, 3)), axes=(1, 2, 3), norm="ortho")
+    images = np.fft.fftshift(images, axes=(1, 2, 3))
+    flat = calibration.reshape(len(calibration), -1)
+    principal = np.linalg.eigh(flat @ flat.conj().T)[1][:, -1]
+    principal = principal * np.exp(-1j * np.angle(principal[np.abs(principal).argmax()]))
+    maps = np.zeros_like(images)
+    for z, y, x in np.ndindex(*shape):
+        rows, columns = (slice(max(n - edge // 2, 0), n + edge // 2 + 1) for n in (y, x))
+        pixels = images[:, z, rows, columns].reshape(len(images), -1)
+        vector = np.linalg.eigh(pixels @ pixels.conj().T)[1][:, -1]
+        maps[:, z, y, x] = vector * np.exp(-1j * np.angle(principal.conj() @ vector))
+    return maps, np.abs(images).max(axis=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"smoothing": 3}])
+def test_adaptive_maps_are_the_eigenvectors_of_local_correlations(options):
+    kspace = torch.from_numpy(_frame_kspace(ScanProtocol(matrix=48, coils=4, oversampling=1), 0)[0])[:, 0, 12:36, 10:38]
+    calibration = torch.stack([kspace, 0.5j * kspace.flip(1), 0.3 * kspace.roll(1, 2)], dim=1)
+    expected, signal = walsh(calibration.numpy().astype(complex), (3, 48, 48), options.get("smoothing", 5))
+    maps = adaptive(calibration, (3, 48, 48), **options).numpy()
+    assert np.abs(maps - expected)[:, signal > 0.1 * signal.max()].max() < 3e-3
+
+
 def test_three_dimensions_of_a_volume_constant_in_z(brain):
     """A volume whose only k-space plane along z is the middle one has the maps of its plane everywhere."""
     kspace, _, signal = brain

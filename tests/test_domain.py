@@ -33,6 +33,11 @@ def test_a_random_scan_is_recognised(acceleration):
     assert acceleration - 1 < found.acceleration < 2 * acceleration
 
 
+def test_a_scan_that_lacks_the_middle_line_has_no_calibration_lines():
+    found = describe_sampling(torch.from_numpy(sampling.uniform(128, 2, 1)))
+    assert (found.pattern, found.acceleration, found.acs) == ("uniform", 2, 0)
+
+
 def test_partial_fourier_is_measured():
     mask = np.ones(128, bool)
     mask[:32] = False
@@ -85,6 +90,44 @@ def block_of(counter="none", **protocol):
 def test_what_does_not_fit_is_named_with_what_is_accepted(protocol, domain, complaint):
     kspace, scan = block_of(**protocol)
     assert any(complaint in reason for reason in misfits(manifest(**domain), kspace, scan))
+
+
+def test_acceleration_along_kz_multiplies_that_along_ky():
+    simulation = simulate(
+        ScanProtocol(matrix=48, coils=6, noise_scan=False, oversampling=1, partitions=8, acceleration=3)
+    )
+    items = [item for item in simulation.items if item.idx.kspace_encode_step_2 % 2 == 0]
+    out, scan = collect([(load("accumulate"), {})], simulation, items)
+    (kspace,) = (item for item in out if isinstance(item, Kspace))
+    assert misfits(manifest(acceleration=(1, 4)), kspace, scan) == ["acceleration 6, accepted is 1 to 4"]
+    assert misfits(manifest(acceleration=(6, 6)), kspace, scan) == []
+
+
+def test_partitions_can_be_taken_one_by_one_where_they_are_alike():
+    kspace, scan = block_of(partitions=4, acceleration=2)
+    assert misfits(manifest(dimensions=("2d",)), kspace, scan) == []
+    assert misfits(manifest(dimensions=("3d",)), kspace, scan) == []
+    kspace.mask[:, 0] = ~kspace.mask[:, 0]
+    assert misfits(manifest(dimensions=("2d",)), kspace, scan) == ["a 3d scan, accepted is 2d"]
+
+
+def test_a_complete_scan_fits_every_sort_of_undersampling():
+    kspace, scan = block_of()
+    assert misfits(manifest(sampling=("random",)), kspace, scan) == []
+
+
+def test_samples_count_like_lines():
+    kspace, scan = block_of(oversampling=2)
+    assert misfits(manifest(matrix=(32, 64)), kspace, scan) == ["samples 96, accepted is 32 to 64"]
+
+
+def test_what_two_inputs_do_not_take_is_said_once():
+    kspace, scan = block_of()
+    limits = {"ky": (64, 128)}
+    mask = TensorSpec(name="mask", axes=("batch", "1", "ky", "1", "1"), limits=limits)
+    made = manifest(limits=limits)
+    made = made.model_copy(update={"inputs": (*made.inputs, mask)})
+    assert misfits(made, kspace, scan) == ["ky 48, accepted is 64 to 128"]
 
 
 def test_limits_of_an_input_count():

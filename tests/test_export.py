@@ -372,6 +372,11 @@ def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
             {"inputs": (*LINES[:2], {"name": "mask", "axes": ["batch", "lines"]})},
             "the mask has axes lines",
         ),
+        (
+            "MaskOfLines",
+            {"inputs": (*LINES[:2], {"name": "mask", "axes": ["batch", "kx", "ky"]})},
+            "the mask's axes ['batch', 'kx', 'ky'] are in another order than those of k-space",
+        ),
         ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "ky", "1", "kx"]},)}, "the image has the axes"),
         ("FromImage", {"inputs": ({"name": "image", "axes": ["batch", "1", "ky", "kx"]},)}, "does not run on"),
         ("Image", {"inputs": ({"name": "kspace", "axes": ["coils", "ky"]},)}, "the first one must be 'batch'"),

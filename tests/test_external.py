@@ -113,6 +113,30 @@ class TestConnectedByGadgetron:
         assert [type(message) for message in messages] == [ErrorReport, Close]
         assert complaint in messages[0].text
 
+    def test_a_gadgetron_that_sends_on_until_close_gets_it_with_the_error(self, make_service, scan):
+        """It ends its own stream when ours has ended, so nobody may wait for that."""
+        service = make_service(drain_timeout=1000)
+        with service.connect() as sock:
+            sock.settimeout(10)
+            for buffer in (*encode(ConfigScript(b"<configuration/>")), *encode(Header(scan.header.encode()))):
+                sock.sendall(buffer)
+            decoder, messages = Decoder(), []
+            while len(messages) < 2:
+                messages += decoder.feed(sock.recv(65536))
+        assert [type(message) for message in messages] == [ErrorReport, Close]
+
+    @pytest.mark.parametrize("damaged", [1, 32])
+    def test_problems_are_an_error_only_where_no_image_was_made(self, service, damaged):
+        scan = simulate(ScanProtocol(matrix=32, coils=3))
+        for item in scan.items[1 : 1 + damaged]:
+            item.data[:] = np.nan
+        with service.connect() as sock:
+            messages = as_gadgetron(sock, RECONSTRUCT, scan.header, scan.items)
+        assert [type(message) for message in messages] == [Image if damaged == 1 else ErrorReport, Close]
+        if damaged > 1:
+            assert "NaN" in messages[0].text
+            assert "no image was made from 33 acquisitions" in messages[0].text
+
 
 def started_by_gadgetron(scan, configuration, environment):
     """Start ``python -m gadgetron PORT isocenter.gadgets external`` as Gadgetron does, and speak to it."""

@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isocenter.flow.ahead import run_ahead
 from isocenter.flow.channel import Channel, Stopped
-from isocenter.flow.ledger import Ledger
+from isocenter.flow.ledger import Account, Ledger
 from isocenter.gadgets import load
+from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace, size_of
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import ScanProtocol, simulate
@@ -54,6 +56,36 @@ class TestLedger:
         assert first.charge(10)
         assert second.charge(1000, timeout=0)
         assert not second.charge(1, timeout=0)
+
+    def test_whoever_makes_something_of_unknown_size_waits_for_room(self):
+        ledger = Ledger(10)
+        first, second = ledger.account("first"), ledger.account("second")
+        assert first.wait_for_room(timeout=0)
+        assert first.charge(10)
+        assert not first.wait_for_room(timeout=0)
+        assert second.wait_for_room(timeout=0)  # which holds nothing
+        first.credit(1)
+        assert first.wait_for_room(timeout=0)
+        assert ledger.waiting == 9
+        assert not first.wait_for_room(leave=lambda: True)
+
+    def test_what_all_scans_keep_takes_the_room_of_what_waits(self):
+        whole = Ledger(10)
+        assert Ledger(whole=whole).account("buffer").keep(10)
+        queue = Ledger(whole=whole).account("queue")
+        assert queue.charge(1, timeout=0)
+        assert not queue.charge(1, timeout=0)
+
+    def test_a_release_wakes_who_waits(self):
+        whole = Ledger(10)
+        buffer, queue = Ledger(whole=whole).account("buffer"), Ledger(whole=whole).account("queue")
+        assert buffer.keep(10)
+        assert queue.charge(1)
+        thread, outcome = in_thread(queue.charge, 1)
+        wait_until(lambda: is_waiting(whole.condition))
+        buffer.release(10)
+        thread.join(10)
+        assert outcome == [True]
 
     def test_a_credit_wakes_who_waits(self):
         ledger = Ledger(10)
@@ -119,6 +151,80 @@ class TestLedger:
         assert whole.held == 0
 
 
+class TestKept:
+    """What a block that is being filled takes of a ledger: its samples, and 344 bytes for the header and count of each line."""
+
+    LINES, COILS, SAMPLES = 16, 2, 32
+    BLOCK = 8 * LINES * COILS * SAMPLES + 344 * LINES
+    PROTOCOL = ScanProtocol(matrix=LINES, coils=COILS, noise_scan=False)
+
+    def items(self, **change):
+        return simulate(replace(self.PROTOCOL, **change)).items
+
+    def accumulate(self, items, ledger, early=None, **change):
+        scan = Scan(simulate(replace(self.PROTOCOL, **change)).header, ledger=ledger)
+        return load("accumulate")(items, scan, early=early), scan
+
+    @pytest.mark.parametrize("early", [False, True])
+    def test_a_block_is_kept_from_its_first_line_until_it_is_handed_on(self, early):
+        ledger, held = Ledger(), []
+
+        def watched():
+            for item in self.items(slices=2):
+                yield item
+                held.append(ledger.kept)
+
+        work = EarlyWork(crop=True) if early else None
+        expected = self.BLOCK + (8 * self.LINES * self.COILS * self.SAMPLES if early else 0)
+        stream, _ = self.accumulate(watched(), ledger, early=work, slices=2)
+        for _ in range(2):
+            assert isinstance(next(stream), Kspace)
+            assert ledger.kept == 0
+        assert list(stream) == []
+        assert held == [*[expected] * 15, 0] * 2
+
+    def test_a_block_whose_lines_were_all_refused_is_not_kept(self):
+        ledger = Ledger()
+        items = self.items(slices=2)
+        for item in items[: self.LINES]:
+            item.data[:] = np.nan
+        stream, scan = self.accumulate(iter(items), ledger, slices=2)
+        assert next(stream).reference[0].idx.slice == 0
+        assert ledger.kept == 0
+        assert "not finite" in scan.problems
+
+    def test_of_calibration_lines_only_the_last_ones_of_each_slice_are_kept(self):
+        ledger = Ledger()
+        change = {"frames": 6, "slices": 2, "acceleration": 2, "acs": 4}
+        stream, scan = self.accumulate(iter(self.items(**change)), ledger, **change)
+        kept = [ledger.kept for _ in stream]
+        assert kept == [self.BLOCK, *[2 * self.BLOCK] * 11]
+        assert not scan.problem_messages()
+        assert ledger.kept == 0
+
+    def test_nothing_is_kept_when_a_stream_is_closed_early(self):
+        ledger = Ledger()
+        change = {"frames": 2, "acceleration": 2, "acs": 4}
+        stream, _ = self.accumulate(iter(self.items(**change)), ledger, **change)
+        next(stream)
+        assert ledger.kept == self.BLOCK
+        stream.close()
+        assert ledger.held == 0
+
+    def test_a_block_that_may_not_be_kept_is_refused_before_its_memory_is_taken(self):
+        ledger = Ledger(keeps=2 * self.BLOCK - 1)
+        items = self.items(slices=2)
+        first, last = items[: self.LINES - 1], items[self.LINES - 1]
+        stream, scan = self.accumulate(iter([*first, *items[self.LINES :], last]), ledger, slices=2)
+        (block,) = stream
+        assert block.mask.all()
+        assert (
+            f"there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): {self.BLOCK} bytes"
+            in (scan.problems["memory"])
+        )
+        assert ledger.held == 0
+
+
 class TestChannel:
     def test_entries_come_in_order_and_then_the_end(self):
         channel = Channel()
@@ -170,6 +276,38 @@ class TestChannel:
         thread.join(10)
         assert isinstance(outcome[0], expected)
 
+    def test_what_a_stopped_channel_held_is_room_for_others(self):
+        ledger = Ledger(10)
+        channel, other = Channel(ledger.account("channel")), ledger.account("other")
+        channel.put("first", 6)
+        channel.put("second", 3)
+        assert other.charge(1)
+        assert not other.charge(1, timeout=0)
+        channel.stop()
+        assert ledger.waiting == 1
+        assert other.charge(9, timeout=0)
+
+    @pytest.mark.parametrize("end", ["finish", "stop"])
+    def test_what_a_closed_channel_does_not_take_is_not_charged(self, end):
+        ledger = Ledger(10)
+        channel = Channel(ledger.account("channel"))
+        getattr(channel, end)()
+        assert not channel.put("late", 4)
+        assert not channel.wait_for_room()
+        assert ledger.waiting == 0
+
+    def test_an_entry_that_got_room_as_the_channel_closed_gives_it_back(self):
+        class Closing(Account):
+            def charge(self, size, **options):
+                charged = super().charge(size, **options)
+                channel.finish()
+                return charged
+
+        ledger = Ledger(10)
+        channel = Channel(Closing(ledger, "channel"))
+        assert not channel.put("late", 4)
+        assert ledger.waiting == 0
+
     def test_the_time_that_both_may_take_is_limited_in_all(self):
         channel = Channel(Ledger(1).account("channel"))
         with pytest.raises(TimeoutError, match=r"within 0.01 seconds"):
@@ -197,6 +335,23 @@ class TestAhead:
         assert next(results) == 0
         wait_until(lambda: len(taken) == 4)
         assert list(results) == [1, 2, 3]
+
+    def test_no_item_is_made_before_there_is_room_for_it(self):
+        ledger, made = Ledger(2), []
+
+        def items():
+            for item in range(6):
+                made.append(item)
+                yield item
+
+        results = run_ahead(items(), lambda item: item, account=ledger.account("ahead"), size=lambda _: 1)
+        assert next(results) == 0
+        for last in range(3, 6):
+            wait_until(lambda: is_waiting(ledger.condition))
+            assert made == list(range(last))
+            assert ledger.waiting == 2
+            assert next(results) == last - 2
+        assert list(results) == [4, 5]
 
     @pytest.mark.parametrize("where", ["items", "start"])
     def test_errors_come_after_what_was_started_before_them(self, where):

@@ -1,6 +1,8 @@
 """``import isocenter``: the same images as the stream, a scan's blocks, a bundle's image."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -60,12 +62,18 @@ def test_the_images_are_those_of_the_stream(service, settings, recorded, pipelin
     assert same(isocenter.reconstruct((header, items), pipeline, settings=settings, **parameters), sent.images)
 
 
-def test_readouts_are_left_as_they_are(settings, recorded):
+def test_readouts_are_left_as_they_are(settings, recorded, tmp_path):
+    """By gadgets as well that change readouts where they are."""
+    in_place = tmp_path / "in_place.xml"
+    names = ("prewhiten", "remove_oversampling", "accumulate")
+    gadgets = "".join(f'<gadget name="{name}"/>' for name in names)
+    reconstruct = '<gadget name="reconstruct"><property name="bundle" value="rss"/></gadget>'
+    in_place.write_text(f"<configuration>{gadgets}{reconstruct}</configuration>")
     with isocenter.open_scan(recorded) as scan:
         items = list(scan.items())
         before = [item.data.copy() for item in items]
-        for _ in range(2):
-            isocenter.reconstruct((scan.header, items), "rss", settings=settings)
+        isocenter.reconstruct((scan.header, items), "rss", settings=settings)
+        isocenter.reconstruct((scan.header, items), in_place, settings=settings)
     assert all(np.array_equal(item.data, data) for item, data in zip(items, before, strict=True))
 
 
@@ -116,6 +124,51 @@ def test_a_scan_gives_its_blocks(recorded):
     assert repr(blocks[0]).startswith("<Kspace coils 4, frames 1, kz 1, ky 96, kx 96:")
 
 
+def test_blocks_of_a_scan_are_whitened_and_cropped_as_asked(tmp_path):
+    path = tmp_path / "scan.h5"
+    simulate(ScanProtocol(matrix=32, coils=3, frames=2, noise=0.5)).save(path)
+    noise = next(item for item in simulate(ScanProtocol(matrix=32, coils=3, frames=2, noise=0.5)).items).data
+    with isocenter.open_scan(path) as scan:
+        lines = np.stack([item.data for item in scan.acquisitions if item.number_of_samples == 64], axis=1)
+        (raw,) = scan.kspace(frames="phase", whiten=False, oversampling=True)
+        (cropped,) = scan.kspace(frames="phase", whiten=False)
+        (whitened,) = scan.kspace(frames="phase", oversampling=True)
+        assert [block.data.shape[1:3] for block in scan.kspace()] == [(1, 1)] * 2
+    assert np.array_equal(raw.data.numpy().reshape(3, 64, 64), lines)
+    assert cropped.data.shape == (3, 2, 1, 32, 32)
+    factor = np.linalg.inv(np.linalg.cholesky(noise.astype(complex) @ noise.conj().T))
+    expected = np.tensordot(factor, raw.data.numpy(), axes=1)
+    scale = np.abs(whitened.data.numpy()).max() / np.abs(expected).max()
+    assert np.allclose(whitened.data.numpy(), scale * expected, atol=1e-4 * scale * np.abs(expected).max())
+
+
+def test_blocks_of_a_scan_warn_of_what_is_wrong_with_it(tmp_path):
+    path = tmp_path / "scan.h5"
+    scan = simulate(ScanProtocol(matrix=16, coils=2))
+    scan.items[5].idx.kspace_encode_step_1 = 4000
+    scan.save(path)
+    with isocenter.open_scan(path) as opened, pytest.warns(isocenter.ReconstructionWarning, match="4000 is outside"):
+        assert len(list(opened.kspace())) == 1
+
+
+def test_a_pipeline_that_makes_no_images_gives_none(tmp_path, bundles, recorded):
+    settings = Settings(home=tmp_path, bundles=(bundles,))
+    assert isocenter.reconstruct(recorded, "default_measurement_dependencies.xml", settings=settings) == []
+
+
+def test_parameters_choose_what_a_pipeline_leaves_open(settings, recorded):
+    images = isocenter.reconstruct(recorded, "network.xml", settings=settings, bundle="rss")
+    assert [image.meta["IsocenterBundle"] for image in images] == ["rss", "rss"]
+
+
+def test_a_pipeline_may_have_another_name(settings, recorded):
+    other = settings.model_copy(update={"aliases": {"openrecon": "rss"}})
+    assert same(
+        isocenter.reconstruct(recorded, "openrecon", settings=other),
+        isocenter.reconstruct(recorded, "rss", settings=settings),
+    )
+
+
 @pytest.mark.parametrize("kind", ["numpy", "torch"])
 def test_a_bundle_runs_on_arrays(settings, recorded, kind):
     convert = np.asarray if kind == "numpy" else torch.as_tensor
@@ -142,6 +195,13 @@ def test_a_bundle_that_takes_maps_estimates_them_or_is_given_them(settings, tmp_
     image = np.abs(bundle.run(block.data, block.mask).numpy())[0, 0]
     scaled = image * (image * truth).sum() / (image**2).sum()
     assert np.linalg.norm(scaled - truth) < 0.05 * np.linalg.norm(truth)
+    # other maps give another image
+    other = bundle.run(block.data, block.mask, torch.ones(6, 1, 64, 64) / 6**0.5)
+    assert not np.allclose(np.abs(other.numpy()), image, rtol=0.1)
+    with pytest.raises(DataError, match=r"maps have the shape \(5, 1, 64, 64\)"):
+        bundle.run(block.data, block.mask, torch.ones(5, 1, 64, 64))
+    with pytest.raises(DataError, match=r"mask has the shape \(1, 1, 63\)"):
+        bundle.run(block.data, block.mask[..., :-1])
     assert torch.equal(
         bundle.run(block.data, block.mask), bundle.run(block.data, block.mask, bundle._maps(block, None).get())
     )
@@ -153,8 +213,13 @@ def test_a_bundle_that_takes_maps_estimates_them_or_is_given_them(settings, tmp_
         bundle.run(block.data, block.mask[0])
 
 
-def test_a_bundle_can_be_a_folder(settings, bundles):
+def test_a_bundle_can_be_a_folder(settings, bundles, tmp_path):
     assert isocenter.load_bundle(bundles / "rss", settings=settings).manifest.name == "rss"
+    shutil.copytree(bundles / "rss", tmp_path / "rss")
+    text = (tmp_path / "rss" / "model.yaml").read_text()
+    (tmp_path / "rss" / "model.yaml").write_text(re.sub(r"(?m)^version:.*$", "version: '7.7'", text))
+    others = Settings(home=tmp_path / "home", bundles=(bundles,))
+    assert isocenter.load_bundle(tmp_path / "rss", settings=others).manifest.version == "7.7"
 
 
 def test_names_are_listed_and_others_refused():
@@ -243,6 +308,15 @@ class TestOwnGadgets:
         assert np.array_equal(negated, -plain)
         wrong = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").replace("times", "time").encode())
         assert "gadget 'negate': it has no option 'time'; accepted: times" in wrong.texts[0]
+
+    def test_one_that_fails_ends_its_scan_with_one_line_and_no_other(self, make_service, code, small_scan):
+        failing = OWN_GADGET.replace("item.data[:] *= (-1) ** times", 'raise ValueError("no such sign\\nsecond line")')
+        (code / "own_gadgets_of_a_site.py").write_text(failing)
+        service = make_service(gadgets={"negate": "own_gadgets_of_a_site:negate"}, python_path=(code,))
+        result = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").encode())
+        assert result.failed
+        assert "".join(result.texts).endswith("ERROR: ValueError: no such sign\n")
+        assert len(service.replay(small_scan).images) == 1
 
     def test_of_an_installed_package(self, service, code, small_scan):
         information = code / "own_package-1.0.dist-info"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import random_acquisition, wait_until
 from isocenter.commands.client import Client, ClientError, Compression, ask, noise_statistics, replay
+from isocenter.service.watch import Connected, Ended, ImageSent, Started, Told
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
 from isocenter.wire.items import Image
@@ -120,6 +121,8 @@ class TestWholeScans:
         parameters = json.dumps({"version": "1", "parameters": {"bundle": "rss"}})
         result = service.replay(small_scan, "openrecon", parameters=parameters)
         assert result.images[0].meta["IsocenterBundle"] == "rss"
+        parameters = json.dumps({"parameters": {"config": "nothing", "customconfig": "rss"}})
+        assert service.replay(small_scan, "openrecon", parameters=parameters).images[0].meta["IsocenterBundle"] == "rss"
         parameters = json.dumps({"parameters": {"config": "rss", "customconfig": ""}})
         assert service.replay(small_scan, "openrecon", parameters=parameters).images[0].meta["IsocenterBundle"] == "rss"
 
@@ -130,6 +133,17 @@ class TestWholeScans:
         )
         assert len(images(messages)) == 1
         assert isinstance(messages[-1], Close)
+
+    @pytest.mark.parametrize("terminated", [True, False])
+    def test_texts_end_with_nul_where_those_of_the_client_do(self, service, small_scan, terminated):
+        header = Header(small_scan.header.encode(), terminated=terminated)
+        (said, _) = talk(service, joined(ConfigFile("rss"), header, Close()))
+        assert "the scan ended without any data" in said.text
+        assert said.terminated == terminated
+
+    @pytest.mark.parametrize("text", ["hello", "[1]", "7", '{"parameters": 3}', '{"config": "nothing"}'])
+    def test_text_that_holds_no_parameters_changes_nothing(self, service, small_scan, text):
+        assert len(service.replay(small_scan, parameters=text).images) == 1
 
     def test_every_byte_can_be_kept_and_replayed(self, make_service, small_scan, tmp_path):
         service = make_service(spool=tmp_path / "spool")
@@ -289,7 +303,7 @@ class TestBadInput:
         assert "7 channels, those before had 4" in said
 
     def test_a_client_that_stalls_ends_its_own_session_only(self, make_service, small_scan, caplog):
-        service = make_service(handshake_timeout=0.5, idle_timeout=0.5)
+        service = make_service(handshake_timeout=0.4, idle_timeout=0.5)
         with service.connect() as stalled, service.connect() as silent:
             stalled.sendall(stream(small_scan)[:20_000])
             assert works(service, small_scan)
@@ -301,6 +315,22 @@ class TestBadInput:
             while silent.recv(65536):
                 continue
         assert "nothing was received for 0.5 seconds" in texts(Decoder().feed(received))
+
+    def test_a_handshake_may_take_other_time_than_a_scan(self, make_service, small_scan):
+        service = make_service(handshake_timeout=0.2, idle_timeout=1000)
+        with service.connect() as sock:
+            sock.settimeout(20)
+            sock.sendall(joined(ConfigFile("rss.xml")))
+            assert sock.recv(1000) == b""  # the connection is lost, so nothing is said
+        with service.connect() as sock:
+            sock.sendall(joined(ConfigFile("rss.xml"), Header(small_scan.header.encode())))
+            wait_until(lambda: any(s._receiver.timeout == 1000 for s in service.server._sessions))
+            sock.sendall(joined(*small_scan.items, Close()))
+            sock.settimeout(20)
+            received = b""
+            while part := sock.recv(65536):
+                received += part
+        assert len(images(Decoder().feed(received))) == 1
 
     def test_a_client_that_vanishes(self, service, small_scan):
         for _ in range(5):
@@ -347,6 +377,85 @@ def test_memory_is_bounded_while_a_slow_pipeline_holds_the_stream_back(make_serv
     service = make_service(queue_bytes=2**20)
     scan = simulate(ScanProtocol(matrix=64, coils=8, frames=12, frame_counter="repetition"))
     assert len(service.replay(scan, "sense.xml").images) == 12
+
+
+def test_listeners_are_told_what_goes_on_and_one_that_fails_does_no_harm(make_service, caplog):
+    service, events = make_service(), []
+
+    def fail(event):
+        raise ValueError("a listener's own fault")
+
+    service.server.watch.listen(fail)
+    service.server.watch.listen(events.append)
+    scan = simulate(ScanProtocol(matrix=16, coils=2, slices=2))
+    scan.items[3].data[:] = np.nan
+    assert len(service.replay(scan).images) == 2
+    service.stop()
+    kinds = [type(event) for event in events]
+    assert kinds == [Connected, Started, ImageSent, ImageSent, Told, Ended]
+    assert len({event.scan for event in events}) == 1
+    connected, started, first, second, told, ended = events
+    assert connected.peer == "127.0.0.1" or connected.peer == "::1"
+    assert started.pipeline == ended.figures["pipeline"] == "rss.xml"
+    assert (first.series, second.series, {first.index, second.index}) == (first.series, first.series, {1, 2})
+    assert (told.severity, "NaN" in told.text) == ("WARNING", True)
+    assert (ended.figures["acquisitions"], ended.figures["images"]) == (33, 2)
+    assert "a listener failed on Started" in caplog.text
+
+
+def test_a_session_that_does_not_get_to_a_scan_has_no_pipeline(make_service):
+    service, events = make_service(), []
+    service.server.watch.listen(events.append)
+    assert talk(service, joined(Query("isocenter::version", 1), Close()))[-1] == Close()
+    service.stop()
+    assert [type(event) for event in events] == [Connected, Ended]
+    assert events[-1].figures["pipeline"] == ""
+    assert "images" not in events[-1].figures
+
+
+class TestWhichPipeline:
+    """Names of a peer's configuration, and which of them a default stands in for."""
+
+    def test_an_unknown_name_gets_the_default_pipeline_where_there_is_one(self, make_service, small_scan):
+        service = make_service(default_pipeline="rss")
+        (image,) = service.replay(small_scan, "unheard-of").images
+        assert image.meta["IsocenterBundle"] == "rss"
+
+    def test_a_pipeline_with_a_fault_is_not_replaced_by_the_default(self, make_service, small_scan, tmp_path):
+        folder = tmp_path / "pipelines"
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.xml").write_text("<configuration><oops/></configuration>")
+        service = make_service(default_pipeline="rss")
+        for name in ("mine", "mine.xml"):
+            result = service.replay(small_scan, name)
+            assert result.failed
+            assert "<oops> is not known here" in result.texts[0]
+
+    def test_a_pipeline_of_the_site_runs_only_modules_that_the_settings_list(self, make_service, small_scan, tmp_path):
+        folder = tmp_path / "pipelines"
+        folder.mkdir(exist_ok=True)
+        (folder / "program.xml").write_text(
+            "<configuration><version>2</version><stream>"
+            '<external><execute name="lab.nets" target="run" type="python"/></external></stream></configuration>'
+        )
+        result = make_service().replay(small_scan, "program")
+        assert "external module 'lab.nets.run' is not listed under 'handlers'" in result.texts[0]
+
+    def test_a_pipeline_of_the_site_may_connect_where_it_likes(self, make_service, small_scan, tmp_path):
+        """What a peer sends may not, whatever address stands in it."""
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        xml = (
+            "<configuration><version>2</version><stream>"
+            f'<external><connect address="127.0.0.1" port="{port}"/><configuration><x/></configuration></external>'
+            "</stream></configuration>"
+        )
+        folder = tmp_path / "pipelines"
+        folder.mkdir(exist_ok=True)
+        (folder / "program.xml").write_text(xml)
+        service = make_service()
+        assert "not listed" not in "".join(service.replay(small_scan, "program").texts)
+        assert "not listed under 'connect'" in service.replay(small_scan, xml.encode()).texts[0]
 
 
 def test_a_server_that_disappears_is_reported_by_the_client(small_scan):
@@ -396,7 +505,7 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, numbe
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 0
+    assert process.returncode == 0, log
     entries = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     ended = next(entry for entry in entries if entry["message"] == "session ended" and "acquisitions" in entry)
     assert ended["images"] == 1

@@ -101,6 +101,36 @@ def test_draining_reads_on_until_close_or_silence(pair, rubbish):
     receiver.stop()
 
 
+@pytest.mark.parametrize("rubbish", [b"", b"\xff" * 10_000])
+def test_a_peer_that_never_stops_sending_is_read_no_longer_than_the_drain_may_take(pair, rubbish):
+    ours, theirs = pair
+    receiver = Receiver(ours)
+    if rubbish:
+        theirs.sendall(rubbish)
+        assert list(receiver) == []
+    theirs.settimeout(0.5)
+    stalled = threading.Event()
+
+    def send():
+        data = joined(Text("still here")) * 1000
+        try:
+            while not stalled.is_set():
+                theirs.sendall(data)
+        except OSError:
+            stalled.set()
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    receiver.drain(0.2)
+    try:
+        wait_until(stalled.is_set, 5)
+        assert not receiver._thread.is_alive()
+    finally:
+        stalled.set()
+        receiver.stop()
+        thread.join(10)
+
+
 def test_readouts_that_wait_hold_the_peer_back(pair):
     """A scan that may hold 1 MiB, readouts of 64 kB, and nobody who takes them."""
     ours, theirs = pair

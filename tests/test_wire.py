@@ -41,6 +41,7 @@ from isocenter.wire.items import (
     ReconBit,
     ReconBuffer,
     ReconData,
+    header_of,
     make_image,
 )
 
@@ -305,6 +306,20 @@ def test_memory_is_used_again_only_when_nothing_refers_to_it():
     assert len(decoder._pool) <= 2
 
 
+@pytest.mark.parametrize("name", ["data", "header"])
+def test_memory_is_not_used_again_while_any_part_of_one_readout_refers_to_it(name):
+    def part(readout):
+        return readout.data if name == "data" else header_of(readout)
+
+    first = random_acquisition(samples=600)
+    decoder = Decoder(slab_bytes=32768)
+    kept = part(decoder.feed(joined(first))[0])
+    for seed in range(1, 60):
+        decoder.feed(joined(random_acquisition(samples=600, seed=seed, scan_counter=seed)))
+    assert bytes(memoryview(kept).cast("B")) == bytes(memoryview(part(first)).cast("B"))
+    assert len(decoder._pool) <= 3
+
+
 @pytest.mark.parametrize(
     ("rubbish", "complaint"),
     [
@@ -330,6 +345,21 @@ def test_an_absurd_readout_is_refused_before_memory_is_taken():
     header.number_of_samples, header.active_channels = 65535, 65535
     with pytest.raises(ProtocolError, match="samples of an acquisition"):
         Decoder(Limits(message=2**30)).feed(struct.pack("<H", 1008) + bytes(header))
+
+
+@pytest.mark.parametrize("trajectory", [0, 2])
+@pytest.mark.parametrize("piece", [200, 10**6])
+def test_a_readout_may_be_as_long_as_the_limit_and_no_longer(trajectory, piece):
+    readout = random_acquisition(4, 200, trajectory)
+    data = joined(readout)
+
+    def decode(limit):
+        decoder = Decoder(Limits(message=limit))
+        return [m for start in range(0, len(data), piece) for m in decoder.feed(data[start : start + piece])]
+
+    assert decode(len(data)) == [readout]
+    with pytest.raises(ProtocolError, match="exceeds the limit"):
+        decode(len(data) - 1)
 
 
 def test_messages_before_a_fault_are_delivered():
