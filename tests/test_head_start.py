@@ -88,7 +88,7 @@ def test_maps_are_made_again_where_more_calibration_lines_came(count):
     middle = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) <= 3]
     rest = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) > 3]
     far = [item for item in rest if abs(item.idx.kspace_encode_step_1 - 24) > 8]
-    near = [item for item in rest if item not in far][:count]
+    near = sorted((a for a in rest if a not in far), key=lambda a: abs(a.idx.kspace_encode_step_1 - 24))[:count]
     for item in scan.items:
         item.clearAllFlags()
     (early,), _ = blocks(scan, True, items=[*middle, *far, *near])
