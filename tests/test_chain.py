@@ -26,6 +26,7 @@ FRAMES = '<property name="frames" value="phase"/>'
     [
         (RECONSTRUCT.format("sense", "rss"), True),
         (RECONSTRUCT.format("rss", "sense"), False),
+        (RECONSTRUCT.format("jsense", "sense"), False),
         (RECONSTRUCT.format("nothing", "rss"), True),  # which is said when it is used
         ("", True),  # nobody knows who takes the blocks
     ],

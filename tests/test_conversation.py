@@ -88,5 +88,25 @@ def test_a_peer_that_ends_its_texts_with_nul_is_remembered(message):
     assert conversation.terminated
 
 
+def test_one_text_with_nul_is_enough():
+    conversation = Conversation()
+    conversation.receive(ConfigScript(b"<a/>", terminated=True))
+    conversation.receive(Header(b"<a/>"))
+    assert conversation.terminated
+
+
+@pytest.mark.parametrize(
+    ("state", "complaint"),
+    [
+        (State.HEADER, "a second configuration came"),
+        (State.PARAMETERS, "ConfigFile is not accepted within the stream"),
+        (State.CLOSED, "ConfigFile is not accepted after CLOSE"),
+    ],
+)
+def test_a_configuration_that_comes_too_late_is_told_why(state, complaint):
+    with pytest.raises(ProtocolError, match=complaint):
+        in_state(state).receive(ConfigFile("b"))
+
+
 def test_the_table_has_every_state():
     assert set(TABLE) == set(State)

@@ -79,14 +79,16 @@ def test_the_last_line_finds_little_to_do(name, monkeypatch):
     assert left
 
 
-def test_maps_are_made_again_where_more_calibration_lines_came():
+@pytest.mark.parametrize("count", [4, 10])
+def test_maps_are_made_again_where_more_calibration_lines_came(count):
+    """Also where too few come for another estimate before the block is complete."""
     protocol = ScanProtocol(matrix=48, coils=4, acceleration=2, acs=16, noise=0.0, noise_scan=False)
     scan = simulate(protocol)
     # the middle first, then the lines next to it: what looked complete was not
     middle = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) <= 3]
     rest = [item for item in scan.items if abs(item.idx.kspace_encode_step_1 - 24) > 3]
     far = [item for item in rest if abs(item.idx.kspace_encode_step_1 - 24) > 8]
-    near = [item for item in rest if item not in far]
+    near = sorted((a for a in rest if a not in far), key=lambda a: abs(a.idx.kspace_encode_step_1 - 24))[:count]
     for item in scan.items:
         item.clearAllFlags()
     (early,), _ = blocks(scan, True, items=[*middle, *far, *near])
@@ -100,6 +102,15 @@ def test_noise_that_comes_after_the_first_lines_whitens_all_of_them():
     (early,), _ = blocks(scan, True, items=items)
     (late,), _ = blocks(simulate(scan.protocol), False, items=items)
     assert (early.data - late.data).abs().max() < 1e-5 * late.data.abs().max()
+
+
+def test_what_is_not_whitened_early_is_whitened_later():
+    scan = simulate(ScanProtocol(matrix=48, coils=4))
+    names = ("accumulate", "remove_oversampling", "filter_kspace", "prewhiten")
+    steps = [(load(name), {}) for name in names]
+    late, _ = collect(steps, simulate(scan.protocol))
+    early, _ = collect(shared(steps, Scan(scan.header), begin_maps=True), scan)
+    assert (early[0].data - late[0].data).abs().max() < 1e-5 * late[0].data.abs().max()
 
 
 def test_lines_with_nan_are_left_out():
