@@ -145,6 +145,8 @@ class _Accumulator:
         self.calibration: dict[Key, dict[Key, KspaceBuffer]] = {}
         self.finished: dict[Key, int] = {}
         self.handed_on: set[Key] = set()
+        self.refused: dict[Key, tuple[str, str]] = {}
+        """Blocks for which there was no memory; one that began later would lack the lines before."""
         self.last_value: int | None = None
         self.flags_seen = False
         self.trigger_field = Readout._fields.index("repetition" if trigger in ("auto", "end") else trigger)
@@ -239,7 +241,14 @@ class _Accumulator:
             self.scan.report("late readouts", message)
         encoding = self.scan.encodings[fields.encoding]
         frames = 1 if self.frames == "none" else encoding.count(self.frames)
-        self.blocks[key] = self._new_buffer(fields, frames)
+        if key in self.refused:
+            message, kind = self.refused[key]
+            raise DataError(message, kind=kind)
+        try:
+            self.blocks[key] = self._new_buffer(fields, frames)
+        except DataError as error:
+            self.refused[key] = str(error), error.kind
+            raise
         if self.early is not None:
             self.head_starts[key] = HeadStart(self.scan, encoding, self.early)
 

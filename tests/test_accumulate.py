@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import collect
+from isocenter.flow.ledger import Ledger
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace, PartialKspace
@@ -643,3 +644,21 @@ def test_an_absurd_matrix_is_refused_before_memory_is_taken():
     found, _, scan = blocks(simulation)
     assert not found
     assert any("exceeds the limit" in message for message in scan.problem_messages())
+
+
+def test_a_block_that_was_refused_for_memory_does_not_begin_later_with_half_of_its_lines():
+    simulation = simulate(ScanProtocol(**QUIET))
+    ledger = Ledger(keeps=2 * 32 * 3 * 64 * 8)
+    other = ledger.account("other")
+    other.keep(ledger.keeps)
+
+    def readouts():
+        yield from simulation.items[:20]
+        other.close()
+        yield from simulation.items[20:]
+
+    scan = Scan(simulation.header, ledger=ledger)
+    assert not [item for item in accumulate(readouts(), scan) if isinstance(item, Kspace)]
+    (message,) = scan.problem_messages()
+    assert "there is no memory for a block" in message
+    assert message.endswith("(32 times)")
