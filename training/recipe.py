@@ -100,7 +100,7 @@ class Sampler(_Strict):
     configuration: dict[str, Any] = {}
     scaling: Scaling | None = None
     start_from: Path | None = None
-    """Weights of the network that reconstructs, such as ``training/NAME/weights.pt``."""
+    """Weights of the network that reconstructs, such as ``runs/NAME/weights.pt``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
     reconstructor_steps: int = 20
     sampler_steps: int = 40
