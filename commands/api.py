@@ -1,10 +1,11 @@
 """What ``import isocenter`` gives: reconstruct a scan, look into one, run a bundle; without a server."""
 
 import itertools
+import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import BundleError, Manifest
 from ..engine import Engine
 from ..flow.deferred import Deferred, settled
 from ..gadgets import load as load_gadget
@@ -25,15 +26,18 @@ from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
 from ..service.chain import Chain
-from ..service.configuration import register_gadgets
+from ..service.configuration import pipeline_by_parameters, register_gadgets
 from ..service.host import make_engine
 from ..service.settings import Settings, load_settings
 from ..service.timing import Timing
-from ..wire.errors import DataError, IsocenterError
+from ..wire.errors import DataError, IsocenterError, OptionError, PipelineError
 from ..wire.files import MrdFile
 from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
 from ..wire.items import ACQUISITION_HEADER, Acquisition, Image, Waveform, header_of, make_acquisition
 from .prepare import prepare_bundles, ships
+
+log = logging.getLogger("isocenter.api")
+logging.getLogger("isocenter").addHandler(logging.NullHandler())  # what it would say there is a warning here
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
 Frames = Literal["none", "phase", "repetition", "contrast", "set", "average"]
@@ -108,6 +112,8 @@ class OpenScan:
             ``data`` complex64 [coils, frames, kz, ky, kx], ``mask`` bool [frames, kz, ky], ``calibration`` complex64
             [coils, kz, ky, kx] or None. What is wrong with the scan is a ``ReconstructionWarning``.
         """
+        if frames not in get_args(Frames):
+            raise OptionError(f"frames is {frames!r}", accepted=", ".join(get_args(Frames)))
         scan = Scan(self.header)
         stream: Any = load_gadget("accumulate")(_copies(self.items()), scan, frames=frames)
         if whiten:
@@ -175,7 +181,7 @@ def reconstruct(
     settings = settings or load_settings(None)
     register_gadgets(settings)
     header, items = _opened(scan)
-    chosen = _find_pipeline(pipeline, settings)
+    chosen = pipeline_by_parameters(parameters, settings, log) or _find_pipeline(pipeline, settings)
     engine = _engine(settings)
     context = Scan(
         header, engine=engine, noise_folder=settings.noise_folder, device=engine.device, parameters=parameters
@@ -183,11 +189,20 @@ def reconstruct(
     chain = Chain(chosen, context, engine)
     for name in itertools.chain.from_iterable(chain.bundles()):
         _build_if_missing(name, settings)
-    output = chain.run(_copies(items), settings, Timing(), lambda text: warnings.warn(text, ReconstructionWarning, 2))
+    taken = 0
+
+    def counted() -> Iterator[Acquisition | Waveform]:
+        nonlocal taken
+        for item in _copies(items):
+            taken += 1
+            yield item
+
+    output = chain.run(counted(), settings, Timing(), lambda text: warnings.warn(text, ReconstructionWarning, 2))
     images = [item for item in output if isinstance(item, Image)]
     _warn(context)
     if not images and chain.makes_images:
-        raise IsocenterError("no image was made" + "".join(f"; {each}" for each in context.problem_messages()))
+        what = "no image was made" if taken else "the scan holds no data"
+        raise IsocenterError("; ".join([what, *context.problem_messages()]))
     return images
 
 
@@ -263,6 +278,8 @@ def load_bundle(name: str | Path, *, settings: Settings | None = None) -> Loaded
     """
     settings = settings or load_settings(None)
     path = Path(name)
+    if path.name != str(name) and not (path / "model.yaml").is_file():
+        raise BundleError(f"{path} is no bundle: it has no model.yaml")
     if (path / "model.yaml").is_file():
         settings = settings.model_copy(update={"bundles": (path.resolve().parent, *settings.bundles)})
         return LoadedBundle(path.resolve().name, _engine(settings))
@@ -276,12 +293,17 @@ def _opened(scan: Any) -> tuple[Any, Iterable[Acquisition | Waveform]]:
     if isinstance(scan, str | Path):
         opened = OpenScan(scan)
         return opened.header, opened.items()
-    header, items = scan
-    return header, items
+    if not isinstance(scan, tuple) or len(scan) != 2:
+        raise DataError(
+            f"the scan is a {type(scan).__name__}", accepted="a path, what open_scan returns, or (header, acquisitions)"
+        )
+    return scan
 
 
 def _find_pipeline(pipeline: str | Path, settings: Settings) -> Pipeline:
     path = Path(pipeline)
+    if path.name != str(pipeline) and not path.is_file():
+        raise PipelineError(f"there is no file {path}")
     if path.suffix == ".xml" and path.is_file():
         return loader.parse(path.read_bytes(), path.name, (path.parent, *settings.pipeline_folders))
     return loader.load(settings.aliases.get(str(pipeline), str(pipeline)), settings.pipeline_folders)
@@ -322,7 +344,12 @@ def _build_if_missing(name: str, settings: Settings) -> None:
 
 
 def _tensor(array: Any, dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(array).to(dtype)
+    if isinstance(array, Tensor):
+        return array.to(dtype)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "bifc":
+        raise DataError(f"an input is a {type(array).__name__}", accepted="arrays of numbers, of numpy or torch")
+    # whatever order its bytes and axes are in
+    return torch.from_numpy(np.ascontiguousarray(array, np.complex64 if dtype.is_complex else np.bool_))
 
 
 def _block(data: Tensor, mask: Tensor) -> Kspace:
@@ -333,6 +360,8 @@ def _block(data: Tensor, mask: Tensor) -> Kspace:
         raise DataError(
             f"mask has the shape {tuple(mask.shape)}", accepted=f"[frames, kz, ky] of {(frames, partitions, lines)}"
         )
+    if min(data.shape) < 1 or not torch.isfinite(torch.view_as_real(data)).all():
+        raise DataError(f"kspace of shape {tuple(data.shape)} is empty or holds NaN or infinite samples")
     matrix = (samples, lines, partitions)
     encoding = Encoding(matrix, matrix, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
     headers = np.zeros((frames, partitions, lines), ACQUISITION_HEADER)

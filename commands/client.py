@@ -211,6 +211,7 @@ class Client:
         ClientError
             The server ended the connection without CLOSE, or sent something that is no message.
         """
+        self._last_sent = self._last_sent or time.perf_counter()  # what was recorded as a stream was not looked into
         try:
             self.send(Close())
         except OSError:

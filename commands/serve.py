@@ -36,20 +36,26 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
         The devices or the address of the settings cannot be used.
     """
     os.environ.setdefault(*SPIN_COUNT)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))  # until there is something to finish
     configure_logging(settings.log_format, verbose=verbose)
     preparation = None if stamp.is_current(settings) else _start_preparation(settings)
-    from ..service.host import make_engine
-    from ..service.memory import keep_freed_memory
-    from ..service.server import Server
+    try:
+        from ..service.host import make_engine
+        from ..service.memory import keep_freed_memory
+        from ..service.server import Server
 
-    if preparation is not None and preparation.wait() != 0:
-        raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+        if preparation is not None and preparation.wait() != 0:
+            raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+    finally:
+        if preparation is not None:
+            preparation.terminate()
     keep_freed_memory()
     engine = make_engine(settings)
     server = Server(settings, engine)
-    engine.preload()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    engine.preload()
     devices = ", ".join(device.name for device in engine.devices)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"listening on {settings.host}:{server.port} ({devices}), pipelines in {settings.home / 'pipelines'}"

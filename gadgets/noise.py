@@ -37,13 +37,25 @@ class NoiseCovariance:
     coil_names: tuple[str, ...] = ()
 
     @classmethod
-    def from_samples(cls, samples: list[NDArray[np.complex64]], dwell_time: float, scan: Scan) -> "NoiseCovariance":
-        """Estimate from noise readouts, each [coils, samples]; the mean is not removed, as in Gadgetron."""
-        data = np.concatenate(samples, axis=1).astype(np.complex128)
+    def from_sums(
+        cls, products: NDArray[np.complex128], count: int, dwell_time: float, scan: Scan
+    ) -> "NoiseCovariance":
+        """Estimate from the sum of the products of ``count`` samples; the mean is not removed, as in Gadgetron.
+
+        Parameters
+        ----------
+        products
+            complex128 [coils, coils], the sum of ``x x^H`` over all samples x [coils].
+        count
+            How many samples there were, at least two.
+        dwell_time
+            Their sample time in microseconds.
+        scan
+            Its header has the noise bandwidth and the names of the coils.
+        """
         system = scan.header.acquisitionSystemInformation
         bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
-        matrix = data @ data.conj().T / (data.shape[1] - 1)
-        return cls(matrix, dwell_time, float(bandwidth or DEFAULT_BANDWIDTH), coil_names(scan))
+        return cls(products / (count - 1), dwell_time, float(bandwidth or DEFAULT_BANDWIDTH), coil_names(scan))
 
     def whitening(self, dwell_time: float, names: tuple[str, ...] = ()) -> NDArray[np.complex64]:
         """Matrix [coils, coils] after which real and imaginary part of the noise have unit variance and no correlation.

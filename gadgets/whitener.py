@@ -12,7 +12,10 @@ class Whitener:
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
-        self.samples: list[np.ndarray] = []
+        self._products: np.ndarray | None = None
+        """Sum of the products of the noise samples: as large as the covariance, however many readouts come."""
+        self._count = 0
+        self._mixed = False
         self.dwell_time = 0.0
         self.nonconformant = False
         self.covariance = self._from_earlier_scan()
@@ -28,7 +31,16 @@ class Whitener:
         return covariance
 
     def add_noise(self, acquisition: Acquisition) -> None:
-        self.samples.append(np.array(acquisition.data))
+        """Add a noise readout to the covariance."""
+        data = acquisition.data.astype(np.complex128)
+        products = data @ data.conj().T
+        if self._products is None:
+            self._products = products
+        elif self._products.shape == products.shape:
+            self._products += products
+        else:
+            self._mixed = True
+        self._count += data.shape[1]
         self.dwell_time = header_of(acquisition).sample_time_us
 
     def matrix(self, channels: int, dwell_time: float) -> np.ndarray | None:
@@ -58,14 +70,14 @@ class Whitener:
 
     def keep(self) -> None:
         """Compute the covariance of this scan's noise readouts, and keep it on disk for scans that depend on it."""
-        if not self.samples:
+        products, count, mixed = self._products, self._count, self._mixed
+        self._products, self._count, self._mixed = None, 0, False
+        if products is None or count < 2:
             return
-        if {samples.shape[0] for samples in self.samples} != {self.samples[0].shape[0]}:
+        if mixed:
             self.scan.report("noise readouts", "noise readouts differ in their number of channels and are not used")
-            self.samples.clear()
             return
-        measured = NoiseCovariance.from_samples(self.samples, self.dwell_time, self.scan)
-        self.samples.clear()
+        measured = NoiseCovariance.from_sums(products, count, self.dwell_time, self.scan)
         self.covariance = self.covariance or measured
         information = self.scan.header.measurementInformation
         identifier = getattr(information, "measurementID", None)

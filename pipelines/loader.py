@@ -1,6 +1,7 @@
 """Read Gadgetron's XML pipelines (v1, v2, and the configuration of an external node) into steps that can be run."""
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from ..wire.errors import PipelineError
 from . import stock
 
 SHIPPED = Path(__file__).parent
+MAX_STEPS = 256
+"""Every step of a chain is a call within those before it, and some are threads."""
+_naming: ContextVar[tuple[str, ...]] = ContextVar("naming", default=())
+"""Pipelines that are being parsed because one names the other."""
 _IGNORED_V1 = {"reader", "writer", "property"}
 
 
@@ -118,6 +123,8 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
         raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
+    if len(steps) > MAX_STEPS:
+        raise PipelineError(f"it has {len(steps)} steps", where=name, accepted=f"at most {MAX_STEPS}")
     return Pipeline(name, tuple(steps), _summary(xml))
 
 
@@ -285,9 +292,7 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             steps.append(GadgetStep(gadget, gadget.parse(_properties(element, None, name))))
         elif element.tag == "pipeline":
             path = find(key, folders)
-            if path.name == name:
-                raise PipelineError("a pipeline cannot name itself", where=name)
-            steps += parse(path.read_bytes(), path.name, folders).steps
+            steps += _named_steps(path, name, folders)
         else:
             raise PipelineError(
                 f"<{element.tag}> is not known here",
@@ -299,6 +304,18 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             "the configuration lists no gadgets; write <gadget name='...'/> for each, in order", where=name
         )
     return tuple(steps)
+
+
+def _named_steps(path: Path, name: str, folders: Sequence[Path]) -> tuple[Step, ...]:
+    """Steps of a pipeline that another one names."""
+    chain = (*_naming.get(), name)
+    if path.name in chain:
+        raise PipelineError(f"a pipeline cannot name itself: {' names '.join((*chain, path.name))}", where=name)
+    token = _naming.set(chain)
+    try:
+        return parse(path.read_bytes(), path.name, folders).steps
+    finally:
+        _naming.reset(token)
 
 
 def _finish(translator: stock.Translator, name: str) -> list[Step]:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from .. import gadgets
 from ..pipelines import loader
@@ -44,6 +46,20 @@ def pipeline_by_name(
         log.warning("configuration %r is not known: using %s", name[:80], fallback)
         pipeline = loader.load(fallback, folders)
     return _allowed(pipeline, settings, sent=False)
+
+
+def pipeline_by_parameters(
+    parameters: Mapping[str, Any], settings: Settings, log: logging.Logger | logging.LoggerAdapter[logging.Logger]
+) -> Pipeline | None:
+    """Return the pipeline that a scan's parameters name (``customconfig``, ``config``), as FIRE does it; None if they name none.
+
+    Raises
+    ------
+    PipelineError
+        As for ``pipeline_by_name``.
+    """
+    name = parameters.get("customconfig") or parameters.get("config")
+    return pipeline_by_name(str(name), settings, log) if name else None
 
 
 def pipeline_by_text(xml: bytes, settings: Settings) -> Pipeline:

@@ -21,7 +21,7 @@ from ..wire.header import NO_HEADER
 from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
-from .configuration import pipeline_by_name, pipeline_by_text
+from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
 from .logs import ScanLog
 from .peer import Peer
 from .settings import Settings
@@ -194,10 +194,8 @@ class Session:
 
     def _with_parameters(self, chain: Chain, parameters: Mapping[str, Any]) -> Chain:
         scan = chain.scan.with_parameters(parameters)
-        name = parameters.get("customconfig") or parameters.get("config")
-        if not name:
-            return Chain(chain.pipeline, scan, self.engine)
-        changed = Chain(pipeline_by_name(str(name), self.settings, self.log), scan, self.engine)
+        pipeline = pipeline_by_parameters(parameters, self.settings, self.log)
+        changed = Chain(pipeline or chain.pipeline, scan, self.engine)
         changed.warm_up()
         return changed
 

@@ -1,13 +1,17 @@
 """The commands, as a user types them."""
 
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+from helpers import wait_until
 from isocenter.commands import stamp
 from isocenter.commands.prepare import prepare_bundles
 from isocenter.service.settings import Settings, SettingsError, load_settings
@@ -192,3 +196,24 @@ class TestPreparation:
         assert stamp.is_current(prepared)
         (copy / "models" / "classical.py").write_text("# other code")
         assert not stamp.is_current(prepared)
+
+
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_stop_while_the_service_starts_ends_it_well(bundles, tmp_path, prepared):
+    """Before it listens there is nothing to finish; what builds bundles ends with it."""
+    home = bundles.parent if prepared else tmp_path
+    command = [sys.executable, "-c", "from isocenter.commands.cli import app; print('here', flush=True); app()"]
+    process = subprocess.Popen(
+        [*command, "serve", "--port", "0", "--home", str(home)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "here\n"
+    status = Path(f"/proc/{process.pid}/status")
+    caught = 1 << (signal.SIGTERM - 1)
+    wait_until(lambda: int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) & caught)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert "Traceback" not in said

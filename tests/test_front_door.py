@@ -19,7 +19,7 @@ from isocenter.gadgets.scan import Scan
 from isocenter.models.classical import RootSumOfSquares
 from isocenter.service.settings import Settings
 from isocenter.simulate.scan import ScanProtocol, simulate, truth_path
-from isocenter.wire.errors import DataError, IsocenterError
+from isocenter.wire.errors import DataError, FileError, IsocenterError, OptionError, PipelineError
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +220,42 @@ def test_a_bundle_can_be_a_folder(settings, bundles, tmp_path):
     (tmp_path / "rss" / "model.yaml").write_text(re.sub(r"(?m)^version:.*$", "version: '7.7'", text))
     others = Settings(home=tmp_path / "home", bundles=(bundles,))
     assert isocenter.load_bundle(tmp_path / "rss", settings=others).manifest.version == "7.7"
+
+
+def test_a_parameter_names_another_pipeline_as_it_does_for_the_service(settings, recorded):
+    ours = isocenter.reconstruct(recorded, "sense.xml", settings=settings, config="rss")
+    assert same(ours, isocenter.reconstruct(recorded, "rss", settings=settings))
+
+
+def test_a_closed_scan_says_so(settings, recorded):
+    with isocenter.open_scan(recorded) as scan:
+        pass
+    with pytest.raises(FileError, match="the file was closed"):
+        list(scan.kspace())
+    with pytest.raises(IsocenterError, match="the scan holds no data"):
+        isocenter.reconstruct((scan.header, []), "rss", settings=settings)
+
+
+def test_arguments_that_cannot_be_meant_are_named(settings, recorded):
+    with pytest.raises(DataError, match="the scan is a NoneType; accepted: a path"):
+        isocenter.reconstruct(None, settings=settings)
+    with pytest.raises(PipelineError, match=r"there is no file /nowhere/x\.xml"):
+        isocenter.reconstruct(recorded, "/nowhere/x.xml", settings=settings)
+    with pytest.raises(BundleError, match=r"/nowhere/b is no bundle: it has no model\.yaml"):
+        isocenter.load_bundle("/nowhere/b", settings=settings)
+    with isocenter.open_scan(recorded) as scan:
+        with pytest.raises(OptionError, match="frames is 'foo'; accepted: none, phase"):
+            list(scan.kspace(frames="foo"))
+        block = next(scan.kspace())
+    bundle = isocenter.load_bundle("rss", settings=settings)
+    kspace, mask = block.data.numpy(), block.mask.numpy()
+    with pytest.raises(DataError, match="an input is a NoneType"):
+        bundle.run(None, mask)
+    with pytest.raises(DataError, match="is empty or holds NaN"):
+        bundle.run(kspace * np.nan, mask)
+    expected = bundle.run(kspace, mask)
+    for other in (kspace.astype(">c8"), kspace[..., ::-1].copy()[..., ::-1], np.asfortranarray(kspace)):
+        assert np.array_equal(bundle.run(other, mask), expected)
 
 
 def test_names_are_listed_and_others_refused():

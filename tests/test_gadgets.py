@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import tracemalloc
 
 import ismrmrd
 import numpy as np
@@ -89,6 +90,16 @@ def test_an_unknown_gadget_is_refused_with_those_that_exist():
 
 
 class TestPrewhiten:
+    def test_noise_readouts_without_end_take_no_memory(self):
+        scan = Scan(simulate(ScanProtocol(matrix=16, coils=8)).header)
+        noise = random_acquisition(8, 4096)
+        noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+        tracemalloc.start()
+        assert not list(load("prewhiten")((noise for _ in range(300)), scan))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 8 * noise.data.nbytes
+
     def test_whitened_noise_has_unit_variance_and_no_correlation(self):
         protocol = ScanProtocol(matrix=96, coils=5, noise=50.0, seed=3)
         silent = simulate(ScanProtocol(matrix=96, coils=5, noise=0.0, noise_scan=False))
@@ -110,7 +121,7 @@ class TestPrewhiten:
         random = np.random.default_rng(0)
         noise = random.standard_normal((3, 400)) + 1j * random.standard_normal((3, 400))
         plain = scan()
-        covariance = NoiseCovariance.from_samples([noise.astype(np.complex64)], 10.0, plain)
+        covariance = NoiseCovariance.from_sums(noise @ noise.conj().T, noise.shape[1], 10.0, plain)
         factor = np.linalg.cholesky(noise @ noise.conj().T / 399)
         expected = math.sqrt(2 * 5 / 10 * 0.793) * np.linalg.inv(factor)
         assert np.allclose(covariance.whitening(5.0), expected, rtol=1e-5)

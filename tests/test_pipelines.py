@@ -233,3 +233,18 @@ def test_a_python_gadget_of_version_1_is_a_program():
     (step,) = pipeline.steps
     assert (step.module, step.target) == ("lab", "Gadget")
     assert b'<property name="strength" value="3" />' in step.configuration
+
+
+def test_pipelines_that_name_each_other_are_refused(tmp_path):
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        (tmp_path / f"{name}.xml").write_text(f"<configuration><pipeline name='{other}'/></configuration>")
+    with pytest.raises(PipelineError, match=r"a.xml names b.xml names c.xml names a.xml"):
+        loader.load("a", [tmp_path])
+    (tmp_path / "c.xml").write_text("<configuration><pipeline name='rss'/></configuration>")
+    assert loader.load("a", [tmp_path]).steps
+
+
+def test_a_pipeline_of_too_many_steps_is_refused():
+    xml = "<configuration>" + "<gadget name='extract'/>" * 300 + "</configuration>"
+    with pytest.raises(PipelineError, match="it has 300 steps; accepted: at most 256"):
+        loader.parse(xml.encode())

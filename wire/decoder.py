@@ -204,7 +204,8 @@ class Decoder:
         (number,) = cursor.unpack(_ID, "message id")
         reader = _READERS.get(number)
         if reader is None:
-            raise UnknownMessageError(f"message id {number} is not known", accepted=f"{sorted(_READERS)}")
+            known = ", ".join(str(int(each)) for each in sorted(_READERS))
+            raise UnknownMessageError(f"message id {number} is not known", accepted=known)
         return reader(cursor)
 
 

@@ -55,7 +55,15 @@ class MrdFile:
         return len(self._group["data"]) if "data" in self._group else 0
 
     def items(self) -> Iterator[Acquisition | Waveform]:
-        """Acquisitions and waveforms, interleaved by their time stamps."""
+        """Acquisitions and waveforms, interleaved by their time stamps.
+
+        Raises
+        ------
+        FileError
+            The file was closed.
+        """
+        if not self._file:
+            raise FileError("the file was closed; open it again")
         waveforms = list(self._waveforms())
         for acquisition in self._acquisitions():
             while waveforms and waveforms[0].time_stamp <= acquisition.acquisition_time_stamp:
