@@ -38,8 +38,8 @@ def prepare_bundles(
     """
     folder = settings.home / "bundles"
     formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
-    ensure_classical(folder, formats, only)
+    bundles = ensure_classical(folder, formats, only)
     if networks:
-        ensure_shipped(folder, formats, only)
+        bundles += ensure_shipped(folder, formats, only)
         if only is None:
-            stamp.write(settings, [*METHODS, *SHIPPED])
+            stamp.write(settings, [bundle.manifest.name for bundle in bundles])
