@@ -200,11 +200,12 @@ class TestClosing:
             running.result(5)
         assert not engine.waiting
 
-    def test_a_bundle_is_loaded_just_as_the_engine_is_closed(self, engine, device, hold):
+    def test_a_bundle_is_loaded_just_as_the_engine_is_closed(self, engine, device, hold, monkeypatch):
+        monkeypatch.setattr("isocenter.engine.crew._CLOSE_SECONDS", 0.05)
         reached, go_on = hold("Loaded")
         waiting = engine.submit("another", numbered(1))
         assert reached.wait(20)
-        engine.close()
+        assert not engine.close(), "a thread is still there, and whoever ends the process must know"
         with pytest.raises(CancelledError):
             waiting.result(5)
         go_on.set()
