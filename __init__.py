@@ -48,6 +48,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+# the finder's and loader's protocols without importlib.abc, which takes longer to import than all of this
 class _MovedModules:
     """Finds modules under the names that they had before: ``isocenter.models.training`` is ``isocenter.training``."""
 

@@ -90,7 +90,7 @@ def service(replays):
         for _ in range(ROUNDS):
             for busy in (False, True):
                 with other_program(busy):
-                    time.sleep(1)  # the service looks at what others used over a while
+                    time.sleep(1)  # until the other program has started
                     for name, scan in scans.items():
                         for count in range(replays):
                             client = Client(connect("localhost", port, 10))

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..bundle.manifest import BundleError, Manifest
 from ..engine import Engine
 from ..flow.deferred import Deferred, settled
 from ..gadgets import load as load_gadget
+from ..gadgets.accumulate import Frames
 from ..gadgets.estimate_coil_maps import MapsOptions, defer_maps
 from ..gadgets.kspace import Kspace
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
@@ -40,7 +41,6 @@ log = logging.getLogger("isocenter.api")
 logging.getLogger("isocenter").addHandler(logging.NullHandler())  # what it would say there is a warning here
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
-Frames = Literal["none", "phase", "repetition", "contrast", "set", "average"]
 
 
 class ReconstructionWarning(UserWarning):
@@ -115,7 +115,7 @@ class OpenScan:
         if frames not in get_args(Frames):
             raise OptionError(f"frames is {frames!r}", accepted=", ".join(get_args(Frames)))
         scan = Scan(self.header)
-        stream: Any = load_gadget("accumulate")(_copies(self.items()), scan, frames=frames)
+        stream: Any = load_gadget("accumulate")(self.items(), scan, frames=frames)
         if whiten:
             stream = load_gadget("prewhiten")(stream, scan)
         if not oversampling:
@@ -178,9 +178,12 @@ def reconstruct(
     ReconstructionWarning
         For every problem that a service's client would be told.
     """
+    if isinstance(scan, str | Path):
+        with OpenScan(scan) as opened:
+            return reconstruct(opened, pipeline, settings=settings, **parameters)
     settings = settings or load_settings(None)
     register_gadgets(settings)
-    header, items = _opened(scan)
+    header, items = _header_and_items(scan)
     chosen = pipeline_by_parameters(parameters, settings, log) or _find_pipeline(pipeline, settings)
     engine = _engine(settings)
     context = Scan(
@@ -189,19 +192,18 @@ def reconstruct(
     chain = Chain(chosen, context, engine)
     for name in itertools.chain.from_iterable(chain.bundles()):
         _build_if_missing(name, settings)
-    taken = 0
+    timing = Timing()
 
-    def counted() -> Iterator[Acquisition | Waveform]:
-        nonlocal taken
-        for item in _copies(items):
-            taken += 1
+    def stream() -> Iterator[Acquisition | Waveform]:
+        for item in items:
+            timing.received(item)
             yield item
 
-    output = chain.run(counted(), settings, Timing(), lambda text: warnings.warn(text, ReconstructionWarning, 2))
+    output = chain.run(stream(), settings, timing, lambda text: warnings.warn(text, ReconstructionWarning, 2))
     images = [item for item in output if isinstance(item, Image)]
     _warn(context)
     if not images and chain.makes_images:
-        what = "no image was made" if taken else "the scan holds no data"
+        what = "no image was made" if timing.acquisitions else "the scan holds no data"
         raise IsocenterError("; ".join([what, *context.problem_messages()]))
     return images
 
@@ -287,17 +289,15 @@ def load_bundle(name: str | Path, *, settings: Settings | None = None) -> Loaded
     return LoadedBundle(str(name), _engine(settings))
 
 
-def _opened(scan: Any) -> tuple[Any, Iterable[Acquisition | Waveform]]:
+def _header_and_items(scan: Any) -> tuple[Any, Iterable[Acquisition | Waveform]]:
     if isinstance(scan, OpenScan):
-        return scan.header, scan.items()
-    if isinstance(scan, str | Path):
-        opened = OpenScan(scan)
-        return opened.header, opened.items()
+        return scan.header, scan.items()  # made anew from the file
     if not isinstance(scan, tuple) or len(scan) != 2:
         raise DataError(
             f"the scan is a {type(scan).__name__}", accepted="a path, what open_scan returns, or (header, acquisitions)"
         )
-    return scan
+    header, items = scan
+    return header, _copies(items)
 
 
 def _find_pipeline(pipeline: str | Path, settings: Settings) -> Pipeline:

@@ -50,10 +50,14 @@ _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(_KEY_COUNTERS)
 
 
+def _frame_count(encoding: Encoding, frames: str) -> int:
+    return 1 if frames == "none" else encoding.count(frames)
+
+
 def _sizes(encoding: Encoding, options: Options) -> dict[str, int]:
-    matrix, frames = encoding.encoded_matrix, options["frames"]
+    matrix = encoding.encoded_matrix
     return {
-        "frames": 1 if frames == "none" else encoding.count(frames),
+        "frames": _frame_count(encoding, options["frames"]),
         "kz": matrix[2],
         "ky": matrix[1],
         "kx": encoding.cropped_readout,
@@ -240,12 +244,11 @@ class _Accumulator:
             message = "readouts came for an image that was reconstructed already; they make another one"
             self.scan.report("late readouts", message)
         encoding = self.scan.encodings[fields.encoding]
-        frames = 1 if self.frames == "none" else encoding.count(self.frames)
         if key in self.refused:
             message, kind = self.refused[key]
             raise DataError(message, kind=kind)
         try:
-            self.blocks[key] = self._new_buffer(fields, frames)
+            self.blocks[key] = self._new_buffer(fields, _frame_count(encoding, self.frames))
         except DataError as error:
             self.refused[key] = str(error), error.kind
             raise

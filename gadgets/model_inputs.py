@@ -9,10 +9,10 @@ from torch import Tensor
 from ..flow.deferred import Deferred
 from ..models.fourier import ifft
 from ..wire.errors import DataError
-from .kspace import Kspace
+from .kspace import AXES, Kspace
 
 _AXES = {
-    "kspace": ("coils", "frames", "kz", "ky", "kx"),
+    "kspace": AXES,
     "mask": ("frames", "kz", "ky"),
     "maps": ("coils", "kz", "ky", "kx"),
     "trajectory": ("frames", "kz", "ky", "kx", "dimensions"),

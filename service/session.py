@@ -15,7 +15,7 @@ from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
 from ..wire import ConfigFile, ConfigScript, Header, Message, ProtocolError, Query, Text
-from ..wire.conversation import Conversation, Meaning, State
+from ..wire.conversation import DATA, Conversation, Meaning, State
 from ..wire.errors import IsocenterError
 from ..wire.header import NO_HEADER
 from ..wire.items import Image, Interruption
@@ -125,7 +125,7 @@ class Session:
         header = self._header()
         chain = Chain(pipeline, self._scan(header), self.engine)
         self._receiver.timeout = self.settings.idle_timeout
-        first: Message | None = None
+        first: Item | None = None
         if header is not None:
             chain.warm_up()
             chain, first = self._parametrised(chain)
@@ -181,10 +181,10 @@ class Session:
             ledger=self._ledger,
         )
 
-    def _parametrised(self, chain: Chain) -> tuple[Chain, Message | None]:
+    def _parametrised(self, chain: Chain) -> tuple[Chain, Item | None]:
         """Take FIRE's JSON parameters if they come, and return what they make of the chain, and the stream's first message."""
         for meaning, message in self._listen():
-            if meaning is Meaning.DATA:
+            if isinstance(message, DATA):
                 return chain, message
             if meaning is Meaning.END:
                 break
@@ -199,18 +199,18 @@ class Session:
         changed.warm_up()
         return changed
 
-    def _items(self, first: Message | None) -> Iterator[Item]:
+    def _items(self, first: Item | None) -> Iterator[Item]:
         """Iterate over the stream; where it ends without its end marker, an ``Interruption`` says so."""
         if first is not None:
-            self._timing.received(first)  # type: ignore[arg-type]
-            yield first  # type: ignore[misc]
+            self._timing.received(first)
+            yield first
         if self._conversation.state is State.CLOSED:
             return
-        for meaning, message in self._listen():
-            if meaning is Meaning.END:
+        for _, message in self._listen():
+            if not isinstance(message, DATA):  # the end
                 return
-            self._timing.received(message)  # type: ignore[arg-type]
-            yield message  # type: ignore[misc]
+            self._timing.received(message)
+            yield message
         yield Interruption(str(self._receiver.error or "the connection ended without CLOSE"))
 
     def _deliver(self, item: Item, scan: Scan) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ..flow.channel import Channel
-from ..flow.ledger import Account
+from ..flow.ledger import Account, Ledger
 from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
 
@@ -54,8 +54,8 @@ class Receiver:
     ) -> None:
         self._socket = sock
         self._decoder = Decoder(limits)
-        self._account = account
-        self._channel: Channel[list[Message]] = Channel(account, lead=_LEAD_BYTES)
+        self._account = account or Ledger().account("unbounded")
+        self._channel: Channel[list[Message]] = Channel(self._account, lead=_LEAD_BYTES)
         self._decoded: deque[Message] = deque()
         self._spool = spool
         self._closed = False
@@ -94,7 +94,7 @@ class Receiver:
             pending += count
             messages = decoder.received(count)
             if messages:
-                self._credit_growth(grown)
+                self._account.credit(grown)
                 self._closed = isinstance(messages[-1], Close)
                 if not self._channel.put(messages, pending):
                     return
@@ -105,14 +105,10 @@ class Receiver:
     def _charge_growth(self, charged: int) -> int:
         """Wait for room before memory is taken for a message larger than the usual piece; return what is charged for it."""
         size = self._decoder.growth
-        if not size or self._account is None:
+        if not size:
             return charged
         self._account.credit(charged)  # the larger piece takes the place of the one before
         return size if self._account.charge(size, leave=self._channel.is_closed) else 0
-
-    def _credit_growth(self, size: int) -> None:
-        if self._account is not None:
-            self._account.credit(size)
 
     def _read_into(self, memory: memoryview) -> int:
         """Wait for bytes and receive them.
