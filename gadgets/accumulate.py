@@ -1,47 +1,39 @@
 """Buffer readouts into blocks of k-space, and hand each on as soon as it is complete."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import ismrmrd
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from ..wire.errors import DataError
 from ..wire.header import Encoding
-from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData
+from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData, header_of
+from .block import Block
+from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid
 from .early import EarlyWork
 from .gadget import FromChain, Options, Stream, gadget
 from .head_start import HeadStart
 from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
-from .recon_data import to_kspaces
+from .plan import NOT_FOR_THE_IMAGE, Grid, Missing, count_reasons, flag_mask, is_cartesian, left_out_reason, uncorrected
+from .recon_data import to_acquisitions
 from .scan import Scan
 
 Trigger = Literal["auto", "average", "slice", "contrast", "phase", "repetition", "set", "segment", "end"]
 Frames = Literal["none", "phase", "repetition", "contrast", "set", "average"]
-Key = tuple[int, ...]
 
 
-def _mask(*flags: int) -> int:
-    return sum(1 << (flag - 1) for flag in flags)
-
-
-_CALIBRATION = _mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
-_CALIBRATION_AND_IMAGING = _mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
-_NOT_FOR_THE_IMAGE = _mask(
-    ismrmrd.ACQ_IS_NOISE_MEASUREMENT,
-    ismrmrd.ACQ_IS_NAVIGATION_DATA,
-    ismrmrd.ACQ_IS_PHASECORR_DATA,
-    ismrmrd.ACQ_IS_HPFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_RTFEEDBACK_DATA,
-    ismrmrd.ACQ_IS_DUMMYSCAN_DATA,
-    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA,
-    30,  # phase stabilisation, reference
-    31,  # phase stabilisation
-)
-_LAST_IN_SLICE = _mask(ismrmrd.ACQ_LAST_IN_SLICE)
-_LAST_IN_REPETITION = _mask(ismrmrd.ACQ_LAST_IN_REPETITION)
-_LAST_IN_MEASUREMENT = _mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
+_CALIBRATION = flag_mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+_CALIBRATION_AND_IMAGING = flag_mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+_NOT_FOR_THE_IMAGE = flag_mask(*NOT_FOR_THE_IMAGE)
+_LAST_IN_SLICE = flag_mask(ismrmrd.ACQ_LAST_IN_SLICE)
+_LAST_IN_REPETITION = flag_mask(ismrmrd.ACQ_LAST_IN_REPETITION)
+_LAST_IN_MEASUREMENT = flag_mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
 _LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
@@ -117,7 +109,7 @@ def accumulate(
             elif isinstance(item, AcquisitionBucket):
                 yield from accumulator.add_bucket(item)
             elif isinstance(item, ReconData):
-                yield from to_kspaces(item, scan)
+                yield from accumulator.add_group(to_acquisitions(item))
             else:
                 accumulator.interrupted = accumulator.interrupted or isinstance(item, Interruption)
                 yield item
@@ -127,6 +119,8 @@ def accumulate(
 
 
 class _Accumulator:
+    """Sorts readouts into blocks. Where they belong and what is missing, the scan's plan says."""
+
     def __init__(
         self,
         scan: Scan,
@@ -137,6 +131,7 @@ class _Accumulator:
         early: EarlyWork | None,
     ) -> None:
         self.scan = scan
+        self.plan = scan.plan
         self.account = scan.ledger.account("k-space")
         self.partial = partial
         self.early = early
@@ -144,61 +139,67 @@ class _Accumulator:
         self.trigger = trigger
         self.frames = frames
         self.fill_calibration = fill_calibration
-        self.blocks: dict[Key, KspaceBuffer] = {}
+        self.blocks: dict[Key, Block] = {}
+        self.guesses: dict[Key, Grid] = {}
         self.head_starts: dict[Key, HeadStart] = {}
-        self.calibration: dict[Key, dict[Key, KspaceBuffer]] = {}
-        self.finished: dict[Key, int] = {}
+        self.store = CalibrationStore(self.plan, self._new_reference_buffer)
+        self.averages: dict[Key, TimeAverage] = {}
         self.handed_on: set[Key] = set()
         self.refused: dict[Key, tuple[str, str]] = {}
         """Blocks for which there was no memory; one that began later would lack the lines before."""
+        self.left_out: Counter[str] = Counter()
+        self.uncorrected = False
         self.last_value: int | None = None
-        self.flags_seen = False
+        self.last_key: Key | None = None
         self.trigger_field = Readout._fields.index("repetition" if trigger in ("auto", "end") else trigger)
         self.frames_field = 1 + _KEY_COUNTERS.index(frames) if frames in _KEY_COUNTERS else None
-        self.largest_step = [_largest_step(encoding) for encoding in scan.encodings]
-        self.last_line = [e.encoded_matrix[1] - 1 - e.line_offset(1) for e in scan.encodings]
 
     def add(self, acquisition: Acquisition) -> Iterable[Item]:
         """Take in a readout and return what can be handed on; this runs for every readout and returns () for nearly all."""
         fields = read_fields(acquisition)
         if fields.flags & _NOT_FOR_THE_IMAGE:
+            self._pass_by(fields.flags)
             return (acquisition,)
-        ready = self._triggered(fields)
+        key = self._key(fields)
+        ready: list[Item] = [] if key == self.last_key else self._before(key, fields)
         try:
-            key = self._place(acquisition, fields)
+            self._place(acquisition, fields, key)
         except DataError as error:
             self.scan.report(error.kind, str(error))
+            if error.kind not in ("not finite", "empty"):
+                return ready
             # of a readout that cannot be used, it is still known where it belongs, and what ends with it
-            key = self._key(fields) if error.kind == "not finite" else None
-        if key is not None and fields.flags & _LAST:
+        if fields.flags & _LAST:
             self._note_end(fields, key)
-        if (
-            self.trigger == "auto"
-            and key is not None
-            and (fields.flags & _LAST or fields.step_1 == self.last_line[key[0]])
-        ):
-            ready = [*ready, *self._flush_complete(fields, key)]
-        if self.partial and key in self.blocks and self.blocks[key].unseen >= self.partial:
-            return [*ready, PartialKspace(self.blocks[key].snapshot(self.scan.device))]
+            ready += self._hand_on_ended(fields, key)
+        elif (block := self.blocks.get(key)) is not None and block.ended and self._received(key) >= block.check_at:
+            ready += self._hand_on_if_complete(key)
+        if self.partial and key in self.blocks and self.blocks[key].buffer.unseen >= self.partial:
+            grid = self._guess(key)
+            ready.append(PartialKspace(self.blocks[key].buffer.snapshot(self.scan.device, grid.encoding, grid.place)))
         return ready
 
-    def _triggered(self, fields: Readout) -> Iterable[Kspace]:
-        """Return the blocks that have to go because the counter that triggers has changed with this readout."""
-        value = fields[self.trigger_field]
-        before, self.last_value = self.last_value, value
-        if before == value or before is None or self.trigger == "end":
-            return ()
-        if self.trigger != "auto":
-            return list(self.flush())
-        return list(self._flush_repetitions_before(value)) if self.frames != "repetition" else ()
+    def _pass_by(self, flags: int) -> None:
+        self.left_out[left_out_reason(flags)] += 1
+        self.uncorrected = self.uncorrected or uncorrected(flags)
 
     def add_bucket(self, bucket: AcquisitionBucket) -> Iterator[Item]:
         """Add the readouts of a trigger of Gadgetron's; readouts that are in both of its lists count once."""
         yield from bucket.waveforms
         only_reference = (a for a in bucket.reference if not read_fields(a).flags & _CALIBRATION_AND_IMAGING)
-        for acquisition in (*only_reference, *bucket.data):
+        yield from self.add_group((*only_reference, *bucket.data))
+
+    def add_group(self, acquisitions: Iterable[Acquisition]) -> Iterator[Item]:
+        """Add readouts that were collected before; that they were handed on says that they are at their end."""
+        keys: dict[Key, None] = {}
+        for acquisition in acquisitions:
             yield from self.add(acquisition)
-        yield from self.flush()
+            keys[self._key(read_fields(acquisition))] = None
+        for key in keys:
+            if key in self.blocks:
+                self.blocks[key].ended += 1
+                if self.trigger == "auto":
+                    yield from self._hand_on_if_complete(key)
 
     def _key(self, fields: Readout) -> Key:
         """Encoding space, slice, contrast, phase, repetition and set; the counter of the frames does not count."""
@@ -207,151 +208,293 @@ class _Accumulator:
             return key
         return (*key[: self.frames_field], 0, *key[self.frames_field + 1 :])
 
-    def _place(self, acquisition: Acquisition, fields: Readout) -> Key:
-        """Copy the readout to where it belongs and return the key of its block."""
-        if fields.encoding >= len(self.scan.encodings):
+    def _before(self, key: Key, fields: Readout) -> list[Item]:
+        """Hand on what a readout with other counters than the one before says to be over."""
+        before, self.last_key = self.last_key, key
+        value = fields[self.trigger_field]
+        last, self.last_value = self.last_value, value
+        if self.trigger == "end" or before is None:
+            return []
+        if self.trigger != "auto":
+            return [] if last == value else self._hand_on_complete(sorted(self.blocks))
+        # without flags, the lines alone tell; they are looked at when something else begins, as lines may be measured again
+        block = self.blocks.get(before)
+        if block is None or block.ended or self._received(before) < block.check_at:
+            return []
+        return self._hand_on_if_complete(before)
+
+    def _place(self, acquisition: Acquisition, fields: Readout, key: Key) -> None:
+        """Copy the readout to where it belongs."""
+        if error := self.plan.refusal(fields.encoding):
+            self.left_out[error.what] += 1
+            raise error
+        if fields.channels == 0 or fields.samples <= fields.discard_pre + fields.discard_post:
+            self.left_out["without samples"] += 1
             raise DataError(
-                f"encoding_space_ref {fields.encoding} is not in the header, which has {len(self.scan.encodings)}",
-                kind="encoding space",
+                f"a readout holds no samples: {fields.channels} channels, {fields.samples} samples of which "
+                f"{fields.discard_pre + fields.discard_post} are discarded",
+                kind="empty",
             )
-        if self.scan.encodings[fields.encoding].trajectory != "cartesian":
+        if fields.trajectory_dimensions and not is_cartesian(acquisition.traj):
+            self.left_out["its trajectory is not Cartesian"] += 1
             raise DataError(
-                f"trajectory {self.scan.encodings[fields.encoding].trajectory!r} is not accepted, only 'cartesian'",
+                "readouts carry a trajectory that is not Cartesian, though the header says 'cartesian'; they are left out",
                 kind="trajectory",
             )
-        if fields.step_1 > self.largest_step[fields.encoding]:
-            largest = self.largest_step[fields.encoding]
-            raise DataError(
-                f"kspace_encode_step_1 {fields.step_1} is outside the encoding limits 0 to {largest}", kind="counter"
-            )
-        key = self._key(fields)
         if fields.flags & (_CALIBRATION | _CALIBRATION_AND_IMAGING):
-            own = self.calibration.setdefault(key[:2], {})
-            if key not in own:
-                own[key] = self._new_buffer(fields, 1)
-            own[key].add(acquisition, fields)
-        if not fields.flags & _CALIBRATION:
-            if key not in self.blocks:
-                self._open(key, fields)
-            frame = 0 if self.frames == "none" else getattr(fields, self.frames)
-            self.blocks[key].add(acquisition, fields, frame)
-        if key in self.blocks and key in self.head_starts:
-            self.head_starts[key].line_added(self.blocks[key], self.calibration.get(key[:2], {}).get(key))
-        return key
+            self.store.add(key, acquisition, fields)
+        if fields.flags & _CALIBRATION and not fields.flags & _CALIBRATION_AND_IMAGING:
+            block = self.blocks.get(key)
+        else:
+            block = self._add_to_block(acquisition, fields, key)
+        if key in self.head_starts and block is not None:
+            self.head_starts[key].line_added(block.buffer, self.store.own(key), self._guess(key))
 
-    def _open(self, key: Key, fields: Readout) -> None:
+    def _add_to_block(self, acquisition: Acquisition, fields: Readout, key: Key) -> Block:
+        if key not in self.blocks:
+            self._open(key, fields, acquisition)
+        block = self.blocks[key]
+        block.add(acquisition, fields, 0 if self.frames == "none" else getattr(fields, self.frames))
+        return block
+
+    def _open(self, key: Key, fields: Readout, acquisition: Acquisition) -> None:
+        """Begin a block."""
         if key in self.handed_on:
             message = "readouts came for an image that was reconstructed already; they make another one"
             self.scan.report("late readouts", message)
-        encoding = self.scan.encodings[fields.encoding]
         if key in self.refused:
             message, kind = self.refused[key]
             raise DataError(message, kind=kind)
+        self.plan.image_readout(fields.encoding)
+        count = _frame_count(self.scan.encodings[fields.encoding], self.frames)
+        block = Block(lambda first: self._new_buffer(first, count))
         try:
-            self.blocks[key] = self._new_buffer(fields, _frame_count(encoding, self.frames))
+            block.open(fields)
         except DataError as error:
             self.refused[key] = str(error), error.kind
             raise
+        self.blocks[key] = block
+        self.guesses[key] = self.plan.provisional(block.buffer, fields, header_of(acquisition))
         if self.early is not None:
-            self.head_starts[key] = HeadStart(self.scan, encoding, self.early)
+            self.head_starts[key] = HeadStart(self.scan, self.early)
 
-    def _new_buffer(self, fields: Readout, frames: int) -> KspaceBuffer:
-        encoding = self.scan.encodings[fields.encoding]
-        return KspaceBuffer(encoding, fields, frames, account=self.account, copies=1 if self.early is None else 2)
+    def _new_buffer(self, first: Readout, frames: int) -> KspaceBuffer:
+        encoding = self.scan.encodings[first.encoding]
+        return KspaceBuffer(encoding, first, frames, account=self.account, copies=1 if self.early is None else 2)
 
-    def _flush_repetitions_before(self, repetition: int) -> Iterator[Kspace]:
-        for key in sorted(key for key in self.blocks if key[4] < repetition):
-            yield from self._hand_on(key)
+    def _new_reference_buffer(self, first: Readout) -> KspaceBuffer:
+        return self._new_buffer(first, 1)
+
+    def _guess(self, key: Key) -> Grid:
+        """Where the lines of a block seem to belong while they come."""
+        buffer = self.blocks[key].buffer
+        guess = self.guesses[key]
+        if guess.place.samples != buffer.samples:
+            guess = self.guesses[key] = replace(guess, place=replace(guess.place, samples=buffer.samples))
+        return guess
+
+    def _received(self, key: Key) -> int:
+        """Readouts of a block, calibration lines that fill it included."""
+        own = self.store.own(key)
+        return self.blocks[key].readouts + (own.readouts if own is not None and self._fills(key) else 0)
 
     def _note_end(self, fields: Readout, key: Key) -> None:
         """Count what a readout's flags say to be finished."""
-        if fields.flags & _LAST_IN_SLICE and self._belongs_to_image(fields):
-            self.flags_seen = True
-            self.finished[key] = self.finished.get(key, 0) + 1
-        if self._ends_all(fields):
-            self.flags_seen = True
-            for done in self.blocks:
-                self.finished[done] = self._parts(done)
+        if fields.flags & _LAST_IN_SLICE and key in self.blocks and self._belongs_to_image(fields):
+            self.blocks[key].ended += 1
+        for done in self._ended_by(fields):
+            self.blocks[done].ended += 1
 
-    def _flush_complete(self, fields: Readout, key: Key) -> Iterator[Kspace]:
-        if self._ends_all(fields):
-            yield from self.flush()
-        elif key in self.blocks and (self._all_parts_finished(key) or self._no_line_missing(key, fields)):
-            self.finished[key] = self._parts(key)
-            yield from self._hand_on(key)
-
-    def _ends_all(self, fields: Readout) -> bool:
-        """Whether nothing more comes for the blocks that are being filled; where repetitions are frames, others may follow."""
+    def _ended_by(self, fields: Readout) -> list[Key]:
+        """Blocks for which nothing more comes by the flags of a whole repetition or measurement."""
         if fields.flags & _LAST_IN_MEASUREMENT:
-            return True
-        count = self.scan.encodings[fields.encoding].count("repetition") if self.frames == "repetition" else 0
-        return bool(fields.flags & _LAST_IN_REPETITION) and fields.repetition + 1 >= count
+            return sorted(self.blocks)
+        if fields.flags & _LAST_IN_REPETITION:
+            return sorted(key for key in self.blocks if key[4] <= fields.repetition)
+        return []
+
+    def _hand_on_ended(self, fields: Readout, key: Key) -> list[Item]:
+        if self.trigger != "auto":
+            return []
+        keys = self._ended_by(fields)
+        return self._hand_on_complete(keys if keys else [key] if key in self.blocks and self.blocks[key].ended else [])
 
     def _belongs_to_image(self, fields: Readout) -> bool:
         """Whether a readout is part of the image's own acquisition, which a separate calibration scan is not."""
-        embedded = self.scan.encodings[fields.encoding].calibration_mode == "embedded"
-        return embedded or not fields.flags & _CALIBRATION
+        both = fields.flags & _CALIBRATION_AND_IMAGING
+        return both or not fields.flags & _CALIBRATION or self._fills((fields.encoding,))  # type: ignore[return-value]
 
-    def _parts(self, key: Key) -> int:
-        """How many times LAST_IN_SLICE comes for a block: once per average and frame."""
+    def _fills(self, key: Key) -> bool:
+        """Whether lines that are flagged as calibration only are lines of the image as well."""
         encoding = self.scan.encodings[key[0]]
-        frames = 1 if self.frames in ("none", "average") else encoding.count(self.frames)
-        return encoding.count("average") * frames
+        together = encoding.calibration_mode in ("embedded", "") or encoding.acceleration == (1, 1)
+        return self.fill_calibration and together
 
-    def _all_parts_finished(self, key: Key) -> bool:
-        return self.finished.get(key, 0) >= self._parts(key)
+    def _hand_on_complete(self, keys: Iterable[Key]) -> list[Item]:
+        return [item for key in keys for item in self._hand_on_if_complete(key)]
 
-    def _no_line_missing(self, key: Key, fields: Readout) -> bool:
-        """Whether every line of the grid was measured as often as there are averages."""
+    def _hand_on_if_complete(self, key: Key) -> list[Item]:
+        """Hand on a block if it lacks nothing, its calibration lines included; else say when to look again."""
+        block = self.blocks[key]
+        if block.empty or not block.readouts:
+            return []
+        missing = self._missing(key, self._grid(key))
+        if missing.readouts:
+            block.check_at = self._received(key) + missing.readouts
+            return []
+        if self._waits_for_calibration(key):
+            block.check_at = 2**62
+            return []
+        return list(self._hand_on(key))
+
+    def _waits_for_calibration(self, key: Key) -> bool:
+        """Whether separate calibration lines of a slice may come after its image."""
         encoding = self.scan.encodings[key[0]]
-        if encoding.acceleration != (1, 1) or fields.step_1 != self.last_line[key[0]]:
-            return False
+        separate = encoding.calibration_mode in ("separate", "external") and encoding.acceleration != (1, 1)
+        return separate and not self.store.has_slice(key)
+
+    def _grid(self, key: Key) -> Grid:
+        encoding = key[0]
+        others = [block.buffer for other, block in self.blocks.items() if other[0] == encoding and other != key and block.readouts]
+        return self.plan.grid(self.blocks[key].buffer, others)
+
+    def _missing(self, key: Key, grid: Grid) -> Missing:
+        own = self.store.own(key) if self._fills(key) else None
+        also = None
+        if own is not None:
+            also = own.on_grid(own.measured, grid.place)[0]
+        encoding = self.scan.encodings[key[0]]
         averages = encoding.count("average") if self.frames != "average" else 1
-        return bool((self.blocks[key].count >= averages).all())
+        return self.plan.missing(grid, self.blocks[key].buffer, also, _frame_count(encoding, self.frames), averages)
 
-    def flush(self) -> Iterator[Kspace]:
-        """Hand on every block, in ascending order of the counters."""
+    def flush(self) -> Iterator[Item]:
+        """Hand on every block, in ascending order of the counters: nothing more can come."""
         for key in sorted(self.blocks):
             yield from self._hand_on(key)
+        for average in self.averages.values():
+            yield from average.release()
+        self._report_left_out()
 
-    def _hand_on(self, key: Key) -> Iterator[Kspace]:
+    def _report_left_out(self) -> None:
+        """Say how many readouts went into no image, where that may be what is wrong."""
+        for reason in self.store.others():
+            self.left_out[reason] += 1
+        if not self.handed_on:
+            if self.store.keys():
+                self.left_out["flagged parallel calibration, and no readouts of an image came"] += self.store.readouts()
+            for text in count_reasons(self.left_out):
+                self.scan.report(text, text)
+
+    def _hand_on(self, key: Key) -> Iterator[Item]:
         """Hand on a block, unless every line of it was refused."""
-        block = self.blocks.pop(key)
-        head_start = self.head_starts.pop(key, None)
-        calibration = self._calibration_for(key)
-        if calibration is not None and self.fill_calibration and block.encoding.calibration_mode == "embedded":
-            if head_start is not None:
-                head_start.process(calibration)
-            block.fill_from(calibration)
-        if not block.measured.any():
-            block.release()
+        block = self.blocks[key]
+        if block.empty or not block.readouts:
+            self._drop(key)
             return
-        if head_start is not None:
-            kspace = head_start.finish(block, calibration)
-        else:
-            kspace = block.to_kspace(self.scan.device, calibration)
-        if not self._all_parts_finished(key) and (self.interrupted or (self.flags_seen and self.trigger == "auto")):
-            lines = int(block.measured.sum())
-            kspace.notes["Incomplete"] = f"only {lines} lines had arrived"
-            self.scan.report("incomplete", f"a block of k-space is incomplete: {lines} lines had arrived")
-        self.finished.pop(key, None)
+        grid = self._grid(key)
+        buffer = block.buffer
+        notes = dict(grid.notes)
+        own = self.store.own(key)
+        self._leave_out_strays(buffer, grid)
+        missing = self._missing(key, grid)
+        if own is not None and self._fills(key):
+            buffer.fill_from(own)
+        if not buffer.on_grid(buffer.measured, grid.place).any():
+            self.scan.report("outside", f"all {block.readouts} readouts of a block lie outside the encoded matrix")
+            self._drop(key)
+            return
+        notes |= self._notes(key, block, missing)
+        wanted = self.scan.encodings[key[0]].acceleration != (1, 1)
+        reference, problem = self.store.find(key, buffer, borrow=wanted)
+        if reference is not None and reference.borrowed:
+            notes["Calibration"] = reference.borrowed
+        kspace = self._assemble(key, buffer, None if reference is None else reference.buffer, grid)
+        kspace.maps_problem = problem
+        for kind, note in notes.items():
+            self.scan.report(kind.lower(), note)
+        kspace.notes |= notes
+        self._drop(key)
         self.handed_on.add(key)
+        self.store.forget(key, set(self.blocks))
+        yield from self._averaged(key, kspace, grid)
+
+    def _drop(self, key: Key) -> None:
+        block = self.blocks.pop(key)
+        for reason in block.others():
+            self.left_out[reason] += 1
+            self.scan.report("other readouts", f"a readout was left out: {reason}")
+        self.head_starts.pop(key, None)
+        self.guesses.pop(key, None)
         block.release()
-        yield kspace
 
-    def _calibration_for(self, key: Key) -> KspaceBuffer | None:
-        """Calibration lines with the block's own counters, or else the last ones measured for its slice."""
-        candidates = self.calibration.get(key[:2], {})
-        if not candidates:
-            return None
-        latest = next(reversed(candidates))
-        chosen = candidates.get(key, candidates[latest])
-        for old in [old for old in candidates if old != latest and old not in self.blocks]:
-            candidates.pop(old).release()
-        return chosen
+    def _assemble(self, key: Key, buffer: KspaceBuffer, reference: KspaceBuffer | None, grid: Grid) -> Kspace:
+        head_start = self.head_starts.get(key)
+        if head_start is not None:
+            return head_start.finish(buffer, reference, grid)
+        device = self.scan.device
+        lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
+        return buffer.to_kspace(device, grid.encoding, grid.place, lines)
 
+    def _averaged(self, key: Key, kspace: Kspace, grid: Grid) -> Iterator[Item]:
+        """Give a frame of an interleaved series the lines of the frames around it for calibration."""
+        encoding = self.scan.encodings[key[0]]
+        alone = kspace.calibration is None and encoding.acceleration != (1, 1)
+        if encoding.calibration_mode != "interleaved" or not alone:
+            yield kspace
+            return
+        series = key[0], key[1], key[2], key[5]
+        yield from self.averages.setdefault(series, TimeAverage()).add(kspace, grid.expected)
 
-def _largest_step(encoding: Encoding) -> int:
-    """Largest kspace_encode_step_1 that the limits allow; limits without extent say nothing."""
-    limit = encoding.limits.get("kspace_encoding_step_1")
-    return limit.maximum if limit is not None and limit.maximum > 0 else 65535
+    def _leave_out_strays(self, buffer: KspaceBuffer, grid: Grid) -> None:
+        """Forget lines whose counters are faults."""
+        strays = np.zeros(buffer.lines, bool)
+        for axis, (first, end) in enumerate(grid.accepted):
+            outside = np.ones(buffer.lines[1 + axis], bool)
+            outside[max(first, 0) : end] = False
+            strays |= outside[None, :, None] if axis == 0 else outside
+        offsets = np.array(grid.place.offsets)
+        for axis in (0, 1):
+            rows = np.arange(buffer.lines[1 + axis]) + offsets[axis]
+            off = (rows < 0) | (rows >= grid.place.grid[axis])
+            strays |= off[None, :, None] if axis == 0 else off
+        strays &= buffer.measured
+        if self.frames != "none":
+            strays |= self._stray_frames(buffer)
+        for _, kz, ky in np.argwhere(strays).tolist():
+            (z0, z1), (y0, y1) = grid.accepted
+            self.scan.report(
+                "counter",
+                f"a readout was left out: kspace_encode_step_1 {ky}, kspace_encode_step_2 {kz} is outside the lines "
+                f"{y0} to {y1 - 1} and {z0} to {z1 - 1} of the encoded matrix",
+            )
+        if strays.any():
+            buffer.drop(strays)
+
+    def _stray_frames(self, buffer: KspaceBuffer) -> NDArray[np.bool_]:
+        """Lines of frames that the header does not announce, and that are too few to be one."""
+        announced = _frame_count(self.scan.encodings[buffer.encoding_index], self.frames)
+        measured = buffer.measured
+        lines = measured.sum(axis=(1, 2))
+        few = (np.arange(len(lines)) >= announced) & (lines <= max(1, 0.02 * lines.sum()))
+        if few.any() and lines[few].any():
+            frames = ", ".join(str(frame) for frame in np.flatnonzero(few & (lines > 0)))
+            self.scan.report("counter", f"readouts of {self.frames} {frames} are too few for an image and are left out")
+        return measured & few[:, None, None]
+
+    def _notes(self, key: Key, block: Block, missing: Missing) -> dict[str, str]:
+        """What a reader of the block's images must know."""
+        notes = {}
+        encoding = self.scan.encodings[key[0]]
+        if missing.lines:
+            notes["Incomplete"] = f"the image is incomplete: {missing.text}"
+        elif missing.readouts and self.frames != "average":
+            notes["Averages"] = f"fewer averages came than the {encoding.count('average')} that the header announces"
+        elif self.interrupted and not block.ended and encoding.acceleration != (1, 1):
+            notes["Incomplete"] = f"the image may be incomplete: only {block.readouts} readouts had arrived"
+        if self.uncorrected:
+            flags = [reason for reason in self.left_out if "correction" in reason or "stabilisation" in reason]
+            count = sum(self.left_out[reason] for reason in flags)
+            notes["Correction"] = f"{count} readouts ({'; '.join(flags)}) were not applied: nothing here corrects images with them"
+        if key in self.handed_on:
+            notes["Late"] = "an image of the same counters was reconstructed before these readouts came"
+        return notes

@@ -56,16 +56,24 @@ def estimate_coil_maps(
         Whether the maps are made as soon as they can be; else only for a bundle that asks for them.
     """
     options = MapsOptions(method, calibration_size, kernel, crop)
-    latest: Deferred | None = None
+    latest: dict[tuple[int, int], Kspace] = {}
     for item in items:
         if isinstance(item, Kspace):
+            place = item.encoding_index, int(item.reference[0].idx.slice)
+            before = latest.get(place)
+            if item.coil_maps is None and before is not None and _same_lines(before, item):
+                item.coil_maps = before.coil_maps
             try:
                 item.coil_maps = item.coil_maps or defer_maps(item, options, scan, begin=begin_maps)
-                latest = item.coil_maps
+                latest[place] = item
             except DataError as error:
-                item.maps_problem = str(error)
-                item.coil_maps = _borrow(latest, tuple(item.data.shape), str(error), scan)
+                _borrow(item, before, str(error), scan)
         yield item
+
+
+def _same_lines(before: Kspace, kspace: Kspace) -> bool:
+    """Whether two blocks have the very same calibration lines, and so the same maps."""
+    return kspace.calibration is not None and before.calibration is kspace.calibration
 
 
 def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool = True) -> Deferred:
@@ -91,16 +99,19 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     return maps
 
 
-def _borrow(latest: Deferred | None, shape: tuple[int, ...], problem: str, scan: Scan) -> Deferred | None:
-    """Return the latest maps for a block of this shape that has no calibration lines, if they fit."""
-    if latest is None or latest.shape != (shape[0], *shape[2:]):
-        return None
+def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> None:
+    """Give a block without calibration lines the maps of the block before of its slice, if they fit; and say so."""
+    kspace.maps_problem = "; ".join(filter(None, [kspace.maps_problem, problem]))
+    maps = before.coil_maps if before is not None else None
+    if maps is None or maps.shape != (kspace.data.shape[0], *kspace.data.shape[2:]):
+        return
 
     def report() -> Tensor:
         scan.report("calibration", f"{problem}; the maps of the block before are used")
-        return latest.get()
+        return maps.get()
 
-    return Deferred(report, latest.shape)
+    kspace.coil_maps = Deferred(report, maps.shape)
+    kspace.notes["Calibration"] = f"{problem}; coil maps of an earlier image of this slice were used"
 
 
 def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions) -> Tensor:
@@ -129,24 +140,56 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
     DataError
         Fewer than four lines around the middle were measured completely.
     """
-    kx = kspace.data.shape[-1]
+    width = min(size, kspace.data.shape[-1])
+    start = kspace.data.shape[-1] // 2 - width // 2
+    x = slice(start, start + width)
+    own = kspace.mask.any(dim=0)
+    found = [(_middle_rectangle(own, size), False)]
     if kspace.calibration is not None:
-        # a line that was measured is not zero in the middle
-        measured = (kspace.calibration[..., kx // 2 - 2 : kx // 2 + 2] != 0).any(dim=0).any(dim=-1)
-    else:
-        measured = kspace.mask.any(dim=0)
-    middle = measured[:, measured.shape[1] // 2]
-    z = slice(0, middle.numel()) if bool(middle.all()) else _extent(middle, size)
-    y = _extent(measured[z].all(dim=0), size)
-    lines = y.stop - y.start if z.stop > z.start else 0
-    if lines < min(4, measured.shape[1]):
+        found.insert(0, (_middle_rectangle(_measured_lines(kspace.calibration), size), True))
+    (z, y), separate = max(found, key=lambda entry: (_enough(entry[0], own), _area(entry[0]), entry[1]))
+    if not _enough((z, y), own):
+        lines = y.stop - y.start
         raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {lines}")
-    width = min(size, kx)
-    x = slice(kx // 2 - width // 2, kx // 2 - width // 2 + width)
-    if kspace.calibration is not None:
+    if separate and kspace.calibration is not None:
         return kspace.calibration[:, z, y, x].clone()
     weight = kspace.mask[:, z, y].sum(dim=0)
     return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None]
+
+
+def _measured_lines(calibration: Tensor) -> Tensor:
+    """Which lines [kz, ky] there are: one that was measured is not zero in the middle."""
+    kx = calibration.shape[-1]
+    return (calibration[..., kx // 2 - 2 : kx // 2 + 2] != 0).any(dim=0).any(dim=-1)
+
+
+def _enough(region: tuple[slice, slice], lines: Tensor) -> bool:
+    z, y = region
+    return z.stop > z.start and y.stop - y.start >= min(4, lines.shape[1])
+
+
+def _area(region: tuple[slice, slice]) -> int:
+    z, y = region
+    return (z.stop - z.start) * (y.stop - y.start)
+
+
+def _middle_rectangle(measured: Tensor, size: int) -> tuple[slice, slice]:
+    """Largest rectangle (kz, ky) of measured lines around the middle; with all partitions if that leaves enough lines.
+
+    Elliptical regions and scans have no corners, so that each extent along kz leaves another one along ky.
+    """
+    lines = measured.cpu()
+    partitions, rows = lines.shape
+    middle = partitions // 2
+    best = (slice(0, partitions), _extent(lines.all(dim=0), size))
+    if _enough(best, lines):
+        return best
+    for reach in range(min(middle, size // 2) + 1):
+        z = slice(middle - reach, min(partitions, middle + max(reach, 1), middle + size - size // 2))
+        region = z, _extent(lines[z].all(dim=0), size)
+        if _area(region) > _area(best):
+            best = region
+    return best
 
 
 def _extent(measured: Tensor, size: int) -> slice:

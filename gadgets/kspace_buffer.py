@@ -1,8 +1,9 @@
-"""Where readouts are copied as they arrive: the memory of one block of k-space."""
+"""Where readouts are copied as they arrive: the memory of one block of k-space, under the counters that the readouts carry."""
 
 import math
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import ismrmrd
@@ -19,12 +20,14 @@ from .kspace import Kspace, to_tensor
 
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""
+_LARGEST_COUNTER = 8192
+"""A counter from here on is a fault, unless the header announces as many lines."""
 
-_LAYOUT = struct.Struct("<2xQ24xH2xH128x4H66x9H")
+_LAYOUT = struct.Struct("<2xQ24xH2xH128x5H64x9H")
 _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
-_LINE_BYTES = _HEADER_BYTES + 4
-"""Held for each line besides its samples: header and count."""
+_LINE_BYTES = _HEADER_BYTES + 12
+"""Held for each line besides its samples: header, count and energy."""
 
 
 class Readout(NamedTuple):
@@ -37,6 +40,7 @@ class Readout(NamedTuple):
     discard_post: int
     center_sample: int
     encoding: int
+    trajectory_dimensions: int
     step_1: int
     step_2: int
     average: int
@@ -53,19 +57,39 @@ def read_fields(acquisition: Acquisition) -> Readout:
     return Readout._make(_LAYOUT.unpack_from(header_of(acquisition)))
 
 
-class KspaceBuffer:
-    """Memory for one block: samples [frames, kz, ky, coils, kx], how often each line came, and the lines' headers.
+@dataclass(frozen=True)
+class Place:
+    """How the lines of a buffer lie on the grid of their block.
 
-    A readout is one piece of this memory, so that it is copied in one go while the scan runs.
+    Attributes
+    ----------
+    grid
+        Rows (kz, ky) of the grid.
+    offsets
+        Row (kz, ky) of the lines that are numbered 0.
+    samples
+        Length of a readout; shorter ones lie around the middle.
+    """
+
+    grid: tuple[int, int]
+    offsets: tuple[int, int]
+    samples: int
+
+
+class KspaceBuffer:
+    """Memory for lines of one number of channels and samples: [frames, kz, ky, coils, kx], by the counters of the readouts.
+
+    A readout is one piece of this memory, so that it is copied in one go while the scan runs. Which row of the grid a line
+    belongs to is decided when the block is handed on (``Place``), from all that came by then.
 
     Parameters
     ----------
     encoding
         Encoding space of the readouts.
     first
-        The first readout; it sets the number of coils, and whether readout oversampling was removed before.
+        The first readout; it sets the number of coils and samples.
     frames
-        Number of dynamic frames.
+        Number of dynamic frames that are announced.
     account
         Keeps what the block takes.
     copies
@@ -74,7 +98,8 @@ class KspaceBuffer:
     Raises
     ------
     DataError
-        The block would exceed ``MAX_BLOCK_BYTES``, or what the account may keep.
+        The readouts are longer than the encoding space, or the block would exceed ``MAX_BLOCK_BYTES`` or what the account
+        may keep.
     """
 
     def __init__(
@@ -86,40 +111,70 @@ class KspaceBuffer:
         account: Account | None = None,
         copies: int = 1,
     ) -> None:
-        cropped = first.samples == encoding.cropped_readout and first.center_sample == first.samples // 2
         self.encoding = encoding
         self.encoding_index = first.encoding
         self.coils = first.channels
-        self.samples = encoding.cropped_readout if cropped else encoding.encoded_matrix[0]
-        self.lines = (frames, encoding.encoded_matrix[2], encoding.encoded_matrix[1])
-        self.offsets = (encoding.line_offset(2), encoding.line_offset(1))
-        shape = (*self.lines, self.coils, self.samples)
-        samples = 8 * int(np.prod(shape, dtype=object))
-        if samples > MAX_BLOCK_BYTES:
-            raise DataError(
-                f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
-                kind="block size",
-            )
-        self._account = account or Ledger().account("block")
-        self._kept = copies * samples + _LINE_BYTES * math.prod(self.lines)
-        if not self._account.keep(self._kept):
-            raise DataError(
-                f"there is no memory for a block [frames, kz, ky, coils, kx] of {shape}: {self._kept} bytes more than the "
-                f"{self._account.ledger.kept} that the scan keeps already exceed what it may keep",
-                kind="memory",
-            )
-        # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
-        self.data = np.empty(shape, np.complex64)
-        self._cleared = False
-        self.count = np.zeros(self.lines, np.int32)
-        self.headers = np.zeros((*self.lines, _HEADER_BYTES), np.uint8)
-        self._header_bytes = self.headers.reshape(-1).data
+        self.readout_samples = first.samples
+        # as many samples as when the oversampling was removed: whether it was, the plan decides
+        short = first.samples == encoding.cropped_readout and first.center_sample == first.samples // 2
+        self.samples = encoding.cropped_readout if short else encoding.encoded_matrix[0]
+        self.readouts = 0
         self.dwell_time = 0.0
         self.unseen = 0
         """Readouts since the last ``snapshot``."""
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
+        self._account = account or Ledger().account("block")
+        self._copies = copies
+        self._kept = 0
         self._processed: Tensor | None = None
+        self._processed_place: Place | None = None
+        self._allocate((frames, *_announced_rows(encoding)))
+
+    def _allocate(self, lines: tuple[int, int, int]) -> None:
+        """Take memory for so many (frames, kz, ky)."""
+        shape = (*lines, self.coils, self.samples)
+        samples = 8 * math.prod(shape)
+        if samples > MAX_BLOCK_BYTES:
+            raise DataError(
+                f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
+                kind="block size",
+            )
+        more = self._copies * samples + _LINE_BYTES * math.prod(lines) - self._kept
+        if not self._account.keep(more):
+            raise DataError(
+                f"there is no memory for a block [frames, kz, ky, coils, kx] of {shape}: {more} bytes more than the "
+                f"{self._account.ledger.kept} that the scan keeps already exceed what it may keep",
+                kind="memory",
+            )
+        self._kept += more
+        self.lines = lines
+        self._cleared = False
+        # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
+        self.data = np.empty(shape, np.complex64)
+        self.count = np.zeros(lines, np.int32)
+        self.energy = np.zeros(lines, np.float64)
+        """Sum of the squared magnitudes of the readout of each line that came last."""
+        self.headers = np.zeros((*lines, _HEADER_BYTES), np.uint8)
+        self._header_bytes = self.headers.reshape(-1).data
+
+    def _grow(self, frame: int, kz: int, ky: int) -> None:
+        """Make room for a line that neither header nor readouts before led to expect."""
+        before = self.lines
+        for name, counter, rows in (("kspace_encode_step_1", ky, before[2]), ("kspace_encode_step_2", kz, before[1])):
+            if counter >= max(_LARGEST_COUNTER, rows):
+                raise DataError(
+                    f"{name} {counter} is far outside the encoded matrix and the encoding limits", kind="counter"
+                )
+        lines = tuple(
+            size if index < size else max(index + 1, 2 * size if size > 1 else 1)
+            for index, size in zip((frame, kz, ky), before, strict=True)
+        )
+        held = self.data, self.count, self.energy, self.headers
+        self._allocate(lines)  # type: ignore[arg-type]
+        old = tuple(slice(size) for size in before)
+        for new, previous in zip((self.data, self.count, self.energy, self.headers), held, strict=True):
+            new[old] = previous
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.
@@ -127,12 +182,10 @@ class KspaceBuffer:
         Raises
         ------
         DataError
-            The readout does not fit the encoding space, has another number of coils than those before, or holds NaN or
-            infinite samples (kind ``not finite``).
+            The readout does not fit the encoding space, or holds NaN or infinite samples (kind ``not finite``).
         """
-        kz, ky = fields.step_2 + self.offsets[0], fields.step_1 + self.offsets[1]
-        self._check(fields, frame, kz, ky)
-        place = frame, kz, ky
+        place = frame, fields.step_2, fields.step_1
+        frames, partitions, rows = self.lines
         header = header_of(acquisition)
         samples = acquisition.data[:, fields.discard_pre : fields.samples - fields.discard_post]
         start = fields.discard_pre
@@ -147,12 +200,15 @@ class KspaceBuffer:
                 f"{fields.center_sample} do not fit the encoded readout of {self.samples}",
                 kind="samples",
             )
-        # looked at while it is in the processor's cache, before the copy: a block would have to be read again
-        if not np.isfinite(samples.view(np.float32) if samples.flags.c_contiguous else samples).all():
+        # NaN and infinity show in the energy; looked at while the readout is in the processor's cache, before the copy
+        energy = np.vdot(samples, samples).real
+        if not math.isfinite(energy) and not np.isfinite(samples).all():
             raise DataError(
                 f"readout (scan counter {header.scan_counter}) holds NaN or infinite samples and was left out",
                 kind="not finite",
             )
+        if fields.step_1 >= rows or fields.step_2 >= partitions or frame >= frames:
+            self._grow(*place)
         line = self.data[place]
         times = self.count[place]
         if times:
@@ -162,13 +218,15 @@ class KspaceBuffer:
                 line[:] = 0
             line[:, start : start + samples.shape[1]] = samples
         self.count[place] = times + 1
-        first_byte = ((frame * self.lines[1] + kz) * self.lines[2] + ky) * _HEADER_BYTES
+        self.energy[place] = energy
+        first_byte = ((frame * self.lines[1] + place[1]) * self.lines[2] + place[2]) * _HEADER_BYTES
         self._header_bytes[first_byte : first_byte + _HEADER_BYTES] = memoryview(header).cast("B")
         self.dwell_time = self.dwell_time or header.sample_time_us
         self.fresh.append(place)
+        self.readouts += 1
         self.unseen += 1
 
-    def process(self, step: Callable[[Tensor], Tensor], device: torch.device) -> None:
+    def process(self, step: Callable[[Tensor], Tensor], device: torch.device, place: Place) -> None:
         """Apply a step to the lines that are new since the last time, and keep what it returns beside the samples.
 
         Parameters
@@ -177,121 +235,165 @@ class KspaceBuffer:
             From complex64 [coils, lines, kx] to the same with any number of samples, every line by itself.
         device
             Where to do it and to keep the results.
+        place
+            Where the results lie; all lines are processed anew when it changes.
         """
+        if place != self._processed_place:
+            self.start_again()
+            self._processed_place = place
         if not self.fresh:
             return
-        index = tuple(np.array(self.fresh).T)
-        lines = self.data[index]
-        counts = self.count[index]
+        index = np.array(self.fresh).T
+        rows = index[1:] + np.array(place.offsets)[:, None]
+        inside = ((rows >= 0) & (rows < np.array(place.grid)[:, None])).all(axis=0)
+        self.fresh.clear()
+        frame, (kz, ky) = index[0][inside], rows[:, inside]
+        if not frame.size:
+            return
+        old = tuple(index[:, inside])
+        lines = _centered(self.data[old], place.samples)
+        counts = self.count[old]
         if (counts > 1).any():
-            lines /= np.maximum(counts, 1).astype(np.float32)[:, None, None]
+            lines = lines / np.maximum(counts, 1).astype(np.float32)[:, None, None]
         done = step(to_tensor(lines, device).transpose(0, 1))
         if self._processed is None:
-            shape = (self.lines[0], self.coils, *self.lines[1:], done.shape[-1])
+            shape = (self.lines[0], self.coils, *place.grid, done.shape[-1])
             self._processed = torch.zeros(shape, dtype=torch.complex64, device=device)
-        self._processed[index[0], :, index[1], index[2]] = done.transpose(0, 1)
-        self.fresh.clear()
+        elif self._processed.shape[0] < self.lines[0]:
+            grown = torch.zeros((self.lines[0], *self._processed.shape[1:]), dtype=torch.complex64, device=device)
+            grown[: self._processed.shape[0]] = self._processed
+            self._processed = grown
+        self._processed[frame, :, kz, ky] = done.transpose(0, 1)
 
     def start_again(self) -> None:
         """Count every line as new."""
         self._processed = None
-        self.fresh = [tuple(place) for place in np.argwhere(self.measured).tolist()]
+        self.fresh = [tuple(place) for place in np.argwhere(self.count > 0).tolist()]
 
     def fill_from(self, other: "KspaceBuffer") -> None:
-        """Take lines from another buffer where this one has none; one with other sizes is not used."""
+        """Take lines of the same counters from another buffer where this one has none; one of another shape is not used."""
         if (self.coils, self.samples) != (other.coils, other.samples):
             return
-        samples = other.complete()
-        for frame in range(self.lines[0]):
-            missing = (self.count[frame] == 0) & other.measured[0]
-            self.data[frame][missing] = samples[0][missing]
-            self.headers[frame][missing] = other.headers[0][missing]
-            self.count[frame][missing] = 1
-            if self._processed is not None and other._processed is not None and not other.fresh:
-                kz, ky = missing.nonzero()
-                self._processed[frame][:, kz, ky] = other._processed[0][:, kz, ky]
-            else:
-                self.fresh += [(frame, *place) for place in np.argwhere(missing).tolist()]
+        for frame, measured in enumerate(self.count > 0):
+            rows = np.argwhere(other.count[0] > 0)
+            new = [(kz, ky) for kz, ky in rows.tolist() if not (kz < measured.shape[0] and ky < measured.shape[1] and measured[kz, ky])]
+            for kz, ky in new:
+                if kz >= self.lines[1] or ky >= self.lines[2]:
+                    self._grow(frame, kz, ky)
+                source, target = (0, kz, ky), (frame, kz, ky)
+                self.data[target] = other.data[source] / np.float32(other.count[source])
+                self.headers[target] = other.headers[source]
+                self.energy[target] = other.energy[source]
+                self.count[target] = 1
+                self.fresh.append(target)
 
-    def _check(self, fields: Readout, frame: int, kz: int, ky: int) -> None:
-        if fields.channels != self.coils:
-            raise DataError(f"a readout has {fields.channels} channels, those before had {self.coils}", kind="channels")
-        frames, partitions, lines = self.lines
-        if 0 <= ky < lines and 0 <= kz < partitions and frame < frames:
-            return
-        for name, row, rows, step in (
-            ("kspace_encode_step_1", ky, lines, fields.step_1),
-            ("kspace_encode_step_2", kz, partitions, fields.step_2),
-            ("frame counter", frame, frames, frame),
-        ):
-            if not 0 <= row < rows:
-                raise DataError(
-                    f"{name} {step} is outside the encoded matrix (row {row} of {rows}); see the encoding limits",
-                    kind="counter",
-                )
+    def drop(self, lines: NDArray[np.bool_]) -> None:
+        """Forget lines [frames, kz, ky] that turn out not to belong here."""
+        self.count[lines] = 0
+        self.headers[lines] = 0
+        self._cleared = False
+        self.start_again()
 
     @property
     def measured(self) -> NDArray[np.bool_]:
-        """Lines [frames, kz, ky] that came at least once."""
+        """Lines [frames, kz, ky] that came at least once, by their counters."""
         return self.count > 0
 
-    def complete(self) -> NDArray[np.complex64]:
-        """Samples with repeated lines averaged and missing lines zero; both happen in place, once."""
-        if not self._cleared:
-            self._clear(self.count == 0)
-            self._cleared = True
-        repeated = self.count > 1
-        if repeated.any():
-            self.data /= np.maximum(self.count, 1).astype(np.float32)[..., None, None]
-            self.count[repeated] = 1
-        return self.data
+    def on_grid(self, values: NDArray[Any], place: Place) -> NDArray[Any]:
+        """Put values of the lines [frames, kz, ky, ...] on the grid of a place; zero where there are none."""
+        if place.offsets == (0, 0) and values.shape[1:3] == place.grid:
+            return values
+        out = np.zeros((values.shape[0], *place.grid, *values.shape[3:]), values.dtype)
+        source, target = zip(*map(_overlap, values.shape[1:3], place.grid, place.offsets), strict=True)
+        out[:, target[0], target[1]] = values[:, source[0], source[1]]
+        return out
 
-    def _clear(self, lines: NDArray[np.bool_]) -> None:
-        for frame, rows in enumerate(lines):
-            if rows.any():
-                self.data[frame][rows] = 0
+    def header_array(self, place: Place) -> NDArray[Any]:
+        """Headers of the lines as ``ACQUISITION_HEADER`` [frames, kz, ky] on the grid."""
+        return np.ascontiguousarray(self.on_grid(self.headers, place)).view(ACQUISITION_HEADER)[..., 0]
 
-    def header_array(self) -> NDArray[Any]:
-        """Headers of the lines as ``ACQUISITION_HEADER`` [frames, kz, ky]."""
-        return self.headers.view(ACQUISITION_HEADER)[..., 0]
+    def tensor(self, device: torch.device, place: Place) -> Tensor:
+        """Lines [frames, coils, kz, ky, kx] on the grid, processed where they were; on the CPU the memory is shared if it can be."""
+        if self._processed is not None and self._processed_place == place and not self.fresh:
+            return self._processed
+        data = _centered(self.on_grid(self._complete(), place), place.samples)
+        return _coils_first(to_tensor(data, device))
 
-    def to_kspace(self, device: torch.device, calibration: "KspaceBuffer | None") -> Kspace:
-        """Hand over as a block [coils, frames, kz, ky, kx], as it was processed; the memory is shared on the CPU."""
+    def to_kspace(self, device: torch.device, encoding: Encoding, place: Place, calibration: Tensor | None) -> Kspace:
+        """Hand over as a block [coils, frames, kz, ky, kx], as it was processed; frames that never came are left out."""
+        mask = self.on_grid(self.measured, place)
+        came = mask.any(axis=(1, 2))
+        data, headers = self.tensor(device, place), self.header_array(place)
+        if not came.all():
+            data, mask, headers = data[torch.from_numpy(came).to(data.device)], mask[came], headers[came]
         return Kspace(
-            data=self._tensor(device).transpose(0, 1),
-            mask=to_tensor(self.measured, device),
-            calibration=None if calibration is None else calibration._tensor(device)[0],
-            headers=self.header_array(),
-            encoding=self.encoding,
+            data=data.transpose(0, 1),
+            mask=to_tensor(mask, device),
+            calibration=calibration,
+            headers=headers,
+            encoding=encoding,
             encoding_index=self.encoding_index,
         )
 
-    def snapshot(self, device: torch.device) -> Kspace:
+    def snapshot(self, device: torch.device, encoding: Encoding, place: Place) -> Kspace:
         """Copy what there is, as it came: repeated lines averaged, missing ones zero."""
         self.unseen = 0
         lines = self.measured
         data = np.zeros_like(self.data)
-        for frame, rows in enumerate(lines):
-            data[frame][rows] = self.data[frame][rows] / self.count[frame][rows].astype(np.float32)[:, None, None]
+        data[lines] = self.data[lines] / self.count[lines].astype(np.float32)[:, None, None]
+        lines = _coils_first(to_tensor(_centered(self.on_grid(data, place), place.samples), device))
         return Kspace(
-            data=_coils_first(to_tensor(data, device)).transpose(0, 1),
-            mask=to_tensor(lines, device),
+            data=lines.transpose(0, 1),
+            mask=to_tensor(self.on_grid(self.measured, place).copy(), device),
             calibration=None,
-            headers=self.header_array().copy(),
-            encoding=self.encoding,
+            headers=self.header_array(place).copy(),
+            encoding=encoding,
             encoding_index=self.encoding_index,
         )
+
+    def _complete(self) -> NDArray[np.complex64]:
+        """Samples with repeated lines averaged and missing lines zero; both happen in place, once."""
+        if not self._cleared:
+            self._cleared = True
+            for frame, rows in enumerate(self.count == 0):
+                if rows.any():
+                    self.data[frame][rows] = 0
+        repeated = self.count > 1
+        if repeated.any():
+            self.data[repeated] /= self.count[repeated].astype(np.float32)[:, None, None]
+            self.count[repeated] = 1
+        return self.data
 
     def release(self) -> None:
         """Say that the block's memory is in other hands."""
         kept, self._kept = self._kept, 0
         self._account.release(kept)
 
-    def _tensor(self, device: torch.device) -> Tensor:
-        """Lines [frames, coils, kz, ky, kx], processed where they are."""
-        if self._processed is None:
-            return _coils_first(to_tensor(self.complete(), device))
-        return self._processed
+
+def _announced_rows(encoding: Encoding) -> tuple[int, int]:
+    """Rows (kz, ky) for the counters that the header leads to expect; more are added where others come."""
+    y, z = (encoding.limits.get(f"kspace_encoding_step_{step}") for step in (1, 2))
+    ky = max(encoding.encoded_matrix[1], y.maximum + 1 if y is not None else 1)
+    # a header may count slices as partitions: without limits that announce them, partitions show when they come
+    kz = 1 if z is None else min(z.maximum + 1, max(encoding.encoded_matrix[2], 1))
+    return max(kz, 1), ky
+
+
+def _overlap(rows: int, grid: int, offset: int) -> tuple[slice, slice]:
+    """Rows that lie on the grid once they are moved, and where they lie there."""
+    first, last = max(0, -offset), min(rows, grid - offset)
+    return slice(first, max(first, last)), slice(first + offset, max(first, last) + offset)
+
+
+def _centered(lines: NDArray[np.complex64], samples: int) -> NDArray[np.complex64]:
+    """Bring readouts [..., kx] to a length around their middle: zeros to both sides, or cut off."""
+    have = lines.shape[-1]
+    if have == samples:
+        return lines
+    out = np.zeros((*lines.shape[:-1], samples), np.complex64)
+    source, target = _overlap(have, samples, samples // 2 - have // 2)
+    out[..., target] = lines[..., source]
+    return out
 
 
 def _coils_first(lines: Tensor) -> Tensor:

@@ -1,66 +1,85 @@
-"""Between Gadgetron's buffered data (IsmrmrdReconData) and blocks of k-space."""
+"""Gadgetron's buffered data (IsmrmrdReconData): taken apart into readouts, and made of blocks of k-space."""
 
 import struct
 from collections.abc import Iterator
 
+import ismrmrd
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..wire.errors import DataError
 from ..wire.header import Encoding
-from ..wire.items import ReconBit, ReconBuffer, ReconData
-from .kspace import Kspace, to_tensor
-from .scan import Scan
+from ..wire.items import Acquisition, AcquisitionHeader, ReconBit, ReconBuffer, ReconData, make_acquisition
+from .kspace import Kspace
+
+_CALIBRATION = 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION - 1)
+_BOTH = 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING - 1)
 
 _SAMPLING = struct.Struct("<6f6H9H2x")
 """Encoded and recon field of view, encoded and recon matrix, then (minimum, center, maximum) along RO, E1, E2."""
 
 
-def to_kspaces(recon_data: ReconData, scan: Scan) -> Iterator[Kspace]:
-    """Split buffered data into blocks: one per encoding space, location, s and n."""
+def to_acquisitions(recon_data: ReconData) -> Iterator[Acquisition]:
+    """Take buffered data apart into the readouts that it was made of, with the counters of their headers.
+
+    Gadgetron's buffers lack what ``accumulate`` knows of a scan: embedded calibration lines stay beside the image, averages
+    are buffers of their own, and a buffer may be smaller than the encoded matrix. Readouts are placed, filled in and averaged
+    as if they had come one by one.
+
+    Parameters
+    ----------
+    recon_data
+        One bit per encoding space. Readouts lie with their middle in the middle of the buffer.
+
+    Yields
+    ------
+    Acquisition
+        Calibration lines first. Those that belong to the image as well come once.
+
+    Raises
+    ------
+    DataError
+        The arrays do not have the axes of buffered data.
+    """
     for index, bit in enumerate(recon_data.bits):
-        buffer = bit.data
-        if buffer.data.size == 0:
+        if bit.reference is not None:
+            yield from _lines(bit.reference, index, reference=True)
+        yield from _lines(bit.data, index, reference=False)
+
+
+def _lines(buffer: ReconBuffer, index: int, *, reference: bool) -> Iterator[Acquisition]:
+    """Readouts of one buffer of an encoding space."""
+    if buffer.data.size == 0:
+        return
+    if buffer.data.ndim != 7 or buffer.headers.ndim != 5:
+        raise DataError(
+            f"buffered data of encoding space {index} has {buffer.data.ndim} axes and its headers {buffer.headers.ndim}",
+            accepted="7 and 5",
+        )
+    coils, samples = buffer.data.shape[3], buffer.data.shape[6]
+    for place in np.argwhere(buffer.headers["number_of_samples"] > 0).tolist():
+        loc, s, n, e2, e1 = place
+        header = AcquisitionHeader.from_buffer_copy(buffer.headers[tuple(place)].tobytes())
+        if reference and header.flags & _BOTH:
             continue
-        if index >= len(scan.encodings) or buffer.data.ndim != 7 or buffer.headers.ndim != 5:
-            raise DataError(
-                f"buffered data of encoding space {index} has {buffer.data.ndim} dimensions", accepted="7, or no header"
-            )
-        for place in np.ndindex(buffer.data.shape[:3]):
-            yield _to_kspace(bit, place, scan, index)
+        if reference and not header.flags & _CALIBRATION:
+            header.flags |= _CALIBRATION  # whatever put it there means it as such
+        header.encoding_space_ref = index
+        header.active_channels, header.number_of_samples = coils, samples
+        header.center_sample, header.discard_pre, header.discard_post = samples // 2, 0, 0
+        header.trajectory_dimensions = 0
+        points = np.zeros((samples, 0), np.float32)
+        if buffer.trajectory is not None and buffer.trajectory.ndim == 7:
+            points = _trajectory(buffer.trajectory, (loc, s, n, e2, e1))
+            header.trajectory_dimensions = points.shape[1]
+        data = np.ascontiguousarray(buffer.data[loc, s, n, :, e2, e1], np.complex64)
+        yield make_acquisition(header, data, points)
 
 
-def _to_kspace(bit: ReconBit, place: tuple[int, ...], scan: Scan, index: int) -> Kspace:
-    data = np.array(bit.data.data[place], np.complex64)
-    headers = bit.data.headers[place]
-    return Kspace(
-        data=to_tensor(data, scan.device)[:, None],
-        mask=torch.from_numpy(headers["number_of_samples"] > 0).to(scan.device)[None],
-        calibration=_calibration(bit, place, data.shape, scan),
-        headers=headers[None].copy(),
-        encoding=scan.encodings[index],
-        encoding_index=index,
-    )
-
-
-def _calibration(bit: ReconBit, place: tuple[int, ...], shape: tuple[int, ...], scan: Scan) -> torch.Tensor | None:
-    """Reference lines put on the grid of the data, their centre in its middle."""
-    reference = bit.reference
-    if reference is None or reference.data.size == 0:
-        return None
-    nearest = tuple(min(i, n - 1) for i, n in zip(place, reference.data.shape[:3], strict=True))
-    lines = np.asarray(reference.data[nearest], np.complex64)
-    limits = _SAMPLING.unpack(reference.sampling)[12:]
-    centers = (limits[7], limits[4], limits[1])
-    full = np.zeros(shape, np.complex64)
-    target, source = [slice(None)], [slice(None)]
-    for size, part, center in zip(shape[1:], lines.shape[1:], centers, strict=True):
-        start = 0 if part == size else size // 2 - center
-        target.append(slice(max(start, 0), min(start + part, size)))
-        source.append(slice(max(-start, 0), max(-start, 0) + target[-1].stop - target[-1].start))
-    full[tuple(target)] = lines[tuple(source)]
-    return to_tensor(full, scan.device)
+def _trajectory(trajectory: NDArray[np.float32], place: tuple[int, ...]) -> NDArray[np.float32]:
+    """Trajectory [samples, dimensions] of one readout; axes along which all are alike may be left out."""
+    nearest = tuple(min(index, size - 1) for index, size in zip(place, trajectory.shape[:5], strict=True))
+    return np.ascontiguousarray(trajectory[nearest], np.float32)
 
 
 def from_kspace(kspace: Kspace) -> ReconData:

@@ -17,6 +17,7 @@ from ..flow.deferred import Deferred
 from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
 from ..wire.header import Encoding, parse_encodings, parse_header
+from .plan import Plan
 
 
 class Model(Protocol):
@@ -118,6 +119,8 @@ class Scan:
 
     header: ismrmrdHeader
     encodings: tuple[Encoding, ...]
+    """Encoding spaces as the header has them; what they really are, ``plan`` says."""
+    plan: Plan
     engine: Engine | None
     noise_folder: Path | None
     parameters: Mapping[str, Any]
@@ -144,9 +147,11 @@ class Scan:
         ledger: Ledger | None = None,
     ) -> None:
         parsed = header if isinstance(header, ismrmrdHeader) else parse_header(header)
+        encodings = parse_encodings(parsed)
         self.__dict__.update(
             header=parsed,
-            encodings=parse_encodings(parsed),
+            encodings=encodings,
+            plan=Plan(encodings),
             engine=engine,
             noise_folder=noise_folder,
             parameters=MappingProxyType(dict(parameters or {})),

@@ -63,11 +63,13 @@ class Encoding:
     acceleration: tuple[int, int] = (1, 1)
     calibration_mode: str = ""
     trajectory: str = "cartesian"
+    interleaving_dimension: str = ""
+    multiband: int = 1
 
     @property
     def cropped_readout(self) -> int:
         """Number of readout samples once the readout oversampling is removed."""
-        return int(self.encoded_matrix[0] * self.recon_fov[0] / self.encoded_fov[0])
+        return min(self.encoded_matrix[0], round(self.encoded_matrix[0] * self.recon_fov[0] / self.encoded_fov[0]))
 
     def line_offset(self, step: int) -> int:
         """Row of the grid at which line 0 of ``kspace_encode_step_<step>`` lies (step is 1 or 2)."""

@@ -1,0 +1,115 @@
+"""The readouts of one image or one set of calibration lines while they come. A majority decides what they are like."""
+
+from collections.abc import Callable
+
+from ..wire.items import Acquisition
+from .kspace_buffer import KspaceBuffer, Readout
+
+Shape = tuple[int, int]
+_WAITING = 8
+"""Readouts of another shape that wait for more of their kind before they get memory of their own."""
+_MOST_SHAPES = 4
+
+
+class Block:
+    """Buffers for the readouts of one block, one for each number of channels and samples; the fullest one is the block.
+
+    Parameters
+    ----------
+    make_buffer
+        Makes the buffer for readouts like a first one.
+    """
+
+    def __init__(self, make_buffer: Callable[[Readout], KspaceBuffer]) -> None:
+        self._make_buffer = make_buffer
+        self._buffers: dict[Shape, KspaceBuffer] = {}
+        self._waiting: dict[Shape, list[tuple[Acquisition, Readout, int]]] = {}
+        self._shape: Shape | None = None
+        self.lost = 0
+        """Readouts of so many different shapes that they were not even kept."""
+        self.ended = 0
+        """How many times a flag said that the block was at its end."""
+        self.check_at = 0
+        """Number of readouts before which the block cannot be complete."""
+
+    @property
+    def buffer(self) -> KspaceBuffer:
+        """The buffer with the most readouts."""
+        assert self._shape is not None
+        return self._buffers[self._shape]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no buffer yet."""
+        return self._shape is None
+
+    @property
+    def readouts(self) -> int:
+        """Readouts in the fullest buffer."""
+        return 0 if self._shape is None else self._buffers[self._shape].readouts
+
+    def open(self, first: Readout) -> None:
+        """Take memory for readouts like a first one.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        self._shape = first.channels, first.samples
+        self._buffers[self._shape] = self._make_buffer(first)
+
+    def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
+        """Keep a readout.
+
+        Raises
+        ------
+        DataError
+            It does not fit, or there is no memory for it.
+        """
+        shape = fields.channels, fields.samples
+        if self._shape is None:
+            self.open(fields)
+        if shape == self._shape:
+            self._buffers[shape].add(acquisition, fields, frame)
+        else:
+            self._add_other(shape, acquisition, fields, frame)
+
+    def _add_other(self, shape: Shape, acquisition: Acquisition, fields: Readout, frame: int) -> None:
+        """Keep a readout that is not like most before."""
+        if shape in self._buffers:
+            self._buffers[shape].add(acquisition, fields, frame)
+        else:
+            waiting = self._waiting.setdefault(shape, [])
+            if len(self._waiting) > _MOST_SHAPES:
+                del self._waiting[shape]
+                self.lost += 1
+                return
+            waiting.append((acquisition, fields, frame))
+            if len(waiting) < min(_WAITING, self.readouts):
+                return
+            self._buffers[shape] = self._make_buffer(fields)
+            for each in self._waiting.pop(shape):
+                self._buffers[shape].add(*each)
+        if self._buffers[shape].readouts > self.readouts:
+            self._shape = shape
+
+    def others(self) -> list[str]:
+        """Say which readouts were not like the others, and are left out."""
+        counts = {shape: buffer.readouts for shape, buffer in self._buffers.items() if shape != self._shape}
+        counts |= {shape: len(waiting) for shape, waiting in self._waiting.items()}
+        channels, samples = self._shape or (0, 0)
+        found = []
+        for (other_channels, other_samples), count in counts.items():
+            if other_channels != channels:
+                reason = f"{other_channels} channels where most readouts have {channels}"
+            else:
+                reason = f"{other_samples} samples where most readouts have {samples}"
+            found += [reason] * count
+        return found + ["readouts of many different shapes"] * self.lost
+
+    def release(self) -> None:
+        """Say that the block's memory is in other hands."""
+        for buffer in self._buffers.values():
+            buffer.release()
+        self._waiting.clear()

@@ -1,0 +1,275 @@
+"""Calibration (reference) lines of a scan, kept apart from its images until an image needs them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..wire.items import ACQUISITION_HEADER, Acquisition
+from .block import Block
+from .kspace import Kspace
+from .kspace_buffer import KspaceBuffer, Place, Readout
+from .plan import Grid, Plan, calibration_middle
+
+Key = tuple[int, ...]
+"""Encoding space, slice, contrast, phase, repetition and set."""
+
+_ENCODING, _SLICE, _CONTRAST, _SET = 0, 1, 2, 5
+_SAME_FOV = 0.01
+"""Fields of view that differ by less are the same."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The calibration lines that serve an image.
+
+    Attributes
+    ----------
+    key
+        Counters that they were measured with.
+    buffer
+        They.
+    borrowed
+        Why they are not the image's own, if that is to be said.
+    """
+
+    key: Key
+    buffer: KspaceBuffer
+    borrowed: str = ""
+
+
+class CalibrationStore:
+    """The calibration lines of a scan, by the counters that they came with.
+
+    Parameters
+    ----------
+    plan
+        Of the scan.
+    make_buffer
+        Makes the buffer for lines like a first one.
+    """
+
+    def __init__(self, plan: Plan, make_buffer: Callable[[Readout], KspaceBuffer]) -> None:
+        self._plan = plan
+        self._make_buffer = make_buffer
+        self._blocks: dict[Key, Block] = {}
+
+    def add(self, key: Key, acquisition: Acquisition, fields: Readout) -> None:
+        """Keep a calibration line.
+
+        Raises
+        ------
+        DataError
+            It does not fit, or there is no memory for it.
+        """
+        if key not in self._blocks:
+            self._blocks[key] = Block(self._make_buffer)
+        self._blocks[key].add(acquisition, fields)
+        self._blocks[key] = self._blocks.pop(key)  # the latest is the last one
+
+    def own(self, key: Key) -> KspaceBuffer | None:
+        """Lines that were measured with exactly these counters."""
+        block = self._blocks.get(key)
+        return None if block is None or block.empty else block.buffer
+
+    def keys(self) -> list[Key]:
+        """Counters of all lines."""
+        return list(self._blocks)
+
+    def readouts(self) -> int:
+        """Number of all lines."""
+        return sum(block.readouts for block in self._blocks.values())
+
+    def others(self) -> Iterator[str]:
+        """Say which readouts were not like the others."""
+        for block in self._blocks.values():
+            yield from block.others()
+
+    def has_slice(self, key: Key) -> bool:
+        """Whether there are lines for the slice of an image, in its encoding space or one of references only."""
+        return any(self._fits_slice(other, key) for other in self._blocks)
+
+    def _fits_slice(self, other: Key, key: Key) -> bool:
+        encodings = {key[_ENCODING], *self._plan.reference_encodings()}
+        return other[_ENCODING] in encodings and other[_SLICE] == key[_SLICE]
+
+    def find(self, key: Key, image: KspaceBuffer, *, borrow: bool) -> tuple[Reference | None, str]:
+        """Find the lines for an image: of its own counters, or else the last ones of its contrast, slice, or next slice.
+
+        Returns
+        -------
+        Reference or None
+            The lines.
+        str
+            Why there are none though some were measured.
+        """
+        usable = {other: block.buffer for other, block in self._blocks.items() if not block.empty}
+        fitting = {other: buffer for other, buffer in usable.items() if buffer.coils == image.coils}
+        encodings = [key[_ENCODING], *self._plan.reference_encodings()]
+        near = [other for other in fitting if other[_ENCODING] in encodings]
+        order: list[Callable[[Key], bool]] = [
+            lambda other: other == key,
+            lambda other: _same(other, key, _ENCODING, _SLICE, _CONTRAST, _SET),
+            lambda other: _same(other, key, _ENCODING, _SLICE, _CONTRAST),
+            lambda other: _same(other, key, _ENCODING, _SLICE),
+            lambda other: _same(other, key, _SLICE),
+        ]
+        for fits in order:
+            if found := [other for other in near if fits(other)]:
+                return Reference(found[-1], fitting[found[-1]]), ""
+        if borrow and near:
+            nearest = min(near, key=lambda other: (_distance(fitting[other], image), abs(other[_SLICE] - key[_SLICE])))
+            return Reference(
+                nearest,
+                fitting[nearest],
+                f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used",
+            ), ""
+        if other := next((buffer for found, buffer in usable.items() if found[_ENCODING] in encodings), None):
+            if other.coils != image.coils:
+                return None, f"the calibration (reference) lines have {other.coils} channels, the image has {image.coils}"
+        return None, ""
+
+    def forget(self, before: Key, open_keys: set[Key]) -> None:
+        """Let go of lines that no image will need: of the counters before the latest ones of a slice and contrast."""
+        alike = [key for key in self._blocks if _same(key, before, _ENCODING, _SLICE, _CONTRAST, _SET)]
+        for key in alike[:-1]:
+            if key not in open_keys:
+                self._blocks.pop(key).release()
+
+
+def _same(one: Key, other: Key, *counters: int) -> bool:
+    return all(one[counter] == other[counter] for counter in counters)
+
+
+def _distance(one: KspaceBuffer, other: KspaceBuffer) -> float:
+    """Distance between the positions of two sets of lines in mm."""
+    first, second = (buffer.headers[buffer.measured].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other))
+    return round(float(np.linalg.norm(first - second)), 3) if first.size and second.size else 0.0
+
+
+def same_spacing(reference: KspaceBuffer, image: KspaceBuffer, partitions: int) -> bool:
+    """Whether the samples of calibration lines and image lie on one grid of k-space."""
+    views = list(zip(*_fields_of_view(reference, image), strict=True))
+    return all(abs(ours / theirs - 1) < _SAME_FOV for ours, theirs in (views if partitions > 1 else views[1:]))
+
+
+def _fields_of_view(reference: KspaceBuffer, image: KspaceBuffer) -> list[tuple[float, float, float]]:
+    """Fields of view (z, y, x) in mm that the sample spacings of calibration lines and image mean.
+
+    Whether readout oversampling was removed before is a matter of the whole scan, and the image's readouts tell; shorter
+    calibration readouts have a lower resolution.
+    """
+    removed = image.samples != image.encoding.encoded_matrix[0]
+    views = []
+    for buffer in (reference, image):
+        encoding = buffer.encoding
+        x = encoding.encoded_fov[0]
+        if removed and buffer.readout_samples <= encoding.cropped_readout:
+            x *= encoding.cropped_readout / encoding.encoded_matrix[0]
+        views.append((encoding.encoded_fov[2], encoding.encoded_fov[1], x))
+    return views
+
+
+def reference_place(calibration: KspaceBuffer, grid: Grid) -> Place:
+    """Where calibration lines lie on the grid of a block of the same field of view."""
+    middle = calibration_middle(calibration, grid)
+    (kz, ky) = grid.place.grid
+    return Place((kz, ky), (kz // 2 - middle[0], ky // 2 - middle[1]), grid.place.samples)
+
+
+def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid, device: torch.device) -> Tensor:
+    """Calibration lines [coils, kz, ky, kx] on the grid of a block, as they came."""
+    if same_spacing(calibration, block, grid.place.grid[0]):
+        return calibration.tensor(device, reference_place(calibration, grid))[0]
+    raw = Place(calibration.lines[1:], (0, 0), calibration.samples)
+    lines = calibration.tensor(device, raw)[0]
+    return resampled(lines, calibration, block, calibration_middle(calibration, grid), grid.place)
+
+
+def resampled(lines: Tensor, reference: KspaceBuffer, image: KspaceBuffer, middle: tuple[int, int], grid: Place) -> Tensor:
+    """Bring calibration lines of another field of view to the grid of an image.
+
+    A field of view that holds the whole object can be exchanged for another one: the samples between those that were measured
+    follow from them by band-limited interpolation, a sum over the measured ones along each axis.
+
+    Parameters
+    ----------
+    lines
+        complex64 [coils, kz, ky, kx] by the counters of the lines.
+    reference, image
+        Where lines and image come from.
+    middle
+        Counters (kz, ky) of the calibration lines' middle of k-space.
+    grid
+        Of the image.
+
+    Returns
+    -------
+    Tensor
+        complex64 [coils, kz, ky, kx], zero beyond what was measured.
+    """
+    centers = (*middle, lines.shape[-1] // 2)
+    sizes = (*grid.grid, grid.samples)
+    views = zip(*_fields_of_view(reference, image), strict=True)
+    for axis, (center, size, (have, want)) in enumerate(zip(centers, sizes, views, strict=True), start=1):
+        if size == lines.shape[axis] == 1:
+            continue
+        matrix = _interpolation(lines.shape[axis], center, have, size, want).to(lines)
+        lines = torch.tensordot(lines, matrix, dims=([axis], [1])).movedim(-1, axis)
+    return lines
+
+
+def _interpolation(samples: int, center: int, have: float, size: int, want: float) -> Tensor:
+    """Matrix [size, samples] from samples at (i - center) / have to those at (j - size // 2) / want."""
+    source = (np.arange(samples) - center) / have
+    target = (np.arange(size) - size // 2) / want
+    view = min(have, want)
+    matrix = np.sinc((target[:, None] - source) * view) * view / have
+    outside = (target < source[0] - 0.5 / have) | (target > source[-1] + 0.5 / have)
+    matrix[outside] = 0
+    return torch.from_numpy(matrix)
+
+
+@dataclass
+class TimeAverage:
+    """Calibration lines of a series whose frames are undersampled in turns: the average over one turn (TSENSE, TGRAPPA).
+
+    Attributes
+    ----------
+    waiting
+        Blocks that came before the average was complete.
+    lines
+        complex64 [coils, kz, ky, kx], once every line has been measured.
+    """
+
+    waiting: list[Kspace] = field(default_factory=list)
+    lines: Tensor | None = None
+    _sum: Tensor | None = None
+    _count: Tensor | None = None
+
+    def add(self, kspace: Kspace, expected: tuple[tuple[int, int], tuple[int, int]]) -> list[Kspace]:
+        """Take a block, and return those that can go on."""
+        if self.lines is not None and self.lines.shape[0] == kspace.data.shape[0]:
+            kspace.calibration = self.lines
+            return [kspace]
+        total, count = kspace.data.sum(dim=1), kspace.mask.sum(dim=0)
+        if self._sum is None or self._count is None or self._sum.shape != total.shape:
+            self._sum, self._count = total, count
+        else:
+            self._sum, self._count = self._sum + total, self._count + count
+        self.waiting.append(kspace)
+        (z0, z1), (y0, y1) = expected
+        if not bool((self._count[z0 : z1 + 1, y0 : y1 + 1] > 0).all()):
+            return []
+        self.lines = self._sum / self._count.clamp(min=1)[:, :, None]
+        self._sum = self._count = None
+        return self.release()
+
+    def release(self) -> list[Kspace]:
+        """Let the waiting blocks go, with the average if it is complete."""
+        released, self.waiting = self.waiting, []
+        for kspace in released:
+            kspace.calibration = self.lines
+        return released
