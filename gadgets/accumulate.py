@@ -148,6 +148,8 @@ class _Accumulator:
         self.refused: dict[Key, tuple[str, str]] = {}
         """Blocks for which there was no memory; one that began later would lack the lines before."""
         self.left_out: Counter[str] = Counter()
+        self.off_grid: Counter[int] = Counter()
+        """Readouts of each encoding space whose trajectory is not Cartesian."""
         self.uncorrected = False
         self.last_value: int | None = None
         self.last_key: Key | None = None
@@ -161,7 +163,8 @@ class _Accumulator:
             self._pass_by(fields.flags)
             return (acquisition,)
         key = self._key(fields)
-        ready: list[Item] = [] if key == self.last_key else self._before(key, fields)
+        same = key == self.last_key and fields[self.trigger_field] == self.last_value
+        ready: list[Item] = [] if same else self._before(key, fields)
         try:
             self._place(acquisition, fields, key)
         except DataError as error:
@@ -169,6 +172,8 @@ class _Accumulator:
             if error.kind not in ("not finite", "empty"):
                 return ready
             # of a readout that cannot be used, it is still known where it belongs, and what ends with it
+            if key in self.blocks:
+                self.blocks[key].unusable += 1
         if fields.flags & _LAST:
             self._note_end(fields, key)
             ready += self._hand_on_ended(fields, key)
@@ -219,7 +224,7 @@ class _Accumulator:
             return [] if last == value else self._hand_on_complete(sorted(self.blocks))
         # without flags, the lines alone tell; they are looked at when something else begins, as lines may be measured again
         block = self.blocks.get(before)
-        if block is None or block.ended or self._received(before) < block.check_at:
+        if before == key or block is None or block.ended or self._received(before) < block.check_at:
             return []
         return self._hand_on_if_complete(before)
 
@@ -236,6 +241,7 @@ class _Accumulator:
                 kind="empty",
             )
         if fields.trajectory_dimensions and not is_cartesian(acquisition.traj):
+            self.off_grid[fields.encoding] += 1
             self.left_out["its trajectory is not Cartesian"] += 1
             raise DataError(
                 "readouts carry a trajectory that is not Cartesian, though the header says 'cartesian'; they are left out",
@@ -259,7 +265,7 @@ class _Accumulator:
 
     def _open(self, key: Key, fields: Readout, acquisition: Acquisition) -> None:
         """Begin a block."""
-        if key in self.handed_on:
+        if self._is_late(key):
             message = "readouts came for an image that was reconstructed already; they make another one"
             self.scan.report("late readouts", message)
         if key in self.refused:
@@ -277,6 +283,10 @@ class _Accumulator:
         self.guesses[key] = self.plan.provisional(block.buffer, fields, header_of(acquisition))
         if self.early is not None:
             self.head_starts[key] = HeadStart(self.scan, self.early)
+
+    def _is_late(self, key: Key) -> bool:
+        """Whether an image of these counters was handed on before, which only a trigger by averages or segments means to."""
+        return key in self.handed_on and self.trigger not in ("average", "segment")
 
     def _new_buffer(self, first: Readout, frames: int) -> KspaceBuffer:
         encoding = self.scan.encodings[first.encoding]
@@ -336,10 +346,10 @@ class _Accumulator:
     def _hand_on_if_complete(self, key: Key) -> list[Item]:
         """Hand on a block if it lacks nothing, its calibration lines included; else say when to look again."""
         block = self.blocks[key]
-        if block.empty or not block.readouts:
+        if not block.readouts:
             return []
         missing = self._missing(key, self._grid(key))
-        if missing.readouts:
+        if missing.readouts > (block.unusable if block.ended else 0):
             block.check_at = self._received(key) + missing.readouts
             return []
         if self._waits_for_calibration(key):
@@ -355,7 +365,11 @@ class _Accumulator:
 
     def _grid(self, key: Key) -> Grid:
         encoding = key[0]
-        others = [block.buffer for other, block in self.blocks.items() if other[0] == encoding and other != key and block.readouts]
+        others = [
+            block.buffer
+            for other, block in self.blocks.items()
+            if other[0] == encoding and other != key and block.readouts
+        ]
         return self.plan.grid(self.blocks[key].buffer, others)
 
     def _missing(self, key: Key, grid: Grid) -> Missing:
@@ -364,7 +378,8 @@ class _Accumulator:
         if own is not None:
             also = own.on_grid(own.measured, grid.place)[0]
         encoding = self.scan.encodings[key[0]]
-        averages = encoding.count("average") if self.frames != "average" else 1
+        separate = self.frames == "average" or self.trigger == "average"
+        averages = 1 if separate else encoding.count("average")
         return self.plan.missing(grid, self.blocks[key].buffer, also, _frame_count(encoding, self.frames), averages)
 
     def flush(self) -> Iterator[Item]:
@@ -388,7 +403,11 @@ class _Accumulator:
     def _hand_on(self, key: Key) -> Iterator[Item]:
         """Hand on a block, unless every line of it was refused."""
         block = self.blocks[key]
-        if block.empty or not block.readouts:
+        if self.off_grid[key[0]] > block.readouts // 10:
+            self.left_out["among others whose trajectory is not Cartesian"] += block.readouts
+            self._drop(key)
+            return
+        if not block.readouts:
             self._drop(key)
             return
         grid = self._grid(key)
@@ -403,6 +422,9 @@ class _Accumulator:
             self.scan.report("outside", f"all {block.readouts} readouts of a block lie outside the encoded matrix")
             self._drop(key)
             return
+        for reason in block.others():
+            self.left_out[reason] += 1
+            self.scan.report(reason, f"a readout was left out: {reason}")
         notes |= self._notes(key, block, missing)
         wanted = self.scan.encodings[key[0]].acceleration != (1, 1)
         reference, problem = self.store.find(key, buffer, borrow=wanted)
@@ -416,13 +438,10 @@ class _Accumulator:
         self._drop(key)
         self.handed_on.add(key)
         self.store.forget(key, set(self.blocks))
-        yield from self._averaged(key, kspace, grid)
+        yield from self._averaged(key, kspace)
 
     def _drop(self, key: Key) -> None:
         block = self.blocks.pop(key)
-        for reason in block.others():
-            self.left_out[reason] += 1
-            self.scan.report("other readouts", f"a readout was left out: {reason}")
         self.head_starts.pop(key, None)
         self.guesses.pop(key, None)
         block.release()
@@ -435,15 +454,19 @@ class _Accumulator:
         lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
         return buffer.to_kspace(device, grid.encoding, grid.place, lines)
 
-    def _averaged(self, key: Key, kspace: Kspace, grid: Grid) -> Iterator[Item]:
+    def _averaged(self, key: Key, kspace: Kspace) -> Iterator[Item]:
         """Give a frame of an interleaved series the lines of the frames around it for calibration."""
         encoding = self.scan.encodings[key[0]]
         alone = kspace.calibration is None and encoding.acceleration != (1, 1)
         if encoding.calibration_mode != "interleaved" or not alone:
             yield kspace
             return
-        series = key[0], key[1], key[2], key[5]
-        yield from self.averages.setdefault(series, TimeAverage()).add(kspace, grid.expected)
+        turns = {"phase", "repetition", encoding.interleaving_dimension}
+        series = (key[0], *(0 if name in turns else value for name, value in zip(_KEY_COUNTERS, key[1:], strict=True)))
+        if series not in self.averages:
+            announced = encoding.count(encoding.interleaving_dimension or "repetition")
+            self.averages[series] = TimeAverage(announced, encoding.acceleration[0] * encoding.acceleration[1])
+        yield from self.averages[series].add(kspace)
 
     def _leave_out_strays(self, buffer: KspaceBuffer, grid: Grid) -> None:
         """Forget lines whose counters are faults."""
@@ -494,7 +517,9 @@ class _Accumulator:
         if self.uncorrected:
             flags = [reason for reason in self.left_out if "correction" in reason or "stabilisation" in reason]
             count = sum(self.left_out[reason] for reason in flags)
-            notes["Correction"] = f"{count} readouts ({'; '.join(flags)}) were not applied: nothing here corrects images with them"
-        if key in self.handed_on:
+            notes["Correction"] = (
+                f"{count} readouts ({'; '.join(flags)}) were not applied: nothing here corrects images with them"
+            )
+        if self._is_late(key):
             notes["Late"] = "an image of the same counters was reconstructed before these readouts came"
         return notes

@@ -29,6 +29,8 @@ class Block:
         """Readouts of so many different shapes that they were not even kept."""
         self.ended = 0
         """How many times a flag said that the block was at its end."""
+        self.unusable = 0
+        """Readouts of it that hold nothing usable and will not come again."""
         self.check_at = 0
         """Number of readouts before which the block cannot be complete."""
 

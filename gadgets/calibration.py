@@ -1,7 +1,7 @@
 """Calibration (reference) lines of a scan, kept apart from its images until an image needs them."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +17,8 @@ Key = tuple[int, ...]
 """Encoding space, slice, contrast, phase, repetition and set."""
 
 _ENCODING, _SLICE, _CONTRAST, _SET = 0, 1, 2, 5
+_TURNS = 4
+"""Turns of an interleaved series that are averaged for its calibration."""
 _SAME_FOV = 0.01
 """Fields of view that differ by less are the same."""
 
@@ -128,7 +130,10 @@ class CalibrationStore:
             ), ""
         if other := next((buffer for found, buffer in usable.items() if found[_ENCODING] in encodings), None):
             if other.coils != image.coils:
-                return None, f"the calibration (reference) lines have {other.coils} channels, the image has {image.coils}"
+                return (
+                    None,
+                    f"the calibration (reference) lines have {other.coils} channels, the image has {image.coils}",
+                )
         return None, ""
 
     def forget(self, before: Key, open_keys: set[Key]) -> None:
@@ -145,7 +150,9 @@ def _same(one: Key, other: Key, *counters: int) -> bool:
 
 def _distance(one: KspaceBuffer, other: KspaceBuffer) -> float:
     """Distance between the positions of two sets of lines in mm."""
-    first, second = (buffer.headers[buffer.measured].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other))
+    first, second = (
+        buffer.headers[buffer.measured].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other)
+    )
     return round(float(np.linalg.norm(first - second)), 3) if first.size and second.size else 0.0
 
 
@@ -188,7 +195,9 @@ def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Gr
     return resampled(lines, calibration, block, calibration_middle(calibration, grid), grid.place)
 
 
-def resampled(lines: Tensor, reference: KspaceBuffer, image: KspaceBuffer, middle: tuple[int, int], grid: Place) -> Tensor:
+def resampled(
+    lines: Tensor, reference: KspaceBuffer, image: KspaceBuffer, middle: tuple[int, int], grid: Place
+) -> Tensor:
     """Bring calibration lines of another field of view to the grid of an image.
 
     A field of view that holds the whole object can be exchanged for another one: the samples between those that were measured
@@ -232,44 +241,55 @@ def _interpolation(samples: int, center: int, have: float, size: int, want: floa
     return torch.from_numpy(matrix)
 
 
-@dataclass
 class TimeAverage:
-    """Calibration lines of a series whose frames are undersampled in turns: the average over one turn (TSENSE, TGRAPPA).
+    """Calibration lines of a series whose frames are undersampled in turns: their average (TSENSE, Kellman et al., MRM
+    2001;45:846).
 
-    Attributes
+    What moves from frame to frame leaves a ghost in the average of one turn, which maps would inherit, so that several turns are
+    awaited. The average is replaced by that of the next turns as the series goes on.
+
+    Parameters
     ----------
-    waiting
-        Blocks that came before the average was complete.
-    lines
-        complex64 [coils, kz, ky, kx], once every line has been measured.
+    frames
+        Number of frames that is announced; no more are awaited. 1 where nothing is announced.
+    acceleration
+        Frames of one turn.
     """
 
-    waiting: list[Kspace] = field(default_factory=list)
-    lines: Tensor | None = None
-    _sum: Tensor | None = None
-    _count: Tensor | None = None
+    def __init__(self, frames: int, acceleration: int) -> None:
+        wanted = _TURNS * acceleration
+        self._window = min(frames, wanted) if frames > 1 else wanted
+        self._waiting: list[Kspace] = []
+        self._lines: Tensor | None = None
+        self._sum: Tensor | None = None
+        self._count: Tensor | None = None
+        self._frames = 0
 
-    def add(self, kspace: Kspace, expected: tuple[tuple[int, int], tuple[int, int]]) -> list[Kspace]:
-        """Take a block, and return those that can go on."""
-        if self.lines is not None and self.lines.shape[0] == kspace.data.shape[0]:
-            kspace.calibration = self.lines
-            return [kspace]
+    def add(self, kspace: Kspace) -> list[Kspace]:
+        """Take a frame, and return those that can go on."""
         total, count = kspace.data.sum(dim=1), kspace.mask.sum(dim=0)
         if self._sum is None or self._count is None or self._sum.shape != total.shape:
-            self._sum, self._count = total, count
+            self._sum, self._count, self._frames = total, count, 0
         else:
             self._sum, self._count = self._sum + total, self._count + count
-        self.waiting.append(kspace)
-        (z0, z1), (y0, y1) = expected
-        if not bool((self._count[z0 : z1 + 1, y0 : y1 + 1] > 0).all()):
-            return []
-        self.lines = self._sum / self._count.clamp(min=1)[:, :, None]
+        self._frames += 1
+        if self._frames >= self._window:
+            self._renew()
+        self._waiting.append(kspace)
+        return self.release() if self._lines is not None else []
+
+    def _renew(self) -> None:
+        assert self._sum is not None
+        assert self._count is not None
+        self._lines = self._sum / self._count.clamp(min=1)[:, :, None]
         self._sum = self._count = None
-        return self.release()
 
     def release(self) -> list[Kspace]:
-        """Let the waiting blocks go, with the average if it is complete."""
-        released, self.waiting = self.waiting, []
+        """Let the waiting frames go, with the average of what there is."""
+        if self._lines is None and self._sum is not None:
+            self._renew()
+        released, self._waiting = self._waiting, []
         for kspace in released:
-            kspace.calibration = self.lines
+            if self._lines is not None and self._lines.shape[0] == kspace.data.shape[0]:
+                kspace.calibration = self._lines
         return released

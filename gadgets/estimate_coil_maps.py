@@ -179,7 +179,7 @@ def _middle_rectangle(measured: Tensor, size: int) -> tuple[slice, slice]:
     Elliptical regions and scans have no corners, so that each extent along kz leaves another one along ky.
     """
     lines = measured.cpu()
-    partitions, rows = lines.shape
+    partitions = lines.shape[0]
     middle = partitions // 2
     best = (slice(0, partitions), _extent(lines.all(dim=0), size))
     if _enough(best, lines):

@@ -276,7 +276,11 @@ class KspaceBuffer:
             return
         for frame, measured in enumerate(self.count > 0):
             rows = np.argwhere(other.count[0] > 0)
-            new = [(kz, ky) for kz, ky in rows.tolist() if not (kz < measured.shape[0] and ky < measured.shape[1] and measured[kz, ky])]
+            new = [
+                (kz, ky)
+                for kz, ky in rows.tolist()
+                if not (kz < measured.shape[0] and ky < measured.shape[1] and measured[kz, ky])
+            ]
             for kz, ky in new:
                 if kz >= self.lines[1] or ky >= self.lines[2]:
                     self._grow(frame, kz, ky)
@@ -313,7 +317,7 @@ class KspaceBuffer:
         return np.ascontiguousarray(self.on_grid(self.headers, place)).view(ACQUISITION_HEADER)[..., 0]
 
     def tensor(self, device: torch.device, place: Place) -> Tensor:
-        """Lines [frames, coils, kz, ky, kx] on the grid, processed where they were; on the CPU the memory is shared if it can be."""
+        """Lines [frames, coils, kz, ky, kx] on the grid, processed where they were; memory on the CPU is shared if it can be."""
         if self._processed is not None and self._processed_place == place and not self.fresh:
             return self._processed
         data = _centered(self.on_grid(self._complete(), place), place.samples)

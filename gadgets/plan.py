@@ -147,7 +147,9 @@ class Plan:
         """Say why nothing can be made of an encoding space; None if it can."""
         if index >= len(self.encodings):
             count = len(self.encodings)
-            return DataError(f"encoding_space_ref {index} is not in the header, which has {count}", kind="encoding space")
+            return DataError(
+                f"encoding_space_ref {index} is not in the header, which has {count}", kind="encoding space"
+            )
         encoding = self.encodings[index]
         if encoding.trajectory != "cartesian":
             return DataError(
@@ -218,7 +220,9 @@ class Plan:
         """Whether the readouts of an image came without the oversampling that the header tells of."""
         return buffer.samples != buffer.encoding.encoded_matrix[0]
 
-    def missing(self, grid: Grid, buffer: KspaceBuffer, also: NDArray[np.bool_] | None, frames: int, averages: int) -> Missing:
+    def missing(
+        self, grid: Grid, buffer: KspaceBuffer, also: NDArray[np.bool_] | None, frames: int, averages: int
+    ) -> Missing:
         """Compare what came of a block with what is announced: by limits, acceleration, frames and averages.
 
         Parameters
@@ -235,7 +239,9 @@ class Plan:
         times = buffer.on_grid(buffer.count, grid.place)
         extra = np.zeros(times.shape[1:], bool) if also is None else also
         found = [
-            _missing_in_frame(times[frame] if frame < times.shape[0] else np.zeros_like(times[0]), extra, grid, averages)
+            _missing_in_frame(
+                times[frame] if frame < times.shape[0] else np.zeros_like(times[0]), extra, grid, averages
+            )
             for frame in range(max(frames, times.shape[0]))
         ]
         lacking = [entry for entry in found if entry.readouts]
@@ -273,7 +279,9 @@ class Evidence:
             energies.append(buffer.energy[measured])
             users.append(buffer.headers[measured].view(ACQUISITION_HEADER)["idx"]["user"].reshape(-1, 8)[:, 5:7])
         user = np.concatenate(users)
-        return cls(np.concatenate(lines, axis=1), np.concatenate(energies), (_majority(user[:, 1]), _majority(user[:, 0])))
+        return cls(
+            np.concatenate(lines, axis=1), np.concatenate(energies), (_majority(user[:, 1]), _majority(user[:, 0]))
+        )
 
     def around(self, axis: int, line: int, reach: int) -> float:
         """Mean energy of the lines close to one."""
@@ -315,10 +323,18 @@ def _decide(index: int, encoding: Encoding, evidence: Evidence, *, guess: bool =
     encoding = replace(
         encoding,
         encoded_matrix=(x, y, partitions),
-        recon_matrix=(recon[0], recon[1], 1 if partitions == 1 else max(recon[2], 1) if encoding.encoded_matrix[2] > 1 else partitions),
+        recon_matrix=(
+            recon[0],
+            recon[1],
+            1 if partitions == 1 else max(recon[2], 1) if encoding.encoded_matrix[2] > 1 else partitions,
+        ),
     )
     middle_y = _middle(encoding, 1, evidence, accepted[1], notes)
-    middle_z = int(np.bincount(evidence.lines[0]).argmax()) if partitions == 1 else _middle(encoding, 0, evidence, accepted[0], notes)
+    middle_z = (
+        int(np.bincount(evidence.lines[0]).argmax())
+        if partitions == 1
+        else _middle(encoding, 0, evidence, accepted[0], notes)
+    )
     place = Place((partitions, y), (partitions // 2 - middle_z, y // 2 - middle_y), x)
     expected = tuple(
         _expected(encoding, axis, place, accepted[axis]) if axis or partitions > 1 else (0, 0) for axis in (0, 1)
@@ -336,7 +352,9 @@ def _rows(encoding: Encoding, axis: int) -> int:
     return encoding.encoded_matrix[2 - axis]
 
 
-def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str], *, guess: bool) -> tuple[int, int]:
+def _accepted(
+    encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str], *, guess: bool
+) -> tuple[int, int]:
     """Counters that are no strays, from the first to before the last."""
     limit = _limit(encoding, axis)
     rows = _rows(encoding, axis)
@@ -355,11 +373,17 @@ def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str
     return min(first, seen[0]), max(end, seen[1])
 
 
-def _partitions(encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str], *, guess: bool) -> int:
+def _partitions(
+    encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str], *, guess: bool
+) -> int:
     """Number of partitions: one where one was measured only, however many the header has."""
     announced = encoding.encoded_matrix[2]
     if guess:
-        return announced if _limit(encoding, 0) is not None or announced == 1 or not encoding.limits.get("kspace_encoding_step_2") else 1
+        return (
+            announced
+            if _limit(encoding, 0) is not None or announced == 1 or not encoding.limits.get("kspace_encoding_step_2")
+            else 1
+        )
     seen = np.unique(evidence.lines[0])
     if seen.size == 1:
         return 1
@@ -423,7 +447,10 @@ def _doubt(grid: Grid, evidence: Evidence) -> str:
         if abs(brightest - middle) <= max(2 * reach, grid.place.grid[axis] // 16):
             continue
         if evidence.around(axis, brightest, reach) > _CLEARLY * evidence.around(axis, middle, reach):
-            return f"most of the signal lies around line {brightest} along {name}, not around {middle}, which is taken for the middle of k-space"
+            return (
+                f"most of the signal lies around line {brightest} along {name}, not around {middle}, "
+                "which is taken for the middle of k-space"
+            )
     return ""
 
 
@@ -473,15 +500,17 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
         return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came")
     lines = int(lacking.sum())
     if not lines:
-        few = _too_few(measured, grid)
-        return Missing(few + again, few, f"{int(measured.sum())} came") if few + again else COMPLETE
-    return Missing(lines + again, lines, f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})")
+        few, came = _too_few(measured, grid), int(measured.sum())
+        text = f"only {came} line{'s' if came > 1 else ''} came, of at least {came + few}"
+        return Missing(few + again, few, text) if few + again else COMPLETE
+    text = f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
+    return Missing(lines + again, lines, text)
 
 
 def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> NDArray[np.bool_]:
     """Lines [kz, ky] that have to be there: all, or those of the regular pattern that the measured ones lie on."""
     r_y, r_z = grid.encoding.acceleration
-    partitions, rows = measured.shape
+    partitions = measured.shape[0]
     wanted = np.zeros_like(measured)
     if r_y == r_z == 1:
         wanted[:] = True
@@ -543,4 +572,6 @@ def _spell(lacking: NDArray[np.bool_], first: tuple[int, int], grid: Grid) -> st
 
 def count_reasons(reasons: Counter[str]) -> list[str]:
     """Say how many readouts were left out, and why."""
-    return [f"{count} readout{'s were' if count > 1 else ' was'} left out: {reason}" for reason, count in reasons.items()]
+    return [
+        f"{count} readout{'s were' if count > 1 else ' was'} left out: {reason}" for reason, count in reasons.items()
+    ]

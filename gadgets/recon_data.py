@@ -8,8 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..wire.errors import DataError
-from ..wire.header import Encoding
-from ..wire.items import Acquisition, AcquisitionHeader, ReconBit, ReconBuffer, ReconData, make_acquisition
+from ..wire.items import (
+    ACQUISITION_HEADER,
+    Acquisition,
+    AcquisitionHeader,
+    ReconBit,
+    ReconBuffer,
+    ReconData,
+    make_acquisition,
+)
 from .kspace import Kspace
 
 _CALIBRATION = 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION - 1)
@@ -85,29 +92,44 @@ def _trajectory(trajectory: NDArray[np.float32], place: tuple[int, ...]) -> NDAr
 def from_kspace(kspace: Kspace) -> ReconData:
     """Pack a block as buffered data; frames become the dimension n."""
     data = kspace.data.permute(1, 0, 2, 3, 4).cpu().numpy()[None, None]
-    sampling = _sampling(kspace.encoding, kspace.data.shape[-1])
     headers = np.ascontiguousarray(kspace.headers)[None, None]
-    reference = None
-    if kspace.calibration is not None:
-        lines = kspace.calibration.cpu().numpy()[None, None, None]
-        reference = ReconBuffer(
-            _contiguous(lines), None, None, np.zeros((1, 1, 1, *headers.shape[3:]), headers.dtype), sampling
-        )
-    return ReconData([ReconBit(ReconBuffer(_contiguous(data), None, None, headers, sampling), reference)])
+    buffer = ReconBuffer(np.ascontiguousarray(data), None, None, headers, _sampling(kspace))
+    return ReconData([ReconBit(buffer, _reference(kspace))])
 
 
-def _contiguous(array: NDArray[np.complex64]) -> NDArray[np.complex64]:
-    return np.ascontiguousarray(array)
+def _reference(kspace: Kspace) -> ReconBuffer | None:
+    """Calibration lines as a buffer, with headers by which they can be told from lines that were not measured."""
+    if kspace.calibration is None:
+        return None
+    lines = kspace.calibration.cpu().numpy()[None, None, None]
+    measured = (lines != 0).any(axis=(3, 6))
+    central = np.frombuffer(bytes(kspace.central_header(0)), ACQUISITION_HEADER)[0]
+    headers = np.zeros(measured.shape, ACQUISITION_HEADER)
+    headers[measured] = central
+    z, y = _first_row(kspace)
+    rows = np.argwhere(measured)
+    headers["idx"]["kspace_encode_step_1"][measured] = rows[:, 4] - y
+    headers["idx"]["kspace_encode_step_2"][measured] = rows[:, 3] - z
+    headers["flags"][measured] = _CALIBRATION
+    return ReconBuffer(np.ascontiguousarray(lines), None, None, headers, _sampling(kspace))
 
 
-def _sampling(encoding: Encoding, samples: int) -> bytes:
+def _first_row(kspace: Kspace) -> tuple[int, int]:
+    """Row (kz, ky) of the grid on which the lines lie that are numbered 0."""
+    frame, kz, ky = np.argwhere(kspace.headers["number_of_samples"] > 0)[0]
+    index = kspace.headers["idx"][frame, kz, ky]
+    return int(kz) - int(index["kspace_encode_step_2"]), int(ky) - int(index["kspace_encode_step_1"])
+
+
+def _sampling(kspace: Kspace) -> bytes:
+    """Sampling description: fields of view, matrices, and first, middle and last sample that was measured on each axis."""
+    encoding, samples = kspace.encoding, kspace.data.shape[-1]
     matrix, fov = list(encoding.encoded_matrix), list(encoding.encoded_fov)
     if samples == encoding.cropped_readout:
         matrix[0], fov[0] = encoding.recon_matrix[0], encoding.recon_fov[0]
     limits = [0, samples // 2, samples - 1]
-    for step in (1, 2):
-        limit = encoding.limits.get(f"kspace_encoding_step_{step}")
-        offset = encoding.line_offset(step)
-        first, last = (limit.minimum, limit.maximum) if limit else (0, encoding.encoded_matrix[step] - 1)
-        limits += [first + offset, encoding.encoded_matrix[step] // 2, last + offset]
+    measured = kspace.headers["number_of_samples"].any(axis=0) > 0
+    for axis in (1, 0):
+        rows = np.flatnonzero(measured.any(axis=1 - axis))
+        limits += [int(rows[0]), measured.shape[axis] // 2, int(rows[-1])]
     return _SAMPLING.pack(*fov, *encoding.recon_fov, *matrix, *encoding.recon_matrix, *limits)

@@ -69,9 +69,9 @@ def test_the_last_line_finds_little_to_do(name, monkeypatch):
     left = []
     finish = head_start.HeadStart.finish
 
-    def spy(self, block, calibration):
+    def spy(self, block, calibration, grid):
         left.append((len(block.fresh), self._maps is not None))
-        return finish(self, block, calibration)
+        return finish(self, block, calibration, grid)
 
     monkeypatch.setattr(head_start.HeadStart, "finish", spy)
     blocks(scan, True)
