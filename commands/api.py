@@ -91,8 +91,10 @@ class OpenScan:
         return (item for item in self.items() if isinstance(item, Acquisition))
 
     def items(self) -> Iterator[Acquisition | Waveform]:
-        """Acquisitions and waveforms in the order of their time stamps."""
-        return self._file.items()
+        """Acquisitions and waveforms in the order of their time stamps; those left out are a ``ReconstructionWarning``."""
+        yield from self._file.items()
+        for problem in self._file.problems:
+            warnings.warn(problem, ReconstructionWarning, stacklevel=2)
 
     def kspace(self, *, frames: Frames = "none", whiten: bool = True, oversampling: bool = False) -> Iterator[Kspace]:
         """Iterate over the blocks of k-space, each as soon as it is complete.

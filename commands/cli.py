@@ -67,10 +67,18 @@ def session(descriptor: int) -> None:
 @app.command()
 def replay(
     filename: Annotated[
-        Path | None, typer.Option("--filename", "-f", help="Recorded scan (MRD), or a spooled stream.")
+        Path | None,
+        typer.Option("--filename", "-f", help="Recorded scan (MRD), or a stream of messages (ISMRMRD, or spooled)."),
     ] = None,
     outfile: Annotated[Path, typer.Option("--outfile", "-o", help="Images (HDF5).")] = Path("out.h5"),
-    config: Annotated[str, typer.Option("--config", "-c", help="Pipeline's name on the server.")] = "default.xml",
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="Pipeline's name on the server; default: the one in a spooled stream, or default.xml.",
+        ),
+    ] = None,
     config_local: Annotated[Path | None, typer.Option("--config-local", "-C", help="Pipeline to send as XML.")] = None,
     address: Annotated[str, typer.Option("--address", "-a")] = "localhost",
     port: Annotated[int, typer.Option("--port", "-p")] = 9002,

@@ -167,6 +167,12 @@ class Client:
         send_buffers(self._socket, buffers)
         self.result.bytes_sent += sum(len(buffer) for buffer in buffers)
 
+    def send_recorded(self, data: bytes, acquisitions: int) -> None:
+        """Send whole messages as they were recorded, among them this many acquisitions."""
+        self._send([data])
+        self.result.acquisitions += acquisitions
+        self._last_sent = time.perf_counter()
+
     def send_scan(
         self,
         items: Iterable[Acquisition | Waveform],
@@ -203,17 +209,25 @@ class Client:
                 self._send(encode(item))
         self.result.send_seconds = (self._last_sent or start) - start
 
-    def finish(self, *, timeout: float | None = None) -> ReplayResult:
+    def finish(self, *, timeout: float | None = None, close: bool = True) -> ReplayResult:
         """Send CLOSE, wait for the server's, and return what came.
+
+        Parameters
+        ----------
+        timeout
+            Seconds to wait.
+        close
+            Whether CLOSE is still to be sent.
 
         Raises
         ------
         ClientError
             The server ended the connection without CLOSE, or sent something that is no message.
         """
-        self._last_sent = self._last_sent or time.perf_counter()  # what was recorded as a stream was not looked into
+        self._last_sent = self._last_sent or time.perf_counter()
         try:
-            self.send(Close())
+            if close:
+                self.send(Close())
         except OSError:
             self._failure = self._failure or ClientError("the server closed the connection while the scan was sent")
         self._thread.join(timeout)

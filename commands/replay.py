@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from statistics import median
 
@@ -11,13 +11,16 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..wire import ConfigFile, ConfigScript
+from ..wire import Close, ConfigFile, ConfigScript, Text, encode
 from ..wire.errors import IsocenterError
 from ..wire.files import ImageWriter, MrdFile
 from ..wire.header import parse_header
-from ..wire.items import Image
+from ..wire.items import Acquisition, Image
+from ..wire.streams import RecordedStream
 from . import client as wire_client
 from .client import Client, Compression, ReplayResult
+
+DEFAULT_CONFIG = "default.xml"
 
 
 class ReplayError(IsocenterError):
@@ -32,7 +35,7 @@ class Options:
 
     filename: Path | None = None
     outfile: Path = Path("out.h5")
-    config: str = "default.xml"
+    config: str | None = None
     config_local: Path | None = None
     address: str = "localhost"
     port: int = 9002
@@ -47,9 +50,18 @@ class Options:
     png: Path | None = None
     report: Path | None = None
 
+    @property
+    def names_configuration(self) -> bool:
+        """Whether a pipeline was chosen, in the place of the default or of the one in the recording."""
+        return self.config is not None or self.config_local is not None
+
     def configuration(self) -> ConfigFile | ConfigScript:
         """Return the message that names or carries the pipeline."""
-        return ConfigFile(self.config) if self.config_local is None else ConfigScript(self.config_local.read_bytes())
+        return (
+            ConfigFile(self.config or DEFAULT_CONFIG)
+            if self.config_local is None
+            else ConfigScript(self.config_local.read_bytes())
+        )
 
     def compression(self) -> Compression | None:
         """Return how to compress, None for not at all."""
@@ -101,27 +113,12 @@ def run(
     """Send the scan and write what comes back."""
     if options.filename is None:
         raise ReplayError("name a recorded scan with -f")
-    compression, parameters, configuration = options.compression(), options.parameter_message(), options.configuration()
-    if not h5py.is_hdf5(options.filename):
-        result = _run_stream(options, options.filename, on_image, on_text)
+    writer = ImageWriter(options.outfile, options.out_group, on_text)
+    if h5py.is_hdf5(options.filename):
+        result = _run_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
     else:
-        file = MrdFile(options.filename, options.in_group)
-        on_start(file.acquisition_count)
-        noise_level = _noise_level(options, file.header) if compression and compression.tolerance else 1.0
-        client = Client(_connect(options), on_image=on_image, on_text=on_text)
-        result = wire_client.replay(
-            client,
-            file.header,
-            file.items(),
-            configuration,
-            parameters=parameters,
-            realtime=options.realtime,
-            compression=compression,
-            noise_level=noise_level,
-            on_acquisition=on_acquisition,
-        )
-        file.close()
-    _write(options, result)
+        result = _run_stream(options, options.filename, on_acquisition, on_image, on_text)
+    _write(options, writer, result)
     return result
 
 
@@ -142,31 +139,80 @@ def run_shown(options: Options, console: Console, label: str = "") -> ReplayResu
     return result
 
 
-def _run_stream(
-    options: Options, path: Path, on_image: Callable[[Image], None], on_text: Callable[[str], None]
+def _run_file(
+    options: Options,
+    path: Path,
+    on_start: Callable[[int], None],
+    on_acquisition: Callable[[], None],
+    on_image: Callable[[Image], None],
+    on_text: Callable[[str], None],
 ) -> ReplayResult:
-    """Send a spooled stream again, byte by byte as it came; it holds configuration and header."""
-    if not path.is_file():
-        raise ReplayError(f"{path} does not exist")
-    sock = _connect(options)
-    client = Client(sock, on_image=on_image, on_text=on_text)
-    with path.open("rb") as file:
-        sock.sendfile(file)
-    return client.finish()
+    compression, parameters, configuration = options.compression(), options.parameter_message(), options.configuration()
+    file = MrdFile(path, options.in_group)
+    header, items = file.header, file.items()
+    first = list(islice(items, 1))  # a file of which nothing can be used is refused before anything is sent
+    on_start(file.acquisition_count)
+    noise_level = _noise_level(options, header) if compression and compression.tolerance else 1.0
+    client = Client(_connect(options), on_image=on_image, on_text=on_text)
+    result = wire_client.replay(
+        client,
+        header,
+        chain(first, items),
+        configuration,
+        parameters=parameters,
+        realtime=options.realtime,
+        compression=compression,
+        noise_level=noise_level,
+        on_acquisition=on_acquisition,
+    )
+    for problem in file.problems:
+        on_text(problem)
+    file.close()
+    return result
+
+
+def _run_stream(
+    options: Options,
+    path: Path,
+    on_acquisition: Callable[[], None],
+    on_image: Callable[[Image], None],
+    on_text: Callable[[str], None],
+) -> ReplayResult:
+    """Send a recorded stream byte by byte as it came; its configuration gives way to one that was chosen."""
+    if options.realtime or options.compression():
+        raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
+    stream, parameters, is_closed = RecordedStream(path), options.parameter_message(), False
+    replaces = options.names_configuration or (stream.header and not stream.configuration)
+    client = Client(_connect(options), on_image=on_image, on_text=on_text)
+    try:
+        opening = b"".join(encode(options.configuration())) if replaces else stream.configuration
+        client.send_recorded(opening + stream.header, 0)
+        if parameters is not None:
+            client.send(Text(parameters))
+        for piece, messages in stream.pieces():
+            acquisitions = sum(isinstance(message, Acquisition) for message in messages)
+            client.send_recorded(piece, acquisitions)
+            for _ in range(acquisitions):
+                on_acquisition()
+            is_closed = is_closed or any(isinstance(message, Close) for message in messages)
+    except OSError:
+        return client.finish()  # a server that ends the session early is still heard
+    if stream.is_cut_off:
+        on_text(f"{path} ends inside a message; what came before it was sent")
+    return client.finish(close=not is_closed)
 
 
 def _noise_level(options: Options, header: bytes) -> float:
     """Smallest noise level of the noise scan that the header names, 1 if the server does not know it."""
     information = parse_header(header).measurementInformation
     for dependency in getattr(information, "measurementDependency", None) or []:
-        if str(dependency.dependencyType).lower() == "noise":
+        if str(dependency.dependencyType).lower() == "noise" and dependency.measurementID:
             values = wire_client.noise_statistics(_connect(options), dependency.measurementID)
             return float(values.get("min_sigma", 1.0))
     return 1.0
 
 
-def _write(options: Options, result: ReplayResult) -> None:
-    writer = ImageWriter(options.outfile, options.out_group)
+def _write(options: Options, writer: ImageWriter, result: ReplayResult) -> None:
     for image in result.images:
         writer.write(image)
     writer.close()

@@ -107,7 +107,8 @@ def _path(folder: Path, measurement_id: str) -> Path:
 def coil_names(scan: Scan) -> tuple[str, ...]:
     """Names of the coils in the order of the channels, as far as the header tells."""
     system = scan.header.acquisitionSystemInformation
-    return tuple(label.coilName for label in getattr(system, "coilLabel", None) or [])
+    names = [label.coilName for label in getattr(system, "coilLabel", None) or []]
+    return tuple(names) if all(names) else ()
 
 
 def noise_dependency(scan: Scan) -> str | None:

@@ -9,8 +9,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-import ismrmrd.xsd
-
 from ..flow.channel import Channel, Stopped
 from ..gadgets.kspace import Item, Kspace, size_of
 from ..gadgets.recon_data import from_kspace
@@ -18,6 +16,7 @@ from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, FireStep
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
 from ..wire.errors import IsocenterError
+from ..wire.header import write_header
 from ..wire.items import Acquisition, AcquisitionBucket, Image, ImageArray, ReconData, Waveform
 from .settings import Settings
 from .transport import Receiver, send_buffers
@@ -61,7 +60,7 @@ def run_external(
     ExternalError
         It cannot be reached, reports an error, or ends before it says so.
     """
-    header = Header(ismrmrd.xsd.ToXML(scan.header, encoding="utf-8").encode())
+    header = Header(write_header(scan.header))
     if isinstance(step, FireStep):
         name = step.module
         opening: list[Message] = [ConfigFile(step.config), header]

@@ -104,6 +104,11 @@ class Decoder:
             return 0
         return max(self._need, self._last_size)
 
+    @property
+    def held(self) -> int:
+        """Bytes that have come of a message that is not complete."""
+        return self._end - self._start
+
     def _room(self) -> int:
         """Bytes that still fit; where messages repeat in size, only whole messages, so that none lies across two slabs."""
         capacity = self._slab.size - self._start
@@ -194,10 +199,9 @@ class Decoder:
         TruncatedError
             The stream ended inside a message.
         """
-        held = self._end - self._start
-        if held:
+        if self.held:
             raise TruncatedError(
-                f"the connection ended inside a message: {held} of at least {self._need} bytes had arrived"
+                f"the connection ended inside a message: {self.held} of at least {self._need} bytes had arrived"
             )
 
     def _parse(self, cursor: Cursor) -> Message:

@@ -1,17 +1,15 @@
 """The MRD header: a tolerant parser, and the encoding spaces as plain numbers."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
-from xml.etree import ElementTree
 
-import defusedxml.ElementTree as SafeElementTree
-from defusedxml.common import DefusedXmlException
-from ismrmrd.xsd import ismrmrdHeader
-from xsdata.exceptions import ParserError
-from xsdata.formats.dataclass.parsers import XmlParser
-from xsdata.formats.dataclass.parsers.config import ParserConfig
+from ismrmrd import xsd
+from ismrmrd.xsd import calibrationModeType, ismrmrdHeader
 
 from .errors import HeaderError
+from .markup import Notes, parse_markup
+from .schema import complete_element, read_element, read_number
 
 NAMESPACE = "http://www.ismrm.org/ISMRMRD"
 
@@ -25,16 +23,21 @@ NO_HEADER = (
 )
 """Stands in where there is no scan, such as for a question about stored data."""
 
+_MOST = 65535
+"""The largest number that a counter, and so a matrix, can have."""
+
+_MULTIBAND_NAMES = ("multibandfactor", "smsfactor", "multiband", "mbfactor")
+
 COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set", "segment")
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Range of one encoding counter; ``center`` is where the middle of k-space lies in that numbering."""
+    """Range of one encoding counter; ``center`` is where the middle of k-space lies in that numbering, None if not told."""
 
     minimum: int
     maximum: int
-    center: int
+    center: int | None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Encoding:
         Acceleration factors along y and z.
     calibration_mode
         ``embedded``, ``interleaved``, ``separate``, ``external``, ``other`` or empty.
+    trajectory
+        In small letters, also where the schema does not know it.
+    interleaving_dimension
+        Counter over which an interleaved calibration is spread, in small letters, or empty.
+    multiband
+        Number of slices that are excited at once.
     """
 
     encoded_matrix: tuple[int, int, int]
@@ -68,13 +77,19 @@ class Encoding:
 
     @property
     def cropped_readout(self) -> int:
-        """Number of readout samples once the readout oversampling is removed."""
-        return min(self.encoded_matrix[0], round(self.encoded_matrix[0] * self.recon_fov[0] / self.encoded_fov[0]))
+        """Number of readout samples once the readout oversampling is removed; never more than there are.
+
+        Rounded, since the last digits of fields of view are often cut off.
+        """
+        encoded = self.encoded_matrix[0]
+        return min(max(round(encoded * self.recon_fov[0] / self.encoded_fov[0]), 1), encoded)
 
     def line_offset(self, step: int) -> int:
-        """Row of the grid at which line 0 of ``kspace_encode_step_<step>`` lies (step is 1 or 2)."""
+        """Row of the grid at which line 0 of ``kspace_encode_step_<step>`` lies (step is 1 or 2); 0 where no limit tells."""
         limit = self.limits.get(f"kspace_encoding_step_{step}")
-        return 0 if limit is None else self.encoded_matrix[step] // 2 - limit.center
+        if limit is None or limit.center is None or limit.maximum == limit.center == 0:
+            return 0
+        return self.encoded_matrix[step] // 2 - limit.center
 
     def count(self, counter: str) -> int:
         """Number of values that a counter takes according to the limits."""
@@ -82,94 +97,182 @@ class Encoding:
         return 1 if limit is None else limit.maximum + 1
 
 
-def parse_header(text: str | bytes) -> ismrmrdHeader:
-    """Parse an MRD header the way scanners write it: trailing NULs, unknown and missing optional elements are accepted.
+def parse_header(text: str | bytes, notes: Notes | None = None) -> ismrmrdHeader:
+    """Parse an MRD header the way scanners and converters write it.
+
+    Elements that are missing are None, or empty lists. Accepted are further: text that is not encoded as declared or not
+    escaped, any namespace and capitals, numbers such as ``64.0`` or ``2,5``, values that cannot be read where the
+    reconstruction can do without them.
+
+    Parameters
+    ----------
+    text
+        XML.
+    notes
+        Is told what was accepted in spite of a fault; nothing is logged here.
 
     Raises
     ------
     HeaderError
         The text is no XML, contains a DOCTYPE, is no MRD header, or has no encoding.
     """
-    data = text.encode() if isinstance(text, str) else bytes(text)
-    data = data.rstrip(b"\0").strip()
-    try:
-        root = SafeElementTree.fromstring(data, forbid_dtd=True)
-    except (ElementTree.ParseError, DefusedXmlException, ValueError) as error:
-        reason = "a DOCTYPE is not accepted" if isinstance(error, DefusedXmlException) else str(error)
-        raise HeaderError(f"the MRD header is not readable XML: {reason}") from error
-    if root.tag.rpartition("}")[2] != "ismrmrdHeader":
-        raise HeaderError(f"the header's root element is <{root.tag}>", accepted=f"<ismrmrdHeader xmlns={NAMESPACE!r}>")
-    if root.tag != f"{{{NAMESPACE}}}ismrmrdHeader":
-        _set_namespace(root)
-    if root.find(f"{{{NAMESPACE}}}encoding") is None:
+    notes = Notes() if notes is None else notes
+    root = parse_markup(text, notes)
+    if root.tag.casefold() != "ismrmrdheader":
+        raise HeaderError(
+            f"the header's root element is <{root.tag[:40]}>", accepted=f"<ismrmrdHeader xmlns={NAMESPACE!r}>"
+        )
+    header = read_element(root, ismrmrdHeader, notes)
+    if not header.encoding:
         raise HeaderError("the MRD header has no <encoding> element")
-    if root.find(f"{{{NAMESPACE}}}experimentalConditions") is None:
-        conditions = ElementTree.SubElement(root, f"{{{NAMESPACE}}}experimentalConditions")
-        ElementTree.SubElement(conditions, f"{{{NAMESPACE}}}H1resonanceFrequency_Hz").text = "0"
-    parser = XmlParser(config=ParserConfig(fail_on_unknown_properties=False))
-    try:
-        return parser.from_bytes(ElementTree.tostring(root), ismrmrdHeader)
-    except (ParserError, TypeError, ValueError) as error:
-        raise HeaderError(f"the MRD header does not follow its schema: {error}") from error
+    return header
 
 
-def _set_namespace(root: ElementTree.Element) -> None:
-    for element in root.iter():
-        element.tag = f"{{{NAMESPACE}}}{element.tag.rpartition('}')[2]}"
+def write_header(header: ismrmrdHeader) -> bytes:
+    """Return a header as XML for readers that insist on what the schema requires: it is there, empty or 0 where we have none."""
+    complete = copy.deepcopy(header)
+    complete_element(complete)
+    return xsd.ToXML(complete, encoding="utf-8").encode()
 
 
-def parse_encodings(header: ismrmrdHeader) -> tuple[Encoding, ...]:
+def parse_encodings(header: ismrmrdHeader, notes: Notes | None = None) -> tuple[Encoding, ...]:
     """Return the encoding spaces of a header.
+
+    Parameters
+    ----------
+    header
+        From ``parse_header``.
+    notes
+        Is told what was missing or not usable, and what was taken for it.
 
     Raises
     ------
     HeaderError
-        A matrix size or field of view is missing or not positive.
+        A matrix size or field of view along x or y is missing or not positive, and nothing else in the header tells it.
     """
-    return tuple(_parse_encoding(encoding, index) for index, encoding in enumerate(header.encoding))
-
-
-def _parse_encoding(encoding: Any, index: int) -> Encoding:
-    matrices, fields_of_view = [], []
-    for name in ("encodedSpace", "reconSpace"):
-        space = getattr(encoding, name)
-        try:
-            matrix = tuple(int(getattr(space.matrixSize, axis)) for axis in "xyz")
-            fov = tuple(float(getattr(space.fieldOfView_mm, axis)) for axis in "xyz")
-        except (AttributeError, TypeError, ValueError) as error:
-            raise HeaderError(f"encoding {index} has no usable matrixSize and fieldOfView_mm in {name}") from error
-        if min(matrix) < 1 or not all(0 < length < float("inf") for length in fov):
-            raise HeaderError(
-                f"matrixSize and fieldOfView_mm must be positive, got {matrix} and {fov}",
-                where=f"encoding {index}, {name}",
-            )
-        matrices.append(matrix)
-        fields_of_view.append(fov)
-    parallel = encoding.parallelImaging
-    factor = parallel.accelerationFactor if parallel else None
-    acceleration = (int(factor.kspace_encoding_step_1), int(factor.kspace_encoding_step_2)) if factor else (1, 1)
-    return Encoding(
-        encoded_matrix=matrices[0],
-        recon_matrix=matrices[1],
-        encoded_fov=fields_of_view[0],
-        recon_fov=fields_of_view[1],
-        limits=_parse_limits(encoding.encodingLimits),
-        acceleration=acceleration,
-        calibration_mode=_enum_value(parallel.calibrationMode) if parallel else "",
-        trajectory=_enum_value(encoding.trajectory) or "cartesian",
+    notes = Notes() if notes is None else notes
+    return tuple(
+        _parse_encoding(encoding, f"encoding[{index}]", header, notes) for index, encoding in enumerate(header.encoding)
     )
 
 
-def _parse_limits(limits: Any) -> dict[str, Limit]:
+def _parse_encoding(encoding: Any, where: str, header: ismrmrdHeader, notes: Notes) -> Encoding:
+    if encoding.reconSpace is None:
+        notes.accept(f"{where}.reconSpace is taken from the encoded space")
+    sizes = [_parse_axis(encoding, axis, where, notes) for axis in "xyz"]
+    encoded_matrix, recon_matrix, encoded_fov, recon_fov = zip(*sizes, strict=True)
+    parallel = encoding.parallelImaging
+    factors = getattr(parallel, "accelerationFactor", None)
+    return Encoding(
+        encoded_matrix=encoded_matrix,
+        recon_matrix=recon_matrix,
+        encoded_fov=encoded_fov,
+        recon_fov=recon_fov,
+        limits=_parse_limits(encoding.encodingLimits, where, notes),
+        acceleration=(
+            _parse_factor(factors, "kspace_encoding_step_1", f"{where}.parallelImaging.accelerationFactor", notes),
+            _parse_factor(factors, "kspace_encoding_step_2", f"{where}.parallelImaging.accelerationFactor", notes),
+        ),
+        calibration_mode=_parse_calibration_mode(parallel),
+        trajectory=_enum_value(encoding.trajectory) or "cartesian",
+        interleaving_dimension=_enum_value(getattr(parallel, "interleavingDimension", None)),
+        multiband=_parse_multiband(parallel, header),
+    )
+
+
+def _parse_axis(encoding: Any, axis: str, where: str, notes: Notes) -> tuple[int, int, float, float]:
+    """Return the encoded and the reconstructed matrix and field of view along one axis.
+
+    What is not usable is derived from the rest: the size of a pixel stays where one matrix is the larger for being
+    oversampled, the field of view where it is interpolated.
+    """
+    points, wanted = (
+        _Size(encoding, "encodedSpace", "matrixSize", axis),
+        _Size(encoding, "reconSpace", "matrixSize", axis),
+    )
+    length = _Size(encoding, "encodedSpace", "fieldOfView_mm", axis)
+    wanted_length = _Size(encoding, "reconSpace", "fieldOfView_mm", axis)
+    if points.value is None and axis != "z":
+        raise HeaderError(
+            f"it {points.found}", where=f"{where}.{points.path}", accepted=f"a whole number from 1 to {_MOST}"
+        )
+    if length.value is None and wanted_length.value is None and axis != "z":
+        raise HeaderError(
+            f"it {length.found}, and {wanted_length.path} {wanted_length.found}",
+            where=f"{where}.{length.path}",
+            accepted="a length above 0",
+        )
+    encoded = int(points.value or wanted.value or 1)
+    ratio = (wanted_length.value or 0.0) / (length.value or float("inf")) or 1.0
+    recon = int(wanted.value or max(1, round(encoded * ratio)))
+    encoded_fov = length.value or (wanted_length.value or float(recon)) * max(1.0, encoded / recon)
+    recon_fov = wanted_length.value or encoded_fov * min(1.0, recon / encoded)
+    taken = (encoded, recon, encoded_fov, recon_fov)
+    for size, value in zip((points, wanted, length, wanted_length), taken, strict=True):
+        if size.value is None and not size.is_of_missing_space:
+            certain = size is wanted or encoded == recon == 1
+            (notes.accept if certain else notes.doubt)(f"{where}.{size.path} {size.found}: taken as {value:g}")
+    return taken
+
+
+class _Size:
+    """One of the sizes of an encoding; its value is None where it is missing or not usable."""
+
+    def __init__(self, encoding: Any, space: str, name: str, axis: str) -> None:
+        spaces = getattr(encoding, space)
+        raw = getattr(getattr(spaces, name, None), axis, None)
+        number = read_number(str(raw)) if raw is not None else None
+        whole = name == "matrixSize"
+        usable = number is not None and number > 0 and (not whole or (number <= _MOST and number == int(number)))
+        self.path = f"{space}.{name}.{axis}"
+        self.value = number if usable else None
+        self.found = "is missing" if raw is None else f"is {str(raw)[:40]!r}"
+        self.is_of_missing_space = spaces is None
+
+
+def _parse_factor(factors: Any, step: str, where: str, notes: Notes) -> int:
+    value = getattr(factors, step, None)
+    if value is not None and not 1 <= value <= _MOST:
+        notes.accept(f"{where}.{step} is {value}: taken as 1")
+        return 1
+    return int(value or 1)
+
+
+def _parse_limits(limits: Any, where: str, notes: Notes) -> dict[str, Limit]:
     names = ("kspace_encoding_step_1", "kspace_encoding_step_2", *COUNTERS)
-    present = {name: getattr(limits, name, None) for name in names}
-    return {
-        name: Limit(int(limit.minimum), int(limit.maximum), int(limit.center))
-        for name, limit in present.items()
-        if limit is not None
-    }
+    found = {name: _parse_limit(getattr(limits, name, None), f"{where}.encodingLimits.{name}", notes) for name in names}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def _parse_limit(limit: Any, where: str, notes: Notes) -> Limit | None:
+    """Return a limit; None where there is none, or where it has numbers that no counter can have."""
+    if limit is None:
+        return None
+    numbers = {name: getattr(limit, name) for name in ("minimum", "maximum", "center")}
+    for name, value in numbers.items():
+        if value is None:
+            notes.accept(f"{where}.{name} is missing")
+        elif not 0 <= value <= _MOST:
+            notes.accept(f"{where}.{name} is {value}, which no counter can be: the limit is not used")
+            return None
+    return Limit(numbers["minimum"] or 0, numbers["maximum"] or 0, numbers["center"])
+
+
+def _parse_calibration_mode(parallel: Any) -> str:
+    mode = _enum_value(getattr(parallel, "calibrationMode", None))
+    return mode if not mode or mode in {each.value for each in calibrationModeType} else calibrationModeType.OTHER.value
+
+
+def _parse_multiband(parallel: Any, header: ismrmrdHeader) -> int:
+    """Return the multiband factor, from where the schema has it or from user parameters of that name."""
+    factors = [getattr(getattr(parallel, "multiband", None), "multiband_factor", None)]
+    parameters = header.userParameters
+    if parameters is not None:
+        named = (*parameters.userParameterLong, *parameters.userParameterDouble)
+        factors += [each.value for each in named if (each.name or "").lower().replace("_", "") in _MULTIBAND_NAMES]
+    return max([1, *(round(factor) for factor in factors if factor is not None)])
 
 
 def _enum_value(value: Any) -> str:
-    """Enums of the schema as text; values that the schema does not know arrive as text already."""
-    return str(getattr(value, "value", value) or "")
+    """Enums of the schema as text in small letters; values that the schema does not know are text already."""
+    return str(getattr(value, "value", value) or "").lower()

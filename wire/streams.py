@@ -1,0 +1,95 @@
+"""Recorded streams of messages: what the service spools, and what ISMRMRD's converters write."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from .cursor import U32
+from .decoder import Decoder
+from .errors import FileError, Limits, ProtocolError
+from .messages import Message, MessageId
+
+_ID = struct.Struct("<H")
+_CONFIG_FILE_BYTES = 1024
+_PIECE = 2**20
+_OTHER_STARTS = (MessageId.TEXT, MessageId.QUERY)
+"""What a session can start with that has no configuration and no header yet."""
+
+
+class RecordedStream:
+    """A recorded stream; it is never in memory as a whole.
+
+    Parameters
+    ----------
+    path
+        File.
+
+    Attributes
+    ----------
+    configuration, header
+        The messages that it starts with, as bytes with their ids; empty where it has none.
+    is_cut_off
+        Whether it ends inside a message; known once the pieces have been read.
+
+    Raises
+    ------
+    FileError
+        It does not start as a stream of messages does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.is_cut_off = False
+        if not path.is_file():
+            raise FileError(f"{path} does not exist or is no file")
+        with path.open("rb") as file:
+            start = file.read(_ID.size + Limits().text)
+        self.configuration = self._opening_message(start, (MessageId.CONFIG_FILE, MessageId.CONFIG_SCRIPT))
+        self.header = self._opening_message(start[len(self.configuration) :], (MessageId.HEADER,))
+        self._start = len(self.configuration) + len(self.header)
+        if not self._start and (len(start) < _ID.size or _ID.unpack_from(start)[0] not in _OTHER_STARTS):
+            raise FileError(
+                f"{path} is empty" if not start else f"{path} is neither an MRD file (HDF5) nor a stream of messages",
+                accepted="HDF5, or a stream that starts with a configuration or an MRD header",
+            )
+
+    def _opening_message(self, start: bytes, numbers: tuple[MessageId, ...]) -> bytes:
+        """Return the message that the bytes start with if it is one of these, and looks like it."""
+        if len(start) < _ID.size + U32.size or _ID.unpack_from(start)[0] not in numbers:
+            return b""
+        if _ID.unpack_from(start)[0] == MessageId.CONFIG_FILE:
+            size, mark = _ID.size + _CONFIG_FILE_BYTES, b"\0"
+        else:
+            size, mark = _ID.size + U32.size + U32.unpack_from(start, _ID.size)[0], b"<"
+        message = start[:size]
+        if mark not in message[_ID.size :]:
+            return b""
+        if len(message) < size:
+            raise FileError(f"{self._path} ends inside its configuration or MRD header")
+        return message
+
+    def pieces(self) -> Iterator[tuple[bytes, list[Message]]]:
+        """Iterate over what follows configuration and header, as bytes of whole messages and what they are.
+
+        Where it is no message of the protocol, the bytes that remain come as they are.
+        """
+        decoder, held = Decoder(), bytearray()
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            while piece := file.read(_PIECE):
+                held += piece
+                messages: list[Message] = []
+                if decoder.fault is None:
+                    messages = _decode(decoder, piece)
+                whole = len(held) - (decoder.held if decoder.fault is None else 0)
+                if whole:
+                    yield bytes(held[:whole]), messages
+                    del held[:whole]
+        self.is_cut_off = bool(held)
+
+
+def _decode(decoder: Decoder, piece: bytes) -> list[Message]:
+    try:
+        return decoder.feed(piece)
+    except ProtocolError:
+        return []  # said by whoever it is sent to
