@@ -122,7 +122,7 @@ def _dynamic_kspace(protocol: ScanProtocol, counters: Counters) -> NDArray[np.co
     """Noise-free k-space of one dynamic image: complex64 [slices, coils, kz, ky, kx]."""
     frame, other = counters[protocol.frame_counter], "repetition" if protocol.frame_counter == "phase" else "phase"
     time = (frame + counters[other] / protocol.repeats) / protocol.frames
-    signal = 0.5 ** counters["contrast"] * np.exp(1j * (0.9 * counters["contrast"] + 0.7 * counters["set"]))
+    signal = 0.5 ** counters["contrast"] * np.exp(1j * (2.0 * counters["contrast"] + 0.7 * counters["set"]))
     phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](time)
     slices = [_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)]
     return (signal * np.stack(slices)).astype(np.complex64)

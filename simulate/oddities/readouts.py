@@ -232,13 +232,18 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
     """Readout oversampling was removed before, from all readouts or those of ``image`` or ``reference``; the header has it."""
     if scan.protocol.oversampling == 1 or scan.protocol.asymmetric_echo < 1:
         raise ValueError("the scan has no oversampling that can be removed")
+    if only not in ("", "image", "reference"):
+        raise ValueError(f"only must be image or reference, got {only!r}")
 
     def chosen(item: Acquisition) -> bool:
         parts = {"image": is_image(scan, item), "reference": is_reference(item) and not is_image(scan, item)}
         return parts[only] if only else any(parts.values())
 
     def crop(readout: Acquisition) -> list[Acquisition]:
-        wanted, before = scan.protocol.matrix, readout.number_of_samples
+        before = readout.number_of_samples
+        wanted = before // scan.protocol.oversampling
+        if not wanted:
+            return [readout]
         first = before // 2 - wanted // 2
         image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(readout.data, 1), norm="ortho"), 1)
         image = image[:, first : first + wanted]
@@ -294,9 +299,10 @@ def simultaneous_slices(scan: SimulatedScan, _random: np.random.Generator) -> Si
     other = {(*block(r)[:-2], *line(r)): r for r in image_readouts(scan) if r.idx.slice == 1}
 
     def add(readout: Acquisition) -> list[Acquisition]:
-        if readout.idx.slice == 1:
+        partner = other.get((*block(readout)[:-2], *line(readout)))
+        if readout.idx.slice == 1 or partner is None or partner.data.shape != readout.data.shape:
             return []
-        return [copy(readout, readout.data + other[(*block(readout)[:-2], *line(readout))].data)]
+        return [copy(readout, readout.data + partner.data)]
 
     odd = flag_edges(change_readouts(scan, lambda item: is_image(scan, item), add))
     distance = protocol.slice_thickness + protocol.slice_gap
