@@ -161,7 +161,17 @@ def simulate(
     slices: Annotated[int, typer.Option(min=1)] = 1,
     partitions: Annotated[int, typer.Option(min=1, help="More than one: a 3-D scan.")] = 1,
     fov: Annotated[float, typer.Option(help="Field of view in mm.")] = 240.0,
-    orientation: Annotated[str, typer.Option(help="transverse, sagittal, coronal or oblique.")] = "transverse",
+    orientation: Annotated[str, typer.Option(help="transverse, sagittal, coronal, oblique or flipped.")] = "transverse",
+    offset: Annotated[
+        tuple[float, float, float], typer.Option(help="Middle of the slices from the isocentre in mm (LPS).")
+    ] = (0.0, 0.0, 0.0),
+    patient_position: Annotated[str, typer.Option(help="HFS, FFS, HFP, ...")] = "HFS",
+    recon_matrix: Annotated[
+        tuple[int, int], typer.Option(help="Pixels of the image along x and y, 0 for those measured.")
+    ] = (0, 0),
+    recon_fov: Annotated[
+        tuple[float, float], typer.Option(help="Field of view of the image along x and y, 0 for that measured.")
+    ] = (0.0, 0.0),
     oversampling: Annotated[int, typer.Option(help="Of the readout: 1 or 2.")] = 2,
     acceleration: Annotated[int, typer.Option(min=1)] = 1,
     acs: Annotated[int, typer.Option(min=0, help="Calibration lines.")] = 24,
@@ -170,9 +180,17 @@ def simulate(
     partial_fourier: Annotated[float, typer.Option(min=0.5, max=1.0)] = 1.0,
     asymmetric_echo: Annotated[float, typer.Option(min=0.5, max=1.0)] = 1.0,
     phase_resolution: Annotated[float, typer.Option(min=0.1, max=1.0)] = 1.0,
-    phase_oversampling: Annotated[float, typer.Option(min=1.0, max=3.0)] = 1.0,
+    phase_oversampling: Annotated[
+        float, typer.Option(min=0.3, max=3.0, help="Below 1: the encoded field of view is smaller than the image's.")
+    ] = 1.0,
+    partition_oversampling: Annotated[float, typer.Option(min=1.0, max=3.0)] = 1.0,
     frames: Annotated[int, typer.Option(min=1)] = 1,
     frame_counter: Annotated[str, typer.Option(help="phase or repetition.")] = "phase",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="How often the frames are scanned, numbered by the other counter.")
+    ] = 1,
+    contrasts: Annotated[int, typer.Option(min=1, help="Echoes.")] = 1,
+    sets: Annotated[int, typer.Option(min=1)] = 1,
     averages: Annotated[int, typer.Option(min=1)] = 1,
     noise: Annotated[float, typer.Option(min=0.0, help="In thousandths of the largest sample.")] = 1.0,
     noise_scan: Annotated[bool, typer.Option("--noise-scan/--no-noise-scan")] = True,
@@ -183,15 +201,35 @@ def simulate(
     ] = False,
     waveforms: Annotated[bool, typer.Option("--waveforms", help="An ECG beside the scan.")] = False,
     seed: int = 1,
+    measurement_id: Annotated[
+        str, typer.Option(help="device_subject_study_measurement; the measurement is the seed if not given.")
+    ] = "",
+    oddity: Annotated[
+        list[str] | None, typer.Option(help="name or name:parameter=value,...; may be given several times.")
+    ] = None,
+    list_oddities: Annotated[bool, typer.Option("--list-oddities", help="List the oddities and end.")] = False,
 ) -> None:
     """Simulate a scan with exact k-space, and write it as an MRD file with the true image beside it."""
     options = dict(locals())
-    options.pop("output")
+    for name in ("output", "oddity", "list_oddities"):
+        options.pop(name)
+    import numpy
+
+    from ..simulate.oddities import ODDITIES, make_odd
     from ..simulate.scan import ScanProtocol, truth_path
     from ..simulate.scan import simulate as run
 
+    if list_oddities:
+        for name, known in sorted(ODDITIES.items()):
+            parameters = ", ".join(f"{key}={value}" for key, value in known.parameters.items())
+            out.print(f"{name:<32} {known.summary}" + (f" [{parameters}]" if parameters else ""), markup=False)
+        return
+    options["measurement_id"] = measurement_id or f"simulator_phantom_1_{seed}"
     try:
         scan = run(ScanProtocol(**options))
+        draw = numpy.random.default_rng(seed)
+        for request in oddity or []:
+            scan = make_odd(scan, request, draw)
     except (ValueError, ImportError) as error:
         _fail(error)
     scan.save(output)

@@ -8,30 +8,21 @@ from .protocol import NOISE_BANDWIDTH, ScanProtocol
 def header_xml(protocol: ScanProtocol) -> str:
     """Return the MRD header as XML."""
     rows = np.flatnonzero(protocol.measurable_lines())
-    depth = protocol.partitions * protocol.slice_thickness if protocol.partitions > 1 else protocol.slice_thickness
     spaces = "".join(
-        f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{protocol.partitions}</z></matrixSize>"
-        f"<fieldOfView_mm><x>{fov_x}</x><y>{fov_y}</y><z>{depth}</z></fieldOfView_mm></{name}>"
-        for name, x, y, fov_x, fov_y in (
-            (
-                "encodedSpace",
-                protocol.samples,
-                protocol.lines,
-                protocol.fov * protocol.oversampling,
-                protocol.fov * protocol.lines / protocol.matrix,
-            ),
-            ("reconSpace", protocol.matrix, protocol.matrix, protocol.fov, protocol.fov),
+        f"<{name}><matrixSize><x>{x}</x><y>{y}</y><z>{z}</z></matrixSize>"
+        f"<fieldOfView_mm><x>{fov[0]}</x><y>{fov[1]}</y><z>{fov[2]}</z></fieldOfView_mm></{name}>"
+        for name, (x, y, z), fov in (
+            ("encodedSpace", (protocol.samples, protocol.lines, protocol.encoded_partitions), protocol.encoded_fov),
+            ("reconSpace", protocol.image_matrix, protocol.image_fov),
         )
     )
+    last = protocol.dynamics[-1]
     counters = {
         "kspace_encoding_step_1": (rows.size - 1, protocol.lines // 2 - int(rows[0])),
-        "kspace_encoding_step_2": (protocol.partitions - 1, protocol.partitions // 2),
+        "kspace_encoding_step_2": (protocol.encoded_partitions - 1, protocol.encoded_partitions // 2),
         "average": (protocol.averages - 1, 0),
         "slice": (protocol.slices - 1, 0),
-        "contrast": (0, 0),
-        "phase": (protocol.frames - 1 if protocol.frame_counter == "phase" else 0, 0),
-        "repetition": (protocol.frames - 1 if protocol.frame_counter == "repetition" else 0, 0),
-        "set": (0, 0),
+        **{name: (last[name], 0) for name in ("contrast", "phase", "repetition", "set")},
         "segment": (0, 0),
     }
     limits = "".join(
@@ -51,7 +42,8 @@ def header_xml(protocol: ScanProtocol) -> str:
         )
     return (
         '<?xml version="1.0" encoding="UTF-8"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        f"<measurementInformation><measurementID>{protocol.measurement_id}</measurementID><patientPosition>HFS</patientPosition>"
+        f"<measurementInformation><measurementID>{protocol.measurement_id}</measurementID>"
+        f"<patientPosition>{protocol.patient_position}</patientPosition>"
         f"<protocolName>{protocol.phantom}</protocolName></measurementInformation>"
         "<acquisitionSystemInformation><systemVendor>Isocenter</systemVendor><systemModel>simulator</systemModel>"
         f"<systemFieldStrength_T>3.0</systemFieldStrength_T><relativeReceiverNoiseBandwidth>{NOISE_BANDWIDTH}"

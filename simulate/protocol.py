@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -17,12 +18,14 @@ TEMPLATE = "template"
 """The phantom that is no sum of ellipses."""
 
 Calibration = Literal["embedded", "separate", "external", "interleaved", "none"]
-Orientation = Literal["transverse", "sagittal", "coronal", "oblique"]
+Orientation = Literal["transverse", "sagittal", "coronal", "oblique", "flipped"]
+Counters = dict[str, int]
+"""Values of MRD counters by name; those left out are 0."""
 
 
 @dataclass(frozen=True)
 class ScanProtocol:
-    """What to scan and how. Lengths are in mm, times in ms.
+    """What to scan and how. Lengths are in mm, times in ms. The object is drawn in units of half of ``fov``.
 
     Attributes
     ----------
@@ -30,9 +33,14 @@ class ScanProtocol:
         ``brain``, ``shepp-logan`` or ``heart``, whose k-space is exact, or ``template``: slices of the MNI152 template, each
         of another head (extra ``train``).
     matrix
-        Pixels along x and y of the image.
+        Pixels along x and y of ``fov``, as measured.
     partitions
         More than one makes a 3-D scan.
+    orientation, offset, patient_position
+        How the slices lie, the middle of their stack from the isocentre in patient coordinates (LPS), and how the patient lies.
+    recon_matrix, recon_fov
+        Pixels and field of view of the image along x and y, where they are not those measured; it is zero where it lies outside
+        the encoded field of view. 0 for ``matrix`` and ``fov``.
     oversampling
         Of the readout: 1 or 2.
     acs, calibration
@@ -41,14 +49,20 @@ class ScanProtocol:
         Random instead of uniform undersampling.
     partial_fourier, asymmetric_echo, phase_resolution
         Fraction of lines, samples, or k-space extent along y that is measured.
-    phase_oversampling
-        How much larger the encoded field of view along y is.
+    phase_oversampling, partition_oversampling
+        How much larger than ``fov`` the encoded field of view along y is, smaller below 1; and than the slab along z.
     frames, frame_counter
         Dynamic frames, and the MRD counter they are numbered by.
+    repeats
+        How often the frames are scanned, numbered by the other of ``phase`` and ``repetition``.
+    contrasts, sets
+        Echoes, each with half the signal of that before it and another phase; and sets, which differ in phase alone.
     noise
         Standard deviation of real and imaginary part, relative to the mean signal of the central line's maximum over 1000.
     reverse_every_second, extra_readouts, waveforms
         Readouts played backwards; navigators, phase correction, feedback and dummies among them; an ECG beside them.
+    measurement_id
+        As a Gadgetron takes it apart to store what a scan leaves to later ones: device, subject, study and measurement.
     """
 
     phantom: str = "brain"
@@ -60,6 +74,10 @@ class ScanProtocol:
     slice_thickness: float = 5.0
     slice_gap: float = 1.0
     orientation: Orientation = "transverse"
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    patient_position: str = "HFS"
+    recon_matrix: tuple[int, int] = (0, 0)
+    recon_fov: tuple[float, float] = (0.0, 0.0)
     oversampling: int = 2
     acceleration: int = 1
     acs: int = 24
@@ -69,8 +87,12 @@ class ScanProtocol:
     asymmetric_echo: float = 1.0
     phase_resolution: float = 1.0
     phase_oversampling: float = 1.0
+    partition_oversampling: float = 1.0
     frames: int = 1
     frame_counter: Literal["phase", "repetition"] = "phase"
+    repeats: int = 1
+    contrasts: int = 1
+    sets: int = 1
     averages: int = 1
     noise: float = 1.0
     noise_scan: bool = True
@@ -79,7 +101,7 @@ class ScanProtocol:
     extra_readouts: bool = False
     waveforms: bool = False
     seed: int = 1
-    measurement_id: str = "simulated_1"
+    measurement_id: str = "simulator_phantom_1_1"
 
     def __post_init__(self) -> None:
         if self.phantom not in (*PHANTOMS, TEMPLATE):
@@ -88,22 +110,49 @@ class ScanProtocol:
             raise ValueError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
         if self.oversampling not in (1, 2):
             raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
-        if (
-            min(self.matrix, self.coils, self.slices, self.partitions, self.frames, self.averages, self.acceleration)
-            < 1
-        ):
-            raise ValueError("matrix, coils, slices, partitions, frames, averages and acceleration must be at least 1")
+        counts = ("matrix", "coils", "slices", "partitions", "frames", "repeats", "contrasts", "sets", "averages")
+        for name in (*counts, "acceleration"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def lines(self) -> int:
         """Rows of the encoded grid."""
-        extra = self.matrix * (self.phase_oversampling - 1)
-        return self.matrix + 2 * round(extra / 2)
+        return round(self.matrix * self.phase_oversampling)
 
     @property
     def samples(self) -> int:
         """Columns of the encoded grid."""
         return self.matrix * self.oversampling
+
+    @property
+    def encoded_partitions(self) -> int:
+        """Planes of the encoded grid."""
+        return round(self.partitions * self.partition_oversampling)
+
+    @property
+    def encoded_fov(self) -> tuple[float, float, float]:
+        """Encoded field of view along x, y and z."""
+        depth = self.encoded_partitions * self.slice_thickness
+        return self.fov * self.oversampling, self.fov * self.lines / self.matrix, depth
+
+    @property
+    def image_matrix(self) -> tuple[int, int, int]:
+        """Pixels of an image along x, y and z."""
+        return self.recon_matrix[0] or self.matrix, self.recon_matrix[1] or self.matrix, self.partitions
+
+    @property
+    def image_fov(self) -> tuple[float, float, float]:
+        """Field of view of an image along x, y and z."""
+        return self.recon_fov[0] or self.fov, self.recon_fov[1] or self.fov, self.partitions * self.slice_thickness
+
+    @property
+    def dynamics(self) -> list[Counters]:
+        """Counters of the images of one slice in the order of the scan."""
+        other = "repetition" if self.frame_counter == "phase" else "phase"
+        ranges = [range(count) for count in (self.repeats, self.frames, self.sets, self.contrasts)]
+        names = (other, self.frame_counter, "set", "contrast")
+        return [dict(zip(names, values, strict=True)) for values in product(*ranges)]
 
     @property
     def first_line(self) -> int:
@@ -146,4 +195,5 @@ def directions(orientation: Orientation) -> tuple[tuple[float, ...], tuple[float
         "sagittal": ((0.0, 1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0)),
         "coronal": ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
         "oblique": ((1.0, 0.0, 0.0), (0.0, c, s), (0.0, -s, c)),
+        "flipped": ((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)),
     }[orientation]

@@ -13,15 +13,33 @@ from numpy.typing import NDArray
 
 from .anatomy import template_kspace
 from .coils import ORDER, coil_coefficients, coil_maps
+from .files import FileLayout, write_scan
 from .header import header_xml
 from .phantoms import PHANTOMS, Phantom, slice_kspace, volume_kspace
-from .protocol import NOISE_BANDWIDTH, TEMPLATE, ScanProtocol, directions, slice_positions
+from .protocol import NOISE_BANDWIDTH, TEMPLATE, Counters, ScanProtocol, directions, slice_positions
 
 TICK_MS = 2.5
 _DWELL_US = 5.0
 _NOISE_DWELL_US = 10.0
 _NOISE_SAMPLES = 2048
 _HEAD_HEIGHT_MM = 100.0
+
+
+@dataclass(frozen=True)
+class TrueImage:
+    """What an image of a scan must look like.
+
+    Attributes
+    ----------
+    counters
+        MRD counters of the image, ``slice`` among them.
+    data
+        float32 [z, y, x]; root-sum-of-squares image of noise-free, complete data, by direct Fourier sums at its pixels. Where
+        the scan measures noise, of data whitened with its true covariance, up to scale, as a reconstruction shows it.
+    """
+
+    counters: Counters
+    data: NDArray[np.float32]
 
 
 @dataclass
@@ -34,29 +52,32 @@ class SimulatedScan:
         MRD header as XML.
     items
         Acquisitions and waveforms in the order of the scan.
-    truth
-        float32 [frames, slices * partitions, y, x]; root-sum-of-squares image of noise-free, complete data. Where the scan
-        measures noise, of data whitened with its true covariance, up to scale, as a reconstruction shows it.
+    images
+        The true images in the order of the scan; average is none of their counters.
     maps
-        complex64 [slices, coils, y, x]; the coil maps.
+        complex64 [slices, coils, y, x]; the coil maps at the pixels of the images.
+    header_encoding, layout
+        How the header is turned into bytes, and how the scan is laid out in a file.
     """
 
     protocol: ScanProtocol
     header: str
     items: list[Acquisition | Waveform]
-    truth: NDArray[np.float32]
+    images: list[TrueImage]
     maps: NDArray[np.complex64] = field(repr=False)
+    header_encoding: str = "utf-8"
+    layout: FileLayout = field(default_factory=FileLayout)
+
+    @property
+    def truth(self) -> NDArray[np.float32]:
+        """The true images of the protocol, [dynamics, slices * partitions, y, x]."""
+        size = (self.protocol.image_matrix[1], self.protocol.image_matrix[0])
+        own = [image.data for image in self.images if image.data.shape[1:] == size]
+        return np.stack(own).reshape(-1, self.protocol.slices * self.protocol.partitions, *size)
 
     def save(self, path: Path) -> None:
         """Write an MRD file, and the truth and the maps to a file beside it, ``<name>.truth.h5``."""
-        path.unlink(missing_ok=True)
-        with ismrmrd.Dataset(str(path), "dataset", create_if_needed=True) as dataset:
-            dataset.write_xml_header(self.header.encode())
-            for item in self.items:
-                if isinstance(item, Acquisition):
-                    dataset.append_acquisition(item)
-                else:
-                    dataset.append_waveform(item)
+        write_scan(path, self.header.encode(self.header_encoding), self.items, self.layout)
         with h5py.File(truth_path(path), "w") as file:
             file["image"] = self.truth
             file["coil_maps"] = self.maps
@@ -70,7 +91,7 @@ def truth_path(path: Path) -> Path:
 def simulate(protocol: ScanProtocol) -> SimulatedScan:
     """Simulate a scan with exact k-space of every coil."""
     random = np.random.default_rng(protocol.seed)
-    kspace = np.stack([_frame_kspace(protocol, frame) for frame in range(protocol.frames)])
+    kspace = np.stack([_dynamic_kspace(protocol, counters) for counters in protocol.dynamics])
     middle = np.abs(kspace[0, :, :, :, protocol.lines // 2]).max()
     mixing = protocol.noise * middle / 1000 * _noise_mixing(protocol.coils, random)
     items = list(_play(protocol, kspace, mixing, random))
@@ -78,7 +99,12 @@ def simulate(protocol: ScanProtocol) -> SimulatedScan:
         item.scan_counter = counter
     if protocol.noise_scan and protocol.noise > 0:
         kspace = _whiten(kspace, mixing)
-    return SimulatedScan(protocol, header_xml(protocol), items, _truth(protocol, kspace), _maps(protocol))
+    images = [
+        TrueImage({**counters, "slice": index}, true_image(protocol, kspace[dynamic, index]))
+        for dynamic, counters in enumerate(protocol.dynamics)
+        for index in range(protocol.slices)
+    ]
+    return SimulatedScan(protocol, header_xml(protocol), items, images, _maps(protocol))
 
 
 def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> NDArray[np.complex64]:
@@ -92,10 +118,14 @@ def _periods(protocol: ScanProtocol) -> tuple[float, float]:
     return 4 * protocol.lines / protocol.matrix, 4.0
 
 
-def _frame_kspace(protocol: ScanProtocol, frame: int) -> NDArray[np.complex64]:
-    """Noise-free k-space of one frame: complex64 [slices, coils, kz, ky, kx]."""
-    phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](frame / protocol.frames)
-    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)])
+def _dynamic_kspace(protocol: ScanProtocol, counters: Counters) -> NDArray[np.complex64]:
+    """Noise-free k-space of one dynamic image: complex64 [slices, coils, kz, ky, kx]."""
+    frame, other = counters[protocol.frame_counter], "repetition" if protocol.frame_counter == "phase" else "phase"
+    time = (frame + counters[other] / protocol.repeats) / protocol.frames
+    signal = 0.5 ** counters["contrast"] * np.exp(1j * (2.0 * counters["contrast"] + 0.7 * counters["set"]))
+    phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](time)
+    slices = [_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)]
+    return (signal * np.stack(slices)).astype(np.complex64)
 
 
 def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> NDArray[np.complex64]:
@@ -109,14 +139,15 @@ def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> N
     if phantom is None:
         fine = template_kspace(kx, ky, z)[None]
     elif protocol.partitions > 1:
-        kz = (np.arange(protocol.partitions) - protocol.partitions // 2) / 2
-        fine = volume_kspace(phantom, kx, ky, kz) / (2 / protocol.partitions) / math.sqrt(protocol.partitions)
+        partitions = protocol.encoded_partitions
+        kz = (np.arange(partitions) - partitions // 2) * protocol.partitions / (2 * partitions)
+        fine = volume_kspace(phantom, kx, ky, kz) / (2 / protocol.partitions) / math.sqrt(partitions)
     else:
         fine = slice_kspace(phantom, kx, ky, z)[None]
     pixel = (2 / protocol.matrix) ** 2
     fine = fine / (pixel * math.sqrt(protocol.lines * protocol.samples))
     coefficients = coil_coefficients(protocol.coils, periods, z)
-    kspace = np.zeros((protocol.coils, protocol.partitions, rows.size, columns.size), np.complex128)
+    kspace = np.zeros((protocol.coils, protocol.encoded_partitions, rows.size, columns.size), np.complex128)
     for a in range(2 * ORDER + 1):
         for b in range(2 * ORDER + 1):
             start_y, start_x = 2 * ORDER - a, 2 * ORDER - b
@@ -127,21 +158,39 @@ def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> N
     return kspace.astype(np.complex64)
 
 
-def _truth(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
-    """Root-sum-of-squares image from complete data, cropped to the reconstructed field of view."""
-    axes = (-3, -2, -1)
-    images = np.fft.fftshift(np.fft.ifftn(np.fft.ifftshift(kspace, axes), axes=axes, norm="ortho"), axes)
-    magnitude = np.sqrt((np.abs(images) ** 2).sum(axis=2))
-    y, x = (protocol.lines - protocol.matrix) // 2, (protocol.samples - protocol.matrix) // 2
-    cropped = magnitude[..., y : y + protocol.matrix, x : x + protocol.matrix]
-    return cropped.reshape(protocol.frames, -1, protocol.matrix, protocol.matrix).astype(np.float32)
+def true_image(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray[np.float32]:
+    """Root-sum-of-squares image [z, y, x] of complete data [coils, kz, ky, kx], by direct Fourier sums at its pixels."""
+    for axis, (fov, pixels, wanted) in enumerate(
+        zip(protocol.encoded_fov, protocol.image_matrix, protocol.image_fov, strict=True), start=1
+    ):
+        kspace = np.moveaxis(
+            np.moveaxis(kspace, -axis, -1) @ _sums(kspace.shape[-axis], fov, pixels, wanted), -1, -axis
+        )
+    return np.sqrt((np.abs(kspace) ** 2).sum(0)).astype(np.float32)
+
+
+def _sums(measured: int, encoded_fov: float, pixels: int, fov: float) -> NDArray[np.complex64]:
+    """Unitary Fourier sums [k, pixel] of an axis, of what pixels of that size resolve; zero outside the encoded field of view.
+
+    The middle of ``n`` samples or pixels is the one numbered ``n // 2``.
+    """
+    resolved = round(encoded_fov * pixels / fov)
+    k = np.arange(measured) - measured // 2
+    kept = (k >= -(resolved // 2)) & (k < resolved - resolved // 2)
+    place = (np.arange(pixels) - pixels // 2) * fov / (pixels * encoded_fov)
+    inside = (np.round(place, 9) >= -0.5) & (np.round(place, 9) < 0.5)
+    sums = np.exp(2j * math.pi * np.outer(k, place)) * np.outer(kept, inside)
+    return (sums / math.sqrt(measured)).astype(np.complex64)
 
 
 def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
     periods = _periods(protocol)
-    grid = (np.arange(protocol.matrix) - protocol.matrix // 2) * 2 / protocol.matrix
+    x, y = (
+        (np.arange(n) - n // 2) * 2 * fov / (n * protocol.fov)
+        for n, fov in zip(protocol.image_matrix[:2], protocol.image_fov[:2], strict=True)
+    )
     heights = slice_positions(protocol) / _HEAD_HEIGHT_MM
-    maps = [coil_maps(coil_coefficients(protocol.coils, periods, z), grid, grid, periods) for z in heights]
+    maps = [coil_maps(coil_coefficients(protocol.coils, periods, z), y, x, periods) for z in heights]
     return np.stack(maps).astype(np.complex64)
 
 
@@ -180,35 +229,38 @@ def _play(
     calibration = protocol.calibration_lines()
     if protocol.calibration in ("separate", "external"):
         for slice_index in order:
-            for partition in range(protocol.partitions):
+            for partition in range(protocol.encoded_partitions):
                 for row in np.flatnonzero(calibration):
                     readout = _readout(protocol, kspace[0, slice_index, :, partition, row], mixing, random, clock)
                     _number(readout, protocol, slice_index, partition, int(row))
                     readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
                     yield readout
-    last_counters = (protocol.frames - 1, protocol.averages - 1, order[-1])
-    for frame in range(protocol.frames):
-        imaging = protocol.imaging_lines(frame)
+    for dynamic, counters in enumerate(protocol.dynamics):
+        last_image = dynamic + 1 == len(protocol.dynamics)
+        last_of_repetition = (
+            last_image or protocol.dynamics[dynamic + 1]["repetition"] != counters["repetition"]
+        ) and "repetition" in (protocol.frame_counter, "repetition" if protocol.repeats > 1 else "")
+        imaging = protocol.imaging_lines(counters[protocol.frame_counter])
         rows = imaging | calibration if protocol.calibration == "embedded" else imaging
         for average in range(protocol.averages):
+            last_average = average == protocol.averages - 1
             for slice_index in order:
-                readouts = [
-                    _imaging_readout(
-                        protocol, kspace, mixing, random, clock, (frame, average, slice_index, partition, int(row))
-                    )
-                    for partition in range(protocol.partitions)
-                    for row in np.flatnonzero(rows)
-                ]
+                readouts: list[Acquisition] = []
+                for partition in range(protocol.encoded_partitions):
+                    for row in np.flatnonzero(rows):
+                        signal = kspace[dynamic, slice_index, :, partition, row]
+                        readout = _readout(protocol, signal, mixing, random, clock)
+                        _number(readout, protocol, slice_index, partition, int(row))
+                        readout.idx.average = average
+                        for name, value in counters.items():
+                            setattr(readout.idx, name, value)
+                        readouts.append(readout)
                 _flag_lines(readouts, imaging, calibration, protocol)
                 readouts[0].set_flag(ismrmrd.ACQ_FIRST_IN_SLICE)
                 readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
-                if (
-                    slice_index == order[-1]
-                    and average == protocol.averages - 1
-                    and protocol.frame_counter == "repetition"
-                ):
+                if slice_index == order[-1] and last_average and last_of_repetition:
                     readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_REPETITION)
-                if (frame, average, slice_index) == last_counters:
+                if slice_index == order[-1] and last_average and last_image:
                     readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
                 yield from _with_extras(protocol, readouts, random, clock)
 
@@ -245,28 +297,13 @@ def _readout(
 
 
 def _number(readout: Acquisition, protocol: ScanProtocol, slice_index: int, partition: int, row: int) -> None:
-    offset = slice_positions(protocol)[slice_index]
-    readout.position[:] = [offset * component for component in directions(protocol.orientation)[2]]
+    height = slice_positions(protocol)[slice_index]
+    along = directions(protocol.orientation)[2]
+    readout.position[:] = [start + height * step for start, step in zip(protocol.offset, along, strict=True)]
     readout.idx.kspace_encode_step_1 = row - protocol.first_line
     readout.idx.kspace_encode_step_2 = partition
     readout.idx.slice = slice_index
     readout.idx.user[5] = protocol.lines // 2 - protocol.first_line
-
-
-def _imaging_readout(
-    protocol: ScanProtocol,
-    kspace: NDArray[np.complex64],
-    mixing: NDArray[np.complex128],
-    random: np.random.Generator,
-    clock: _Clock,
-    counters: tuple[int, int, int, int, int],
-) -> Acquisition:
-    frame, average, slice_index, partition, row = counters
-    readout = _readout(protocol, kspace[frame, slice_index, :, partition, row], mixing, random, clock)
-    _number(readout, protocol, slice_index, partition, row)
-    readout.idx.average = average
-    setattr(readout.idx, protocol.frame_counter, frame)
-    return readout
 
 
 def _flag_lines(

@@ -1,4 +1,5 @@
 import math
+import re
 
 import h5py
 import numpy as np
@@ -101,6 +102,115 @@ def test_a_saved_scan_reads_back_the_same(tmp_path):
     assert [item for item in items if type(item) is type(scan.items[0])] == saved
     with h5py.File(truth_path(tmp_path / "scan.h5")) as truth:
         assert truth["image"].shape == (1, 2, 24, 24)
+
+
+def pixel_sums(scan):
+    """Root-sum-of-squares of one slice's lines by a Fourier sum at each pixel, the geometry as the header states it."""
+    encoding = parse_encodings(parse_header(scan.header))[0]
+    size, fov = encoding.encoded_matrix, encoding.encoded_fov
+    rows = np.array([item.idx.kspace_encode_step_1 for item in scan.items]) - scan.items[0].idx.user[5]
+    columns = np.arange(size[0]) - size[0] // 2
+    data = np.stack([item.data for item in scan.items])
+    image = np.zeros((encoding.recon_matrix[1], encoding.recon_matrix[0]))
+    for j in range(image.shape[0]):
+        for i in range(image.shape[1]):
+            y = (j - image.shape[0] // 2) * encoding.recon_fov[1] / image.shape[0]
+            x = (i - image.shape[1] // 2) * encoding.recon_fov[0] / image.shape[1]
+            if not (-fov[0] / 2 <= x < fov[0] / 2 and -fov[1] / 2 <= y < fov[1] / 2):
+                continue
+            wave = np.exp(2j * np.pi * (rows[:, None] * y / fov[1] + columns * x / fov[0]))
+            image[j, i] = np.sqrt((np.abs(np.einsum("rcx,rx->c", data, wave)) ** 2).sum())
+    return image / math.sqrt(size[0] * size[1])
+
+
+@pytest.mark.parametrize("matrix", [15, 16])
+@pytest.mark.parametrize("oversampling", [1, 2])
+@pytest.mark.parametrize("phase_oversampling", [0.75, 1.0, 1.2, 1.5])
+def test_the_truth_is_a_fourier_sum_at_each_pixel(matrix, oversampling, phase_oversampling):
+    protocol = ScanProtocol(
+        phantom="heart",
+        matrix=matrix,
+        coils=2,
+        oversampling=oversampling,
+        phase_oversampling=phase_oversampling,
+        noise=0,
+        noise_scan=False,
+    )
+    scan = simulate(protocol)
+    assert np.abs(scan.truth[0, 0] - pixel_sums(scan)).max() < 1e-5 * scan.truth.max()
+
+
+@pytest.mark.parametrize(
+    ("recon_matrix", "recon_fov"),
+    [((24, 31), (0, 0)), ((16, 12), (240, 180)), ((9, 21), (135, 320)), ((20, 20), (180, 300))],
+)
+def test_the_truth_of_another_field_of_view_is_a_fourier_sum_at_each_pixel(recon_matrix, recon_fov):
+    protocol = ScanProtocol(
+        matrix=16, coils=2, recon_matrix=recon_matrix, recon_fov=recon_fov, noise=0, noise_scan=False
+    )
+    scan = simulate(protocol)
+    assert scan.truth.shape[2:] == recon_matrix[::-1]
+    assert np.abs(scan.truth[0, 0] - pixel_sums(scan)).max() < 1e-5 * scan.truth.max()
+
+
+def test_an_image_of_fewer_pixels_holds_what_they_resolve():
+    """It is that of a scan that measured less of k-space."""
+    small = simulate(ScanProtocol(matrix=16, coils=2, noise=0, noise_scan=False))
+    fewer = simulate(ScanProtocol(matrix=32, coils=2, recon_matrix=(16, 16), noise=0, noise_scan=False))
+    assert np.allclose(fewer.truth, small.truth, atol=1e-5 * small.truth.max())
+
+
+def test_an_oversampled_slab_shows_the_planes_of_one_that_is_not():
+    flat, thick = (
+        simulate(
+            ScanProtocol(
+                matrix=16, coils=2, partitions=8, partition_oversampling=more, slice_thickness=30, noise_scan=False
+            )
+        )
+        for more in (1.0, 1.5)
+    )
+    assert thick.items[-1].idx.kspace_encode_step_2 == 11
+    assert thick.truth.shape == flat.truth.shape == (1, 8, 16, 16)
+    assert np.linalg.norm(thick.truth - flat.truth) < 0.2 * np.linalg.norm(flat.truth)
+
+
+def test_dynamics_are_numbered_by_their_counters():
+    protocol = ScanProtocol(
+        phantom="heart", matrix=16, coils=1, frames=2, repeats=2, contrasts=2, sets=2, slices=2, noise_scan=False
+    )
+    scan = simulate(protocol)
+    names = ("repetition", "phase", "set", "contrast", "slice")
+    measured = {tuple(getattr(item.idx, name) for name in names) for item in scan.items}
+    assert len(measured) == len(scan.images) == 32
+    assert {tuple(image.counters[name] for name in names) for image in scan.images} == measured
+    images = {tuple(image.counters[name] for name in names): image.data for image in scan.images}
+    assert np.allclose(images[0, 0, 0, 1, 0], 0.5 * images[0, 0, 0, 0, 0])
+    assert np.allclose(images[0, 0, 1, 0, 0], images[0, 0, 0, 0, 0], atol=1e-6)
+    assert not np.allclose(images[1, 0, 0, 0, 0], images[0, 0, 0, 0, 0], rtol=0.05)
+    assert scan.truth.shape == (16, 2, 16, 16)
+
+
+def test_the_measurement_is_named_as_a_gadgetron_takes_it_apart():
+    header = parse_header(simulate(ScanProtocol(matrix=8, coils=1)).header)
+    assert re.fullmatch("([^_]+)_([^_]+)_([^_]+)_([^_]+)", header.measurementInformation.measurementID)
+
+
+def test_slices_lie_off_the_isocentre_and_the_patient_feet_first():
+    scan = simulate(
+        ScanProtocol(
+            matrix=8,
+            coils=1,
+            slices=2,
+            orientation="flipped",
+            offset=(5, -3, 20),
+            patient_position="FFS",
+            noise_scan=False,
+        )
+    )
+    assert {item.idx.slice: list(item.position) for item in scan.items} == {0: [5, -3, 23], 1: [5, -3, 17]}
+    for item in scan.items:
+        assert np.allclose(np.cross(item.read_dir, item.phase_dir), item.slice_dir)
+    assert "FFS" in scan.header
 
 
 def test_geometry_of_slices():

@@ -1,0 +1,90 @@
+"""Oddities by name: what real scanners, sequences and converters do against their own headers, done on purpose."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..scan import SimulatedScan
+
+Change = Callable[..., SimulatedScan]
+
+
+@dataclass(frozen=True)
+class Oddity:
+    """One thing that is odd about a scan.
+
+    Attributes
+    ----------
+    name
+        By which it is asked for.
+    change
+        ``(scan, random, **parameters)`` to the odd scan; the one given stays as it is. ``ValueError`` where the scan has nothing
+        of that kind.
+    """
+
+    name: str
+    change: Change
+
+    @property
+    def summary(self) -> str:
+        """One line that says what it does."""
+        return (self.change.__doc__ or "").strip().splitlines()[0]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Names and defaults of what can be chosen."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.change).parameters.items()
+            if parameter.kind is parameter.KEYWORD_ONLY
+        }
+
+    def parse(self, text: str) -> dict[str, Any]:
+        """Parse ``name=value,name=value`` into parameters.
+
+        Raises
+        ------
+        ValueError
+            A parameter is not known, or its value is of the wrong type.
+        """
+        found = {}
+        for entry in filter(None, text.split(",")):
+            key, _, value = entry.partition("=")
+            if key not in self.parameters:
+                accepted = ", ".join(self.parameters) or "none"
+                raise ValueError(f"oddity {self.name!r} has no parameter {key!r}; it has {accepted}")
+            kind = type(self.parameters[key])
+            try:
+                found[key] = kind(int(value)) if kind is bool else kind(value)
+            except ValueError:
+                raise ValueError(
+                    f"parameter {key!r} of oddity {self.name!r} must be {kind.__name__}, got {value!r}"
+                ) from None
+        return found
+
+
+ODDITIES: dict[str, Oddity] = {}
+
+
+def oddity(change: Change) -> Change:
+    """Register a function as the oddity of its name."""
+    name = change.__name__.replace("_", "-")
+    ODDITIES[name] = Oddity(name, change)
+    return change
+
+
+def make_odd(scan: SimulatedScan, request: str, random: np.random.Generator) -> SimulatedScan:
+    """Apply an oddity by ``name`` or ``name:parameter=value,...``.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name, a parameter is wrong, or the scan has nothing that it could change.
+    """
+    name, _, parameters = request.partition(":")
+    if name not in ODDITIES:
+        raise ValueError(f"oddity {name!r} is not known; there are {', '.join(sorted(ODDITIES))}")
+    return ODDITIES[name].change(scan, random, **ODDITIES[name].parse(parameters))
