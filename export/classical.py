@@ -40,11 +40,16 @@ class _Method:
     output: TensorSpec
     intended_use: str
     formats: tuple[str, ...] = DEFAULT_FORMATS
+    unfolds: bool = True
 
 
 METHODS: dict[str, _Method] = {
-    "rss": _Method(RootSumOfSquares, {}, (_KSPACE,), _MAGNITUDE, "fully sampled Cartesian scans; quality control"),
-    "combine": _Method(CoilCombine, {}, (_KSPACE, _MAPS), _COMPLEX, "fully sampled Cartesian scans, with phase"),
+    "rss": _Method(
+        RootSumOfSquares, {}, (_KSPACE,), _MAGNITUDE, "fully sampled Cartesian scans; quality control", unfolds=False
+    ),
+    "combine": _Method(
+        CoilCombine, {}, (_KSPACE, _MAPS), _COMPLEX, "fully sampled Cartesian scans, with phase", unfolds=False
+    ),
     "sense": _Method(
         Sense,
         {"iterations": 20, "regularization": 0.005},
@@ -104,7 +109,10 @@ def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str]) ->
         inputs=method.inputs,
         outputs=(method.output,),
         conventions=Conventions(coil_maps="unit norm" if _MAPS in method.inputs else "none"),
-        domain=Domain(dimensions=("2d", "3d") if "kz" in method.output.axes else ("2d",)),
+        domain=Domain(
+            dimensions=("2d", "3d") if "kz" in method.output.axes else ("2d",),
+            acceleration=None if method.unfolds else (1.0, 1.0),
+        ),
         provenance=Provenance(source="isocenter.models.classical", licence="MIT", fingerprint=fingerprint),
         intended_use=f"research only: {method.intended_use}",
     )
@@ -114,4 +122,4 @@ def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str]) ->
 
 def _fingerprint(method: _Method) -> str:
     """Hash of what the bundle is made from, besides code."""
-    return hashlib.sha256(f"{method.configuration} {VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"{method.configuration} {method.unfolds} {VERSION}".encode()).hexdigest()

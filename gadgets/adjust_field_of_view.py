@@ -1,65 +1,59 @@
 """Bring images to the matrix and field of view of the recon space."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
-from torch import Tensor
 
-from ..models.fourier import fft, ifft
 from ..wire.header import Encoding
 from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
+from .recon_grid import grid_fov, to_recon_grid
 from .scan import Scan
 
 
 @gadget
 def adjust_field_of_view(items: Stream, scan: Scan) -> Stream:
-    """Interpolate to the pixel size of the recon space by zero-padding k-space, then crop oversampled field of view.
+    """Bring images to the pixels of the recon space: crop, zero-pad, and where pixel sizes differ, interpolate by Fourier sums.
+
+    ``reconstruct`` does it before it takes the magnitude of coil images, as the magnitude of an image cannot be interpolated
+    exactly.
 
     Parameters
     ----------
     items
-        Images in the encoded field of view along y and z, with readout oversampling removed along x; others pass by.
+        Images whose header, and whose meta attribute ``encoding_FOV`` along y and z, tell their field of view; others pass by.
     scan
-        Its encodings give matrices and fields of view.
+        Its encodings give the recon spaces.
     """
     for item in items:
         if isinstance(item, Image):
-            index = int(item.meta.get("encoding", 0))
-            yield _adjust(item, scan.encodings[index])
+            index = str(item.meta.get("encoding", 0))
+            known = index.isdigit() and int(index) < len(scan.encodings)
+            yield _adjust(item, scan.encodings[int(index)]) if known else item
         else:
             yield item
 
 
 def _adjust(image: Image, encoding: Encoding) -> Image:
     data = torch.from_numpy(np.ascontiguousarray(image.data))
-    sizes = [(-1, 0), (-2, 1)] + ([(-3, 2)] if data.shape[1] > 1 else [])
-    real = not data.is_complex()
-    for dim, axis in sizes:
-        fov = encoding.recon_fov[0] if axis == 0 else encoding.encoded_fov[axis]
-        wanted = encoding.recon_matrix[axis]
-        pixels = max(wanted, 2 * round(fov / encoding.recon_fov[axis] * wanted / 2))
-        data = _center(_interpolate(data, dim, pixels), dim, wanted)
-    if real and data.is_complex():
-        data = data.real
-    return make_image(data.contiguous().numpy(), image.getHead(), image.meta)
+    adjusted = to_recon_grid(data, _field_of_view(image, encoding), encoding)
+    header, meta = image.getHead(), image.meta
+    fov = encoding.recon_fov if data.shape[1] > 1 else (*encoding.recon_fov[:2], header.field_of_view[2])
+    header.field_of_view = fov
+    meta["encoding_FOV"] = [str(length) for length in fov]  # or Gadgetron would crop it once more
+    return make_image(adjusted.contiguous().numpy(), header, meta)
 
 
-def _interpolate(data: Tensor, dim: int, size: int) -> Tensor:
-    """Resample one axis to ``size`` pixels through k-space, keeping intensities."""
-    before = data.shape[dim]
-    if before == size:
-        return data
-    kspace = _center(fft(data, [dim]), dim, size)
-    return ifft(kspace, [dim]) * (size / before) ** 0.5
+def _field_of_view(image: Image, encoding: Encoding) -> Sequence[float]:
+    """Field of view of an image as it is, in mm.
 
-
-def _center(data: Tensor, dim: int, size: int) -> Tensor:
-    """Crop or zero-pad one axis around its middle."""
-    before = data.shape[dim]
-    if size <= before:
-        return data.narrow(dim, before // 2 - size // 2, size)
-    shape = list(data.shape)
-    shape[dim] = size
-    padded = torch.zeros(shape, dtype=data.dtype)
-    padded.narrow(dim, size // 2 - before // 2, before).copy_(data)
-    return padded
+    Gadgetron's headers name the recon space's from the beginning; which it is along y and z stands in their meta attributes.
+    """
+    x, y, z = image.field_of_view
+    if min(x, y) <= 0:
+        return grid_fov(encoding, image.data.shape[1:])
+    named = image.meta.get("encoding_FOV")
+    if isinstance(named, list) and len(named) == 3:
+        y, z = float(named[1]), float(named[2])
+    return x, y, z

@@ -15,6 +15,17 @@ _BODY_PARTS = {"head": "brain"}
 
 
 @dataclass(frozen=True)
+class Misfit:
+    """One respect in which a block lies outside what a bundle was made for; ``aliases`` if the image will be folded for it."""
+
+    text: str
+    aliases: bool = False
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How the lines of a plane were undersampled.
 
@@ -72,7 +83,24 @@ def _gaps(lines: list[int]) -> list[int]:
     return [after - before for before, after in pairwise(lines)]
 
 
-def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[str]:
+def measure_acceleration(mask: Tensor) -> float:
+    """Return how many times fewer lines were measured than there are, where k-space was covered at all.
+
+    Partial Fourier and the missing corners of elliptical scanning are no acceleration, lost lines are.
+
+    Parameters
+    ----------
+    mask
+        bool [kz, ky], the lines that were measured, at least one.
+    """
+    patterns, counts = torch.unique(mask[mask.any(dim=1)].cpu(), dim=0, return_counts=True)
+    along_ky = [describe_sampling(pattern).acceleration for pattern in patterns]
+    # calibration lines fill a few partitions more densely than the rest
+    typical = float(torch.tensor(along_ky).repeat_interleave(counts).median())
+    return typical * (describe_sampling(mask.any(dim=1)).acceleration if mask.shape[0] > 1 else 1.0)
+
+
+def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[Misfit]:
     """Say in what respects a block lies outside what a bundle was made for.
 
     Parameters
@@ -86,20 +114,20 @@ def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[str]:
 
     Returns
     -------
-    list of str
+    list of Misfit
         One entry for every respect; empty if it fits.
     """
     domain = manifest.domain
     coils, frames, partitions, lines, samples = kspace.data.shape
     sampling = describe_sampling(kspace.mask[0].any(dim=0))
-    acceleration = sampling.acceleration
-    if partitions > 1:
-        acceleration *= describe_sampling(kspace.mask[0].any(dim=1)).acceleration
+    measured = [frame for frame in kspace.mask if bool(frame.any())]
+    acceleration = max((measure_acceleration(frame) for frame in measured), default=1.0)
+    if acceleration > 1:  # rounded, it must not become that of a complete scan
+        acceleration = max(round(acceleration, 1), 1.1)
     found = [
         _outside("coils", coils, domain.coils),
         _outside("lines", lines, domain.matrix),
         _outside("samples", samples, domain.matrix),
-        _outside("acceleration", round(acceleration, 1), domain.acceleration),
         _outside("calibration lines", _calibration_lines(kspace, sampling), domain.acs),
         _outside("partial Fourier", round(sampling.partial_fourier, 3), domain.partial_fourier),
         _outside("field strength in tesla", _field_strength(scan), domain.field_strength_t),
@@ -114,7 +142,10 @@ def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[str]:
     sizes = {"coils": coils, "frames": frames, "kz": partitions, "ky": lines, "kx": samples}
     for spec in manifest.inputs:
         found += [_outside(axis, sizes[axis], limits) for axis, limits in spec.limits.items() if axis in sizes]
-    return list(dict.fromkeys(reason for reason in found if reason))
+    reasons = [Misfit(reason) for reason in dict.fromkeys(found) if reason]
+    if reason := _outside("acceleration", acceleration, domain.acceleration):
+        reasons.insert(0, Misfit(reason, aliases=acceleration > domain.acceleration[1] == 1))
+    return reasons
 
 
 def _outside(name: str, value: float | None, limits: tuple[float, float] | None) -> str:

@@ -1,11 +1,14 @@
 """Headers and meta attributes of images, as Gadgetron and FIRE set them."""
 
+from collections import defaultdict
+
 import ismrmrd
 import numpy as np
 
 from ..wire.header import Encoding
 from ..wire.items import ImageHeader
 from .kspace import Kspace
+from .recon_grid import Lengths
 from .scan import Scan
 
 _COPIED = (
@@ -23,8 +26,12 @@ _COPIED = (
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
-def image_header(kspace: Kspace, frame: int) -> ImageHeader:
-    """Header of the image of one frame: geometry, counters and time stamps of its central line, field of view in mm."""
+MOST_IMAGES = 65535
+"""Largest number of an image within its series; MRD keeps it in 16 bits, and DICOM counts from 1."""
+
+
+def image_header(kspace: Kspace, frame: int, fov: Lengths) -> ImageHeader:
+    """Header of the image of one frame: geometry, counters and time stamps of its central line, its field of view in mm."""
     reference = kspace.central_header(frame)
     header = ImageHeader()
     header.version = 1
@@ -32,17 +39,37 @@ def image_header(kspace: Kspace, frame: int) -> ImageHeader:
         setattr(header, name, getattr(reference, name))
     for name in _COUNTERS:
         setattr(header, name, getattr(reference.idx, name))
-    header.field_of_view = kspace.encoding.recon_fov
+    header.field_of_view = fov
     return header
 
 
 def image_index(header: ImageHeader, encoding: Encoding) -> int:
-    """Number an image from 1 by its counters, slices fastest, as Gadgetron's generic chains do; wraps at 65535."""
+    """Number an image from 1 by its counters, slices fastest, as Gadgetron's generic chains do; wraps at ``MOST_IMAGES``."""
     index, stride = 0, 1
     for name in ("slice", "contrast", "phase", "set", "repetition", "average"):
         index += getattr(header, name) * stride
         stride *= encoding.count(name)
-    return index % 65535 + 1
+    return index % MOST_IMAGES + 1
+
+
+class ImageNumbers:
+    """Numbers of images that are unique within their series as long as there are any."""
+
+    def __init__(self) -> None:
+        self._taken: defaultdict[int, set[int]] = defaultdict(set)
+
+    def running(self, series: int) -> int:
+        """Take the number after the last one, from 1."""
+        return self.take(series, len(self._taken[series]) % MOST_IMAGES + 1)
+
+    def take(self, series: int, wanted: int) -> int:
+        """Take a number, or the next free one where the counters exceed the header's limits and give it a second time."""
+        taken = self._taken[series]
+        if len(taken) < MOST_IMAGES:
+            while wanted in taken:
+                wanted = wanted % MOST_IMAGES + 1
+        taken.add(wanted)
+        return wanted
 
 
 def image_meta(kspace: Kspace, frame: int, header: ImageHeader, scan: Scan) -> ismrmrd.Meta:
@@ -58,7 +85,7 @@ def image_meta(kspace: Kspace, frame: int, header: ImageHeader, scan: Scan) -> i
     meta["ImageRowDir"] = [f"{value:.18f}" for value in header.read_dir]
     meta["ImageColumnDir"] = [f"{value:.18f}" for value in header.phase_dir]
     meta["encoding"] = str(kspace.encoding_index)
-    meta["encoding_FOV"] = [str(value) for value in encoding.encoded_fov]
+    meta["encoding_FOV"] = [str(value) for value in header.field_of_view]
     meta["recon_FOV"] = [str(value) for value in encoding.recon_fov]
     meta["encoded_matrix"] = [str(value) for value in encoding.encoded_matrix]
     meta["recon_matrix"] = [str(value) for value in encoding.recon_matrix]

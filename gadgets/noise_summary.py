@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..wire.errors import DataError
 from ..wire.items import DependencyReport
 from .gadget import Stream, gadget
 from .noise import NoiseCovariance
@@ -23,7 +24,12 @@ def noise_summary(items: Stream, scan: Scan, *, noise_file: str) -> Stream:
     """
     yield from items
     identifier = noise_file.removeprefix("GadgetronNoiseCovarianceMatrix_")
-    stored = NoiseCovariance.load(scan.noise_folder, identifier) if scan.noise_folder else None
+    stored = None
+    if scan.noise_folder:
+        try:
+            stored = NoiseCovariance.load(scan.noise_folder, identifier)
+        except DataError as error:
+            scan.report("noise store", str(error))
     if stored is None:
         yield DependencyReport({"status": "failed"})
         return

@@ -31,7 +31,8 @@ def prewhiten(
     items
         Noise readouts are used up; acquisitions and blocks are whitened.
     scan
-        Its header names the noise scan; covariances are kept in its noise folder.
+        Its header names the noise scan; covariances are kept in its noise folder. Told, as the images are, of data that is not
+        whitened though there is noise, and of noise that is not used.
     pass_nonconformant_data
         Whether data whose channels do not match the noise goes on as it is (reported), or is left out (reported).
     whitener
@@ -41,23 +42,31 @@ def prewhiten(
     for item in items:
         if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
             whitener.add_noise(item)
-        elif isinstance(item, Acquisition):
-            matrix = whitener.matrix(item.active_channels, header_of(item).sample_time_us)
-            if matrix is not None:
-                item.data[:] = matrix @ item.data
-            if matrix is not None or not whitener.nonconformant or pass_nonconformant_data:
-                yield item
-        elif isinstance(item, Kspace) and item.whitened:
-            yield item
-        elif isinstance(item, Kspace):
-            matrix = whitener.matrix(item.data.shape[0], item.central_header(0).sample_time_us)
-            if matrix is not None:
-                _whiten_block(item, torch.from_numpy(matrix).to(item.data.device))
-            if matrix is not None or not whitener.nonconformant or pass_nonconformant_data:
+        elif isinstance(item, Acquisition | Kspace):
+            note = _whiten(item, whitener)
+            if isinstance(item, Kspace) and note:
+                item.notes["Noise"] = note
+            if pass_nonconformant_data or not whitener.nonconformant:
                 yield item
         else:
             yield item
     whitener.keep()
+
+
+def _whiten(item: Acquisition | Kspace, whitener: Whitener) -> str:
+    """Whiten an acquisition, or a block that is not whitened yet; return what is to be said of its noise."""
+    if isinstance(item, Acquisition):
+        channels = item.active_channels
+        matrix = whitener.matrix(channels, header_of(item).sample_time_us)
+        if matrix is not None:
+            item.data[:] = matrix @ item.data
+    else:
+        channels = item.data.shape[0]
+        if not item.whitened:
+            matrix = whitener.matrix(channels, item.central_header(0).sample_time_us)
+            if matrix is not None:
+                _whiten_block(item, torch.from_numpy(matrix).to(item.data.device))
+    return whitener.settle(channels)
 
 
 def _whiten_block(kspace: Kspace, matrix: torch.Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 import ismrmrd
@@ -11,13 +11,15 @@ from pydantic import Field
 from torch import Tensor
 
 from ..flow.ahead import run_ahead
+from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
-from .domain import misfits
-from .gadget import Options, Stream, gadget
-from .image_header import image_header, image_index, image_meta
+from .domain import Misfit, misfits
+from .gadget import FromChain, Options, Stream, gadget
+from .image_header import ImageNumbers, image_header, image_index, image_meta
 from .kspace import Item, Kspace, size_of
 from .model_inputs import arrange_inputs, arrange_output
+from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
 from .scan import Model, Result, Scan
 
 
@@ -51,43 +53,56 @@ def reconstruct(
     fallback: str = "",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
+    recon_grid: Annotated[bool, FromChain] = False,
 ) -> Stream:
     """Run a bundle on every block and make MRD images of what it returns, one per frame.
 
-    Blocks are taken and queued while those before are computed; images come in the order of the blocks.
+    Blocks are taken and queued while those before are computed; images come in the order of the blocks. A block that no bundle
+    can reconstruct costs only itself.
 
     Parameters
     ----------
     items
         Blocks; others pass by.
     scan
-        Its engine runs the bundle.
+        Its engine runs the bundle. Told of blocks without an image, and of images by a bundle that was not made for the scan.
     bundle
         Name of the bundle. Empty: what the scanner's user chose (parameter ``bundle``), or else the site's default network.
     fallback
         Bundle that takes over for a block that the first one was not made for, or on which it fails, takes longer than the
-        engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order. The
-        images say so, and the client is told.
+        engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order; the last
+        one takes every block. The images say so, and the client is told.
     series
-        Series number of the images.
+        Series number of the images of the first encoding space; those of the others follow.
     numbering
-        ``image_index`` from the counters (``counters``) or in order of appearance (``running``), from 1.
+        ``image_index`` from 1: by the counters (``counters``), or the next free one where these repeat; or in order of
+        appearance within the series (``running``).
+    recon_grid
+        Whether a later gadget brings images to the recon grid. Coil images are then brought there before their magnitudes are
+        taken.
+
+    Raises
+    ------
+    IsocenterError
+        There were blocks, and none could be reconstructed: the reason of the first one.
     """
-    reconstructor = _Reconstructor(scan, bundle, fallback)
-    count = 0
+    reconstructor = _Reconstructor(scan, bundle, fallback, recon_grid=recon_grid)
+    numbers = ImageNumbers()
     try:
         for item in run_ahead(items, reconstructor.start, account=scan.ledger.account("ahead"), size=size_of):
             if not isinstance(item, _Reconstruction):
                 yield item
                 continue
             for image in reconstructor.images(item):
-                count += 1
                 header = image._head
-                header.image_series_index = series
+                header.image_series_index = (series + item.kspace.encoding_index) % 65536
                 header.image_index = (
-                    count % 65536 if numbering == "running" else image_index(header, item.kspace.encoding)
+                    numbers.running(header.image_series_index)
+                    if numbering == "running"
+                    else numbers.take(header.image_series_index, image_index(header, item.kspace.encoding))
                 )
                 yield image
+        reconstructor.raise_if_nothing_was_made()
     finally:
         reconstructor.cancel()
 
@@ -102,15 +117,22 @@ class _Reconstruction:
     future: Future[Result] | None = None
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
+    misfits: list[Misfit] = field(default_factory=list)
+    """In what respects the block lies outside what ``model`` was made for, which takes it because there is no other."""
+    fov: Lengths | None = None
+    """Field of view of the image, if it is not that of the block's grid."""
 
 
 class _Reconstructor:
-    def __init__(self, scan: Scan, bundle: str, fallback: str) -> None:
+    def __init__(self, scan: Scan, bundle: str, fallback: str, *, recon_grid: bool) -> None:
         self.scan = scan
+        self._recon_grid = recon_grid
         self.engine = scan.require_engine()
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
         self._account = scan.ledger.account("engine")
+        self._made_any = False
+        self._first_error: IsocenterError | None = None
 
     def _load(self, names: list[str]) -> list[Model]:
         """Return the bundles; one that cannot be loaded is left out and reported if another one can."""
@@ -138,39 +160,55 @@ class _Reconstructor:
     def _submit(self, this: _Reconstruction, *, urgent: bool) -> None:
         """Queue a block for its bundle, or for the first of the others that can take it."""
         while True:
-            reasons = misfits(this.model.manifest, this.kspace, self.scan) if this.untried else []
-            if not reasons:
+            this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
+            if this.misfits and this.untried:
+                reasons = "; ".join(str(reason) for reason in this.misfits)
+                this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
+            else:
                 try:
-                    inputs = arrange_inputs(this.model.manifest, this.kspace)
+                    inputs = arrange_inputs(this.model.manifest, self._on_grid(this))
                 except IsocenterError as error:
                     this.error = error
-                    reasons = [str(error)]
+                    this.failures.append(f"{this.model.manifest.name!r} failed ({error})")
                 else:
                     this.future = self.engine.submit(
                         this.model.manifest.name, inputs, scan=self.scan.name, urgent=urgent, account=self._account
                     )
                     self._waiting.add(this.future)
                     return
-                this.failures.append(f"{this.model.manifest.name!r} failed ({reasons[0]})")
-            else:
-                this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({'; '.join(reasons)})")
             if not this.untried:
                 this.future = None
                 return
             this.model = this.untried.pop(0)
 
+    def _on_grid(self, this: _Reconstruction) -> Kspace:
+        """Return the block as its bundle gets it: on the recon grid where only magnitudes of its coil images come back."""
+        kspace, shape = this.kspace, tuple(this.kspace.data.shape[2:])
+        fov = grid_fov(kspace.encoding, shape)
+        this.fov = None
+        of_coil_images = this.model.manifest.network == "RootSumOfSquares"
+        if not (self._recon_grid and of_coil_images and must_interpolate(shape, fov, kspace.encoding)):
+            return kspace
+        images = to_recon_grid(ifft(kspace.data, [-3, -2, -1]), fov, kspace.encoding)
+        this.fov = kspace.encoding.recon_fov
+        return replace(kspace, data=fft(images, [-3, -2, -1]))
+
     def images(self, this: _Reconstruction) -> Iterator[Image]:
-        """Wait for a block's images."""
-        volume, result = self._finish(this)
-        notes = dict(this.kspace.notes)
-        if this.failures:
-            notes["Fallback"] = f"{'; '.join(this.failures)}; {this.model.manifest.name!r} made the images instead"
-            self.scan.report("fallback", f"bundle {notes['Fallback']}")
+        """Wait for a block's images; there are none of a block that no bundle can reconstruct."""
+        try:
+            volume, result = self._finish(this)
+        except IsocenterError as error:
+            self._first_error = self._first_error or error
+            self.scan.report(f"no image: {error.kind}", f"there is no image of {_name(this.kspace)}: {error}")
+            return
+        self._made_any = True
+        notes = {**this.kspace.notes, **self._remarks(this)}
         self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
+        fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
         for frame in range(volume.shape[0]):
-            header = image_header(this.kspace, frame)
+            header = image_header(this.kspace, frame, fov)
             header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
             meta = image_meta(this.kspace, frame, header, self.scan)
             meta["IsocenterBundle"] = manifest.name
@@ -184,6 +222,27 @@ class _Reconstructor:
                 meta[f"Isocenter{key}"] = value
             yield make_image(volume[frame][None].cpu().numpy(), header, meta)
 
+    def _remarks(self, this: _Reconstruction) -> dict[str, str]:
+        """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
+        name, remarks = this.model.manifest.name, {}
+        if this.failures:
+            remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
+            self.scan.report("fallback", f"bundle {remarks['Fallback']}")
+        if aliased := [reason.text for reason in this.misfits if reason.aliases]:
+            remarks["Undersampled"] = (
+                f"undersampled ({'; '.join(aliased)}): the image is aliased, as bundle {name!r} cannot unfold it"
+            )
+            self.scan.report("undersampled", f"{_name(this.kspace)} is {remarks['Undersampled']}")
+        if others := [reason.text for reason in this.misfits if not reason.aliases]:
+            remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
+            self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
+        return remarks
+
+    def raise_if_nothing_was_made(self) -> None:
+        """Raise the reason of the first block that has no image, if none has one."""
+        if self._first_error is not None and not self._made_any:
+            raise self._first_error
+
     def _finish(self, this: _Reconstruction) -> tuple[Tensor, Result]:
         """Return images [frames, z, y, x], from the first bundle that makes any."""
         while this.future is not None:
@@ -196,7 +255,7 @@ class _Reconstructor:
                 self.engine.abandon(this.future, reason)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a model raises
                 this.error = error
-                reason = _in_a_line(error)
+                reason = self._reason_to_tell(error)
             finally:
                 self._waiting.discard(this.future)
             this.failures.append(f"{this.model.manifest.name!r} failed ({reason})")
@@ -204,13 +263,17 @@ class _Reconstructor:
                 break
             this.model = this.untried.pop(0)
             self._submit(this, urgent=True)
-        raise self._reason(this)
-
-    def _reason(self, this: _Reconstruction) -> BaseException:
-        """Return the error of a block that no bundle could reconstruct."""
         if isinstance(this.error, IsocenterError) and len(this.failures) == 1:
-            return this.error  # it names the bundle itself
-        return IsocenterError(f"no bundle could reconstruct a block: {'; '.join(this.failures)}")
+            raise this.error  # it names the bundle itself
+        kind = this.error.kind if isinstance(this.error, IsocenterError) else ""
+        raise IsocenterError("no bundle could reconstruct it: " + "; ".join(this.failures), kind=kind)
+
+    def _reason_to_tell(self, error: BaseException) -> str:
+        """Return what may be said of an error: our own are written for users, others go to the log."""
+        if isinstance(error, IsocenterError):
+            return str(error)
+        self.scan.log.warning("a bundle failed", exc_info=error)
+        return "an error of its own, which is in the service's log"
 
     def cancel(self) -> None:
         """Take what still waits out of the queue: the scan is over."""
@@ -218,12 +281,10 @@ class _Reconstructor:
             future.cancel()
 
 
-def _in_a_line(error: BaseException) -> str:
-    """Return what an error says; TorchScript's have it in the last line, after where it happened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if "TorchScript" in lines[0] else lines[0]
+def _name(kspace: Kspace) -> str:
+    """Name a block by the counters of its first frame."""
+    counters = kspace.central_header(0).idx
+    return f"slice {counters.slice}, contrast {counters.contrast}, repetition {counters.repetition}"
 
 
 def _finite_volume(this: _Reconstruction, result: Result) -> Tensor:

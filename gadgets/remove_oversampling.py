@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
+from ismrmrd import ACQ_IS_NOISE_MEASUREMENT, ACQ_IS_REVERSE
 from torch import Tensor
 
 from ..models.fourier import fft, ifft
@@ -22,9 +22,10 @@ def remove_oversampling(items: Stream, scan: Scan) -> Stream:
     Parameters
     ----------
     items
-        Blocks, or acquisitions that are not noise.
+        Blocks, or acquisitions that are not noise. Those that are no longer than what would be left, and acquisitions with a
+        trajectory, pass by.
     scan
-        The ratio of encoded and reconstructed field of view along x gives the crop.
+        The encoded and the recon field of view along x give the crop.
     """
     for item in items:
         if isinstance(item, Kspace):
@@ -34,15 +35,16 @@ def remove_oversampling(items: Stream, scan: Scan) -> Stream:
                     item.calibration = crop_readout(item.calibration, item.encoding.cropped_readout)
             yield item
         elif isinstance(item, Acquisition) and not item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
-            yield _crop_acquisition(item, scan.encodings[0])
+            index = header_of(item).encoding_space_ref
+            yield _crop_acquisition(item, scan.encodings[index]) if index < len(scan.encodings) else item
         else:
             yield item
 
 
 def crop_readout(data: Tensor, size: int) -> Tensor:
-    """Crop the last axis of k-space to ``size`` in image space."""
+    """Crop the last axis of k-space to ``size`` in image space, around pixel ``n // 2``; a shorter one stays as it is."""
     samples = data.shape[-1]
-    if size == samples:
+    if size >= samples:
         return data
     if size % 2 == 0 and samples % 2 == 0:
         # the middle of k-space is a sign that alternates from pixel to pixel, before and after alike: it cancels
@@ -54,14 +56,23 @@ def crop_readout(data: Tensor, size: int) -> Tensor:
 
 
 def _crop_acquisition(acquisition: Acquisition, encoding: Encoding) -> Acquisition:
-    ratio = encoding.encoded_fov[0] / encoding.recon_fov[0]
-    if ratio == 1:
-        return acquisition
+    """Crop a readout as a block's line is: an asymmetric echo is put in its place first, and discarded samples are zero."""
     header = acquisition.getHead()
-    size = int(acquisition.number_of_samples / ratio)
-    data = crop_readout(torch.from_numpy(np.ascontiguousarray(acquisition.data)), size).numpy()
+    samples, full, size = header.number_of_samples, encoding.encoded_matrix[0], encoding.cropped_readout
+    if not size < samples <= full or header.trajectory_dimensions:
+        return acquisition
+    start, stop, center = header.discard_pre, samples - header.discard_post, header.center_sample
+    measured, reverse = acquisition.data[:, start:stop], acquisition.is_flag_set(ACQ_IS_REVERSE)
+    if reverse:
+        measured, start, center = measured[:, ::-1], header.discard_post, samples - center
+    if samples != full:
+        start += full // 2 - center
+    if start < 0 or start + measured.shape[1] > full:
+        return acquisition  # accumulate says what is wrong with it
+    line = np.zeros((acquisition.active_channels, full), np.complex64)
+    line[:, start : start + measured.shape[1]] = measured
+    data = crop_readout(torch.from_numpy(line), size).numpy()
     header.number_of_samples = size
-    for name in ("center_sample", "discard_pre", "discard_post"):
-        setattr(header, name, int(getattr(header_of(acquisition), name) / ratio))
-    trajectory = acquisition.traj[:size] if acquisition.trajectory_dimensions else None
-    return Acquisition(header, data, trajectory)
+    header.center_sample = size - size // 2 if reverse else size // 2
+    header.discard_pre = header.discard_post = 0
+    return Acquisition(header, np.ascontiguousarray(data[:, ::-1] if reverse else data))

@@ -70,7 +70,8 @@ class Chain:
 
     def _context(self) -> Mapping[str, Any]:
         steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]
-        return chain_context(steps, self.scan, begin_maps=self._needs_maps())
+        adjusts = any(step.gadget.name == "adjust_field_of_view" for step in self._gadget_steps())
+        return {**chain_context(steps, self.scan, begin_maps=self._needs_maps()), "recon_grid": adjusts}
 
     def _gadget_steps(self) -> Iterator[GadgetStep]:
         return (step for step in self.pipeline.steps if isinstance(step, GadgetStep))

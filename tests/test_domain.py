@@ -3,8 +3,9 @@ import pytest
 import torch
 from helpers import collect
 from isocenter.bundle.manifest import Domain, Manifest, Provenance, TensorSpec
+from isocenter.gadgets import domain as of_bundles
 from isocenter.gadgets import load
-from isocenter.gadgets.domain import describe_sampling, misfits
+from isocenter.gadgets.domain import describe_sampling
 from isocenter.gadgets.kspace import Kspace
 from isocenter.simulate import sampling
 from isocenter.simulate.scan import ScanProtocol, simulate
@@ -63,6 +64,10 @@ def manifest(limits=None, **domain):
         provenance=Provenance(source="test", licence="MIT", fingerprint="0"),
         intended_use="test",
     )
+
+
+def misfits(made_for, kspace, scan):
+    return [reason.text for reason in of_bundles.misfits(made_for, kspace, scan)]
 
 
 def block_of(counter="none", **protocol):

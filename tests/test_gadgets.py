@@ -145,22 +145,6 @@ class TestPrewhiten:
         covariance = NoiseCovariance(np.diag([1.0, 4.0, 9.0]).astype(complex), 0, 1, ("a", "b", "c"))
         assert np.allclose(np.diag(covariance.whitening(0, ("c", "a", "b"))), [1 / 3, 1, 1 / 2])
 
-    def test_a_dead_channel_is_reported_and_the_data_goes_on(self):
-        simulation = simulate(ScanProtocol(matrix=32, coils=4))
-        simulation.items[0].data[2] = 0
-        out, plain = collect(FRONT[:2], simulation)
-        assert "singular" in plain.problems["noise covariance"]
-        assert isinstance(out[0], Kspace)
-
-    def test_another_number_of_channels_is_reported_and_the_data_goes_on_or_not(self):
-        simulation = simulate(ScanProtocol(matrix=32, coils=4))
-        simulation.items[0] = random_acquisition(3, 500, flags=1 << 18)
-        out, plain = collect(FRONT[:2], simulation)
-        assert "4 channels but the noise 3" in plain.problems["noise channels"]
-        assert isinstance(out[0], Kspace)
-        kept, _ = collect([FRONT[0], (load("prewhiten"), {"pass_nonconformant_data": False})], simulation)
-        assert not kept
-
 
 class TestRemoveOversampling:
     def test_it_crops_the_image(self):
@@ -290,27 +274,6 @@ class TestReconstruct:
         assert first.acquisition_time_stamp > 0
         assert first.image_type == ismrmrd.IMTYPE_MAGNITUDE
         assert first.meta["sampling_limits_E1"] == ["0", "16", "31"]
-
-
-class TestAdjustFieldOfView:
-    def test_phase_oversampling_is_cropped(self):
-        plain = scan(phase_oversampling=1.5)
-        data = np.zeros((1, 1, 48, 32), np.complex64)
-        data[0, 0, 24, 16] = 1
-        (out,) = load("adjust_field_of_view")(iter([image(data)]), plain)
-        assert out.data.shape == (1, 1, 32, 32)
-        assert abs(out.data[0, 0, 16, 16]) == pytest.approx(1)
-
-    def test_a_smaller_matrix_is_interpolated_with_intensities_kept(self):
-        header = header_xml(ScanProtocol(matrix=32)).replace("<y>32</y>", "<y>24</y>", 1)
-        constant = np.ones((1, 1, 24, 32), np.complex64)
-        (out,) = load("adjust_field_of_view")(iter([image(constant)]), Scan(header))
-        assert out.data.shape == (1, 1, 32, 32)
-        assert np.allclose(out.data, 1, atol=1e-5)
-
-    def test_a_real_image_stays_real(self):
-        (out,) = load("adjust_field_of_view")(iter([image(np.ones((1, 1, 32, 32), np.float32))]), scan())
-        assert out.data.dtype == np.float32
 
 
 class TestFilters:
