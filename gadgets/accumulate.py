@@ -433,7 +433,8 @@ class _Accumulator:
         kspace = self._assemble(key, buffer, None if reference is None else reference.buffer, grid)
         kspace.maps_problem = problem
         for kind, note in notes.items():
-            self.scan.report(kind.lower(), note)
+            if kind != "Header":  # said when it was read
+                self.scan.report(kind.lower(), note)
         kspace.notes |= notes
         self._drop(key)
         self.handed_on.add(key)
@@ -520,6 +521,8 @@ class _Accumulator:
             notes["Correction"] = (
                 f"{count} readouts ({'; '.join(flags)}) were not applied: nothing here corrects images with them"
             )
+        if self.scan.doubts:
+            notes["Header"] = self.scan.doubts
         if self._is_late(key):
             notes["Late"] = "an image of the same counters was reconstructed before these readouts came"
         return notes

@@ -402,8 +402,9 @@ def _middle(encoding: Encoding, axis: int, evidence: Evidence, accepted: tuple[i
     named: list[int] = []
     if 0 < evidence.marked[axis] < accepted[1]:
         named.append(evidence.marked[axis])
-    if limit is not None and limit.center is not None and limit.minimum < limit.center <= limit.maximum:
-        named.append(limit.center)
+    stated = encoding.limits.get(f"kspace_encoding_step_{2 - axis}")
+    if stated is not None and stated.center and (limit is None or limit.minimum < stated.center <= limit.maximum):
+        named.append(stated.center)
     fallback = [rows // 2, accepted[0] + rows // 2, accepted[1] - (rows - rows // 2)]
     seen = int(lines.max()) + 1
     if limit is None:
