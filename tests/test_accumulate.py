@@ -6,13 +6,13 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from helpers import collect
+from helpers import collect, frame_kspace
 from isocenter.flow.ledger import Ledger
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace, PartialKspace
 from isocenter.gadgets.scan import Scan
-from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
+from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.items import AcquisitionBucket, Interruption
 
 QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
@@ -29,7 +29,7 @@ def blocks(simulation, items=None, **options):
 
 
 def exact(protocol, frame=0, slice_index=0):
-    return torch.from_numpy(_frame_kspace(protocol, frame)[slice_index])
+    return torch.from_numpy(frame_kspace(protocol, frame)[slice_index])
 
 
 @pytest.mark.parametrize(
