@@ -516,14 +516,8 @@ def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> 
     wanted = np.zeros_like(measured)
     if r_y == r_z == 1:
         wanted[:] = True
-        if partitions > 1:  # the corners are left out by elliptical scanning
-            z, y = (
-                (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
-                for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
-            )
-            inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
-            if not (inside & ~measured).any():
-                wanted = measured.copy()
+        if _elliptical(measured, grid, first):
+            wanted = measured.copy()
         return wanted
     for plane in range(partitions):
         lines = np.flatnonzero(measured[plane])
@@ -533,6 +527,20 @@ def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> 
         if phase is not None:
             wanted[plane, phase::r_y] = True
     return wanted
+
+
+def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
+    """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
+    corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
+    planes = measured.any(axis=1)
+    if measured.shape[0] == 1 or corners or not planes[1:].all():
+        return False
+    z, y = (
+        (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
+        for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
+    )
+    inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
+    return not (inside & ~measured).any()
 
 
 def _phase(lines: NDArray[Any], acceleration: int) -> int | None:

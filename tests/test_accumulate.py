@@ -640,7 +640,7 @@ def test_the_flags_of_a_readout_that_is_not_finite_count():
 
 def test_an_absurd_matrix_is_refused_before_memory_is_taken():
     simulation = simulate(ScanProtocol(**QUIET))
-    simulation.header = simulation.header.replace("<y>32</y><z>1</z>", "<y>64000000</y><z>1</z>", 1)
+    simulation.header = simulation.header.replace("<x>64</x><y>32</y>", "<x>65000</x><y>65000</y>", 1)
     found, _, scan = blocks(simulation)
     assert not found
     assert any("exceeds the limit" in message for message in scan.problem_messages())
