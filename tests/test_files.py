@@ -126,7 +126,6 @@ COMPLEX = measured().reshape(READOUTS, -1)
         {"data": COMPLEX, "data_type": h5py.vlen_dtype(np.dtype(np.complex64))},
         {"shape": (READOUTS, 1)},
     ],
-    ids=["as_is", "big_endian", "other_order", "wide", "members_missing", "no_traj", "double", "fixed_length", "r_i", "real_imag", "complex", "two_axes"],
 )  # fmt: skip
 def test_members_are_read_by_name_whatever_their_type(tmp_path, options):
     file = MrdFile(write(tmp_path / "scan.h5", **options))
