@@ -149,15 +149,14 @@ def broken_readout(scan: SimulatedScan, random: np.random.Generator, *, value: s
 def broken_noise(
     scan: SimulatedScan, random: np.random.Generator, *, value: str = "nan", samples: int = 256
 ) -> SimulatedScan:
-    """A noise readout holds a sample that is no number: nan, inf or huge; the truth is that of data that are not whitened."""
+    """A noise readout holds a sample that is no number: nan, inf or huge."""
     channels = scan.protocol.coils
     if not scan.protocol.noise_scan:
         white = random.standard_normal((2, channels, samples))
         noise = Acquisition.from_array(_spoilt(white[0] + 1j * white[1], value), sample_time_us=10.0)
         noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         return _insert(scan, noise, 0)
-    odd = change_readouts(scan, is_noise, lambda r: [copy(r, _spoilt(r.data, value))])
-    return replace(odd, images=simulate(replace(scan.protocol, noise_scan=False)).images)
+    return change_readouts(scan, is_noise, lambda r: [copy(r, _spoilt(r.data, value))])
 
 
 @oddity
