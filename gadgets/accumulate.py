@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Annotated, Literal
 
 import ismrmrd
@@ -37,6 +38,8 @@ _LAST_IN_MEASUREMENT = flag_mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
 _LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
+_WITNESSES = 8
+"""Other blocks that are asked where lines belong, before the first one is handed on."""
 _KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(_KEY_COUNTERS)
@@ -363,14 +366,11 @@ class _Accumulator:
         separate = encoding.calibration_mode in ("separate", "external") and encoding.acceleration != (1, 1)
         return separate and not self.store.has_slice(key)
 
-    def _grid(self, key: Key) -> Grid:
+    def _grid(self, key: Key, *, final: bool = False) -> Grid:
         encoding = key[0]
-        others = [
-            block.buffer
-            for other, block in self.blocks.items()
-            if other[0] == encoding and other != key and block.readouts
-        ]
-        return self.plan.grid(self.blocks[key].buffer, others)
+        alike = (block.buffer for other, block in self.blocks.items() if other[0] == encoding and other != key)
+        others = list(islice((buffer for buffer in alike if buffer.readouts), _WITNESSES))
+        return self.plan.grid(self.blocks[key].buffer, others, final=final)
 
     def _missing(self, key: Key, grid: Grid) -> Missing:
         own = self.store.own(key) if self._fills(key) else None
@@ -385,7 +385,7 @@ class _Accumulator:
     def flush(self) -> Iterator[Item]:
         """Hand on every block, in ascending order of the counters: nothing more can come."""
         for key in sorted(self.blocks):
-            yield from self._hand_on(key)
+            yield from self._hand_on(key, final=True)
         for average in self.averages.values():
             yield from average.release()
         self._report_left_out()
@@ -400,7 +400,7 @@ class _Accumulator:
             for text in count_reasons(self.left_out):
                 self.scan.report(text, text)
 
-    def _hand_on(self, key: Key) -> Iterator[Item]:
+    def _hand_on(self, key: Key, *, final: bool = False) -> Iterator[Item]:
         """Hand on a block, unless every line of it was refused."""
         block = self.blocks[key]
         if self.off_grid[key[0]] > block.readouts // 10:
@@ -410,8 +410,9 @@ class _Accumulator:
         if not block.readouts:
             self._drop(key)
             return
-        grid = self._grid(key)
         buffer = block.buffer
+        grid = self._grid(key, final=final)
+        self.plan.settle(grid, int(buffer.measured.sum()))
         notes = dict(grid.notes)
         own = self.store.own(key)
         self._leave_out_strays(buffer, grid)
@@ -433,7 +434,8 @@ class _Accumulator:
         kspace = self._assemble(key, buffer, None if reference is None else reference.buffer, grid)
         kspace.maps_problem = problem
         for kind, note in notes.items():
-            self.scan.report(kind.lower(), note)
+            if kind != "Header":  # said when it was read
+                self.scan.report(kind.lower(), note)
         kspace.notes |= notes
         self._drop(key)
         self.handed_on.add(key)
@@ -520,6 +522,8 @@ class _Accumulator:
             notes["Correction"] = (
                 f"{count} readouts ({'; '.join(flags)}) were not applied: nothing here corrects images with them"
             )
+        if self.scan.doubts:
+            notes["Header"] = self.scan.doubts
         if self._is_late(key):
             notes["Late"] = "an image of the same counters was reconstructed before these readouts came"
         return notes

@@ -8,6 +8,7 @@ import torch
 from ..wire.header import Encoding
 from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
+from .image_array import split_image_arrays
 from .recon_grid import grid_fov, to_recon_grid
 from .scan import Scan
 
@@ -26,7 +27,7 @@ def adjust_field_of_view(items: Stream, scan: Scan) -> Stream:
     scan
         Its encodings give the recon spaces.
     """
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if isinstance(item, Image):
             index = str(item.meta.get("encoding", 0))
             known = index.isdigit() and int(index) < len(scan.encodings)

@@ -6,6 +6,7 @@ import numpy as np
 from ..wire.errors import OptionError
 from ..wire.items import Image, ImageHeader, make_image
 from .gadget import Stream, gadget
+from .image_array import split_image_arrays
 from .scan import Scan
 
 _SERIES_OFFSET = {
@@ -19,7 +20,7 @@ _SERIES_OFFSET = {
 @gadget
 def extract(
     items: Stream,
-    scan: Scan,  # noqa: ARG001
+    scan: Scan,
     *,
     magnitude: bool = True,
     real: bool = False,
@@ -36,7 +37,7 @@ def extract(
     items
         Complex images. Magnitude images pass by if magnitude is wanted; other items always pass by.
     scan
-        Not used.
+        Told of image arrays that cannot be read completely.
     magnitude, real, imaginary, phase
         Which parts; series numbers rise by 0, 1000, 2000 and 3000.
     complex_images
@@ -61,7 +62,7 @@ def extract(
         raise OptionError(
             "gadget 'extract' must make at least one of: magnitude, real, imaginary, phase, complex_images"
         )
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if not isinstance(item, Image) or (not np.iscomplexobj(item.data) and magnitude):
             yield item
             continue
@@ -87,7 +88,7 @@ def _header(image: Image, image_type: int) -> ImageHeader:
 
 
 @gadget
-def complex_to_float(items: Stream, scan: Scan) -> Stream:  # noqa: ARG001
+def complex_to_float(items: Stream, scan: Scan) -> Stream:
     """Make the one real image that a complex image's type asks for; magnitude where it does not say.
 
     Parameters
@@ -95,14 +96,14 @@ def complex_to_float(items: Stream, scan: Scan) -> Stream:  # noqa: ARG001
     items
         Complex images; others pass by.
     scan
-        Not used.
+        Told of image arrays that cannot be read completely.
     """
     parts = {
         ismrmrd.IMTYPE_REAL: np.real,
         ismrmrd.IMTYPE_IMAG: np.imag,
         ismrmrd.IMTYPE_PHASE: np.angle,
     }
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if isinstance(item, Image) and np.iscomplexobj(item.data):
             header = item.getHead()
             part = parts.get(header.image_type)

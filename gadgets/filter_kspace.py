@@ -11,6 +11,7 @@ from pydantic import Field
 from ..models.fourier import fft, ifft
 from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
+from .image_array import split_image_arrays
 from .scan import Scan
 
 Shape = Literal["Gaussian", "Hanning", "TaperedHanning", "None"]
@@ -20,7 +21,7 @@ Filter = NDArray[np.float64]
 @gadget
 def filter_kspace(
     items: Stream,
-    scan: Scan,  # noqa: ARG001
+    scan: Scan,
     *,
     readout: Shape = "Gaussian",
     phase: Shape = "Gaussian",
@@ -35,7 +36,7 @@ def filter_kspace(
     items
         Complex images; others pass by, and so do images whose meta attribute ``Skip_processing_after_recon`` is set.
     scan
-        Not used.
+        Told of image arrays that cannot be read completely.
     readout, phase, partition
         Filter along x, y and z.
     sigma
@@ -43,7 +44,7 @@ def filter_kspace(
     width
         Of the tapered Hanning window's slopes, as a fraction of the axis.
     """
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if _is_filterable(item):
             _, z, y, x = cast(tuple[int, int, int, int], item.data.shape)
             sizes: tuple[tuple[Shape, int], ...] = ((partition, z), (phase, y), (readout, x))
@@ -56,7 +57,7 @@ def filter_kspace(
 @gadget
 def filter_partial_fourier(
     items: Stream,
-    scan: Scan,  # noqa: ARG001
+    scan: Scan,
     *,
     width: Annotated[float, Field(gt=0, lt=0.5)] = 0.15,
 ) -> Stream:
@@ -69,11 +70,11 @@ def filter_partial_fourier(
     items
         Complex images; others pass by.
     scan
-        Not used.
+        Told of image arrays that cannot be read completely.
     width
         Of the Hanning slope, as a fraction of the axis.
     """
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if not _is_filterable(item):
             yield item
             continue

@@ -6,7 +6,7 @@ carry comes before what the header announces, a majority before a stray readout,
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -182,10 +182,10 @@ class Plan:
             np.zeros(1),
             (int(header.idx.user[6]), int(header.idx.user[5])),
         )
-        return self._with_length(_decide(first.encoding, self.encodings[first.encoding], evidence, guess=True), buffer)
+        return self._with_length(_decide(first.encoding, self.encodings[first.encoding], evidence), buffer)
 
-    def grid(self, buffer: KspaceBuffer, others: Iterable[KspaceBuffer] = ()) -> Grid:
-        """Say where the lines of a block belong; the first block of an encoding space that is more than a few lines decides.
+    def grid(self, buffer: KspaceBuffer, others: Sequence[KspaceBuffer] = (), *, final: bool = False) -> Grid:
+        """Say where the lines of a block belong.
 
         Parameters
         ----------
@@ -193,16 +193,20 @@ class Plan:
             Of the block.
         others
             Of other blocks of the encoding space, which have a say as well.
+        final
+            Whether nothing more comes, so that what did not come does not exist.
         """
         index = buffer.encoding_index
-        if index not in self._decided:
-            evidence = Evidence.of(buffer, *others)
-            grid = _decide(index, self.encodings[index], evidence)
-            rows = self.encodings[index].encoded_matrix[1]
-            if evidence.lines.shape[1] * 4 * self.encodings[index].acceleration[0] < rows:
-                return self._with_length(grid, buffer)
-            self._decided[index] = grid
-        return self._with_length(self._decided[index], buffer, check=Evidence.of(buffer))
+        if index in self._decided:
+            return self._with_length(self._decided[index], buffer, check=Evidence.of(buffer))
+        evidence = Evidence.of(buffer, *others)
+        return self._with_length(_decide(index, self.encodings[index], evidence, final=final), buffer)
+
+    def settle(self, grid: Grid, lines: int) -> None:
+        """Keep to a grid from now on, as a block of so many lines was handed on with it; a few lines decide nothing."""
+        rows, acceleration = grid.encoding.encoded_matrix[1], grid.encoding.acceleration[0]
+        if 4 * acceleration * lines >= rows:
+            self._decided.setdefault(grid.index, grid)
 
     def _with_length(self, grid: Grid, buffer: KspaceBuffer, check: "Evidence | None" = None) -> Grid:
         """Fit a grid to one block: its length of a readout, and what its own lines say against the plan."""
@@ -210,7 +214,7 @@ class Plan:
         if check is not None:
             kz = np.unique(check.lines[0])
             if grid.place.grid[0] == 1 and kz.size > 1:  # partitions after all
-                grid = self._decided[index] = _decide(index, self.encodings[index], check)
+                grid = self._decided[index] = _decide(index, self.encodings[index], check, final=True)
                 notes = dict(grid.notes)
             if doubt := _doubt(grid, check):
                 notes["Middle"] = doubt
@@ -308,16 +312,16 @@ def _majority(values: NDArray[Any]) -> int:
     return int(found[best]) if counts[best] >= 0.9 * values.size else 0
 
 
-def _decide(index: int, encoding: Encoding, evidence: Evidence, *, guess: bool = False) -> Grid:
+def _decide(index: int, encoding: Encoding, evidence: Evidence, *, final: bool = False) -> Grid:
     """Decide where the lines of an encoding space belong."""
     notes: dict[str, str] = {}
-    accepted = tuple(_accepted(encoding, axis, evidence, notes, guess=guess) for axis in (0, 1))
+    accepted = tuple(_accepted(encoding, axis, evidence, notes) for axis in (0, 1))
     keep = np.ones(evidence.lines.shape[1], bool)
     for axis, (first, end) in enumerate(accepted):
         keep &= (evidence.lines[axis] >= first) & (evidence.lines[axis] < end)
     if keep.any():
         evidence = evidence.within(keep)
-    partitions = _partitions(encoding, evidence, accepted[0], notes, guess=guess)
+    partitions = _partitions(encoding, evidence, accepted[0], notes, final=final)
     x, y, _ = encoding.encoded_matrix
     recon = encoding.recon_matrix
     encoding = replace(
@@ -352,17 +356,11 @@ def _rows(encoding: Encoding, axis: int) -> int:
     return encoding.encoded_matrix[2 - axis]
 
 
-def _accepted(
-    encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str], *, guess: bool
-) -> tuple[int, int]:
+def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str]) -> tuple[int, int]:
     """Counters that are no strays, from the first to before the last."""
     limit = _limit(encoding, axis)
-    rows = _rows(encoding, axis)
-    if limit is None and encoding.limits.get(f"kspace_encoding_step_{2 - axis}") is not None and axis == 0:
-        rows = 1  # limits without extent: partitions are not expected
-    first, end = (limit.minimum, limit.maximum + 1) if limit is not None else (0, rows)
-    if guess:
-        return first, max(end, int(evidence.lines[axis].max()) + 1)
+    announced = _rows(encoding, axis) if axis or _expects_partitions(encoding) else 1
+    first, end = (limit.minimum, limit.maximum + 1) if limit is not None else (0, announced)
     outside = (evidence.lines[axis] < first) | (evidence.lines[axis] >= end)
     if outside.sum() <= max(1, _MOST_STRAYS * outside.size) and not outside.all():
         return first, end
@@ -373,19 +371,22 @@ def _accepted(
     return min(first, seen[0]), max(end, seen[1])
 
 
+def _expects_partitions(encoding: Encoding) -> bool:
+    """Whether more than one partition is to come; headers count the slices of 2-D scans as partitions as well."""
+    if encoding.encoded_matrix[2] == 1:
+        return False
+    return _limit(encoding, 0) is not None or (
+        "kspace_encoding_step_2" not in encoding.limits and encoding.count("slice") == 1
+    )
+
+
 def _partitions(
-    encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str], *, guess: bool
+    encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str], *, final: bool
 ) -> int:
-    """Number of partitions: one where one was measured only, however many the header has."""
+    """Number of partitions: one where no more than one comes, however many the header has."""
     announced = encoding.encoded_matrix[2]
-    if guess:
-        return (
-            announced
-            if _limit(encoding, 0) is not None or announced == 1 or not encoding.limits.get("kspace_encoding_step_2")
-            else 1
-        )
     seen = np.unique(evidence.lines[0])
-    if seen.size == 1:
+    if seen.size == 1 and (final or not _expects_partitions(encoding)):
         return 1
     if announced >= seen.size and announced > 1:
         return announced
@@ -402,8 +403,9 @@ def _middle(encoding: Encoding, axis: int, evidence: Evidence, accepted: tuple[i
     named: list[int] = []
     if 0 < evidence.marked[axis] < accepted[1]:
         named.append(evidence.marked[axis])
-    if limit is not None and limit.center is not None and limit.minimum < limit.center <= limit.maximum:
-        named.append(limit.center)
+    stated = encoding.limits.get(f"kspace_encoding_step_{2 - axis}")
+    if stated is not None and stated.center and (limit is None or limit.minimum < stated.center <= limit.maximum):
+        named.append(stated.center)
     fallback = [rows // 2, accepted[0] + rows // 2, accepted[1] - (rows - rows // 2)]
     seen = int(lines.max()) + 1
     if limit is None:
@@ -514,14 +516,8 @@ def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> 
     wanted = np.zeros_like(measured)
     if r_y == r_z == 1:
         wanted[:] = True
-        if partitions > 1:  # the corners are left out by elliptical scanning
-            z, y = (
-                (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
-                for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
-            )
-            inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
-            if not (inside & ~measured).any():
-                wanted = measured.copy()
+        if _elliptical(measured, grid, first):
+            wanted = measured.copy()
         return wanted
     for plane in range(partitions):
         lines = np.flatnonzero(measured[plane])
@@ -531,6 +527,20 @@ def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> 
         if phase is not None:
             wanted[plane, phase::r_y] = True
     return wanted
+
+
+def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
+    """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
+    corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
+    planes = measured.any(axis=1)
+    if measured.shape[0] == 1 or corners or not planes[1:].all():
+        return False
+    z, y = (
+        (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
+        for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
+    )
+    inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
+    return not (inside & ~measured).any()
 
 
 def _phase(lines: NDArray[Any], acceleration: int) -> int | None:

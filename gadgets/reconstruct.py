@@ -228,7 +228,8 @@ class _Reconstructor:
         if this.failures:
             remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
             self.scan.report("fallback", f"bundle {remarks['Fallback']}")
-        if aliased := [reason.text for reason in this.misfits if reason.aliases]:
+        aliased = [reason.text for reason in this.misfits if reason.aliases]
+        if aliased and "Incomplete" not in this.kspace.notes:  # lost lines are said already
             remarks["Undersampled"] = (
                 f"undersampled ({'; '.join(aliased)}): the image is aliased, as bundle {name!r} cannot unfold it"
             )

@@ -2,18 +2,20 @@
 
 from typing import Annotated
 
+import ismrmrd
 import numpy as np
 from pydantic import Field
 
 from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
+from .image_array import split_image_arrays
 from .scan import Scan
 
 
 @gadget
 def scale(
     items: Stream,
-    scan: Scan,  # noqa: ARG001
+    scan: Scan,
     *,
     factor: Annotated[float, Field(ge=0)] = 0.0,
     target: Annotated[float, Field(gt=0)] = 2048.0,
@@ -22,34 +24,35 @@ def scale(
 ) -> Stream:
     """Multiply images by one factor per series, so that intensities can be compared within it.
 
+    A factor that is taken from images depends on what the first of them shows, so that other series and scans have others: where
+    intensities must be comparable beyond a series, give ``factor``.
+
     Parameters
     ----------
     items
-        Images of floating-point or complex type; others pass by.
+        Images of floating-point or complex type, but for phase images; others pass by.
     scan
-        Not used.
+        Told of image arrays that cannot be read completely.
     factor
-        The factor; 0 takes the one that brings the first magnitude image's percentile to ``target``.
+        The factor; 0 takes the one that brings the percentile of the first image that is not empty to ``target``.
     target, percentile
         Used where ``factor`` is 0.
     once
         Whether the first image of a series decides for all; otherwise every image gets a factor of its own.
     """
     factors: dict[int, float] = {}
-    for item in items:
-        if not isinstance(item, Image) or item.data.dtype.kind not in "fc":
+    for item in split_image_arrays(items, scan):
+        if not isinstance(item, Image) or item.data.dtype.kind not in "fc" or item.image_type == ismrmrd.IMTYPE_PHASE:
             yield item
             continue
-        series = item.image_series_index
-        if series not in factors or not once:
-            factors[series] = factor or _factor(item, target, percentile)
-        data = (item.data * np.float32(factors[series])).astype(item.data.dtype)
+        ratio = factor or (factors.get(item.image_series_index) if once else None)
+        if ratio is None:
+            level = float(np.percentile(np.abs(item.data), percentile))
+            ratio = target / level if level > 0 else 1.0
+            if level > 0:
+                factors[item.image_series_index] = ratio
+        data = (item.data * np.float32(ratio)).astype(item.data.dtype)
         meta = item.meta
-        meta["GADGETRON_ScaleRatio"] = str(factors[series])
-        meta["RescaleSlope"] = str(1 / factors[series])
+        meta["GADGETRON_ScaleRatio"] = str(ratio)
+        meta["RescaleSlope"] = str(1 / ratio)
         yield make_image(data, item.getHead(), meta)
-
-
-def _factor(image: Image, target: float, percentile: float) -> float:
-    level = float(np.percentile(np.abs(image.data), percentile))
-    return target / level if level > 0 else 1.0

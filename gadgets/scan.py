@@ -17,6 +17,7 @@ from ..flow.deferred import Deferred
 from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
 from ..wire.header import Encoding, parse_encodings, parse_header
+from ..wire.markup import Notes
 from .plan import Plan
 
 
@@ -128,6 +129,8 @@ class Scan:
     log: logging.Logger | logging.LoggerAdapter[logging.Logger]
     name: str
     ledger: Ledger
+    doubts: str
+    """What was assumed about the header and changes the images if it is wrong; empty if nothing was."""
     problems: dict[str, str]
     """The first problem of each kind, as it was reported."""
     seconds: defaultdict[str, float]
@@ -146,8 +149,9 @@ class Scan:
         name: str = "",
         ledger: Ledger | None = None,
     ) -> None:
-        parsed = header if isinstance(header, ismrmrdHeader) else parse_header(header)
-        encodings = parse_encodings(parsed)
+        notes = Notes()
+        parsed = header if isinstance(header, ismrmrdHeader) else parse_header(header, notes)
+        encodings = parse_encodings(parsed, notes)
         self.__dict__.update(
             header=parsed,
             encodings=encodings,
@@ -159,10 +163,15 @@ class Scan:
             log=log or logging.getLogger("isocenter.scan"),
             name=name or f"scan {next(_unnamed)}",
             ledger=ledger or Ledger(),
+            doubts="; ".join(notes.doubts),
             problems={},
             seconds=defaultdict(float),
             _problem_counts=Counter(),
         )
+        for accepted in notes.accepted:
+            self.log.info("header: %s", accepted)
+        if notes.doubts:
+            self.report("header", f"the header is in doubt: {self.doubts}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a scan does not change while it runs: {name!r} cannot be set; give it to Scan(...)")

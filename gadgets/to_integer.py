@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..wire.items import Image, make_image
 from .gadget import Stream, gadget
+from .image_array import split_image_arrays
 from .scan import Scan
 
 
@@ -37,7 +38,7 @@ def to_integer(
     intensity_offset
         Where zero of real, imaginary and phase images goes; phase is multiplied by ``intensity_offset / pi``.
     """
-    for item in items:
+    for item in split_image_arrays(items, scan):
         if isinstance(item, Image) and item.data.dtype.kind == "f":
             values = _shift(item, intensity_offset)
             clipped = float(np.mean(values > max_intensity))

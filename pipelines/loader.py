@@ -137,6 +137,23 @@ def is_external_configuration(xml: bytes) -> bool:
     return _tag(root) == "configuration" and root.find("stream") is None
 
 
+def readers_of_host(xml: bytes) -> frozenset[str] | None:
+    """Return the reader classes of a Gadgetron that distributes work and sends this to a worker; None if a client sends it.
+
+    Both send a version 2 configuration. A host writes it from what it has parsed (Gadgetron's ``serialize_config``): version,
+    readers, writers and stream, in this order and nothing else, and a ``key`` on the outermost stream, empty or not, which means
+    nothing there and which no configuration has that was written by hand. Where that is missing, a client is spoken to: it can
+    show text, and would abort on an error message.
+    """
+    try:
+        root = _read_xml(xml, "configuration")
+    except PipelineError:
+        return None
+    if [element.tag for element in root] != ["version", "readers", "writers", "stream"] or root[3].get("key") is None:
+        return None
+    return frozenset((element.findtext("classname") or "").strip() for element in root[1].iter("reader"))
+
+
 def _read_xml(xml: bytes, name: str) -> Element:
     try:
         return SafeElementTree.fromstring(xml.rstrip(b"\0").strip(), forbid_dtd=True)

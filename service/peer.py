@@ -1,17 +1,39 @@
 """Speaking to the peer in the way that it can read: a scanner's client, or a Gadgetron of which this is an external node."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..gadgets.kspace import Item, Kspace
 from ..gadgets.recon_data import from_kspace
 from ..wire import Close, ErrorReport, Message, Response, Text, encode
 from ..wire.conversation import DATA, Conversation
-from ..wire.items import DependencyReport, DicomFile, Feedback, Image
+from ..wire.items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Feedback,
+    Image,
+    ImageArray,
+    ReconData,
+    Waveform,
+)
 from .transport import Sender
 from .watch import Told, Watch
 
-_TO_CLIENT = (Image, DependencyReport, DicomFile)
+_TO_CLIENT: tuple[type, ...] = (Image, DependencyReport, DicomFile)
+_READ_BY: dict[str, type] = {
+    "AcquisitionReader": Acquisition,
+    "GadgetIsmrmrdAcquisitionMessageReader": Acquisition,
+    "WaveformReader": Waveform,
+    "GadgetIsmrmrdWaveformMessageReader": Waveform,
+    "ImageReader": Image,
+    "MRIImageReader": Image,
+    "BufferReader": ReconData,
+    "ImageArrayReader": ImageArray,
+    "AcquisitionBucketReader": AcquisitionBucket,
+}
+"""What Gadgetron's readers take; it fails on what it has no reader for."""
 
 
 class Peer:
@@ -29,7 +51,7 @@ class Peer:
     Attributes
     ----------
     is_gadgetron
-        Whether the peer is a Gadgetron; then everything but text goes to it, and errors as message 8, which no client knows.
+        Whether the peer is a Gadgetron; then data goes to it and no text, and errors as message 8, which no client knows.
     name
         What texts begin with.
     """
@@ -40,7 +62,16 @@ class Peer:
         self._watch = watch
         self._scan = scan
         self.is_gadgetron = False
+        self._accepted = _TO_CLIENT
         self.name = "handshake"
+
+    def is_external_node_of_gadgetron(self) -> None:
+        """Take note that this is an external node; what its Gadgetron reads is not said."""
+        self.is_gadgetron, self._accepted = True, DATA
+
+    def is_worker_of_gadgetron(self, readers: Collection[str]) -> None:
+        """Take note that this is a worker of a Gadgetron that distributes, which has these readers."""
+        self.is_gadgetron, self._accepted = True, tuple({_READ_BY[name] for name in readers if name in _READ_BY})
 
     def send(self, message: Message) -> None:
         """Send a message.
@@ -60,8 +91,7 @@ class Peer:
         """
         if isinstance(item, Kspace) and self.is_gadgetron:
             item = from_kspace(item)
-        accepted = DATA if self.is_gadgetron else _TO_CLIENT
-        if not isinstance(item, accepted) and not (isinstance(item, Feedback) and parameters.get("feedback")):
+        if not isinstance(item, self._accepted) and not (isinstance(item, Feedback) and parameters.get("feedback")):
             return False
         self.send(item)  # type: ignore[arg-type]
         return True
@@ -88,12 +118,14 @@ class Peer:
         elif nothing_made:
             self.send(ErrorReport("; ".join(problems)))
 
-    def fail(self, reason: str) -> None:
-        """Say why the scan cannot go on."""
+    def fail(self, reason: str, problems: list[str]) -> None:
+        """Say why the scan cannot go on, and what went wrong before."""
         if self.is_gadgetron:
-            self.send(ErrorReport(f"[Isocenter] {reason}"))
-        else:
-            self.tell("ERROR", reason)
+            self.send(ErrorReport(f"[Isocenter] {'; '.join([reason, *problems])}"))
+            return
+        self.tell("ERROR", reason)
+        for problem in problems:
+            self.tell("WARNING", problem)
 
     def close(self) -> None:
         """Say that nothing more comes."""

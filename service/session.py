@@ -24,6 +24,7 @@ from .chain import Chain
 from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
 from .logs import ScanLog
 from .peer import Peer
+from .series import SeriesNumbers
 from .settings import Settings
 from .timing import Timing
 from .transport import Receiver, Sender
@@ -78,6 +79,8 @@ class Session:
         self._conversation = Conversation()
         self._peer = Peer(self._sender, self._conversation, self._watch, scan_id)
         self._timing = Timing()
+        self._series = SeriesNumbers()
+        self._chain: Chain | None = None
 
     def _open_spool(self) -> BinaryIO | None:
         if self.settings.spool is None:
@@ -93,9 +96,9 @@ class Session:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
             self.log.warning("the connection was lost: %s", error)
-        except Exception as error:
+        except Exception:
             self.log.exception("reconstruction failed")
-            self._fail(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
         finally:
             self._end()
 
@@ -129,6 +132,7 @@ class Session:
         if header is not None:
             chain.warm_up()
             chain, first = self._parametrised(chain)
+        self._chain = chain
         self._peer.name = chain.pipeline.name
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
         for item in chain.run(self._items(first), self.settings, self._timing, self._pass_on):
@@ -156,7 +160,10 @@ class Session:
                 pipeline = pipeline_by_name(message.name, self.settings, self.log)
             else:
                 assert isinstance(message, ConfigScript)
-                self._peer.is_gadgetron = loader.is_external_configuration(message.xml)
+                if loader.is_external_configuration(message.xml):
+                    self._peer.is_external_node_of_gadgetron()
+                elif (readers := loader.readers_of_host(message.xml)) is not None:
+                    self._peer.is_worker_of_gadgetron(readers)
                 pipeline = pipeline_by_text(message.xml, self.settings)
             self._peer.name = pipeline.name
             return pipeline
@@ -216,12 +223,15 @@ class Session:
     def _deliver(self, item: Item, scan: Scan) -> None:
         if isinstance(item, Interruption):
             scan.report("interrupted", f"the scan was interrupted: {item.reason}")
-        elif self._peer.send_item(item, scan.parameters):
+            return
+        if isinstance(item, Image):
+            self._series.settle(item, scan)
+        if self._peer.send_item(item, scan.parameters):
             self._timing.sent(item)
             if isinstance(item, Image):
                 self._watch.tell(ImageSent(self.scan_id, item.image_series_index, item.image_index))
         else:
-            self._timing.not_sent += 1
+            self._timing.left(item)
 
     def _pass_on(self, text: str) -> None:
         """Pass on what an external program has for the user."""
@@ -231,20 +241,23 @@ class Session:
     def _finish(self, chain: Chain) -> None:
         """Say what went wrong on the way, then close."""
         problems = chain.scan.problem_messages()
-        readouts, images = self._timing.acquisitions, self._timing.images
-        if not images and chain.makes_images:
-            problems.append(
-                f"no image was made from {readouts} acquisitions" if readouts else "the scan ended without any data"
-            )
-        self._peer.report(problems, nothing_made=bool(problems) and not images)
+        received, readouts = self._timing.received_items, self._timing.acquisitions
+        lacks_images = chain.makes_images and not self._timing.images
+        if lacks_images:
+            what = f"no image was made from {readouts} acquisitions" if readouts else "no image was made"
+            problems.append(what if received else "the scan ended without any data")
+        if unused := self._timing.unused(everything=lacks_images):
+            problems.append(unused)
+        self._peer.report(problems, nothing_made=bool(problems) and (lacks_images or not self._timing.sent_items))
         self._drain()
         self._peer.close()
 
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
         self.log.error("%s", reason)
+        problems = self._chain.scan.problem_messages() if self._chain is not None else []
         with suppress(OSError):
-            self._peer.fail(reason)
+            self._peer.fail(reason, [problem for problem in problems if reason not in problem])
             if self._peer.is_gadgetron:
                 self._peer.close()
                 self._drain()

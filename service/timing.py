@@ -1,22 +1,48 @@
 """What a session counts and how long its steps take."""
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..gadgets.kspace import Item
+from ..gadgets.kspace import Item, Kspace
 from ..pipelines.loader import GadgetStep
-from ..wire.items import Acquisition, Image
+from ..wire.items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Image,
+    ImageArray,
+    ReconData,
+    Waveform,
+)
+
+_NAMES: dict[type, str] = {
+    Acquisition: "readout",
+    Waveform: "waveform",
+    AcquisitionBucket: "acquisition bucket",
+    ReconData: "buffer of k-space",
+    Kspace: "block of k-space",
+    ImageArray: "image array",
+    Image: "image",
+    DicomFile: "DICOM file",
+    DependencyReport: "report",
+}
+"""What items are called; what is not among them is meant for some peers only."""
+_PASS_BY = (Acquisition, Waveform)
+"""Readouts and waveforms of all sorts come with every scan; those that are no part of an image are nobody's loss."""
 
 
 class Timing:
     """Counts and times of one session. Times are in seconds."""
 
     def __init__(self) -> None:
+        self.received_items = 0
         self.acquisitions = 0
         self.images = 0
-        self.not_sent = 0
+        self.sent_items = 0
+        self._left: Counter[type] = Counter()
         self.stages: defaultdict[str, float] = defaultdict(float)
         self._start = time.perf_counter()
         self._last_data = 0.0
@@ -24,14 +50,42 @@ class Timing:
 
     def received(self, item: Item) -> None:
         """Take note of an item of the stream."""
+        self.received_items += 1
         self.acquisitions += isinstance(item, Acquisition)
         self._last_data = time.perf_counter()
 
     def sent(self, item: Item) -> None:
         """Take note of an item that was sent."""
+        self.sent_items += 1
         if isinstance(item, Image):
             self.images += 1
             self._first_image = self._first_image or time.perf_counter()
+
+    def left(self, item: Item) -> None:
+        """Take note of an item that no gadget took, and that the peer does not take."""
+        self._left[type(item)] += 1
+
+    def unused(self, *, everything: bool) -> str:
+        """Say what was left, in a sentence; empty if there is nothing to say.
+
+        Parameters
+        ----------
+        everything
+            Whether readouts and waveforms count.
+        """
+        counts = {
+            name: self._left[kind]
+            for kind, name in _NAMES.items()
+            if self._left[kind] and (everything or kind not in _PASS_BY)
+        }
+        if not counts:
+            return ""
+        items = " and ".join(f"{count} {name}{'s' if count > 1 else ''}" for name, count in counts.items())
+        items = items.replace("buffer of k-spaces", "buffers of k-space").replace(
+            "block of k-spaces", "blocks of k-space"
+        )
+        one = sum(counts.values()) == 1
+        return f"{items} {'was' if one else 'were'} not used: no gadget of the pipeline takes {'it' if one else 'them'}"
 
     def run(self, step: GadgetStep, items: Iterator[Item], scan: Any, context: Mapping[str, Any]) -> Iterator[Item]:
         """Run a gadget and add up the time that it takes itself, without that of the steps before it."""
@@ -64,7 +118,7 @@ class Timing:
 
     def figures(self) -> dict[str, Any]:
         """Everything by name, for the log; times of stages in ms."""
-        counts = {"acquisitions": self.acquisitions, "images": self.images, "not sent": self.not_sent}
+        counts = {"acquisitions": self.acquisitions, "images": self.images, "not sent": self._left.total()}
         figures: dict[str, Any] = {name: count for name, count in counts.items() if count}
         figures["seconds"] = round(time.perf_counter() - self._start, 3)
         if self._first_image and self._last_data:

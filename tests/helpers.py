@@ -10,6 +10,7 @@ from isocenter.engine import Result
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.gadgets.scan import Scan
+from isocenter.simulate.scan import _dynamic_kspace
 
 
 def collect(gadgets, scan_or_simulation, items=None, **scan_options):
@@ -77,3 +78,8 @@ def wait_until(condition, seconds=20.0):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
+
+
+def frame_kspace(protocol, frame=0):
+    """Noise-free k-space [slices, coils, kz, ky, kx] of a simulated scan's frame."""
+    return _dynamic_kspace(protocol, protocol.dynamics[frame])

@@ -6,13 +6,13 @@ import ismrmrd
 import numpy as np
 import pytest
 import torch
-from helpers import collect
+from helpers import collect, frame_kspace
 from isocenter.flow.ledger import Ledger
 from isocenter.gadgets import load
 from isocenter.gadgets.early import EarlyWork
 from isocenter.gadgets.kspace import Kspace, PartialKspace
 from isocenter.gadgets.scan import Scan
-from isocenter.simulate.scan import ScanProtocol, _frame_kspace, simulate
+from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.items import AcquisitionBucket, Interruption
 
 QUIET = {"matrix": 32, "coils": 3, "noise": 0.0, "noise_scan": False}
@@ -29,7 +29,7 @@ def blocks(simulation, items=None, **options):
 
 
 def exact(protocol, frame=0, slice_index=0):
-    return torch.from_numpy(_frame_kspace(protocol, frame)[slice_index])
+    return torch.from_numpy(frame_kspace(protocol, frame)[slice_index])
 
 
 @pytest.mark.parametrize(
@@ -640,7 +640,7 @@ def test_the_flags_of_a_readout_that_is_not_finite_count():
 
 def test_an_absurd_matrix_is_refused_before_memory_is_taken():
     simulation = simulate(ScanProtocol(**QUIET))
-    simulation.header = simulation.header.replace("<y>32</y><z>1</z>", "<y>64000000</y><z>1</z>", 1)
+    simulation.header = simulation.header.replace("<x>64</x><y>32</y>", "<x>65000</x><y>65000</y>", 1)
     found, _, scan = blocks(simulation)
     assert not found
     assert any("exceeds the limit" in message for message in scan.problem_messages())

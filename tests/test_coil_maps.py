@@ -4,16 +4,17 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from helpers import frame_kspace
 from isocenter.models import coil_maps
 from isocenter.models.coil_maps import adaptive, dominant_eigenvector, espirit
 from isocenter.models.fourier import ifft
-from isocenter.simulate.scan import ScanProtocol, _frame_kspace, _maps
+from isocenter.simulate.scan import ScanProtocol, _maps
 
 
 @pytest.fixture(scope="module")
 def brain():
     protocol = ScanProtocol(matrix=96, coils=6, oversampling=1)
-    kspace = torch.from_numpy(_frame_kspace(protocol, 0)[0])
+    kspace = torch.from_numpy(frame_kspace(protocol, 0)[0])
     random = torch.Generator().manual_seed(0)
     kspace = kspace + 1e-4 * kspace.abs().max() * torch.randn(kspace.shape, dtype=torch.complex64, generator=random)
     truth = torch.from_numpy(_maps(protocol)[0])
@@ -99,7 +100,7 @@ def walsh(calibration, shape, edge):
 
 @pytest.mark.parametrize("options", [{}, {"smoothing": 3}])
 def test_adaptive_maps_are_the_eigenvectors_of_local_correlations(options):
-    kspace = torch.from_numpy(_frame_kspace(ScanProtocol(matrix=48, coils=4, oversampling=1), 0)[0])[:, 0, 12:36, 10:38]
+    kspace = torch.from_numpy(frame_kspace(ScanProtocol(matrix=48, coils=4, oversampling=1), 0)[0])[:, 0, 12:36, 10:38]
     calibration = torch.stack([kspace, 0.5j * kspace.flip(1), 0.3 * kspace.roll(1, 2)], dim=1)
     expected, signal = walsh(calibration.numpy().astype(complex), (3, 48, 48), options.get("smoothing", 5))
     maps = adaptive(calibration, (3, 48, 48), **options).numpy()

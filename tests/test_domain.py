@@ -97,6 +97,37 @@ def test_what_does_not_fit_is_named_with_what_is_accepted(protocol, domain, comp
     assert any(complaint in reason for reason in misfits(manifest(**domain), kspace, scan))
 
 
+def _planes(shape):
+    kz, ky = np.mgrid[: shape[0], : shape[1]]
+    return kz, ky, ((kz - shape[0] // 2) / (shape[0] / 2)) ** 2 + ((ky - shape[1] // 2) / (shape[1] / 2)) ** 2 <= 1
+
+
+@pytest.mark.parametrize(
+    ("make", "acceleration"),
+    [
+        (lambda kz, ky, inside: inside, 1),  # elliptical scanning
+        (lambda kz, ky, inside: (kz > 4) & (ky > 7), 1),  # partial Fourier along both
+        (lambda kz, ky, inside: ky % 3 == 0, 3),
+        (lambda kz, ky, inside: kz % 2 == 0, 2),
+        (lambda kz, ky, inside: (ky % 2 == 0) & (kz % 2 == 0), 4),
+        (lambda kz, ky, inside: (ky + kz) % 2 == 0, 2),  # CAIPIRINHA
+        (lambda kz, ky, inside: inside & ((ky + kz) % 4 == 0), 4),
+        (lambda kz, ky, inside: (ky % 2 == 0) | (abs(kz - 10) < 3) & (abs(ky - 16) < 5), 2),  # with calibration lines
+    ],
+)
+def test_acceleration_is_what_is_missing_within_what_was_covered(make, acceleration):
+    mask = make(*_planes((20, 32)))
+    assert of_bundles.measure_acceleration(torch.from_numpy(mask)) == acceleration
+
+
+def test_a_lost_line_is_no_complete_scan():
+    kspace, scan = block_of()
+    kspace.mask[0, 0, 2] = False
+    (reason,) = of_bundles.misfits(manifest(acceleration=(1, 1)), kspace, scan)
+    assert reason.aliases
+    assert "acceleration 1." in reason.text
+
+
 def test_acceleration_along_kz_multiplies_that_along_ky():
     simulation = simulate(
         ScanProtocol(matrix=48, coils=6, noise_scan=False, oversampling=1, partitions=8, acceleration=3)

@@ -254,6 +254,53 @@ class TestReconstruct:
         assert "'sense' failed" in out[0].meta["IsocenterFallback"]
         assert "'rss' made the images instead" in plain.problems["fallback"]
 
+    def test_a_block_that_no_bundle_can_reconstruct_costs_only_itself(self, engine):
+        protocol = ScanProtocol(matrix=32, coils=4, slices=3, frames=2, frame_counter="repetition", noise_scan=False)
+        simulation = simulate(protocol)
+        steps = [FRONT[0], FRONT[2], (load("estimate_coil_maps"), {})]
+        blocks = [item for item in collect(steps, simulation)[0] if isinstance(item, Kspace)]
+        for lost in (1, 4):
+            blocks[lost].coil_maps, blocks[lost].maps_problem = None, "coil maps need more"
+        plain = Scan(simulation.header, engine=engine)
+        out = list(load("reconstruct")(iter(blocks), plain, bundle="sense"))
+        counters = [(block.reference[0].idx.slice, block.reference[0].idx.repetition) for block in blocks]
+        assert [(each.slice, each.repetition) for each in out] == [counters[n] for n in (0, 2, 3, 5)]
+        (said,) = plain.problem_messages()
+        number, repetition = counters[1]
+        assert said == (
+            f"there is no image of slice {number}, contrast 0, repetition {repetition}: coil maps need more (2 times)"
+        )
+
+    def test_where_nothing_can_be_reconstructed_the_first_reason_ends_the_scan(self, engine):
+        _, simulation = block(slices=2)
+        blocks = [item for item in collect(FRONT, simulation)[0] if isinstance(item, Kspace)]
+        for number, each in enumerate(blocks):
+            each.maps_problem = f"reason {number}"
+        with pytest.raises(IsocenterError, match="^reason 0$"):
+            list(load("reconstruct")(iter(blocks), Scan(simulation.header, engine=engine), bundle="sense"))
+
+    @pytest.mark.parametrize("options", [{"bundle": "rss"}, {"bundle": "sense", "fallback": "rss"}])
+    def test_what_the_last_bundle_cannot_unfold_is_marked_and_told(self, engine, options):
+        _, simulation = block(acceleration=2, acs=0, calibration="none")
+        (image,), plain = collect([*FRONT, (load("reconstruct"), options)], simulation, engine=engine)
+        assert image.meta["IsocenterBundle"] == "rss"
+        assert "acceleration 2, accepted is 1 to 1" in image.meta["IsocenterUndersampled"]
+        assert "the image is aliased" in image.meta["IsocenterUndersampled"]
+        assert "slice 0, contrast 0, repetition 0 is undersampled" in plain.problems["undersampled"]
+
+    def test_partial_fourier_is_nothing_to_unfold(self, engine):
+        _, simulation = block(partial_fourier=0.7)
+        (image,), plain = collect([*FRONT, (load("reconstruct"), {"bundle": "rss"})], simulation, engine=engine)
+        assert "IsocenterUndersampled" not in image.meta
+        assert not plain.problems
+
+    def test_a_bundle_that_was_not_made_for_a_scan_but_is_the_only_one_is_marked_and_told(self, engine):
+        _, simulation = block(acceleration=2, phantom="heart")
+        steps = [*FRONT, (load("estimate_coil_maps"), {}), (load("reconstruct"), {"bundle": "modl-brain"})]
+        (image,), plain = collect(steps, simulation, engine=engine)
+        assert "bundle 'modl-brain' was not made for this scan" in image.meta["IsocenterOutsideDomain"]
+        assert plain.problems["domain"].startswith(image.meta["IsocenterOutsideDomain"])
+
     def test_headers_carry_geometry_counters_and_field_of_view(self, engine):
         protocol = ScanProtocol(
             matrix=32, coils=2, slices=3, orientation="oblique", frames=2, frame_counter="repetition"
@@ -320,6 +367,16 @@ class TestIntensities:
         out = list(load("scale")(iter(images), scan(), target=1000))
         assert [float(i.data.max()) for i in out] == [1000, 2000]
         assert float(out[0].meta["RescaleSlope"]) == pytest.approx(0.01)
+
+    def test_an_empty_image_decides_neither_scale_nor_window(self):
+        images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1) for level in (0, 10.0, 20.0)]
+        out = list(load("finish")(load("scale")(iter(images), scan(), target=1000), scan()))
+        assert [float(i.data.max()) for i in out] == [0, 1000, 2000]
+        assert [i.meta["WindowWidth"] for i in out] == ["1", "1000", "1000"]
+
+    def test_phases_are_not_scaled(self):
+        phase = image(np.full((1, 1, 4, 4), 3, np.float32), image_type=ismrmrd.IMTYPE_PHASE)
+        assert next(load("scale")(iter([phase]), scan(), factor=5)) is phase
 
     def test_extract_makes_the_parts_that_are_asked_for(self):
         data = np.full((1, 1, 2, 2), 3 - 4j, np.complex64)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 from helpers import random_acquisition, wait_until
 from isocenter.commands.client import Client, ClientError, Compression, ask, noise_statistics, replay
+from isocenter.gadgets.scan import Scan
+from isocenter.service.series import SeriesNumbers
 from isocenter.service.watch import Connected, Ended, ImageSent, Started, Told
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Query, Text, encode
-from isocenter.wire.items import Image
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Query, Text, encode
+from isocenter.wire.items import AcquisitionBucket, Image, ImageArray, make_image
 
 
 def joined(*messages):
@@ -392,9 +395,10 @@ def test_listeners_are_told_what_goes_on_and_one_that_fails_does_no_harm(make_se
     assert len(service.replay(scan).images) == 2
     service.stop()
     kinds = [type(event) for event in events]
-    assert kinds == [Connected, Started, ImageSent, ImageSent, Told, Ended]
+    assert kinds[:5] == [Connected, Started, ImageSent, ImageSent, Told]
+    assert kinds[-1] is Ended
     assert len({event.scan for event in events}) == 1
-    connected, started, first, second, told, ended = events
+    connected, started, first, second, told, *_, ended = events
     assert connected.peer == "127.0.0.1" or connected.peer == "::1"
     assert started.pipeline == ended.figures["pipeline"] == "rss.xml"
     assert (first.series, second.series, {first.index, second.index}) == (first.series, first.series, {1, 2})
@@ -544,6 +548,185 @@ def test_the_log_holds_no_patient_data(make_service, caplog, small_scan):
     assert caplog.records
     assert "Doe" not in caplog.text
     assert "4711" not in caplog.text
+
+
+GADGETRON = b"<configuration>%s</configuration>"
+"""What an external node of Gadgetron gets."""
+WORKER = (
+    b'<?xml version="1.0"?>\n<configuration>\n\t<version>2</version>\n\t<readers>\n\t\t<reader>\n\t\t\t<dll>gadgetron_mricore'
+    b"</dll>\n\t\t\t<classname>MRIImageReader</classname>\n\t\t</reader>\n\t</readers>\n\t<writers>\n\t\t<writer>\n\t\t\t"
+    b"<dll>gadgetron_mricore</dll>\n\t\t\t<classname>GadgetIsmrmrdAcquisitionMessageWriter</classname>\n\t\t</writer>\n\t"
+    b'</writers>\n\t<stream key="%s">%s\n\t</stream>\n</configuration>\n'
+)
+"""What a worker of a distributing Gadgetron gets, as its serialize_config writes it."""
+RECON = b"".join(
+    b"\n\t\t<gadget>\n\t\t\t<dll>gadgetron_mricore</dll>\n\t\t\t<classname>%s</classname>\n\t\t\t<name>%s</name>\n\t\t</gadget>"
+    % (name, name)
+    for name in (b"AcquisitionAccumulateTriggerGadget", b"BucketToBufferGadget", b"SimpleReconGadget")
+)
+
+
+class TestNoEmptyAnswer:
+    """A scan without an image says why, to every kind of peer in its way."""
+
+    @pytest.mark.parametrize(
+        ("make", "reason"),
+        [
+            (lambda scan: [], "without any data"),
+            (lambda scan: [item for item in scan.items if isinstance(item, ismrmrd.Waveform)], "no image was made"),
+            (lambda scan: scan.items[:1] * 3, "3 acquisitions"),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "configuration",
+        [
+            ConfigFile("rss.xml"),
+            ConfigScript(GADGETRON % b'<pipeline name="rss"/>'),
+            ConfigScript(WORKER % (b"", RECON)),
+            ConfigScript(WORKER % (b"PureStream", RECON)),
+        ],
+        ids=["client", "external node", "worker", "pure worker"],
+    )
+    def test_the_reason_reaches_every_peer(self, service, configuration, make, reason):
+        scan = simulate(ScanProtocol(matrix=32, coils=2, waveforms=True))
+        messages = talk(service, joined(configuration, Header(scan.header.encode()), *make(scan), Close()))
+        assert isinstance(messages[-1], Close)
+        said = [message for message in messages if isinstance(message, Text | ErrorReport)]
+        assert reason in "".join(message.text for message in said)
+        client = isinstance(configuration, ConfigFile)
+        assert {type(message) for message in said} == {Text if client else ErrorReport}
+        if client:
+            assert "ERROR" in texts(messages)
+
+    @pytest.mark.parametrize("key", [b"", b"PureStream", b"own"])
+    def test_a_distributing_host_gets_images_and_nothing_that_it_has_no_reader_for(self, service, key):
+        scan = simulate(ScanProtocol(matrix=24, coils=2, waveforms=True, extra_readouts=True))
+        configuration = ConfigScript(WORKER % (key, RECON))
+        messages = talk(service, joined(configuration, Header(scan.header.encode()), *scan.items, Close()))
+        assert {type(message) for message in messages} == {Image, Close}
+
+    def test_a_distributing_host_is_told_of_a_configuration_that_cannot_be_run(self, service):
+        unknown = RECON.replace(b"SimpleReconGadget", b"MagicGadget")
+        messages = talk(service, joined(ConfigScript(WORKER % (b"", unknown)), Close()))
+        assert [type(message) for message in messages] == [ErrorReport, Close]
+        assert "MagicGadget" in messages[0].text
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            (b'<stream key="">', b"<stream>"),
+            (b"<version>2</version>", b"<version>2</version><!-- mine --><name>x</name>"),
+        ],
+    )
+    def test_a_script_that_a_client_sends_is_answered_in_text(self, service, small_scan, change):
+        script = ConfigScript((WORKER % (b"", RECON)).replace(*change))
+        messages = talk(service, joined(script, Header(small_scan.header.encode()), Close()))
+        assert "without any data" in texts(messages)
+
+    def test_what_no_gadget_takes_is_counted_and_named(self, service, small_scan):
+        header = ismrmrd.ImageHeader()
+        array = ImageArray(np.zeros((1, 1, 1, 1, 1, 4, 4), np.complex64), [header], (1, 1, 1))
+        data = (AcquisitionBucket(), AcquisitionBucket(), array)
+        xml = (GADGETRON % b'<gadget name="noise_summary"><property name="noise_file" value="x"/></gadget>').replace(
+            b"<configuration>",
+            b"<configuration><version>2</version><stream><external><connect port='1'/><configuration>",
+            1,
+        ) + b"</external></stream></configuration>"
+        messages = talk(service, joined(ConfigScript(xml), Header(small_scan.header.encode()), *data, Close()))
+        assert "2 acquisition buckets and 1 image array were not used: no gadget of the pipeline takes them" in texts(
+            messages
+        )
+
+    def test_blocks_that_nothing_reconstructs_are_named(self, service, small_scan):
+        xml = (
+            b"<configuration><version>2</version><stream><external><connect port='1'/><configuration>"
+            b'<gadget name="accumulate"/></configuration></external></stream></configuration>'
+        )
+        (said,) = service.replay(small_scan, xml).texts
+        assert "ERROR: 1 block of k-space was not used" in said
+
+    def test_an_error_that_nobody_expected_shows_nothing_of_itself(self, service, small_scan, monkeypatch, caplog):
+        def fail(*_args):
+            raise ValueError("too many values of patient Doe to unpack")
+
+        monkeypatch.setattr("isocenter.service.session.Chain.run", fail)
+        result = service.replay(small_scan)
+        said = "".join(result.texts)
+        assert "ERROR: an internal error ended the scan" in said
+        assert "Doe" not in said
+        assert "ValueError" not in said
+        assert "too many values of patient Doe" in caplog.text
+        scan = next(record for record in caplog.records if record.exc_info)
+        assert said.rpartition("scan ")[2].strip() in scan.getMessage() + str(vars(scan))
+
+    def test_what_went_wrong_before_an_error_is_told_as_well(self, service):
+        scan = simulate(ScanProtocol(matrix=32, coils=4, acceleration=4, acs=0))
+        scan.items[3].data[:] = np.nan
+        result = service.replay(scan, "sense.xml")
+        assert not result.images
+        said = "".join(result.texts)
+        assert "ERROR: coil maps need" in said
+        assert "WARNING: readout (scan counter" in said
+
+
+class TestSeries:
+    def test_images_of_other_size_or_type_get_a_series_of_their_own(self):
+        scan, series = Scan(simulate(ScanProtocol(matrix=16)).header), SeriesNumbers()
+        settled = []
+        for number, shape, dtype in [
+            (1, (4, 4), np.float32),
+            (1, (5, 4), np.float32),
+            (1, (4, 4), np.float32),
+            (2, (4, 4), np.float32),
+            (1, (5, 4), np.float32),
+            (1, (4, 4), np.complex64),
+        ]:
+            header = ismrmrd.ImageHeader()
+            header.image_series_index = number
+            image = make_image(np.zeros((1, 1, *shape), dtype), header)
+            series.settle(image, scan)
+            settled.append(image.image_series_index)
+        assert settled == [1, 2, 1, 3, 2, 4]
+        assert "images of series 1 differ in size" in scan.problems["series"]
+
+    def test_images_of_several_encoding_spaces_arrive_in_series_of_one_size(self, service):
+        first, second = (simulate(ScanProtocol(matrix=n, coils=2, noise_scan=False)) for n in (32, 24))
+        encoding = re.search(r"<encoding>.*?</encoding>", second.header).group()
+        first.header = first.header.replace("</encoding>", f"</encoding>{encoding}")
+        for item in second.items:
+            item.encoding_space_ref = 1
+        first.items += second.items
+        images = service.replay(first).images
+        assert {(each.image_series_index, each.data.shape[-1]) for each in images} == {(1, 32), (2, 24)}
+
+
+def test_image_arrays_are_split_adjusted_and_finished(service, small_scan):
+    """As within a Gadgetron, after its reconstruction."""
+    random = np.random.default_rng(0)
+    data = (random.standard_normal((2, 1, 3, 1, 1, 32, 32)) + 1j).astype(np.complex64)
+    headers = []
+    for index in range(6):
+        header = ismrmrd.ImageHeader()
+        header.slice, header.image_index, header.image_series_index = index // 3, index + 1, 1
+        header.field_of_view = (240, 240, 5)
+        headers.append(header)
+    metas = [ismrmrd.Meta({"encoding": "0", "note": str(index)}).serialize() for index in range(5)] + ["<broken"]
+    array = ImageArray(data, headers, (2, 1, 3), metas)
+    gadgets = (
+        b'<gadget name="adjust_field_of_view"/><gadget name="extract"/><gadget name="scale"/><gadget name="finish"/>'
+    )
+    messages = talk(
+        service,
+        joined(ConfigScript(GADGETRON % gadgets), Header(small_scan.header.encode()), array, Close()),
+    )
+    found = images(messages)
+    assert [(each.slice, each.image_index) for each in found] == [(index // 3, index + 1) for index in range(6)]
+    assert [each.meta.get("note") for each in found] == ["0", "1", "2", "3", "4", None]
+    for index, each in enumerate(found):
+        expected = np.abs(data.reshape(6, 32, 32)[index])
+        ratio = float(each.meta["GADGETRON_ScaleRatio"])
+        assert np.allclose(each.data[0, 0], ratio * expected, rtol=1e-5)
+        assert each.meta["GADGETRON_ImageNumber"] == str(index + 1)
 
 
 def test_waveforms_and_navigators_do_not_reach_a_client(service):

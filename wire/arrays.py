@@ -101,6 +101,10 @@ def read_bucket(cursor: Cursor) -> AcquisitionBucket:
 
 def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
     table = cursor.array(ACQUISITION_HEADER, (count,), "acquisition headers")
+    samples, channels, dimensions = (
+        table[name].astype(np.int64) for name in ("number_of_samples", "active_channels", "trajectory_dimensions")
+    )
+    cursor.expect(int((samples * (8 * channels + 4 * dimensions)).sum()), "trajectories and samples of a bucket")
     headers = [AcquisitionHeader.from_buffer_copy(table[index].tobytes()) for index in range(count)]
     trajectories = [
         cursor.array("<f4", (h.number_of_samples, h.trajectory_dimensions), "trajectory")
@@ -108,8 +112,8 @@ def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
         else None
         for h in headers
     ]
-    samples = [cursor.array("<c8", (h.active_channels, h.number_of_samples), "samples") for h in headers]
-    return [Acquisition(*parts) for parts in zip(headers, samples, trajectories, strict=True)]
+    data = [cursor.array("<c8", (h.active_channels, h.number_of_samples), "samples") for h in headers]
+    return [Acquisition(*parts) for parts in zip(headers, data, trajectories, strict=True)]
 
 
 def _read_stats(cursor: Cursor) -> list[list[list[int]]]:

@@ -59,6 +59,19 @@ class Cursor:
         self.position = offset + count
         return offset
 
+    def expect(self, count: int, what: str) -> None:
+        """Make sure that ``count`` bytes are there, so that what is read from them piece by piece is not begun anew for each.
+
+        Raises
+        ------
+        ProtocolError
+            The message would exceed the limit.
+        NeedMoreError
+            They have not been received yet.
+        """
+        self.take(count, what)
+        self.position -= count
+
     def unpack(self, layout: struct.Struct, what: str) -> tuple[Any, ...]:
         """Read a fixed struct."""
         return layout.unpack_from(self.slab.data, self.take(layout.size, what))

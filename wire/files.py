@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -218,13 +219,14 @@ class MrdFile:
             raise FileError(
                 f"{name!r} of {self._path} has the members {', '.join(members) or 'none'}", accepted="head, traj, data"
             )
+        orders = _orders_that_get_lost(dataset.dtype)
         for start in range(0, dataset.shape[0], _CHUNK):
             stop = min(start + _CHUNK, dataset.shape[0])
-            if (piece := _read(dataset, start, stop)) is not None:
+            if (piece := _read(dataset, start, stop, orders)) is not None:
                 yield start, piece
                 continue
             for row in range(start, stop):  # one damaged row costs only itself
-                if (piece := _read(dataset, row, row + 1)) is not None:
+                if (piece := _read(dataset, row, row + 1, orders)) is not None:
                     yield row, piece
                 else:
                     self._report(f"damaged {what}", f"{what} {row} is left out: the file is damaged there")
@@ -249,11 +251,33 @@ def _open(path: Path) -> h5py.File:
         raise FileError(f"{path} {reason}", accepted="a whole MRD file (HDF5)") from error
 
 
-def _read(dataset: Any, start: int, stop: int) -> NDArray[Any] | None:
+def _read(dataset: Any, start: int, stop: int, orders: dict[str, np.dtype[Any]]) -> NDArray[Any] | None:
     try:
-        return np.ravel(dataset[start:stop])
+        rows = np.ravel(dataset[start:stop])
     except _DAMAGED:
         return None
+    for name, order in orders.items():
+        column = rows[name]
+        for index, values in enumerate(column):
+            column[index] = values.view(order)
+    return rows
+
+
+def _orders_that_get_lost(members: np.dtype[Any]) -> dict[str, np.dtype[Any]]:
+    """Types of the members of variable length that h5py gives in the file's order of bytes as if it were this machine's."""
+    bases = {name: h5py.check_vlen_dtype(members[name]) for name in members.names or ()}
+    others = {name: base for name, base in bases.items() if base is not None and base != base.newbyteorder("=")}
+    return others if others and _loses_order() else {}
+
+
+@cache
+def _loses_order() -> bool:
+    """Whether this h5py takes numbers of variable length from a file without bringing their bytes into order."""
+    other = np.dtype(np.uint16).newbyteorder("S")
+    with h5py.File("order", "w", driver="core", backing_store=False) as file:
+        dataset = file.create_dataset("values", (1,), h5py.vlen_dtype(other))
+        dataset[0] = np.array([1], other)
+        return bool(dataset[0][0] != 1)
 
 
 def _as_layout(source: NDArray[Any], layout: np.dtype[Any]) -> tuple[NDArray[Any], dict[int, FileError]]:

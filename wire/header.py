@@ -84,13 +84,6 @@ class Encoding:
         encoded = self.encoded_matrix[0]
         return min(max(round(encoded * self.recon_fov[0] / self.encoded_fov[0]), 1), encoded)
 
-    def line_offset(self, step: int) -> int:
-        """Row of the grid at which line 0 of ``kspace_encode_step_<step>`` lies (step is 1 or 2); 0 where no limit tells."""
-        limit = self.limits.get(f"kspace_encoding_step_{step}")
-        if limit is None or limit.center is None or limit.maximum == limit.center == 0:
-            return 0
-        return self.encoded_matrix[step] // 2 - limit.center
-
     def count(self, counter: str) -> int:
         """Number of values that a counter takes according to the limits."""
         limit = self.limits.get(counter)

@@ -85,14 +85,17 @@ def _refuse_doctype(*_declaration: object) -> None:
 
 def _decode(data: bytes, notes: Notes) -> str:
     """Decode by what the bytes are, whatever they declare."""
+    whole = data + b"\0" * (
+        -len(data) % 4
+    )  # where NULs at the end were taken for padding, half a character went with them
     for mark, encoding in _BYTE_ORDER_MARKS:
         if data.startswith(mark):
-            return data[len(mark) :].decode(encoding, "replace")
+            return whole[len(mark) :].decode(encoding, "replace")
     head = data.rstrip(b"\0")[:256]
     even, odd = head[0::2].count(0), head[1::2].count(0)
     if 3 * max(even, odd) > len(head):
         notes.accept("the header is UTF-16 without a byte order mark")
-        return data.decode("utf-16-be" if even > odd else "utf-16-le", "replace")
+        return whole.decode("utf-16-be" if even > odd else "utf-16-le", "replace")
     match = _DECLARED.search(data[:512])
     declared = match[1].decode("ascii", "replace").lower() if match else "utf-8"
     try:

@@ -1,0 +1,39 @@
+"""Series of images that a client can write: one size and type of pixels each."""
+
+from ..gadgets.scan import Scan
+from ..wire.items import Image
+
+Form = tuple[object, ...]
+
+
+class SeriesNumbers:
+    """Keeps images of different form out of one series: Gadgetron's client writes a series as one array, and aborts."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[tuple[int, Form], int] = {}
+        self._taken: set[int] = set()
+
+    def settle(self, image: Image, scan: Scan) -> None:
+        """Leave an image in its series if it is like the others there, or else move it to a free one, and report that.
+
+        Parameters
+        ----------
+        image
+            Its series number is changed in place.
+        scan
+            Reported to.
+        """
+        header = image._head
+        series, form = header.image_series_index, (image.data.shape, image.data.dtype)
+        number = self._numbers.get((series, form))
+        if number is None:
+            number = series
+            while number in self._taken:
+                number = (number + 1) % 65536
+            self._taken.add(number)
+            self._numbers[series, form] = number
+            if number != series:
+                scan.report(
+                    "series", f"images of series {series} differ in size or type; some have a series of their own"
+                )
+        header.image_series_index = number
