@@ -272,8 +272,7 @@ protocols = st.fixed_dictionaries(
     }
 )
 
-requests = st.one_of(
-    st.sampled_from(sorted(set(ODDITIES) - {"limits-missing", "limits-zero", "announced-more", "stated-centre"})),
+chosen = st.one_of(
     st.builds("limits-missing:counter={}".format, st.sampled_from([*COUNTERS, "all"])),
     st.builds("limits-zero:counter={}".format, st.sampled_from(COUNTERS)),
     st.builds("announced-more:counter={},extra={}".format, st.sampled_from(COUNTERS[2:]), st.integers(1, 3)),
@@ -292,6 +291,8 @@ requests = st.one_of(
         st.integers(1, 6),
     ),
 )
+
+requests = st.booleans().flatmap(lambda default: st.sampled_from(sorted(ODDITIES)) if default else chosen)
 
 
 def compose(protocol: dict, wanted: list[str], seed: int):
