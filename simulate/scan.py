@@ -184,7 +184,7 @@ def _sums(measured: int, encoded_fov: float, pixels: int, fov: float) -> NDArray
 def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
     periods = _periods(protocol)
     x, y = (
-        (np.arange(n) - n // 2) * 2 * fov / (n * protocol.fov)
+        ((np.arange(n) - n // 2) * 2 * fov / (n * protocol.fov)).astype(np.float64)
         for n, fov in zip(protocol.image_matrix[:2], protocol.image_fov[:2], strict=True)
     )
     heights = slice_positions(protocol) / _HEAD_HEIGHT_MM

@@ -281,7 +281,7 @@ def test_gadgetrons_chains_are_found_by_name_and_make_the_right_images(name, ser
 
 
 def test_a_chain_that_needs_what_is_not_here_is_refused_by_name():
-    with pytest.raises(PipelineError, match="there is no pipeline 'Generic_Cartesian_Grappa_SNR.xml'"):
+    with pytest.raises(PipelineError, match=r"there is no pipeline 'Generic_Cartesian_Grappa_SNR\.xml'"):
         load("Generic_Cartesian_Grappa_SNR.xml")
     xml = v1(BUFFERED + node("GenericReconCartesianGrappaGadget", send_out_gfactor="true"))
     with pytest.raises(PipelineError, match="g-factor and SNR maps have no counterpart"):

@@ -249,7 +249,7 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
         return [
             copy(
                 readout,
-                np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1),
+                np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1).astype(np.complex64),
                 center_sample=wanted // 2,
             )
         ]
