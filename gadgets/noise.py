@@ -64,10 +64,9 @@ class NoiseCovariance:
         """
         system = scan.header.acquisitionSystemInformation
         bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
-        known = isinstance(bandwidth, int | float) and math.isfinite(bandwidth) and bandwidth > 0
-        return cls(
-            products / (count - 1), dwell_time, float(bandwidth) if known else DEFAULT_BANDWIDTH, coil_names(scan)
-        )
+        if not isinstance(bandwidth, int | float) or not math.isfinite(bandwidth) or bandwidth <= 0:
+            bandwidth = DEFAULT_BANDWIDTH
+        return cls(products / (count - 1), dwell_time, float(bandwidth), coil_names(scan))
 
     def fault(self) -> str:
         """Say why nothing can be whitened with it; empty if it is sound."""

@@ -74,7 +74,7 @@ def _resample(images: Tensor, dim: int, fov: float, size: int, wanted_fov: float
     if _same_pixels(before, fov, size, wanted_fov):
         return _center(images, dim, size)
     matrix = _fourier_matrix(before, fov, size, wanted_fov).to(images.device)
-    result = torch.tensordot(images.to(torch.complex64), matrix, dims=([dim], [1])).movedim(-1, dim)
+    result = (images.to(torch.complex64).movedim(dim, -1) @ matrix.T).movedim(-1, dim)
     return result if images.is_complex() else result.real
 
 

@@ -274,6 +274,8 @@ class _Reconstructor:
         if isinstance(error, IsocenterError):
             return str(error)
         self.scan.log.warning("a bundle failed", exc_info=error)
+        if "memory" in str(error).lower():
+            return "there is not enough memory for it"
         return "an error of its own, which is in the service's log"
 
     def cancel(self) -> None:

@@ -276,7 +276,7 @@ class TestReconstruct:
         blocks = [item for item in collect(FRONT, simulation)[0] if isinstance(item, Kspace)]
         for number, each in enumerate(blocks):
             each.maps_problem = f"reason {number}"
-        with pytest.raises(IsocenterError, match="^reason 0$"):
+        with pytest.raises(IsocenterError, match=r"^reason 0$"):
             list(load("reconstruct")(iter(blocks), Scan(simulation.header, engine=engine), bundle="sense"))
 
     @pytest.mark.parametrize("options", [{"bundle": "rss"}, {"bundle": "sense", "fallback": "rss"}])

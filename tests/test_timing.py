@@ -97,7 +97,7 @@ def test_figures_count_and_measure_from_the_last_readout_to_the_first_image(cloc
     for _ in range(2):
         clock.now += 0.5
         times.sent(image())
-    times.not_sent += 1
+    times.left(random_acquisition())
     assert times.figures() == {
         "acquisitions": 2,
         "images": 2,
