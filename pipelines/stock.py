@@ -303,6 +303,7 @@ _TRANSLATIONS: dict[str, tuple[Callable[[Properties], list[Entry]], set[str]]] =
     ),
     "FloatToUShortGadget": (_to_integer("uint16", "0", "4095", "2048"), _INTEGER_PROPERTIES),
     "FloatToShortGadget": (_to_integer("int16", "-32768", "32767", "0"), _INTEGER_PROPERTIES),
+    "AugmentImageMetadataGadget": (_nothing, set()),  # images say their directions in any case
     "ImageFinishGadget": (_nothing, set()),
 }
 

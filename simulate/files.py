@@ -116,6 +116,6 @@ def _copy_members(source: Any, target: Any) -> None:
 def _waveform_table(waveforms: list[Waveform]) -> np.ndarray[Any, Any]:
     table = np.empty(len(waveforms), waveform_dtype)
     for row, waveform in zip(table, waveforms, strict=True):
-        row["head"] = np.frombuffer(waveform.getHead(), waveform_header_dtype)[0]
+        row["head"] = np.frombuffer(bytes(waveform.getHead()), waveform_header_dtype)[0]
         row["data"] = waveform.data.ravel()
     return table

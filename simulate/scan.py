@@ -170,23 +170,21 @@ def true_image(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray
 
 
 def _sums(measured: int, encoded_fov: float, pixels: int, fov: float) -> NDArray[np.complex64]:
-    """Unitary Fourier sums [k, pixel] of an axis, of what pixels of that size resolve; zero outside the encoded field of view.
+    """Unitary Fourier sums [k, pixel] of an axis; zero outside the encoded field of view.
 
     The middle of ``n`` samples or pixels is the one numbered ``n // 2``.
     """
-    resolved = round(encoded_fov * pixels / fov)
     k = np.arange(measured) - measured // 2
-    kept = (k >= -(resolved // 2)) & (k < resolved - resolved // 2)
     place = (np.arange(pixels) - pixels // 2) * fov / (pixels * encoded_fov)
     inside = (np.round(place, 9) >= -0.5) & (np.round(place, 9) < 0.5)
-    sums = np.exp(2j * math.pi * np.outer(k, place)) * np.outer(kept, inside)
+    sums = np.exp(2j * math.pi * np.outer(k, place)) * inside
     return (sums / math.sqrt(measured)).astype(np.complex64)
 
 
 def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:
     periods = _periods(protocol)
     x, y = (
-        (np.arange(n) - n // 2) * 2 * fov / (n * protocol.fov)
+        ((np.arange(n) - n // 2) * 2 * fov / (n * protocol.fov)).astype(np.float64)
         for n, fov in zip(protocol.image_matrix[:2], protocol.image_fov[:2], strict=True)
     )
     heights = slice_positions(protocol) / _HEAD_HEIGHT_MM

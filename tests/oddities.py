@@ -57,7 +57,7 @@ def error(image, truth: np.ndarray) -> float:
 
 
 def magnitude(image) -> np.ndarray:
-    return np.abs(np.asarray(image.data, float)).squeeze()
+    return np.abs(np.asarray(image.data)).astype(float).squeeze()
 
 
 def told(answer: Answer, pattern: str) -> bool:

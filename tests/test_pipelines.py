@@ -2,6 +2,7 @@ import pytest
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import ExternalStep, GadgetStep, PipelineError, load, parse
 from isocenter.wire.errors import IsocenterError, OptionError
+from oddities import error, make, send
 
 SHIPPED = sorted(loader.available(()))
 
@@ -248,3 +249,40 @@ def test_a_pipeline_of_too_many_steps_is_refused():
     xml = "<configuration>" + "<gadget name='extract'/>" * 300 + "</configuration>"
     with pytest.raises(PipelineError, match="it has 300 steps; accepted: at most 256"):
         loader.parse(xml.encode())
+
+
+CINE = {"phantom": "heart", "frames": 3, "acceleration": 2}
+STOCK = {
+    "default.xml": ({}, "float32", 0, 0.07),
+    "default_short.xml": ({}, "uint16", 0, 0.07),
+    "default_optimized.xml": ({}, "float32", 0, 0.02),
+    "Generic_Cartesian_FFT.xml": ({}, "uint16", 1, 0.12),
+    "Generic_Cartesian_Grappa.xml": ({"acceleration": 2}, "uint16", 1, 0.12),
+    "Generic_Cartesian_Grappa_Complex.xml": ({"acceleration": 2}, "complex64", 1, 0.12),
+    "Generic_Cartesian_Grappa_RealTimeCine.xml": (CINE, "uint16", 1, 0.15),
+    "Generic_Cartesian_Grappa_T2W.xml": ({**CINE, "frame_counter": "repetition"}, "uint16", 1, 0.15),
+}
+"""Gadgetron's chains by name: the scan, the images' pixels and series, and the largest error; the generic ones filter."""
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_gadgetrons_chains_are_found_by_name_and_make_the_right_images(name, service):
+    protocol, pixels, series, limit = STOCK[name]
+    scan = make(
+        {"noise_scan": True, "noise": 2.0 if "frames" in protocol else 0.3, "coils": 6, "slices": 2, **protocol}
+    )
+    answer = send(service, scan, name)
+    assert {(image.data.dtype.name, image.image_series_index) for image in answer.images} == {(pixels, series)}
+    assert len(answer.images) == len(scan.images)
+    for true in scan.images:
+        (image,) = (i for i in answer.images if all(getattr(i, k) == v for k, v in true.counters.items()))
+        assert error(image, true.data) < limit
+    assert not answer.said.strip()
+
+
+def test_a_chain_that_needs_what_is_not_here_is_refused_by_name():
+    with pytest.raises(PipelineError, match=r"there is no pipeline 'Generic_Cartesian_Grappa_SNR\.xml'"):
+        load("Generic_Cartesian_Grappa_SNR.xml")
+    xml = v1(BUFFERED + node("GenericReconCartesianGrappaGadget", send_out_gfactor="true"))
+    with pytest.raises(PipelineError, match="g-factor and SNR maps have no counterpart"):
+        parse(xml)

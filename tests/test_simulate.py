@@ -153,13 +153,6 @@ def test_the_truth_of_another_field_of_view_is_a_fourier_sum_at_each_pixel(recon
     assert np.abs(scan.truth[0, 0] - pixel_sums(scan)).max() < 1e-5 * scan.truth.max()
 
 
-def test_an_image_of_fewer_pixels_holds_what_they_resolve():
-    """It is that of a scan that measured less of k-space."""
-    small = simulate(ScanProtocol(matrix=16, coils=2, noise=0, noise_scan=False))
-    fewer = simulate(ScanProtocol(matrix=32, coils=2, recon_matrix=(16, 16), noise=0, noise_scan=False))
-    assert np.allclose(fewer.truth, small.truth, atol=1e-5 * small.truth.max())
-
-
 def test_an_oversampled_slab_shows_the_planes_of_one_that_is_not():
     flat, thick = (
         simulate(

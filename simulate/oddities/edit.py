@@ -94,7 +94,7 @@ def with_items(scan: SimulatedScan, items: Iterable[Item]) -> SimulatedScan:
 
 
 def change_readouts(
-    scan: SimulatedScan, chosen: Callable[[Item], bool], change: Callable[[Acquisition], Iterable[Acquisition]]
+    scan: SimulatedScan, chosen: Callable[[Acquisition], bool], change: Callable[[Acquisition], Iterable[Acquisition]]
 ) -> SimulatedScan:
     """Put others, or none, in the place of chosen readouts.
 

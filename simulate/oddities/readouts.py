@@ -149,15 +149,14 @@ def broken_readout(scan: SimulatedScan, random: np.random.Generator, *, value: s
 def broken_noise(
     scan: SimulatedScan, random: np.random.Generator, *, value: str = "nan", samples: int = 256
 ) -> SimulatedScan:
-    """A noise readout holds a sample that is no number: nan, inf or huge; the truth is that of data that are not whitened."""
+    """A noise readout holds a sample that is no number: nan, inf or huge."""
     channels = scan.protocol.coils
     if not scan.protocol.noise_scan:
         white = random.standard_normal((2, channels, samples))
         noise = Acquisition.from_array(_spoilt(white[0] + 1j * white[1], value), sample_time_us=10.0)
         noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         return _insert(scan, noise, 0)
-    odd = change_readouts(scan, is_noise, lambda r: [copy(r, _spoilt(r.data, value))])
-    return replace(odd, images=simulate(replace(scan.protocol, noise_scan=False)).images)
+    return change_readouts(scan, is_noise, lambda r: [copy(r, _spoilt(r.data, value))])
 
 
 @oddity
@@ -250,7 +249,7 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
         return [
             copy(
                 readout,
-                np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1),
+                np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1).astype(np.complex64),
                 center_sample=wanted // 2,
             )
         ]
