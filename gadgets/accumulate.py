@@ -1,5 +1,6 @@
 """Buffer readouts into blocks of k-space, and hand each on as soon as it is complete."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -388,7 +389,21 @@ class _Accumulator:
             yield from self._hand_on(key, final=True)
         for average in self.averages.values():
             yield from average.release()
+        self._report_absent()
         self._report_left_out()
+
+    def _report_absent(self) -> None:
+        """Say that images which the header announces never came."""
+        for index in sorted({key[0] for key in self.handed_on}):
+            keys = {key[1:] for key in self.handed_on if key[0] == index}
+            encoding = self.scan.encodings[index]
+            wanted = {name: encoding.count(name) for name in _KEY_COUNTERS if name != self.frames}
+            announced = math.prod(wanted.values())
+            if len(keys) < announced:
+                which = ", ".join(f"{count} {name}s" for name, count in wanted.items() if count > 1)
+                self.scan.report(
+                    "absent", f"readouts of only {len(keys)} images came; the header announces {announced} ({which})"
+                )
 
     def _report_left_out(self) -> None:
         """Say how many readouts went into no image, where that may be what is wrong."""

@@ -128,11 +128,11 @@ class CalibrationStore:
                 fitting[nearest],
                 f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used",
             ), ""
-        if other := next((buffer for found, buffer in usable.items() if found[_ENCODING] in encodings), None):
-            if other.coils != image.coils:
+        for other, buffer in usable.items():
+            if other[_ENCODING] in encodings and buffer.coils != image.coils:
                 return (
                     None,
-                    f"the calibration (reference) lines have {other.coils} channels, the image has {image.coils}",
+                    f"the calibration (reference) lines have {buffer.coils} channels, the image has {image.coils}",
                 )
         return None, ""
 
@@ -226,7 +226,7 @@ def resampled(
         if size == lines.shape[axis] == 1:
             continue
         matrix = _interpolation(lines.shape[axis], center, have, size, want).to(lines)
-        lines = torch.tensordot(lines, matrix, dims=([axis], [1])).movedim(-1, axis)
+        lines = (lines.movedim(axis, -1) @ matrix.T).movedim(-1, axis)
     return lines
 
 
@@ -244,8 +244,9 @@ def _interpolation(samples: int, center: int, have: float, size: int, want: floa
 class TimeAverage:
     """Calibration lines of a series whose frames are undersampled in turns: their average.
 
-    As in TSENSE (Kellman et al., MRM 2001;45:846). What moves from frame to frame leaves a ghost in the average of one turn, which maps would inherit, so that several turns are
-    awaited. The average is replaced by that of the next turns as the series goes on.
+    As in TSENSE (Kellman et al., MRM 2001;45:846). What moves from frame to frame leaves a ghost in the average of one turn,
+    which maps would inherit, so that several turns are awaited. The average is replaced by that of the next turns as the
+    series goes on.
 
     Parameters
     ----------

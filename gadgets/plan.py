@@ -532,7 +532,7 @@ def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> 
 def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
     """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
     corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
-    planes = measured.any(axis=1)
+    planes = np.asarray(measured.any(axis=1))
     if measured.shape[0] == 1 or corners or not planes[1:].all():
         return False
     z, y = (

@@ -128,7 +128,7 @@ def _sampling(kspace: Kspace) -> bytes:
     if samples == encoding.cropped_readout:
         matrix[0], fov[0] = encoding.recon_matrix[0], encoding.recon_fov[0]
     limits = [0, samples // 2, samples - 1]
-    measured = kspace.headers["number_of_samples"].any(axis=0) > 0
+    measured = np.asarray((kspace.headers["number_of_samples"] > 0).any(axis=0))
     for axis in (1, 0):
         rows = np.flatnonzero(measured.any(axis=1 - axis))
         limits += [int(rows[0]), measured.shape[axis] // 2, int(rows[-1])]

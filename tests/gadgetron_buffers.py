@@ -1,4 +1,4 @@
-"""What Gadgetron makes of a scan before an external node gets it: buckets, and buffers filled as BucketToBufferGadget fills them."""
+"""What Gadgetron makes of a scan for an external node: buckets, and buffers filled as BucketToBufferGadget fills them."""
 
 from collections import defaultdict
 

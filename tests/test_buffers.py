@@ -1,7 +1,7 @@
 """A scan gives the same image whether it comes as readouts, as Gadgetron's bucket, or as its buffers."""
 
-import isocenter
 import ismrmrd
+import isocenter
 import numpy as np
 import pytest
 from gadgetron_buffers import bucket, buffers
@@ -106,8 +106,8 @@ def test_buffers_off_the_cartesian_grid_are_refused_by_name(engine):
 
 def test_a_large_bucket_is_decoded_in_linear_time():
     """Its arrays are looked for once they are all there, not once for each of them."""
-    from isocenter.wire import encode
     from isocenter.wire import decoder as module
+    from isocenter.wire import encode
     from isocenter.wire.decoder import Decoder
 
     readouts = [ismrmrd.Acquisition.from_array(np.ones((2, 16), np.complex64)) for _ in range(500)]
