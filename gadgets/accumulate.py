@@ -439,7 +439,7 @@ class _Accumulator:
         kspace.notes |= notes
         self._drop(key)
         self.handed_on.add(key)
-        self.store.forget(key, set(self.blocks))
+        self.store.forget(key, self.handed_on)
         yield from self._averaged(key, kspace)
 
     def _drop(self, key: Key) -> None:

@@ -136,11 +136,11 @@ class CalibrationStore:
                 )
         return None, ""
 
-    def forget(self, before: Key, open_keys: set[Key]) -> None:
-        """Let go of lines that no image will need: of the counters before the latest ones of a slice and contrast."""
+    def forget(self, before: Key, handed_on: set[Key]) -> None:
+        """Let go of lines that no image will need: of images that were handed on, but for the latest of a slice and contrast."""
         alike = [key for key in self._blocks if _same(key, before, _ENCODING, _SLICE, _CONTRAST, _SET)]
         for key in alike[:-1]:
-            if key not in open_keys:
+            if key in handed_on:
                 self._blocks.pop(key).release()
 
 
@@ -242,10 +242,9 @@ def _interpolation(samples: int, center: int, have: float, size: int, want: floa
 
 
 class TimeAverage:
-    """Calibration lines of a series whose frames are undersampled in turns: their average (TSENSE, Kellman et al., MRM
-    2001;45:846).
+    """Calibration lines of a series whose frames are undersampled in turns: their average.
 
-    What moves from frame to frame leaves a ghost in the average of one turn, which maps would inherit, so that several turns are
+    As in TSENSE (Kellman et al., MRM 2001;45:846). What moves from frame to frame leaves a ghost in the average of one turn, which maps would inherit, so that several turns are
     awaited. The average is replaced by that of the next turns as the series goes on.
 
     Parameters

@@ -35,9 +35,7 @@ def buffers(header, collected, n_dimension="", s_dimension="", split_slices=True
         empty = ReconBuffer(
             np.zeros((0,) * 7, np.complex64), None, None, np.zeros((0,) * 5, ACQUISITION_HEADER), bytes(56)
         )
-        yield ReconData(
-            [ReconBit(make(data, False) if data else empty, make(reference, True) if reference else None)]
-        )
+        yield ReconData([ReconBit(make(data, False) if data else empty, make(reference, True) if reference else None)])
 
 
 def _group(readout, n_dimension, s_dimension, split_slices):
@@ -105,4 +103,8 @@ class _Maker:
             return line
         if step == 2 and self.encoding.encoded_matrix[2] == 1:
             return line
-        return line + self.encoding.encoded_matrix[step] // 2 - self.encoding.limits[name.replace("encode", "encoding")].center
+        return (
+            line
+            + self.encoding.encoded_matrix[step] // 2
+            - self.encoding.limits[name.replace("encode", "encoding")].center
+        )
