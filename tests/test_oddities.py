@@ -254,7 +254,7 @@ protocols = st.fixed_dictionaries(
     {
         "matrix": st.sampled_from([16, 21, 24]),
         "coils": st.sampled_from([3, 4]),
-        "slices": st.sampled_from([1, 1, 2, 3]),
+        "slices": st.sampled_from([1, 1, 1, 2]),
         "oversampling": st.sampled_from([1, 2]),
         "acceleration": st.sampled_from([1, 1, 2]),
         "acs": st.just(10),
@@ -264,9 +264,9 @@ protocols = st.fixed_dictionaries(
         "recon_matrix": st.sampled_from([(0, 0), (0, 0), (32, 25)]),
         "recon_fov": st.sampled_from([(0.0, 0.0), (0.0, 0.0), (180.0, 300.0)]),
         "orientation": st.sampled_from(["transverse", "oblique", "flipped"]),
-        "frames": st.sampled_from([1, 1, 2]),
+        "frames": st.sampled_from([1, 1, 1, 2]),
         "frame_counter": st.sampled_from(["phase", "repetition"]),
-        "contrasts": st.sampled_from([1, 1, 2]),
+        "contrasts": st.sampled_from([1, 1, 1, 2]),
         "averages": st.sampled_from([1, 1, 2]),
         "phantom": st.sampled_from(["brain", "heart"]),
     }

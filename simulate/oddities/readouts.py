@@ -233,6 +233,8 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
         raise ValueError("the scan has no oversampling that can be removed")
     if only not in ("", "image", "reference"):
         raise ValueError(f"only must be image or reference, got {only!r}")
+    if only != "reference" and all(item.number_of_samples < scan.protocol.samples for item in image_readouts(scan)):
+        raise ValueError("the oversampling is removed already")
 
     def chosen(item: Acquisition) -> bool:
         parts = {"image": is_image(scan, item), "reference": is_reference(item) and not is_image(scan, item)}
