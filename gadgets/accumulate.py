@@ -71,13 +71,16 @@ def accumulate(
     partial: Annotated[int, Field(ge=0)] = 0,
     early: Annotated[EarlyWork | None, FromChain] = None,
 ) -> Stream:
-    """Sort readouts into blocks of k-space by their counters and place them by the encoding limits.
+    """Sort readouts into blocks of k-space by their counters; where they belong and what is missing, the scan's plan says.
 
     1. Noise, navigator, feedback, dummy and phase-correction readouts, and waveforms, pass by.
-    2. A line goes to row ``kspace_encode_step + matrix // 2 - center``; a readout's ``center_sample`` goes to the middle,
-       so partial Fourier and asymmetric echoes are zero where nothing was measured. Reversed readouts are flipped.
+    2. A line goes to row ``kspace_encode_step + matrix // 2 - middle``; a readout's ``center_sample`` goes to the middle, so
+       partial Fourier and asymmetric echoes are zero where nothing was measured. Reversed readouts are flipped.
     3. Lines that come more than once (averages) are averaged.
     4. Calibration lines are kept beside the image's. Embedded ones also fill lines that the image lacks.
+    5. A block waits until it is complete, or until nothing more can come; then its notes say what is missing.
+
+    The rules are in ``docs/kspace.md``.
 
     Parameters
     ----------
@@ -86,9 +89,9 @@ def accumulate(
     scan
         Its encodings say where lines belong.
     trigger
-        When blocks are handed on. ``auto``: as soon as a block is complete, by the flags LAST_IN_SLICE, LAST_IN_REPETITION
-        and LAST_IN_MEASUREMENT or because no line is missing. A counter's name: all blocks when that counter changes, in
-        ascending order, as Gadgetron does. ``end``: at the end.
+        When blocks that are complete are handed on. ``auto``: once a flag LAST_IN_SLICE, LAST_IN_REPETITION or
+        LAST_IN_MEASUREMENT has come, or something else begins. A counter's name: when that counter changes, in ascending
+        order, as Gadgetron does. ``end``: at the end.
     frames
         Counter that becomes the dimension ``frames`` of one block; every value of the others makes a block of its own.
     fill_calibration
