@@ -228,7 +228,7 @@ def counted_backwards(scan: SimulatedScan, _random: np.random.Generator) -> Simu
 
 @oddity
 def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, only: str = "") -> SimulatedScan:
-    """Readouts were cropped to the image's field of view before, all or those of ``image`` or ``reference``; the header has it."""
+    """Readouts were cropped to the image's field of view before, all or those of ``image`` or ``reference``."""
     protocol = scan.protocol
     share = protocol.image_fov[0] / protocol.encoded_fov[0]
     if share >= 1 or protocol.asymmetric_echo < 1:
