@@ -68,8 +68,13 @@ def copy(
     trajectory: NDArray[np.float32] | None = None,
     **fields: Any,
 ) -> Acquisition:
-    """Copy a readout with other samples [channels, samples], trajectory [samples, dimensions], fields of the head or counters."""
+    """Copy a readout with other samples [channels, samples], trajectory [samples, dimensions], fields of the head or counters.
+
+    A trajectory is kept with as many samples.
+    """
     samples = readout.data.copy() if data is None else np.ascontiguousarray(data, np.complex64)
+    if trajectory is None and readout.traj.size and len(readout.traj) == samples.shape[1]:
+        trajectory = readout.traj.copy()
     head = ismrmrd.AcquisitionHeader.from_buffer_copy(readout.getHead())
     head.active_channels, head.number_of_samples = samples.shape
     head.available_channels = samples.shape[0]
@@ -86,8 +91,7 @@ def with_items(scan: SimulatedScan, items: Iterable[Item]) -> SimulatedScan:
     for counter, item in enumerate(items):
         if isinstance(item, Acquisition):
             stamp = next(stamps, stamp + 2)
-            done.append(copy(item, None, item.traj if item.traj.size else None, scan_counter=counter))
-            done[-1].acquisition_time_stamp = stamp
+            done.append(copy(item, scan_counter=counter, acquisition_time_stamp=stamp))
         else:
             done.append(item)
     return replace(scan, items=done)

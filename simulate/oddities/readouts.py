@@ -228,12 +228,14 @@ def counted_backwards(scan: SimulatedScan, _random: np.random.Generator) -> Simu
 
 @oddity
 def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, only: str = "") -> SimulatedScan:
-    """Readout oversampling was removed before, from all readouts or those of ``image`` or ``reference``; the header has it."""
-    if scan.protocol.oversampling == 1 or scan.protocol.asymmetric_echo < 1:
+    """Readouts were cropped to the image's field of view before, all or those of ``image`` or ``reference``."""
+    protocol = scan.protocol
+    share = protocol.image_fov[0] / protocol.encoded_fov[0]
+    if share >= 1 or protocol.asymmetric_echo < 1:
         raise ValueError("the scan has no oversampling that can be removed")
     if only not in ("", "image", "reference"):
         raise ValueError(f"only must be image or reference, got {only!r}")
-    if only != "reference" and all(item.number_of_samples < scan.protocol.samples for item in image_readouts(scan)):
+    if only != "reference" and all(item.number_of_samples < protocol.samples for item in image_readouts(scan)):
         raise ValueError("the oversampling is removed already")
 
     def chosen(item: Acquisition) -> bool:
@@ -241,20 +243,16 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
         return parts[only] if only else any(parts.values())
 
     def crop(readout: Acquisition) -> list[Acquisition]:
-        before = readout.number_of_samples
-        wanted = before // scan.protocol.oversampling
+        wanted = share * readout.number_of_samples
         if not wanted:
             return [readout]
-        first = before // 2 - wanted // 2
+        if abs(wanted - round(wanted)) > 1e-6:
+            raise ValueError(f"the image's field of view is {wanted} pixels of a readout wide")
+        first = readout.number_of_samples // 2 - round(wanted) // 2
         image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(readout.data, 1), norm="ortho"), 1)
-        image = image[:, first : first + wanted]
-        return [
-            copy(
-                readout,
-                np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1).astype(np.complex64),
-                center_sample=wanted // 2,
-            )
-        ]
+        image = image[:, first : first + round(wanted)]
+        data = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(image, 1), norm="ortho"), 1)
+        return [copy(readout, data.astype(np.complex64), center_sample=round(wanted) // 2)]
 
     return change_readouts(scan, chosen, crop)
 
