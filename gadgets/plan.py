@@ -5,12 +5,10 @@ never come, count slices as partitions. The rules by which that is resolved stan
 carry comes before what the header announces, a majority before a stray readout, and what cannot be resolved is said.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,53 +20,10 @@ from .kspace_buffer import KspaceBuffer, Place, Readout
 Rows = NDArray[np.int64]
 
 
-def flag_mask(*flags: int) -> int:
-    """Bits of acquisition flags, which are numbered from 1."""
-    return sum(1 << (flag - 1) for flag in flags)
-
-
-NOT_FOR_THE_IMAGE = {
-    ismrmrd.ACQ_IS_NOISE_MEASUREMENT: "noise measurement",
-    ismrmrd.ACQ_IS_NAVIGATION_DATA: "navigation data",
-    ismrmrd.ACQ_IS_PHASECORR_DATA: "phase correction data",
-    ismrmrd.ACQ_IS_HPFEEDBACK_DATA: "high-priority feedback",
-    ismrmrd.ACQ_IS_RTFEEDBACK_DATA: "real-time feedback",
-    ismrmrd.ACQ_IS_DUMMYSCAN_DATA: "dummy scan",
-    ismrmrd.ACQ_IS_SURFACECOILCORRECTIONSCAN_DATA: "surface coil correction",
-    30: "phase stabilisation reference",
-    31: "phase stabilisation",
-}
-"""Flags of readouts that belong in no image, with their names."""
-_CORRECTIONS = (ismrmrd.ACQ_IS_PHASECORR_DATA, 30, 31)
-"""Readouts that an image would have to be corrected with, which nothing here does."""
-
 _MOST_STRAYS = 0.1
 """Readouts outside what the header announces, as a fraction of all, up to which they are faults and not the header."""
 _CLEARLY = 10.0
 """Ratio of energies from which on the brightest line says that the middle of k-space is elsewhere."""
-
-
-def left_out_reason(flags: int) -> str:
-    """Name the flags by which a readout belongs in no image."""
-    names = [name for flag, name in NOT_FOR_THE_IMAGE.items() if flags >> (flag - 1) & 1]
-    return "flagged " + " and ".join(names)
-
-
-def uncorrected(flags: int) -> bool:
-    """Whether readouts with these flags say that the image needs a correction."""
-    return any(flags >> (flag - 1) & 1 for flag in _CORRECTIONS)
-
-
-def is_cartesian(trajectory: NDArray[np.float32]) -> bool:
-    """Whether a readout's trajectory [samples, dimensions] is a straight line along the readout, evenly sampled."""
-    points = np.asarray(trajectory, np.float64)
-    if len(points) < 2 or not np.isfinite(points).all():
-        return True
-    steps = np.diff(points, axis=0)
-    largest = np.abs(steps).max()
-    along, across = steps[:, 0], steps[:, 1:]
-    even = np.abs(along - along.mean()).max() <= 0.1 * abs(along.mean())
-    return largest == 0 or bool(even and np.abs(across).max(initial=0) <= 1e-3 * largest)
 
 
 @dataclass(frozen=True)
@@ -103,28 +58,6 @@ class Grid:
         """Counters (kz, ky) of the middle of k-space."""
         (kz, ky), (z, y) = self.place.grid, self.place.offsets
         return kz // 2 - z, ky // 2 - y
-
-
-@dataclass(frozen=True)
-class Missing:
-    """What a block lacks of what was announced.
-
-    Attributes
-    ----------
-    readouts
-        How many readouts have to come before it can be complete; 0 if it is.
-    lines
-        How many lines never came.
-    text
-        Which.
-    """
-
-    readouts: int = 0
-    lines: int = 0
-    text: str = ""
-
-
-COMPLETE = Missing()
 
 
 class Plan:
@@ -223,36 +156,6 @@ class Plan:
     def oversampling_removed(self, buffer: KspaceBuffer) -> bool:
         """Whether the readouts of an image came without the oversampling that the header tells of."""
         return buffer.samples != buffer.encoding.encoded_matrix[0]
-
-    def missing(
-        self, grid: Grid, buffer: KspaceBuffer, also: NDArray[np.bool_] | None, frames: int, averages: int
-    ) -> Missing:
-        """Compare what came of a block with what is announced: by limits, acceleration, frames and averages.
-
-        Parameters
-        ----------
-        grid
-            Where its lines belong.
-        buffer
-            The block.
-        also
-            Lines [kz, ky] on the grid that calibration readouts fill.
-        frames, averages
-            How many of each are announced.
-        """
-        times = buffer.on_grid(buffer.count, grid.place)
-        extra = np.zeros(times.shape[1:], bool) if also is None else also
-        found = [
-            _missing_in_frame(
-                times[frame] if frame < times.shape[0] else np.zeros_like(times[0]), extra, grid, averages
-            )
-            for frame in range(max(frames, times.shape[0]))
-        ]
-        lacking = [entry for entry in found if entry.readouts]
-        if not lacking:
-            return COMPLETE
-        worst = max(lacking, key=lambda entry: entry.lines)
-        return Missing(sum(entry.readouts for entry in lacking), worst.lines, worst.text)
 
 
 @dataclass
@@ -488,100 +391,3 @@ def calibration_middle(buffer: KspaceBuffer, image: Grid) -> tuple[int, int]:
         inside = [line for line in named if first < line <= last]
         middles.append(_brighter([*inside, (first + last + 1) // 2], axis, evidence, 1, 2.0))
     return middles[0], middles[1]
-
-
-def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int) -> Missing:
-    """Compare the lines [kz, ky] of one frame with what is announced."""
-    (z0, z1), (y0, y1) = grid.expected
-    part = times[z0 : z1 + 1, y0 : y1 + 1]
-    measured = (part > 0) | extra[z0 : z1 + 1, y0 : y1 + 1]
-    again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
-    wanted = _wanted(measured, grid, (z0, y0))
-    lacking = wanted & ~measured
-    if not measured.any():
-        return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came")
-    lines = int(lacking.sum())
-    if not lines:
-        few, came = _too_few(measured, grid), int(measured.sum())
-        text = f"only {came} line{'s' if came > 1 else ''} came, of at least {came + few}"
-        return Missing(few + again, few, text) if few + again else COMPLETE
-    text = f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
-    return Missing(lines + again, lines, text)
-
-
-def _wanted(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> NDArray[np.bool_]:
-    """Lines [kz, ky] that have to be there: all, or those of the regular pattern that the measured ones lie on."""
-    r_y, r_z = grid.encoding.acceleration
-    partitions = measured.shape[0]
-    wanted = np.zeros_like(measured)
-    if r_y == r_z == 1:
-        wanted[:] = True
-        if _elliptical(measured, grid, first):
-            wanted = measured.copy()
-        return wanted
-    for plane in range(partitions):
-        lines = np.flatnonzero(measured[plane])
-        if lines.size < 3:
-            continue
-        phase = _phase(lines, r_y)
-        if phase is not None:
-            wanted[plane, phase::r_y] = True
-    return wanted
-
-
-def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
-    """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
-    corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
-    planes = np.asarray(measured.any(axis=1))
-    if measured.shape[0] == 1 or corners or not planes[1:].all():
-        return False
-    z, y = (
-        (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
-        for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
-    )
-    inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
-    return not (inside & ~measured).any()
-
-
-def _phase(lines: NDArray[Any], acceleration: int) -> int | None:
-    """Remainder of a regular pattern's lines; None if the lines outside the calibration lines lie on no such pattern."""
-    if acceleration == 1:
-        return None
-    gaps = np.diff(lines)
-    alone = lines[np.concatenate(([True], gaps > 1)) & np.concatenate((gaps > 1, [True]))]
-    if alone.size < 2:
-        return None
-    remainders, counts = np.unique(alone % acceleration, return_counts=True)
-    return int(remainders[0]) if remainders.size == 1 and counts[0] >= 2 else None
-
-
-def _too_few(measured: NDArray[np.bool_], grid: Grid) -> int:
-    """How many lines an irregular pattern lacks at least of what its acceleration announces."""
-    r_y, r_z = grid.encoding.acceleration
-    if r_y * r_z == 1:
-        return 0
-    share = 0.9 if measured.shape[0] == 1 else 0.7  # the corners of a volume may be left out
-    least = int(share * measured.size / (r_y * r_z))
-    if measured.shape[0] > 1:
-        planes = np.flatnonzero(measured.any(axis=1))
-        edges = max(int(planes[0]), measured.shape[0] - 1 - int(planes[-1]))
-        if edges > r_z or (np.diff(planes) > r_z).any():
-            least = max(least, int(measured.sum()) + 1)
-    return max(0, least - int(measured.sum()))
-
-
-def _spell(lacking: NDArray[np.bool_], first: tuple[int, int], grid: Grid) -> str:
-    """Name lines by their counters: ``12 to 21, 30``; in a volume the partitions that lack some."""
-    axis = 0 if lacking.shape[0] > 1 else 1
-    rows = np.flatnonzero(lacking.any(axis=1 - axis)) + first[axis] - grid.place.offsets[axis]
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
-    words = [str(run[0]) if run.size == 1 else f"{run[0]} to {run[-1]}" for run in runs]
-    shown = ", ".join(words[:6]) + (" and others" if len(words) > 6 else "")
-    return f"of partitions {shown}" if axis == 0 else shown
-
-
-def count_reasons(reasons: Counter[str]) -> list[str]:
-    """Say how many readouts were left out, and why."""
-    return [
-        f"{count} readout{'s were' if count > 1 else ' was'} left out: {reason}" for reason, count in reasons.items()
-    ]

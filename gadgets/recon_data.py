@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Iterator
 
-import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,9 +17,7 @@ from ..wire.items import (
     make_acquisition,
 )
 from .kspace import Kspace
-
-_CALIBRATION = 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION - 1)
-_BOTH = 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING - 1)
+from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING
 
 _SAMPLING = struct.Struct("<6f6H9H2x")
 """Encoded and recon field of view, encoded and recon matrix, then (minimum, center, maximum) along RO, E1, E2."""
@@ -67,10 +64,10 @@ def _lines(buffer: ReconBuffer, index: int, *, reference: bool) -> Iterator[Acqu
     for place in np.argwhere(buffer.headers["number_of_samples"] > 0).tolist():
         loc, s, n, e2, e1 = place
         header = AcquisitionHeader.from_buffer_copy(buffer.headers[tuple(place)].tobytes())
-        if reference and header.flags & _BOTH:
+        if reference and header.flags & CALIBRATION_AND_IMAGING:
             continue
-        if reference and not header.flags & _CALIBRATION:
-            header.flags |= _CALIBRATION  # whatever put it there means it as such
+        if reference and not header.flags & CALIBRATION:
+            header.flags |= CALIBRATION  # whatever put it there means it as such
         header.encoding_space_ref = index
         header.active_channels, header.number_of_samples = coils, samples
         header.center_sample, header.discard_pre, header.discard_post = samples // 2, 0, 0
@@ -110,7 +107,7 @@ def _reference(kspace: Kspace) -> ReconBuffer | None:
     rows = np.argwhere(measured)
     headers["idx"]["kspace_encode_step_1"][measured] = rows[:, 4] - y
     headers["idx"]["kspace_encode_step_2"][measured] = rows[:, 3] - z
-    headers["flags"][measured] = _CALIBRATION
+    headers["flags"][measured] = CALIBRATION
     return ReconBuffer(np.ascontiguousarray(lines), None, None, headers, _sampling(kspace))
 
 

@@ -635,7 +635,8 @@ def test_the_flags_of_a_readout_that_is_not_finite_count():
     assert "1 of 32 lines are missing (31)" in left[0].notes["Incomplete"]
     stream = accumulate(iter([*simulation.items[:32], Interruption("late")]), Scan(simulation.header))
     assert isinstance(next(stream), Kspace)
-    assert set(scan.problems) == {"not finite", "incomplete"}
+    absent = "readouts of only 1 images came; the header announces 2 (2 slices)"
+    assert set(scan.problems) == {"not finite", "incomplete", absent}
 
 
 def test_an_absurd_matrix_is_refused_before_memory_is_taken():

@@ -1,0 +1,172 @@
+"""Blocks of k-space of the readouts that came: where they belong, what is missing, which calibration lines serve them."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..wire.header import Encoding
+from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid
+from .head_start import HeadStart
+from .kspace import Kspace
+from .kspace_buffer import KspaceBuffer
+from .missing import Missing, find_missing
+from .plan import Grid
+from .scan import Scan
+
+KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+"""Counters that tell images apart, in the order in which they stand in a key behind the encoding space."""
+
+
+def frame_count(encoding: Encoding, frames: str) -> int:
+    """Number of frames of a block that the header announces."""
+    return 1 if frames == "none" else encoding.count(frames)
+
+
+def absent_images(encodings: Sequence[Encoding], handed_on: Iterable[Key], frames: str) -> list[str]:
+    """Say of which images that the header announces nothing came; encoding spaces without any image announce none."""
+    found = []
+    keys = set(handed_on)
+    for index in sorted({key[0] for key in keys}):
+        came = sum(key[0] == index for key in keys)
+        wanted = {name: encodings[index].count(name) for name in KEY_COUNTERS if name != frames}
+        announced = math.prod(wanted.values())
+        if came < announced:
+            which = ", ".join(f"{count} {name}s" for name, count in wanted.items() if count > 1)
+            found.append(f"readouts of only {came} images came; the header announces {announced} ({which})")
+    return found
+
+
+class Assembler:
+    """Makes blocks of k-space.
+
+    Parameters
+    ----------
+    scan
+        Its plan says where lines belong; told what is left out.
+    store
+        Calibration lines.
+    frames
+        Counter that becomes the dimension ``frames``.
+    fill_calibration
+        Whether embedded calibration lines also serve the image.
+    averages_apart
+        Whether every average makes an image of its own.
+    """
+
+    def __init__(
+        self, scan: Scan, store: CalibrationStore, frames: str, *, fill_calibration: bool, averages_apart: bool
+    ) -> None:
+        self._scan = scan
+        self._store = store
+        self._frames = frames
+        self._fill_calibration = fill_calibration
+        self._averages_apart = averages_apart
+        self._series: dict[Key, TimeAverage] = {}
+
+    def fills(self, index: int) -> bool:
+        """Whether lines of an encoding space that are flagged as calibration only are lines of the image as well."""
+        encoding = self._scan.encodings[index]
+        together = encoding.calibration_mode in ("embedded", "") or encoding.acceleration == (1, 1)
+        return self._fill_calibration and together
+
+    def missing(self, key: Key, buffer: KspaceBuffer, grid: Grid) -> Missing:
+        """Say what a block lacks of what is announced."""
+        own = self._store.own(key) if self.fills(key[0]) else None
+        also = None if own is None else own.on_grid(own.measured, grid.place)[0]
+        encoding = self._scan.encodings[key[0]]
+        averages = 1 if self._averages_apart else encoding.count("average")
+        return find_missing(grid, buffer, also, frame_count(encoding, self._frames), averages)
+
+    def assemble(self, key: Key, buffer: KspaceBuffer, grid: Grid, head_start: HeadStart | None) -> Kspace | None:
+        """Make a block of what came, with notes of what is missing or in doubt; None if all of it lies outside."""
+        encoding = self._scan.encodings[key[0]]
+        self._leave_out_strays(buffer, grid)
+        missing = self.missing(key, buffer, grid)
+        own = self._store.own(key)
+        if own is not None and self.fills(key[0]):
+            buffer.fill_from(own)
+        lines = int(buffer.on_grid(buffer.measured, grid.place).sum())
+        if not lines:
+            self._scan.report("outside", f"all {buffer.readouts} readouts of a block lie outside the encoded matrix")
+            return None
+        self._scan.plan.settle(grid, lines)
+        reference, problem = self._store.find(key, buffer, borrow=encoding.acceleration != (1, 1))
+        kspace = self._to_kspace(buffer, None if reference is None else reference.buffer, grid, head_start)
+        kspace.maps_problem = problem
+        kspace.notes |= grid.notes
+        if missing.lines:
+            kspace.notes["Incomplete"] = f"the image is incomplete: {missing.text}"
+        elif missing.readouts:
+            announced = encoding.count("average")
+            kspace.notes["Averages"] = f"fewer averages came than the {announced} that the header announces"
+        if reference is not None and reference.borrowed:
+            kspace.notes["Calibration"] = reference.borrowed
+        return kspace
+
+    def _to_kspace(
+        self, buffer: KspaceBuffer, reference: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
+    ) -> Kspace:
+        if head_start is not None:
+            return head_start.finish(buffer, reference, grid)
+        device = self._scan.device
+        lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
+        return buffer.to_kspace(device, grid.encoding, grid.place, lines)
+
+    def in_series(self, key: Key, kspace: Kspace) -> Iterator[Kspace]:
+        """Give a frame of an interleaved series the lines of the frames around it for calibration."""
+        encoding = self._scan.encodings[key[0]]
+        alone = kspace.calibration is None and encoding.acceleration != (1, 1)
+        if encoding.calibration_mode != "interleaved" or not alone:
+            yield kspace
+            return
+        turns = {"phase", "repetition", encoding.interleaving_dimension}
+        series = (key[0], *(0 if name in turns else value for name, value in zip(KEY_COUNTERS, key[1:], strict=True)))
+        if series not in self._series:
+            announced = encoding.count(encoding.interleaving_dimension or "repetition")
+            self._series[series] = TimeAverage(announced, encoding.acceleration[0] * encoding.acceleration[1])
+        yield from self._series[series].add(kspace)
+
+    def end_series(self) -> Iterator[Kspace]:
+        """Let all frames go that wait for others."""
+        for average in self._series.values():
+            yield from average.release()
+
+    def _leave_out_strays(self, buffer: KspaceBuffer, grid: Grid) -> None:
+        """Forget lines whose counters are faults."""
+        strays = np.zeros(buffer.lines, bool)
+        for axis, (first, end) in enumerate(grid.accepted):
+            outside = np.ones(buffer.lines[1 + axis], bool)
+            outside[max(first, 0) : end] = False
+            strays |= outside[None, :, None] if axis == 0 else outside
+        offsets = np.array(grid.place.offsets)
+        for axis in (0, 1):
+            rows = np.arange(buffer.lines[1 + axis]) + offsets[axis]
+            off = (rows < 0) | (rows >= grid.place.grid[axis])
+            strays |= off[None, :, None] if axis == 0 else off
+        strays &= buffer.measured
+        if self._frames != "none":
+            strays |= self._stray_frames(buffer)
+        for _, kz, ky in np.argwhere(strays).tolist():
+            (z0, z1), (y0, y1) = grid.accepted
+            self._scan.report(
+                "counter",
+                f"a readout was left out: kspace_encode_step_1 {ky}, kspace_encode_step_2 {kz} is outside the lines "
+                f"{y0} to {y1 - 1} and {z0} to {z1 - 1} of the encoded matrix",
+            )
+        if strays.any():
+            buffer.drop(strays)
+
+    def _stray_frames(self, buffer: KspaceBuffer) -> NDArray[np.bool_]:
+        """Lines of frames that the header does not announce, and that are too few to be one."""
+        announced = frame_count(self._scan.encodings[buffer.encoding_index], self._frames)
+        measured = buffer.measured
+        lines = measured.sum(axis=(1, 2))
+        few = (np.arange(len(lines)) >= announced) & (lines <= max(1, 0.02 * lines.sum()))
+        if few.any() and lines[few].any():
+            frames = ", ".join(str(frame) for frame in np.flatnonzero(few & (lines > 0)))
+            self._scan.report(
+                "counter", f"readouts of {self._frames} {frames} are too few for an image and are left out"
+            )
+        return measured & few[:, None, None]

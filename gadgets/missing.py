@@ -1,0 +1,166 @@
+"""What a block of k-space lacks of what header and pattern announce."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .kspace_buffer import KspaceBuffer
+from .plan import Grid
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a block lacks of what was announced.
+
+    Attributes
+    ----------
+    readouts
+        How many readouts have to come before it can be complete; 0 if it is.
+    lines
+        How many lines never came.
+    text
+        Which.
+    """
+
+    readouts: int = 0
+    lines: int = 0
+    text: str = ""
+
+
+COMPLETE = Missing()
+
+
+def find_missing(
+    grid: Grid, buffer: KspaceBuffer, also: NDArray[np.bool_] | None, frames: int, averages: int
+) -> Missing:
+    """Compare what came of a block with what is announced: by limits, acceleration, frames and averages.
+
+    Parameters
+    ----------
+    grid
+        Where its lines belong.
+    buffer
+        The block.
+    also
+        Lines [kz, ky] on the grid that calibration readouts fill.
+    frames, averages
+        How many of each are announced.
+    """
+    times = buffer.on_grid(buffer.count, grid.place)
+    extra = np.zeros(times.shape[1:], bool) if also is None else also
+    came = np.flatnonzero(times.any(axis=(1, 2)))
+    nothing = np.zeros_like(times[0])
+    found = [
+        _missing_in_frame(times[frame] if frame < len(times) else nothing, extra, grid, averages)
+        for frame in range(max(frames, came[-1] + 1 if came.size else 0))
+    ]
+    lacking = [entry for entry in found if entry.readouts]
+    if not lacking:
+        return COMPLETE
+    worst = max(lacking, key=lambda entry: entry.lines)
+    return Missing(sum(entry.readouts for entry in lacking), worst.lines, worst.text)
+
+
+def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int) -> Missing:
+    """Compare the lines [kz, ky] of one frame with what is announced."""
+    (z0, z1), (y0, y1) = grid.expected
+    part = times[z0 : z1 + 1, y0 : y1 + 1]
+    reference = extra[z0 : z1 + 1, y0 : y1 + 1]
+    measured = (part > 0) | reference
+    again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
+    wanted = _wanted(part > 0, reference, grid, (z0, y0))
+    lacking = wanted & ~measured
+    if not measured.any():
+        return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came")
+    lines = int(lacking.sum())
+    if not lines:
+        few, came = _too_few(measured, grid), int(measured.sum())
+        text = f"only {came} line{'s' if came > 1 else ''} came, of at least {came + few}"
+        return Missing(few + again, few, text) if few + again else COMPLETE
+    text = f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
+    return Missing(lines + again, lines, text)
+
+
+def _wanted(
+    image: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Lines [kz, ky] that have to be there: all, or those of the regular pattern on which the measured ones lie.
+
+    Parameters
+    ----------
+    image, reference
+        Lines [kz, ky] of the image, and calibration lines that fill it.
+    grid
+        Where they lie.
+    first
+        Row (kz, ky) of the first of them.
+    """
+    acceleration = grid.encoding.acceleration
+    measured = image | reference
+    if acceleration == (1, 1):
+        return measured.copy() if _elliptical(measured, grid, first) else np.ones_like(measured)
+    wanted = np.zeros_like(measured)
+    for plane in range(len(measured)):
+        phase = _phase(np.flatnonzero(image[plane]), np.flatnonzero(measured[plane]), acceleration[0])
+        if phase is not None:
+            wanted[plane, phase :: acceleration[0]] = True
+        lines = np.flatnonzero(reference[plane])
+        if lines.size > 2 and lines.size > 0.7 * (lines[-1] - lines[0] + 1):
+            wanted[plane, lines[0] : lines[-1] + 1] = True
+    return wanted
+
+
+def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
+    """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
+    corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
+    planes = np.asarray(measured.any(axis=1))
+    if measured.shape[0] == 1 or corners or not planes[1:].all():
+        return False
+    z, y = (
+        (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
+        for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
+    )
+    inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
+    return not (inside & ~measured).any()
+
+
+def _phase(image: NDArray[Any], measured: NDArray[Any], acceleration: int) -> int | None:
+    """Remainder of a regular pattern's lines; None if there is none.
+
+    All lines of the image lie on it, if calibration lines are flagged as such; else those without neighbours do.
+    """
+    if acceleration == 1:
+        return None
+    gaps = np.diff(measured) > 1
+    alone = measured[np.append(True, gaps) & np.append(gaps, True)] if measured.size else measured
+    for lines, least in ((image, 3), (alone, 2)):
+        if lines.size >= least and np.unique(lines % acceleration).size == 1:
+            return int(lines[0]) % acceleration
+    return None
+
+
+def _too_few(measured: NDArray[np.bool_], grid: Grid) -> int:
+    """How many lines an irregular pattern lacks at least of what its acceleration announces."""
+    r_y, r_z = grid.encoding.acceleration
+    if r_y * r_z == 1:
+        return 0
+    share = 0.9 if measured.shape[0] == 1 else 0.7  # the corners of a volume may be left out
+    least = int(share * measured.size / (r_y * r_z))
+    if measured.shape[0] > 1:
+        planes = np.flatnonzero(measured.any(axis=1))
+        edges = max(int(planes[0]), measured.shape[0] - 1 - int(planes[-1]))
+        if edges > r_z or (np.diff(planes) > r_z).any():
+            least = max(least, int(measured.sum()) + 1)
+    return max(0, least - int(measured.sum()))
+
+
+def _spell(lacking: NDArray[np.bool_], first: tuple[int, int], grid: Grid) -> str:
+    """Name lines by their counters: ``12 to 21, 30``; in a volume the partitions that lack some."""
+    axis = 0 if lacking.shape[0] > 1 else 1
+    rows = np.flatnonzero(lacking.any(axis=1 - axis)) + first[axis] - grid.place.offsets[axis]
+    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    words = [str(run[0]) if run.size == 1 else f"{run[0]} to {run[-1]}" for run in runs]
+    shown = ", ".join(words[:6]) + (" and others" if len(words) > 6 else "")
+    return f"of partitions {shown}" if axis == 0 else shown
