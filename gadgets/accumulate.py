@@ -21,7 +21,7 @@ from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .plan import Grid
 from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING, NOT_FOR_THE_IMAGE, Inspection, flag_mask
-from .recon_data import to_acquisitions
+from .recon_data import of_bucket, to_acquisitions
 from .scan import Scan
 
 Trigger = Literal["auto", "average", "slice", "contrast", "phase", "repetition", "set", "segment", "end"]
@@ -105,7 +105,8 @@ def accumulate(
             if isinstance(item, Acquisition):
                 yield from accumulator.add(item)
             elif isinstance(item, AcquisitionBucket):
-                yield from accumulator.add_bucket(item)
+                yield from item.waveforms
+                yield from accumulator.add_group(of_bucket(item))
             elif isinstance(item, ReconData):
                 yield from accumulator.add_group(to_acquisitions(item))
             else:
@@ -178,12 +179,6 @@ class _Accumulator:
             grid = self._guess(key)
             ready.append(PartialKspace(self.blocks[key].buffer.snapshot(self.scan.device, grid.encoding, grid.place)))
         return ready
-
-    def add_bucket(self, bucket: AcquisitionBucket) -> Iterator[Item]:
-        """Add the readouts of a trigger of Gadgetron's; readouts that are in both of its lists count once."""
-        yield from bucket.waveforms
-        only_reference = (a for a in bucket.reference if not read_fields(a).flags & CALIBRATION_AND_IMAGING)
-        yield from self.add_group((*only_reference, *bucket.data))
 
     def add_group(self, acquisitions: Iterable[Acquisition]) -> Iterator[Item]:
         """Add readouts that were collected before; that they were handed on says that they are at their end."""

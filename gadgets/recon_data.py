@@ -1,4 +1,4 @@
-"""Gadgetron's buffered data (IsmrmrdReconData): taken apart into readouts, and made of blocks of k-space."""
+"""Gadgetron's buckets and buffered data (IsmrmrdReconData): taken apart into readouts, and made of blocks of k-space."""
 
 import struct
 from collections.abc import Iterator
@@ -10,10 +10,12 @@ from ..wire.errors import DataError
 from ..wire.items import (
     ACQUISITION_HEADER,
     Acquisition,
+    AcquisitionBucket,
     AcquisitionHeader,
     ReconBit,
     ReconBuffer,
     ReconData,
+    header_of,
     make_acquisition,
 )
 from .kspace import Kspace
@@ -21,6 +23,14 @@ from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING
 
 _SAMPLING = struct.Struct("<6f6H9H2x")
 """Encoded and recon field of view, encoded and recon matrix, then (minimum, center, maximum) along RO, E1, E2."""
+
+
+def of_bucket(bucket: AcquisitionBucket) -> Iterator[Acquisition]:
+    """Readouts of a trigger of Gadgetron's, calibration lines first; those that are in both of its lists come once."""
+    for acquisition in bucket.reference:
+        if not header_of(acquisition).flags & CALIBRATION_AND_IMAGING:
+            yield acquisition
+    yield from bucket.data
 
 
 def to_acquisitions(recon_data: ReconData) -> Iterator[Acquisition]:
