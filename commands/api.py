@@ -338,10 +338,13 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _build_if_missing(name: str, settings: Settings) -> None:
-    if not ships(name) or name in _engine(settings).available():
+    """Build a bundle that comes with Isocenter, if it is missing or was made by another version of it."""
+    ours = settings.home / "bundles" / name
+    if not ships(name) or (not ours.exists() and name in _engine(settings).available()):
         return
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        progress.add_task(f"building bundle {name}", total=None)
+        if not ours.exists():
+            progress.add_task(f"building bundle {name}", total=None)
         prepare_bundles(settings, only=[name])
 
 
