@@ -22,6 +22,13 @@ from isocenter.simulate.scan import ScanProtocol, simulate, truth_path
 from isocenter.wire.errors import DataError, FileError, IsocenterError, OptionError, PipelineError
 
 
+# what rss makes of an undersampled scan is aliased, which is said, and serves here all the same
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is undersampled:isocenter.commands.api.ReconstructionWarning",
+    "ignore:the image is incomplete:isocenter.commands.api.ReconstructionWarning",
+)
+
+
 @pytest.fixture(scope="module")
 def settings(bundles):
     return Settings(home=bundles.parent)
@@ -80,7 +87,7 @@ def test_readouts_are_left_as_they_are(settings, recorded, tmp_path):
 def test_what_is_wrong_with_a_scan_is_a_warning(settings):
     scan = simulate(ScanProtocol(matrix=32, coils=2))
     scan.items[9].idx.kspace_encode_step_1 = 4000
-    with pytest.warns(isocenter.ReconstructionWarning, match="4000 is outside"):
+    with pytest.warns(isocenter.ReconstructionWarning, match="4000, kspace_encode_step_2 0 is outside"):
         images = isocenter.reconstruct((scan.header, scan.items), "rss", settings=settings)
     assert len(images) == 1
 
@@ -147,7 +154,10 @@ def test_blocks_of_a_scan_warn_of_what_is_wrong_with_it(tmp_path):
     scan = simulate(ScanProtocol(matrix=16, coils=2))
     scan.items[5].idx.kspace_encode_step_1 = 4000
     scan.save(path)
-    with isocenter.open_scan(path) as opened, pytest.warns(isocenter.ReconstructionWarning, match="4000 is outside"):
+    with (
+        isocenter.open_scan(path) as opened,
+        pytest.warns(isocenter.ReconstructionWarning, match="4000, kspace_encode_step_2 0 is outside"),
+    ):
         assert len(list(opened.kspace())) == 1
 
 
@@ -157,8 +167,8 @@ def test_a_pipeline_that_makes_no_images_gives_none(tmp_path, bundles, recorded)
 
 
 def test_parameters_choose_what_a_pipeline_leaves_open(settings, recorded):
-    images = isocenter.reconstruct(recorded, "network.xml", settings=settings, bundle="rss")
-    assert [image.meta["IsocenterBundle"] for image in images] == ["rss", "rss"]
+    images = isocenter.reconstruct(recorded, "network.xml", settings=settings, bundle="sense")
+    assert [image.meta["IsocenterBundle"] for image in images] == ["sense", "sense"]
 
 
 def test_a_pipeline_may_have_another_name(settings, recorded):
@@ -351,7 +361,10 @@ class TestOwnGadgets:
         service = make_service(gadgets={"negate": "own_gadgets_of_a_site:negate"}, python_path=(code,))
         result = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").encode())
         assert result.failed
-        assert "".join(result.texts).endswith("ERROR: ValueError: no such sign\n")
+        said = "".join(result.texts)
+        assert "ERROR: an internal error ended the scan" in said
+        assert "no such sign" not in said
+        assert len(said.splitlines()) == 1
         assert len(service.replay(small_scan).images) == 1
 
     def test_of_an_installed_package(self, service, code, small_scan):
