@@ -101,6 +101,11 @@ class Assembler:
         elif missing.readouts:
             announced = encoding.count("average")
             kspace.notes["Averages"] = f"fewer averages came than the {announced} that the header announces"
+        if buffer.centered and buffer.readout_samples < buffer.samples:
+            kspace.notes["Resolution"] = (
+                f"readouts have {buffer.readout_samples} samples around the middle of k-space where the header has "
+                f"{buffer.samples}: the resolution along the readout is lower"
+            )
         if reference is not None and reference.borrowed:
             kspace.notes["Calibration"] = reference.borrowed
         return kspace

@@ -115,8 +115,9 @@ class KspaceBuffer:
         self.encoding_index = first.encoding
         self.coils = first.channels
         self.readout_samples = first.samples
+        self.centered = first.center_sample == first.samples // 2
         # as many samples as when the oversampling was removed: whether it was, the plan decides
-        short = first.samples == encoding.cropped_readout and first.center_sample == first.samples // 2
+        short = first.samples == encoding.cropped_readout and self.centered
         self.samples = encoding.cropped_readout if short else encoding.encoded_matrix[0]
         self.readouts = 0
         self.dwell_time = 0.0

@@ -115,6 +115,19 @@ def test_an_asymmetric_echo_is_placed_by_its_center_sample(echo):
     assert torch.allclose(kspace.data[:, 0, :, :, first:], exact(protocol)[..., first:], atol=1e-5)
 
 
+def test_readouts_that_are_cut_off_on_both_sides_have_a_lower_resolution_which_is_said():
+    simulation = simulate(ScanProtocol(**QUIET))
+    short = []
+    for item in simulation.items:
+        head = item.getHead()
+        head.number_of_samples, head.center_sample = 40, 20
+        short.append(ismrmrd.Acquisition(head, item.data[:, 12:52].copy()))
+    (kspace,), _, scan = blocks(simulation, short)
+    assert torch.allclose(kspace.data[:, 0, :, :, 12:52], exact(ScanProtocol(**QUIET))[..., 12:52], atol=1e-5)
+    assert "40 samples around the middle of k-space where the header has 64" in kspace.notes["Resolution"]
+    assert scan.problem_messages() == [kspace.notes["Resolution"]]
+
+
 def test_a_reversed_asymmetric_echo_is_placed_likewise():
     protocol = ScanProtocol(**QUIET, asymmetric_echo=0.75, reverse_every_second=True)
     (kspace,), _, _ = blocks(simulate(protocol))

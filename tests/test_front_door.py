@@ -21,7 +21,6 @@ from isocenter.service.settings import Settings
 from isocenter.simulate.scan import ScanProtocol, simulate, truth_path
 from isocenter.wire.errors import DataError, FileError, IsocenterError, OptionError, PipelineError
 
-
 # what rss makes of an undersampled scan is aliased, which is said, and serves here all the same
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*is undersampled:isocenter.commands.api.ReconstructionWarning",
