@@ -184,7 +184,7 @@ class Evidence:
             measured = buffer.measured
             lines.append(np.argwhere(measured)[:, 1:].T)
             energies.append(buffer.energy[measured])
-            users.append(buffer.headers[measured].view(ACQUISITION_HEADER)["idx"]["user"].reshape(-1, 8)[:, 5:7])
+            users.append(buffer.headers.view(ACQUISITION_HEADER)[..., 0]["idx"]["user"][measured][:, 5:7])
         user = np.concatenate(users)
         return cls(
             np.concatenate(lines, axis=1), np.concatenate(energies), (_majority(user[:, 1]), _majority(user[:, 0]))
