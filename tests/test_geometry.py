@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import ismrmrd
+import isocenter
 import numpy as np
 import pytest
 import torch
@@ -297,3 +298,45 @@ def test_the_grid_of_a_block_keeps_the_encoded_pixel_size():
     assert grid_fov(encoding, (8, 60, 97)) == pytest.approx((480, 300, 40))
     assert grid_fov(encoding, (8, 60, 48)) == pytest.approx((48 * 480 / 97, 300, 40))
     assert grid_fov(encoding, (1, 60, 97)) == pytest.approx((480, 300, 32))
+
+
+_TILT = np.deg2rad(25), np.deg2rad(-40)
+DIRECTIONS = {
+    "transverse": np.eye(3),
+    "feet first": np.diag([-1.0, 1.0, -1.0]),
+    "readout flipped": np.diag([-1.0, 1.0, 1.0]),
+    "sagittal": np.array([[0.0, 1, 0], [0, 0, -1], [-1, 0, 0]]),
+    "twice oblique": np.array(
+        [[1, 0, 0], [0, np.cos(_TILT[0]), np.sin(_TILT[0])], [0, -np.sin(_TILT[0]), np.cos(_TILT[0])]]
+    )
+    @ np.array([[np.cos(_TILT[1]), 0, np.sin(_TILT[1])], [0, 1, 0], [-np.sin(_TILT[1]), 0, np.cos(_TILT[1])]]),
+}
+
+
+@pytest.mark.parametrize("partitions", [1, 8])
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_point_is_seen_where_it_is_in_the_patient(engine, name, partitions):
+    """From readouts to the image: off the centre, in slices and volumes, whatever way they lie."""
+    directions = DIRECTIONS[name]
+    protocol = ScanProtocol(matrix=32, coils=2, partitions=partitions, slice_thickness=6.0, noise_scan=False)
+    size = np.array([2 * protocol.fov, protocol.fov, 6.0 * partitions])
+    center = np.array([31.0, -47.0, 12.0])
+    offsets = np.array([30.0, -52.5, 12.0 if partitions > 1 else 0.0])
+    samples = samples_at(64) / size[0]
+    readouts = []
+    for z in range(partitions):
+        for y in range(32):
+            k = np.array([(y - 16) / size[1], (z - partitions // 2) / size[2]])
+            signal = np.exp(-2j * np.pi * (samples * offsets[0] + k @ offsets[1:]))
+            readout = ismrmrd.Acquisition.from_array(np.tile(signal, (2, 1)).astype(np.complex64), center_sample=32)
+            readout.idx.kspace_encode_step_1, readout.idx.kspace_encode_step_2 = y, z
+            readout.position[:] = center
+            readout.read_dir[:], readout.phase_dir[:], readout.slice_dir[:] = directions
+            readouts.append(readout)
+    (image,) = isocenter.reconstruct((header_xml(protocol), readouts), "rss.xml")
+    brightest = np.array(np.unravel_index(image.data[0].argmax(), image.data.shape[1:]))[::-1]
+    matrix = np.array(image.data.shape[:0:-1])
+    pixel = np.array(image.field_of_view) / matrix
+    along = (brightest - matrix // 2) * pixel
+    axes = np.array([image.read_dir, image.phase_dir, image.slice_dir])
+    assert np.abs(np.array(image.position) + along @ axes - center - offsets @ directions).max() < 4
