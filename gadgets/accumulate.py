@@ -9,13 +9,12 @@ import ismrmrd
 from pydantic import Field
 
 from ..wire.errors import DataError
-from ..wire.header import Encoding
 from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData, header_of
-from .assembly import KEY_COUNTERS, Assembler, absent_images, frame_count
+from .assembly import KEY_COUNTERS, Assembler, absent_images, announced_sizes, frame_count
 from .block import Block
 from .calibration import CalibrationStore, Key
 from .early import EarlyWork
-from .gadget import FromChain, Options, Stream, gadget
+from .gadget import FromChain, Stream, gadget
 from .head_start import HeadStart
 from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
@@ -41,17 +40,7 @@ _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(KEY_COUNTERS)
 
 
-def _sizes(encoding: Encoding, options: Options) -> dict[str, int]:
-    matrix = encoding.encoded_matrix
-    return {
-        "frames": frame_count(encoding, options["frames"]),
-        "kz": matrix[2],
-        "ky": matrix[1],
-        "kx": encoding.cropped_readout,
-    }
-
-
-@gadget(waits=True, sizes=_sizes)
+@gadget(waits=True, sizes=announced_sizes)
 def accumulate(
     items: Stream,
     scan: Scan,
@@ -142,7 +131,15 @@ class _Accumulator:
         self.head_starts: dict[Key, HeadStart] = {}
         self.store = CalibrationStore(self.plan, self._new_reference_buffer)
         apart = frames == "average" or trigger == "average"
-        self.assembler = Assembler(scan, self.store, frames, fill_calibration=fill_calibration, averages_apart=apart)
+        wants_maps = early is not None and early.maps is not None
+        self.assembler = Assembler(
+            scan,
+            self.store,
+            frames,
+            fill_calibration=fill_calibration,
+            averages_apart=apart,
+            wants_maps=wants_maps,
+        )
         self.handed_on: set[Key] = set()
         self.refused: dict[Key, tuple[str, str]] = {}
         """Blocks for which there was no memory; one that began later would lack the lines before."""
@@ -250,8 +247,7 @@ class _Accumulator:
     def _open(self, key: Key, fields: Readout, acquisition: Acquisition) -> None:
         """Begin a block."""
         if self._is_late(key):
-            message = "readouts came for an image that was reconstructed already; they make another one"
-            self.scan.report("late readouts", message)
+            self.scan.report("late readouts", "readouts came for an image that was reconstructed already")
         if key in self.refused:
             message, kind = self.refused[key]
             raise DataError(message, kind=kind)
@@ -342,10 +338,14 @@ class _Accumulator:
         return list(self._hand_on(key))
 
     def _waits_for_calibration(self, key: Key) -> bool:
-        """Whether separate calibration lines of a slice may come after its image."""
+        """Whether an undersampled image has no calibration lines yet, which may come after it."""
         encoding = self.scan.encodings[key[0]]
-        separate = encoding.calibration_mode in ("separate", "external") and encoding.acceleration != (1, 1)
-        return separate and not self.store.has_slice(key)
+        wanted = encoding.calibration_mode in ("separate", "external") or self.assembler.wants_maps
+        if encoding.acceleration == (1, 1) or encoding.calibration_mode == "interleaved" or not wanted:
+            return False
+        if self.store.has_slice(key):
+            return False
+        return not self.assembler.has_middle(self.blocks[key].buffer, self._grid(key))
 
     def flush(self) -> Iterator[Item]:
         """Hand on every block, in ascending order of the counters: nothing more can come."""
@@ -381,11 +381,17 @@ class _Accumulator:
         if block.readouts:
             grid = self._grid(key, final=final)
             kspace = self.assembler.assemble(key, block.buffer, grid, self.head_starts.get(key))
+        if kspace is not None and (
+            why := self.assembler.stray(key, kspace, self.blocks.values(), late=self._is_late(key))
+        ):
+            self.inspection.left_out[why] += block.readouts
+            self.scan.report(why, f"{block.readouts} readouts were left out: {why}")
+            kspace = None
         if kspace is not None:
             kspace.notes |= self._notes(key, block, kspace)
             for kind, note in kspace.notes.items():
                 if kind != "Header":  # said when it was read
-                    self.scan.report(kind.lower(), note)
+                    self.scan.report(kind.lower(), note, each=True)
         self._drop(key)
         if kspace is not None:
             self.handed_on.add(key)

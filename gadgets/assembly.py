@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..wire.header import Encoding
+from .block import Block
 from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid
+from .gadget import Options
 from .head_start import HeadStart
 from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer
@@ -22,6 +24,17 @@ KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 def frame_count(encoding: Encoding, frames: str) -> int:
     """Number of frames of a block that the header announces."""
     return 1 if frames == "none" else encoding.count(frames)
+
+
+def announced_sizes(encoding: Encoding, options: Options) -> dict[str, int]:
+    """Sizes of the blocks of an encoding space that the header announces."""
+    matrix = encoding.encoded_matrix
+    return {
+        "frames": frame_count(encoding, options["frames"]),
+        "kz": matrix[2],
+        "ky": matrix[1],
+        "kx": encoding.cropped_readout,
+    }
 
 
 def absent_images(encodings: Sequence[Encoding], handed_on: Iterable[Key], frames: str) -> list[str]:
@@ -53,17 +66,29 @@ class Assembler:
         Whether embedded calibration lines also serve the image.
     averages_apart
         Whether every average makes an image of its own.
+    wants_maps
+        Whether coil maps are made of the blocks.
     """
 
     def __init__(
-        self, scan: Scan, store: CalibrationStore, frames: str, *, fill_calibration: bool, averages_apart: bool
+        self,
+        scan: Scan,
+        store: CalibrationStore,
+        frames: str,
+        *,
+        fill_calibration: bool,
+        averages_apart: bool,
+        wants_maps: bool,
     ) -> None:
         self._scan = scan
         self._store = store
         self._frames = frames
         self._fill_calibration = fill_calibration
         self._averages_apart = averages_apart
+        self.wants_maps = wants_maps
         self._series: dict[Key, TimeAverage] = {}
+        self._largest = 0
+        """Readouts of the largest block so far."""
 
     def fills(self, index: int) -> bool:
         """Whether lines of an encoding space that are flagged as calibration only are lines of the image as well."""
@@ -110,6 +135,21 @@ class Assembler:
             kspace.notes["Calibration"] = reference.borrowed
         return kspace
 
+    def stray(self, key: Key, kspace: Kspace, blocks: Iterable[Block], *, late: bool) -> str:
+        """Say why a block is no image, but a few readouts with faulty counters, or that came when their image had left."""
+        counters = dict(zip(KEY_COUNTERS, key[1:], strict=True))
+        encoding = self._scan.encodings[key[0]]
+        self._largest = max(self._largest, *(block.readouts for block in blocks))
+        beyond = any(value >= encoding.count(name) and name != self._frames for name, value in counters.items())
+        where = ", ".join(f"{name} {value}" for name, value in counters.items())
+        if "Incomplete" not in kspace.notes:
+            return ""
+        if late:
+            return f"they came when the image of {where} had left"
+        if beyond and 10 * int(kspace.mask.sum()) <= self._largest:
+            return f"the header announces no image of {where}, and they are too few for one"
+        return ""
+
     def _to_kspace(
         self, buffer: KspaceBuffer, reference: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
     ) -> Kspace:
@@ -119,18 +159,29 @@ class Assembler:
         lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
         return buffer.to_kspace(device, grid.encoding, grid.place, lines)
 
+    def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:
+        """Whether the lines around the middle of k-space were measured, frames taken together, so that they calibrate."""
+        lines = np.asarray(buffer.on_grid(buffer.measured, grid.place).any(axis=0))
+        kz, ky = (size // 2 for size in lines.shape)
+        return bool(lines[kz, max(ky - 2, 0) : ky + 2].all())
+
     def in_series(self, key: Key, kspace: Kspace) -> Iterator[Kspace]:
-        """Give a frame of an interleaved series the lines of the frames around it for calibration."""
+        """Give a frame that has no calibration lines those of the frames around it, which may be undersampled in turns."""
         encoding = self._scan.encodings[key[0]]
+        kz, ky = (size // 2 for size in kspace.mask.shape[1:])
         alone = kspace.calibration is None and encoding.acceleration != (1, 1)
-        if encoding.calibration_mode != "interleaved" or not alone:
+        declared = encoding.calibration_mode == "interleaved"
+        alone = alone and (declared or self.wants_maps)
+        if not alone or bool(kspace.mask[:, kz, max(ky - 2, 0) : ky + 2].any(dim=0).all()):
             yield kspace
             return
         turns = {"phase", "repetition", encoding.interleaving_dimension}
         series = (key[0], *(0 if name in turns else value for name, value in zip(KEY_COUNTERS, key[1:], strict=True)))
         if series not in self._series:
             announced = encoding.count(encoding.interleaving_dimension or "repetition")
-            self._series[series] = TimeAverage(announced, encoding.acceleration[0] * encoding.acceleration[1])
+            turn = encoding.acceleration[0] * encoding.acceleration[1]
+            # without a word of it in the header, all frames that there are
+            self._series[series] = TimeAverage(announced, turn) if declared else TimeAverage(2**30, 2**30)
         yield from self._series[series].add(kspace)
 
     def end_series(self) -> Iterator[Kspace]:

@@ -41,11 +41,6 @@ class Block:
         return self._buffers[self._shape]
 
     @property
-    def empty(self) -> bool:
-        """Whether there is no buffer yet."""
-        return self._shape is None
-
-    @property
     def readouts(self) -> int:
         """Readouts in the fullest buffer."""
         return 0 if self._shape is None else self._buffers[self._shape].readouts

@@ -74,7 +74,7 @@ class CalibrationStore:
     def own(self, key: Key) -> KspaceBuffer | None:
         """Lines that were measured with exactly these counters."""
         block = self._blocks.get(key)
-        return None if block is None or block.empty else block.buffer
+        return None if block is None or not block.readouts else block.buffer
 
     def keys(self) -> list[Key]:
         """Counters of all lines."""
@@ -91,7 +91,7 @@ class CalibrationStore:
 
     def has_slice(self, key: Key) -> bool:
         """Whether there are lines for the slice of an image, in its encoding space or one of references only."""
-        return any(self._fits_slice(other, key) for other in self._blocks)
+        return any(self._fits_slice(other, key) and block.readouts for other, block in self._blocks.items())
 
     def _fits_slice(self, other: Key, key: Key) -> bool:
         encodings = {key[_ENCODING], *self._plan.reference_encodings()}
@@ -107,7 +107,7 @@ class CalibrationStore:
         str
             Why there are none though some were measured.
         """
-        usable = {other: block.buffer for other, block in self._blocks.items() if not block.empty}
+        usable = {other: block.buffer for other, block in self._blocks.items() if block.readouts}
         fitting = {other: buffer for other, buffer in usable.items() if buffer.coils == image.coils}
         encodings = [key[_ENCODING], *self._plan.reference_encodings()]
         near = [other for other in fitting if other[_ENCODING] in encodings]

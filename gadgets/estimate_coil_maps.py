@@ -16,6 +16,9 @@ from .gadget import FromChain, Stream, gadget
 from .kspace import Kspace
 from .scan import Scan
 
+_MOST_HOLES = 0.15
+"""Fraction of a calibration region that may be missing."""
+
 
 @dataclass(frozen=True)
 class MapsOptions:
@@ -84,12 +87,17 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     DataError
         There are too few calibration lines.
     """
-    region = calibration_region(kspace, options.calibration_size)
+    region, measured = calibration_region(kspace, options.calibration_size)
+    if measured is not None:
+        missing = int((~measured).sum())
+        text = f"{missing} of {measured.numel()} calibration lines are missing; coil maps were made from the others"
+        kspace.notes["Calibration"] = "; ".join(filter(None, [kspace.notes.get("Calibration", ""), text]))
+        scan.report("calibration lines", text)
     shape = tuple(kspace.data.shape[2:])
 
     def estimate() -> Tensor:
         start = time.perf_counter()
-        maps = estimate_maps(region, shape, options)
+        maps = estimate_maps(region, shape, options, measured)
         scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
@@ -114,24 +122,28 @@ def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> 
     kspace.notes["Calibration"] = f"{problem}; coil maps of an earlier image of this slice were used"
 
 
-def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions) -> Tensor:
+def estimate_maps(
+    region: Tensor, shape: tuple[int, ...], options: MapsOptions, measured: Tensor | None = None
+) -> Tensor:
     """Maps [coils, kz, ky, kx] of a shape (kz, ky, kx); plane by plane where the calibration data covers all partitions."""
     partitions, lines, samples = shape
 
     def maps(data: Tensor, planes: int) -> Tensor:
         size = (planes, lines, samples)
         if options.method == "espirit":
-            return espirit(data, size, kernel=options.kernel, crop=options.crop)
+            return espirit(data, size, kernel=options.kernel, crop=options.crop, measured=measured)
         return adaptive(data, size)
 
-    if 1 < partitions == region.shape[1]:
+    if 1 < partitions == region.shape[1] and measured is None:
         planes = ifft(region, [1])
         return torch.cat([maps(planes[:, z : z + 1], 1) for z in range(partitions)], dim=1)
     return maps(region, partitions)
 
 
-def calibration_region(kspace: Kspace, size: int) -> Tensor:
+def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None]:
     """Return a copy of the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space.
+
+    If a few lines [kz, ky] of it are missing, they are zero, and the second thing returned says which were measured.
 
     It has up to ``size`` samples along each axis, but all partitions where they were all measured.
 
@@ -144,17 +156,45 @@ def calibration_region(kspace: Kspace, size: int) -> Tensor:
     start = kspace.data.shape[-1] // 2 - width // 2
     x = slice(start, start + width)
     own = kspace.mask.any(dim=0)
-    found = [(_middle_rectangle(own, size), False)]
+    sources = [(own, False)]
     if kspace.calibration is not None:
-        found.insert(0, (_middle_rectangle(_measured_lines(kspace.calibration), size), True))
-    (z, y), separate = max(found, key=lambda entry: (_enough(entry[0], own), _area(entry[0]), entry[1]))
+        sources.insert(0, (_measured_lines(kspace.calibration), True))
+    found = [
+        (_region(lines, size) if separate else _middle_rectangle(lines.cpu(), size), lines, separate)
+        for lines, separate in sources
+    ]
+    (z, y), lines, separate = max(found, key=lambda entry: (_enough(entry[0], own), _area(entry[0]), entry[2]))
     if not _enough((z, y), own):
-        lines = y.stop - y.start
-        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {lines}")
+        count = y.stop - y.start
+        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {count}")
+    measured = None if bool(lines[z, y].all()) else lines[z, y]
     if separate and kspace.calibration is not None:
-        return kspace.calibration[:, z, y, x].clone()
-    weight = kspace.mask[:, z, y].sum(dim=0)
-    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None]
+        return kspace.calibration[:, z, y, x].clone(), measured
+    weight = kspace.mask[:, z, y].sum(dim=0).clamp(min=1)
+    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None], measured
+
+
+def _region(measured: Tensor, size: int) -> tuple[slice, slice]:
+    """Largest rectangle of measured lines around the middle, or the whole region where only a few lines of it are missing.
+
+    A run of lines that ends at a gap lies beside the middle of k-space, and maps that are made from it are wrong.
+    """
+    lines = measured.cpu()
+    window = tuple(_span(lines.any(dim=1 - axis), size) for axis in (0, 1))
+    part = lines[window[0], window[1]]
+    corners = bool(part.numel()) and bool(part[0, 0] & part[0, -1] & part[-1, 0] & part[-1, -1])
+    if corners and float(part.float().mean()) >= 1 - _MOST_HOLES:
+        return window[0], window[1]
+    return _middle_rectangle(lines, size)
+
+
+def _span(measured: Tensor, size: int) -> slice:
+    """From the first to the last measured line, at most ``size`` around the middle."""
+    rows = torch.nonzero(measured).flatten()
+    if not rows.numel():
+        return slice(0, 0)
+    first = measured.numel() // 2 - size // 2
+    return slice(max(int(rows[0]), first), max(min(int(rows[-1]) + 1, first + size), 0))
 
 
 def _measured_lines(calibration: Tensor) -> Tensor:
@@ -178,7 +218,7 @@ def _middle_rectangle(measured: Tensor, size: int) -> tuple[slice, slice]:
 
     Elliptical regions and scans have no corners, so that each extent along kz leaves another one along ky.
     """
-    lines = measured.cpu()
+    lines = measured
     partitions = lines.shape[0]
     middle = partitions // 2
     best = (slice(0, partitions), _extent(lines.all(dim=0), size))

@@ -203,9 +203,10 @@ class KspaceBuffer:
             )
         # NaN and infinity show in the energy; looked at while the readout is in the processor's cache, before the copy
         energy = np.vdot(samples, samples).real
-        if not math.isfinite(energy) and not np.isfinite(samples).all():
+        if not math.isfinite(energy):
+            what = "samples too large to be squared" if np.isfinite(samples).all() else "NaN or infinite samples"
             raise DataError(
-                f"readout (scan counter {header.scan_counter}) holds NaN or infinite samples and was left out",
+                f"readout (scan counter {header.scan_counter}) holds {what} and was left out",
                 kind="not finite",
             )
         if fields.step_1 >= rows or fields.step_2 >= partitions or frame >= frames:

@@ -99,45 +99,54 @@ def _wanted(
     """
     acceleration = grid.encoding.acceleration
     measured = image | reference
+    inside = _inside_ellipse(measured, grid, first)
     if acceleration == (1, 1):
-        return measured.copy() if _elliptical(measured, grid, first) else np.ones_like(measured)
+        return np.ones_like(measured) if inside is None else inside | measured
     wanted = np.zeros_like(measured)
+    volume = len(measured) > 1
     for plane in range(len(measured)):
-        phase = _phase(np.flatnonzero(image[plane]), np.flatnonzero(measured[plane]), acceleration[0])
-        if phase is not None:
-            wanted[plane, phase :: acceleration[0]] = True
+        lines = np.flatnonzero(measured[plane])
+        if volume and acceleration[0] == 1 and lines.size > 1:
+            wanted[plane, slice(lines[0], lines[-1] + 1) if inside is not None else slice(None)] = True
+        pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume)
+        if pattern is not None:
+            wanted[plane, pattern] = True
         lines = np.flatnonzero(reference[plane])
         if lines.size > 2 and lines.size > 0.7 * (lines[-1] - lines[0] + 1):
             wanted[plane, lines[0] : lines[-1] + 1] = True
     return wanted
 
 
-def _elliptical(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> bool:
-    """Whether nothing but the corners of a volume was left out, as elliptical scanning does."""
+def _inside_ellipse(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Lines [kz, ky] that elliptical scanning measures in any case; None if the corners of the volume were not left out."""
     corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
     planes = np.asarray(measured.any(axis=1))
-    if measured.shape[0] == 1 or corners or not planes[1:].all():
-        return False
+    step = grid.encoding.acceleration[1]
+    if measured.shape[0] == 1 or corners or not planes[-step:].any() or not planes[1 : 1 + step].any():
+        return None
     z, y = (
         (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
         for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
     )
     inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
-    return not (inside & ~measured).any()
+    return inside if grid.encoding.acceleration != (1, 1) or (inside & measured).sum() > 0.8 * inside.sum() else None
 
 
-def _phase(image: NDArray[Any], measured: NDArray[Any], acceleration: int) -> int | None:
-    """Remainder of a regular pattern's lines; None if there is none.
+def _pattern(image: NDArray[Any], measured: NDArray[Any], acceleration: int, *, volume: bool) -> slice | None:
+    """Lines of a regular pattern; None if there is none.
 
-    All lines of the image lie on it, if calibration lines are flagged as such; else those without neighbours do.
+    All lines of the image lie on it, if calibration lines are flagged as such; else those without neighbours do. In a volume,
+    a plane may have more than the acceleration between its lines (CAIPIRINHA), and less than the whole extent.
     """
-    if acceleration == 1:
+    if acceleration == 1 or measured.size < 2:
         return None
-    gaps = np.diff(measured) > 1
-    alone = measured[np.append(True, gaps) & np.append(gaps, True)] if measured.size else measured
+    gaps = np.diff(measured)
+    alone = measured[np.append(True, gaps > 1) & np.append(gaps > 1, True)]
+    step = int(np.bincount(gaps[gaps > 1]).argmax()) if volume and (gaps > 1).any() else acceleration
     for lines, least in ((image, 3), (alone, 2)):
-        if lines.size >= least and np.unique(lines % acceleration).size == 1:
-            return int(lines[0]) % acceleration
+        if lines.size >= least and np.unique(lines % step).size == 1:
+            phase = int(lines[0]) % step
+            return slice(int(lines[0]), int(lines[-1]) + 1, step) if volume else slice(phase, None, step)
     return None
 
 

@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 _MOST_STRAYS = 0.1
 """Readouts outside what the header announces, as a fraction of all, up to which they are faults and not the header."""
-_CLEARLY = 10.0
+_CLEARLY = 4.0
 """Ratio of energies from which on the brightest line says that the middle of k-space is elsewhere."""
 
 
@@ -132,8 +132,8 @@ class Plan:
         index = buffer.encoding_index
         if index in self._decided:
             return self._with_length(self._decided[index], buffer, check=Evidence.of(buffer))
-        evidence = Evidence.of(buffer, *others)
-        return self._with_length(_decide(index, self.encodings[index], evidence, final=final), buffer)
+        grid = _decide(index, self.encodings[index], Evidence.of(buffer, *others), final=final)
+        return self._with_length(grid, buffer, check=Evidence.of(buffer))
 
     def settle(self, grid: Grid, lines: int) -> None:
         """Keep to a grid from now on, as a block of so many lines was handed on with it; a few lines decide nothing."""
@@ -145,10 +145,13 @@ class Plan:
         """Fit a grid to one block: its length of a readout, and what its own lines say against the plan."""
         notes, index = dict(grid.notes), grid.index
         if check is not None:
-            kz = np.unique(check.lines[0])
-            if grid.place.grid[0] == 1 and kz.size > 1:  # partitions after all
+            if grid.place.grid[0] == 1 and not check.flat:  # partitions after all
                 grid = self._decided[index] = _decide(index, self.encodings[index], check, final=True)
                 notes = dict(grid.notes)
+            if grid.place.grid[0] == 1:  # whatever the only partition of a slice is numbered
+                kz = int(np.bincount(check.lines[0]).argmax())
+                place = replace(grid.place, offsets=(-kz, grid.place.offsets[1]))
+                grid = replace(grid, place=place, accepted=((kz, kz + 1), grid.accepted[1]))
             if doubt := _doubt(grid, check):
                 notes["Middle"] = doubt
         return replace(grid, place=replace(grid.place, samples=buffer.samples), notes=notes)
@@ -175,20 +178,23 @@ class Evidence:
     lines: Rows
     energy: NDArray[np.float64]
     marked: tuple[int, int]
+    flat: bool = True
+    """Whether no block has more than one partition, but for strays."""
 
     @classmethod
     def of(cls, *buffers: KspaceBuffer) -> "Evidence":
         """Collect what the lines of some blocks say."""
-        lines, energies, users = [], [], []
+        lines, energies, users, flat = [], [], [], True
         for buffer in buffers:
             measured = buffer.measured
             lines.append(np.argwhere(measured)[:, 1:].T)
+            partitions = np.bincount(lines[-1][0], minlength=1)
+            flat = flat and partitions.sum() - partitions.max() <= max(1, _MOST_STRAYS * partitions.sum())
             energies.append(buffer.energy[measured])
             users.append(buffer.headers.view(ACQUISITION_HEADER)[..., 0]["idx"]["user"][measured][:, 5:7])
         user = np.concatenate(users)
-        return cls(
-            np.concatenate(lines, axis=1), np.concatenate(energies), (_majority(user[:, 1]), _majority(user[:, 0]))
-        )
+        marked = _majority(user[:, 1]), _majority(user[:, 0])
+        return cls(np.concatenate(lines, axis=1), np.concatenate(energies), marked, bool(flat))
 
     def around(self, axis: int, line: int, reach: int) -> float:
         """Mean energy of the lines close to one."""
@@ -203,7 +209,7 @@ class Evidence:
 
     def within(self, keep: NDArray[np.bool_]) -> "Evidence":
         """Leave lines out."""
-        return Evidence(self.lines[:, keep], self.energy[keep], self.marked)
+        return Evidence(self.lines[:, keep], self.energy[keep], self.marked, self.flat)
 
 
 def _majority(values: NDArray[Any]) -> int:
@@ -218,7 +224,7 @@ def _majority(values: NDArray[Any]) -> int:
 def _decide(index: int, encoding: Encoding, evidence: Evidence, *, final: bool = False) -> Grid:
     """Decide where the lines of an encoding space belong."""
     notes: dict[str, str] = {}
-    accepted = tuple(_accepted(encoding, axis, evidence, notes) for axis in (0, 1))
+    accepted = tuple(_accepted(encoding, axis, evidence, notes, final=final) for axis in (0, 1))
     keep = np.ones(evidence.lines.shape[1], bool)
     for axis, (first, end) in enumerate(accepted):
         keep &= (evidence.lines[axis] >= first) & (evidence.lines[axis] < end)
@@ -259,11 +265,16 @@ def _rows(encoding: Encoding, axis: int) -> int:
     return encoding.encoded_matrix[2 - axis]
 
 
-def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str]) -> tuple[int, int]:
+def _accepted(
+    encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str], *, final: bool
+) -> tuple[int, int]:
     """Counters that are no strays, from the first to before the last."""
+    if axis == 0 and evidence.flat and (final or not _expects_partitions(encoding)):
+        return int(evidence.lines[0].min()), int(evidence.lines[0].max()) + 1
     limit = _limit(encoding, axis)
     announced = _rows(encoding, axis) if axis or _expects_partitions(encoding) else 1
     first, end = (limit.minimum, limit.maximum + 1) if limit is not None else (0, announced)
+    first, end = _continued(encoding, axis, np.unique(evidence.lines[axis]), first, end)
     outside = (evidence.lines[axis] < first) | (evidence.lines[axis] >= end)
     if outside.sum() <= max(1, _MOST_STRAYS * outside.size) and not outside.all():
         return first, end
@@ -272,6 +283,20 @@ def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str
         name = f"kspace_encoding_step_{2 - axis}"
         notes["Limits"] = f"the header limits {name} to {first} to {end - 1}, but {seen[0]} to {seen[1] - 1} came"
     return min(first, seen[0]), max(end, seen[1])
+
+
+def _continued(encoding: Encoding, axis: int, seen: Rows, first: int, end: int) -> tuple[int, int]:
+    """Counters that go on where those that the header announces end, and have room on the matrix, are lines as well."""
+    limit = _limit(encoding, axis)
+    if limit is None or limit.center is None:
+        return first, end
+    rows, step = _rows(encoding, axis), encoding.acceleration[1 - axis]
+    below, above = limit.center - rows // 2, limit.center + rows - rows // 2
+    for line in seen[(seen >= end) & (seen < above)]:
+        end = int(line) + 1 if line < end + step else end
+    for line in seen[(seen < first) & (seen >= below)][::-1]:
+        first = int(line) if line >= first - step else first
+    return first, end
 
 
 def _expects_partitions(encoding: Encoding) -> bool:
@@ -289,7 +314,7 @@ def _partitions(
     """Number of partitions: one where no more than one comes, however many the header has."""
     announced = encoding.encoded_matrix[2]
     seen = np.unique(evidence.lines[0])
-    if seen.size == 1 and (final or not _expects_partitions(encoding)):
+    if evidence.flat and (final or not _expects_partitions(encoding)):
         return 1
     if announced >= seen.size and announced > 1:
         return announced
@@ -349,7 +374,7 @@ def _doubt(grid: Grid, evidence: Evidence) -> str:
         middle = grid.middle[axis]
         reach = max(1, grid.encoding.acceleration[1 - axis]) + 1
         brightest = evidence.brightest(axis)
-        if abs(brightest - middle) <= max(2 * reach, grid.place.grid[axis] // 16):
+        if abs(brightest - middle) <= max(reach, grid.place.grid[axis] // 16):
             continue
         if evidence.around(axis, brightest, reach) > _CLEARLY * evidence.around(axis, middle, reach):
             return (

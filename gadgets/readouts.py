@@ -19,6 +19,7 @@ def flag_mask(*flags: int) -> int:
 
 CALIBRATION = flag_mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
 CALIBRATION_AND_IMAGING = flag_mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+_REVERSE = flag_mask(ismrmrd.ACQ_IS_REVERSE)
 NOT_FOR_THE_IMAGE = {
     ismrmrd.ACQ_IS_NOISE_MEASUREMENT: "noise measurement",
     ismrmrd.ACQ_IS_NAVIGATION_DATA: "navigation data",
@@ -35,16 +36,19 @@ _CORRECTIONS = (ismrmrd.ACQ_IS_PHASECORR_DATA, 30, 31)
 """Readouts that an image would have to be corrected with, which nothing here does."""
 
 
-def is_cartesian(trajectory: NDArray[np.float32]) -> bool:
-    """Whether a readout's trajectory [samples, dimensions] is a straight line along the readout, evenly sampled."""
+def is_cartesian(trajectory: NDArray[np.float32], *, reverse: bool = False) -> bool:
+    """Whether a readout's trajectory [samples, dimensions] is a straight line, evenly sampled in the direction of its flag."""
     points = np.asarray(trajectory, np.float64)
-    if len(points) < 2 or not np.isfinite(points).all():
+    if not np.isfinite(points).all():
+        return False
+    if len(points) < 2:
         return True
     steps = np.diff(points, axis=0)
     largest = np.abs(steps).max()
     along, across = steps[:, 0], steps[:, 1:]
     even = np.abs(along - along.mean()).max() <= 0.1 * abs(along.mean())
-    return largest == 0 or bool(even and np.abs(across).max(initial=0) <= 1e-3 * largest)
+    forwards = along.mean() < 0 if reverse else along.mean() > 0
+    return largest == 0 or bool(even and forwards and np.abs(across).max(initial=0) <= 1e-3 * largest)
 
 
 class Inspection:
@@ -94,7 +98,8 @@ class Inspection:
                 f"{discarded} are discarded",
                 kind="empty",
             )
-        if fields.trajectory_dimensions and not is_cartesian(acquisition.traj):
+        reverse = bool(fields.flags & _REVERSE)
+        if fields.trajectory_dimensions and not is_cartesian(acquisition.traj, reverse=reverse):
             self._off_grid[fields.encoding] += 1
             self.left_out["its trajectory is not Cartesian"] += 1
             raise DataError(
@@ -121,4 +126,5 @@ class Inspection:
         return [
             f"{count} readout{'s were' if count > 1 else ' was'} left out: {reason}"
             for reason, count in self.left_out.items()
+            if count
         ]

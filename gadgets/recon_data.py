@@ -25,10 +25,15 @@ _SAMPLING = struct.Struct("<6f6H9H2x")
 """Encoded and recon field of view, encoded and recon matrix, then (minimum, center, maximum) along RO, E1, E2."""
 
 
+def is_in_data(flags: int) -> bool:
+    """Whether Gadgetron has a calibration line among the image's as well: not if it carries both flags of calibration."""
+    return bool(flags & CALIBRATION_AND_IMAGING) and not flags & CALIBRATION
+
+
 def of_bucket(bucket: AcquisitionBucket) -> Iterator[Acquisition]:
     """Readouts of a trigger of Gadgetron's, calibration lines first; those that are in both of its lists come once."""
     for acquisition in bucket.reference:
-        if not header_of(acquisition).flags & CALIBRATION_AND_IMAGING:
+        if not is_in_data(header_of(acquisition).flags):
             yield acquisition
     yield from bucket.data
 
@@ -74,7 +79,7 @@ def _lines(buffer: ReconBuffer, index: int, *, reference: bool) -> Iterator[Acqu
     for place in np.argwhere(buffer.headers["number_of_samples"] > 0).tolist():
         loc, s, n, e2, e1 = place
         header = AcquisitionHeader.from_buffer_copy(buffer.headers[tuple(place)].tobytes())
-        if reference and header.flags & CALIBRATION_AND_IMAGING:
+        if reference and is_in_data(header.flags):
             continue
         if reference and not header.flags & CALIBRATION:
             header.flags |= CALIBRATION  # whatever put it there means it as such

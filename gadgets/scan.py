@@ -92,6 +92,8 @@ class Engine(Protocol):
         ...
 
 
+_MOST_ALIKE = 8
+"""Messages of one kind that are kept besides the first."""
 _unnamed = itertools.count(1)
 
 
@@ -197,8 +199,22 @@ class Scan:
             raise IsocenterError("this scan has no engine to run bundles on; give one as Scan(..., engine=...)")
         return self.engine
 
-    def report(self, kind: str, message: str) -> None:
-        """Note a problem that does not stop the scan. The first of each kind is kept and logged, the others are counted."""
+    def report(self, kind: str, message: str, *, each: bool = False) -> None:
+        """Note a problem that does not stop the scan. The first of each kind is kept and logged, the others are counted.
+
+        Parameters
+        ----------
+        kind
+            By which problems are told apart.
+        message
+            What is said.
+        each
+            Whether other messages of the kind are kept as well, as long as they are few.
+        """
+        if each and self.problems.get(kind, message) != message:
+            alike = sum(other.startswith(f"{kind}: ") for other in self.problems)
+            kind = f"{kind}: {message}" if alike < _MOST_ALIKE else f"{kind}: others"
+            message = message if alike < _MOST_ALIKE else "the same is to be said of further images in other words"
         self._problem_counts[kind] += 1
         if self._problem_counts[kind] == 1:
             self.problems[kind] = message

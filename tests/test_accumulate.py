@@ -405,14 +405,30 @@ def test_with_the_trigger_end_all_blocks_leave_at_the_end():
     assert [kspace.notes for kspace in out[1:]] == [{}, {}, {}]
 
 
-def test_readouts_that_come_late_make_another_block_and_are_reported():
+def test_a_few_readouts_that_come_late_are_left_out_and_reported():
     simulation = simulate(ScanProtocol(**QUIET))
     late = [ismrmrd.Acquisition(item.getHead(), item.data) for item in simulation.items[3:6]]
-    (_, kspace), _, scan = blocks(simulation, [*simulation.items, *late])
-    assert int(kspace.mask.sum()) == 3
-    assert "readouts came for an image that was reconstructed already" in scan.problems["late readouts"]
-    assert kspace.notes["Incomplete"] == "the image is incomplete: 29 of 32 lines are missing (0 to 2, 6 to 31)"
-    assert "reconstructed before" in kspace.notes["Late"]
+    (kspace,), _, scan = blocks(simulation, [*simulation.items, *late])
+    assert kspace.mask.all()
+    assert not kspace.notes
+    assert any("3 readouts were left out" in text and "had left" in text for text in scan.problem_messages())
+
+
+def test_a_whole_image_that_comes_late_is_another_one_which_says_so():
+    simulation = simulate(ScanProtocol(**QUIET))
+    again = [ismrmrd.Acquisition(item.getHead(), item.data) for item in simulation.items]
+    (first, second), _, scan = blocks(simulation, [*simulation.items, *again])
+    assert second.mask.all()
+    assert not first.notes
+    assert "reconstructed before" in second.notes["Late"]
+    assert "late readouts" in scan.problems
+
+
+@pytest.mark.parametrize("field", ["slice", "repetition", "contrast", "set"])
+def test_a_stray_counter_makes_no_image_of_its_own(field):
+    (kspace,), _, scan = blocks(damage(simulate(ScanProtocol(**QUIET)), **{field: 17}))
+    assert int(kspace.mask.sum()) == 31
+    assert any(f"{field} 17" in message and "were left out" in message for message in scan.problem_messages())
 
 
 def test_trigger_by_counter_sorts_slices():
