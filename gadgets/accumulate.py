@@ -107,7 +107,7 @@ def accumulate(
 
 
 class _Accumulator:
-    """Sorts readouts into blocks. Where they belong and what is missing, the scan's plan says."""
+    """Sorts readouts into blocks, and decides when these are handed on."""
 
     def __init__(
         self,
@@ -129,16 +129,11 @@ class _Accumulator:
         self.blocks: dict[Key, Block] = {}
         self.guesses: dict[Key, Grid] = {}
         self.head_starts: dict[Key, HeadStart] = {}
-        self.store = CalibrationStore(self.plan, self._new_reference_buffer)
+        self.store = CalibrationStore(self.plan, lambda first: self._new_buffer(first, 1))
         apart = frames == "average" or trigger == "average"
-        wants_maps = early is not None and early.maps is not None
+        maps = early is not None and early.maps is not None
         self.assembler = Assembler(
-            scan,
-            self.store,
-            frames,
-            fill_calibration=fill_calibration,
-            averages_apart=apart,
-            wants_maps=wants_maps,
+            scan, self.store, frames, fill_calibration=fill_calibration, averages_apart=apart, wants_maps=maps
         )
         self.handed_on: set[Key] = set()
         self.refused: dict[Key, tuple[str, str]] = {}
@@ -265,15 +260,12 @@ class _Accumulator:
             self.head_starts[key] = HeadStart(self.scan, self.early)
 
     def _is_late(self, key: Key) -> bool:
-        """Whether an image of these counters was handed on before, which only a trigger by averages or segments means to."""
+        """Whether an image of these counters has left, which only a trigger by averages or segments means to."""
         return key in self.handed_on and self.trigger not in ("average", "segment")
 
     def _new_buffer(self, first: Readout, frames: int) -> KspaceBuffer:
         encoding = self.scan.encodings[first.encoding]
         return KspaceBuffer(encoding, first, frames, account=self.account, copies=1 if self.early is None else 2)
-
-    def _new_reference_buffer(self, first: Readout) -> KspaceBuffer:
-        return self._new_buffer(first, 1)
 
     def _guess(self, key: Key) -> Grid:
         """Where the lines of a block seem to belong while they come."""

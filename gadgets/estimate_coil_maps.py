@@ -66,12 +66,25 @@ def estimate_coil_maps(
             before = latest.get(place)
             if item.coil_maps is None and before is not None and _same_lines(before, item):
                 item.coil_maps = before.coil_maps
+            _note_gaps(item, calibration_size, scan)
             try:
                 item.coil_maps = item.coil_maps or defer_maps(item, options, scan, begin=begin_maps)
                 latest[place] = item
             except DataError as error:
                 _borrow(item, before, str(error), scan)
         yield item
+
+
+def _note_gaps(kspace: Kspace, size: int, scan: Scan) -> None:
+    """Say that separate calibration lines have gaps, as maps made from the others are less exact."""
+    if kspace.calibration is None:
+        return
+    lines = _measured_lines(kspace.calibration).cpu()
+    missing = int((~lines[_region(lines, size)]).sum())
+    if missing:
+        text = f"{missing} calibration lines are missing; coil maps are made from the others and are less exact"
+        kspace.notes["Calibration"] = "; ".join(filter(None, [kspace.notes.get("Calibration", ""), text]))
+        scan.report("calibration lines", text)
 
 
 def _same_lines(before: Kspace, kspace: Kspace) -> bool:
@@ -88,11 +101,6 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
         There are too few calibration lines.
     """
     region, measured = calibration_region(kspace, options.calibration_size)
-    if measured is not None:
-        missing = int((~measured).sum())
-        text = f"{missing} of {measured.numel()} calibration lines are missing; coil maps were made from the others"
-        kspace.notes["Calibration"] = "; ".join(filter(None, [kspace.notes.get("Calibration", ""), text]))
-        scan.report("calibration lines", text)
     shape = tuple(kspace.data.shape[2:])
 
     def estimate() -> Tensor:

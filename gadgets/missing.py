@@ -106,7 +106,9 @@ def _wanted(
     volume = len(measured) > 1
     for plane in range(len(measured)):
         lines = np.flatnonzero(measured[plane])
-        if volume and acceleration[0] == 1 and lines.size > 1:
+        # planes with calibration lines alone, which reach less far, are not of the image
+        whole = image[plane].any() and 2 * lines.size >= measured.shape[1]
+        if volume and acceleration[0] == 1 and whole:
             wanted[plane, slice(lines[0], lines[-1] + 1) if inside is not None else slice(None)] = True
         pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume)
         if pattern is not None:

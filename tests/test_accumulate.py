@@ -692,3 +692,74 @@ def test_a_block_that_was_refused_for_memory_does_not_begin_later_with_half_of_i
     (message,) = scan.problem_messages()
     assert "there is no memory for a block" in message
     assert message.endswith("(32 times)")
+
+
+def test_slices_that_are_numbered_as_partitions_as_well_are_slices():
+    simulation = simulate(ScanProtocol(**QUIET, slices=3))
+    for item in simulation.items:
+        item.idx.kspace_encode_step_2 = item.idx.slice
+    left, _, scan = blocks(simulation)
+    assert [kspace.data.shape[2] for kspace in left] == [1, 1, 1]
+    assert all(kspace.mask.all() for kspace in left)
+    assert not scan.problems
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 28), (3, 31), (1, 30)])
+def test_lines_that_go_on_where_the_limits_end_are_lines(first, last):
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.header = simulation.header.replace(
+        "<minimum>0</minimum><maximum>31</maximum>", f"<minimum>{first}</minimum><maximum>{last}</maximum>"
+    )
+    (kspace,), _, _ = blocks(simulation)
+    assert kspace.mask.all()
+    assert torch.allclose(kspace.data[:, 0], exact(ScanProtocol(**QUIET)), atol=1e-5)
+
+
+def test_signal_far_from_the_stated_middle_is_told_from_the_first_image_on():
+    simulation = simulate(ScanProtocol(**{**QUIET, "matrix": 48}, partial_fourier=0.7))
+    simulation.header = simulation.header.replace("<center>10</center>", "<center>24</center>")
+    for item in simulation.items:
+        item.idx.user[5] = 0
+    (kspace,), _, scan = blocks(simulation)
+    assert "most of the signal lies around line 10 along ky, not around 24" in kspace.notes["Middle"]
+    assert scan.problem_messages() == [kspace.notes["Middle"]]
+
+
+def test_the_whole_reference_of_a_slice_may_be_unusable():
+    protocol = ScanProtocol(**QUIET, acceleration=2, acs=8, calibration="separate", slices=2)
+    simulation = simulate(protocol)
+    for item in simulation.items:
+        if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION) and item.idx.slice == 1:
+            item.data[0, 5] = np.nan
+    left, _, _ = blocks(simulation)
+    notes = {kspace.reference[0].idx.slice: kspace.notes for kspace in left}
+    assert not notes[0]
+    assert "those of slice 0 are used" in notes[1]["Calibration"]
+
+
+def test_a_readout_too_large_to_be_squared_costs_only_itself():
+    simulation = simulate(ScanProtocol(**QUIET))
+    simulation.items[7].data[1, 3] = 1e30
+    (kspace,), _, scan = blocks(simulation)
+    assert int(kspace.mask.sum()) == 31
+    assert "too large to be squared" in scan.problems["not finite"]
+
+
+def test_calibration_lines_with_both_flags_reach_the_image_out_of_a_bucket():
+    simulation = simulate(ScanProtocol(**QUIET))
+    for item in simulation.items[10:20]:
+        item.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+        item.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+    # Gadgetron keeps lines that are flagged as calibration out of the image's list, whatever else they are flagged as
+    apart = AcquisitionBucket([*simulation.items[:10], *simulation.items[20:]], simulation.items[10:20])
+    (kspace,), _, _ = blocks(simulation, [apart])
+    assert kspace.mask.all()
+
+
+def test_a_position_that_one_readout_lacks_is_that_of_the_others():
+    simulation = simulate(ScanProtocol(**QUIET))
+    for item in simulation.items:
+        item.position[:] = (10, 20, 30)
+    simulation.items[16].position[:] = (0, 0, 0)
+    (kspace,), _, _ = blocks(simulation)
+    assert tuple(kspace.reference[0].position) == (10, 20, 30)

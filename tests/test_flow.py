@@ -152,10 +152,10 @@ class TestLedger:
 
 
 class TestKept:
-    """What a block that is being filled takes of a ledger: its samples, and 344 bytes for the header and count of each line."""
+    """What a block that is being filled takes of a ledger: samples, and 352 bytes for header, count and energy of each line."""
 
     LINES, COILS, SAMPLES = 16, 2, 32
-    BLOCK = 8 * LINES * COILS * SAMPLES + 344 * LINES
+    BLOCK = 8 * LINES * COILS * SAMPLES + 352 * LINES
     PROTOCOL = ScanProtocol(matrix=LINES, coils=COILS, noise_scan=False)
 
     def items(self, **change):
@@ -189,7 +189,8 @@ class TestKept:
         for item in items[: self.LINES]:
             item.data[:] = np.nan
         stream, scan = self.accumulate(iter(items), ledger, slices=2)
-        assert next(stream).reference[0].idx.slice == 0
+        (block,) = stream
+        assert block.reference[0].idx.slice == 0
         assert ledger.kept == 0
         assert "not finite" in scan.problems
 
