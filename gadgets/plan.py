@@ -73,8 +73,6 @@ class Plan:
         self.encodings = tuple(encodings)
         self._decided: dict[int, Grid] = {}
         self._images: set[int] = set()
-        self.counters: dict[str, int] = {}
-        """Largest value of each counter that an image has had."""
 
     def refusal(self, index: int) -> DataError | None:
         """Say why nothing can be made of an encoding space; None if it can."""
@@ -155,10 +153,6 @@ class Plan:
             if doubt := _doubt(grid, check):
                 notes["Middle"] = doubt
         return replace(grid, place=replace(grid.place, samples=buffer.samples), notes=notes)
-
-    def oversampling_removed(self, buffer: KspaceBuffer) -> bool:
-        """Whether the readouts of an image came without the oversampling that the header tells of."""
-        return buffer.samples != buffer.encoding.encoded_matrix[0]
 
 
 @dataclass
