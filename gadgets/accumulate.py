@@ -302,7 +302,7 @@ class _Accumulator:
         return self._hand_on_complete(keys if keys else [key] if key in self.blocks and self.blocks[key].ended else [])
 
     def _belongs_to_image(self, fields: Readout) -> bool:
-        """Whether a readout is part of the image's own acquisition, which a separate calibration scan is not."""
+        """Whether a readout is part of the image's own acquisition, unlike separate calibration."""
         only_calibration = fields.flags & CALIBRATION and not fields.flags & CALIBRATION_AND_IMAGING
         return not only_calibration or self.assembler.fills(fields.encoding)
 
@@ -320,16 +320,17 @@ class _Accumulator:
         sure = self.scan.encodings[key[0]].acceleration == (1, 1) and not block.unusable
         if not block.readouts or (sure and self._received(key) < block.check_at):
             return []
-        missing = self.assembler.missing(key, block.buffer, self._grid(key))
+        grid = self._grid(key)
+        missing = self.assembler.missing(key, block.buffer, grid)
         if missing.readouts > (block.unusable if block.ended else 0):
             block.check_at = self._received(key) + missing.readouts
             return []
-        if self._waits_for_calibration(key):
+        if self._waits_for_calibration(key, grid):
             block.check_at = 2**62
             return []
-        return list(self._hand_on(key))
+        return list(self._hand_on(key, grid))
 
-    def _waits_for_calibration(self, key: Key) -> bool:
+    def _waits_for_calibration(self, key: Key, grid: Grid) -> bool:
         """Whether an undersampled image has no calibration lines yet, which may come after it."""
         encoding = self.scan.encodings[key[0]]
         wanted = encoding.calibration_mode in ("separate", "external") or self.assembler.wants_maps
@@ -337,12 +338,12 @@ class _Accumulator:
             return False
         if self.store.has_slice(key):
             return False
-        return not self.assembler.has_middle(self.blocks[key].buffer, self._grid(key))
+        return not self.assembler.has_middle(self.blocks[key].buffer, grid)
 
     def flush(self) -> Iterator[Item]:
         """Hand on every block, in ascending order of the counters: nothing more can come."""
         for key in sorted(self.blocks):
-            yield from self._hand_on(key, final=True)
+            yield from self._hand_on(key)
         yield from self.assembler.end_series()
         for text in absent_images(self.scan.encodings, self.handed_on, self.frames):
             self.scan.report(text, text)
@@ -360,8 +361,8 @@ class _Accumulator:
             for text in self.inspection.reasons():
                 self.scan.report(text, text)
 
-    def _hand_on(self, key: Key, *, final: bool = False) -> Iterator[Item]:
-        """Hand on a block, unless every line of it was refused."""
+    def _hand_on(self, key: Key, grid: Grid | None = None) -> Iterator[Item]:
+        """Hand on a block; one without a grid is all that comes."""
         block = self.blocks[key]
         if self.inspection.is_off_grid(key[0], block.readouts):
             self._drop(key)
@@ -371,7 +372,7 @@ class _Accumulator:
             self.scan.report(reason, f"a readout was left out: {reason}")
         kspace = None
         if block.readouts:
-            grid = self._grid(key, final=final)
+            grid = grid or self._grid(key, final=True)
             kspace = self.assembler.assemble(key, block.buffer, grid, self.head_starts.get(key))
         if kspace is not None and (
             why := self.assembler.stray(key, kspace, self.blocks.values(), late=self._is_late(key))

@@ -77,8 +77,8 @@ def estimate_coil_maps(
 
 def _note_gaps(kspace: Kspace, size: int, scan: Scan) -> None:
     """Say that separate calibration lines have gaps, as maps made from the others are less exact."""
-    if kspace.calibration is None:
-        return
+    if kspace.calibration is None or kspace.encoding.calibration_mode in ("embedded", ""):
+        return  # of embedded lines, accumulate says what is missing
     lines = _measured_lines(kspace.calibration).cpu()
     missing = int((~lines[_region(lines, size)]).sum())
     if missing:

@@ -276,22 +276,18 @@ class KspaceBuffer:
         """Take lines of the same counters from another buffer where this one has none; one of another shape is not used."""
         if (self.coils, self.samples) != (other.coils, other.samples):
             return
-        for frame, measured in enumerate(self.count > 0):
-            rows = np.argwhere(other.count[0] > 0)
-            new = [
-                (kz, ky)
-                for kz, ky in rows.tolist()
-                if not (kz < measured.shape[0] and ky < measured.shape[1] and measured[kz, ky])
-            ]
-            for kz, ky in new:
-                if kz >= self.lines[1] or ky >= self.lines[2]:
-                    self._grow(frame, kz, ky)
-                source, target = (0, kz, ky), (frame, kz, ky)
-                self.data[target] = other.data[source] / np.float32(other.count[source])
-                self.headers[target] = other.headers[source]
-                self.energy[target] = other.energy[source]
-                self.count[target] = 1
-                self.fresh.append(target)
+        kz, ky = np.nonzero(other.count[0])
+        if kz.size and (kz.max() >= self.lines[1] or ky.max() >= self.lines[2]):
+            self._grow(0, int(max(kz.max(), self.lines[1] - 1)), int(max(ky.max(), self.lines[2] - 1)))
+        for frame in range(self.lines[0]):
+            new = self.count[frame, kz, ky] == 0
+            z, y = kz[new], ky[new]
+            times = other.count[0, z, y].astype(np.float32)[:, None, None]
+            self.data[frame, z, y] = other.data[0, z, y] if (times == 1).all() else other.data[0, z, y] / times
+            self.headers[frame, z, y] = other.headers[0, z, y]
+            self.energy[frame, z, y] = other.energy[0, z, y]
+            self.count[frame, z, y] = 1
+            self.fresh += [(frame, *place) for place in zip(z.tolist(), y.tolist(), strict=True)]
 
     def drop(self, lines: NDArray[np.bool_]) -> None:
         """Forget lines [frames, kz, ky] that turn out not to belong here."""

@@ -130,8 +130,9 @@ class Plan:
         index = buffer.encoding_index
         if index in self._decided:
             return self._with_length(self._decided[index], buffer, check=Evidence.of(buffer))
-        grid = _decide(index, self.encodings[index], Evidence.of(buffer, *others), final=final)
-        return self._with_length(grid, buffer, check=Evidence.of(buffer))
+        own = Evidence.of(buffer)
+        evidence = Evidence.of(buffer, *others) if others else own
+        return self._with_length(_decide(index, self.encodings[index], evidence, final=final), buffer, check=own)
 
     def settle(self, grid: Grid, lines: int) -> None:
         """Keep to a grid from now on, as a block of so many lines was handed on with it; a few lines decide nothing."""
