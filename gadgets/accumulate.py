@@ -35,7 +35,7 @@ _LAST_IN_MEASUREMENT = flag_mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 _LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
 _WITNESSES = 8
-"""Other blocks that are asked where lines belong, before the first one is handed on."""
+"""Other blocks that are asked where lines belong, before the first one leaves."""
 _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(KEY_COUNTERS)
 
@@ -207,7 +207,7 @@ class _Accumulator:
         return self._hand_on_if_complete(before)
 
     def _place_with_room(self, acquisition: Acquisition, fields: Readout, key: Key) -> list[Item]:
-        """Copy a readout to where it belongs; if there is no memory, blocks go that only wait for what may never come."""
+        """Copy a readout to its place; if there is no memory, blocks go that wait for what may never come."""
         try:
             self._place(acquisition, fields, key)
         except DataError as error:
