@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-all check bench clean
 
 setup: $(VENV)/.ready
 
@@ -19,6 +19,9 @@ demo: setup
 	$(BIN)/isocenter demo -o demo
 
 test: setup
+	$(BIN)/python -m pytest -m "not long"
+
+test-all: setup
 	$(BIN)/python -m pytest
 
 check: setup

@@ -45,6 +45,7 @@ def beside(scale, x):
     return scale.reshape([-1] + [1] * (x.dim() - 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "once"), [("e2e-varnet", {"num_cascades": 1}), ("modl", {}), ("jotlasnet", {"iterations": 1})]
 )
@@ -69,6 +70,7 @@ def test_exported_networks_equal_eager_at_other_shapes_coils_and_calibration_lin
             assert relative_error(session.run(inputs), {"image": expected}) < 2e-5
 
 
+@pytest.mark.long
 def test_a_bundle_of_series_in_readout_order_fits_what_the_pipelines_have(tmp_path):
     name = "dynamic-dccnn"
     options = ExportOptions(configuration=SMALL[name])
@@ -261,6 +263,7 @@ LINES = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scaling", ["none", "zero-filled"])
 @pytest.mark.parametrize(
     ("name", "options", "axes"),
