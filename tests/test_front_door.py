@@ -43,13 +43,20 @@ def recorded(tmp_path_factory):
 
 def as_sent(meta):
     """On the wire, a list of one value is that value."""
-    return {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in meta.items()}
+    return {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value
+        for name, value in meta.items()
+        if name != "IsocenterRuntime"
+    }
 
 
 def same(ours, theirs):
     assert len(ours) == len(theirs) > 0
     for one, other in zip(ours, theirs, strict=True):
-        assert np.array_equal(one.data, other.data)
+        # which runtime is the fastest, each process measures for itself
+        alike = one.meta["IsocenterRuntime"] == other.meta["IsocenterRuntime"]
+        tolerance = 0 if alike else 1e-5 * np.abs(other.data).max()
+        assert np.abs(one.data - other.data).max() <= tolerance
         for name in ("slice", "image_index", "image_series_index", "position", "field_of_view"):
             assert np.array_equal(getattr(one, name), getattr(other, name))
         assert as_sent(one.meta) == as_sent(other.meta)
