@@ -145,7 +145,7 @@ class _Accumulator:
         self.frames_field = 1 + KEY_COUNTERS.index(frames) if frames in KEY_COUNTERS else None
 
     def add(self, acquisition: Acquisition) -> Iterable[Item]:
-        """Take in a readout and return what can be handed on; this runs for every readout and returns () for nearly all."""
+        """Take in a readout and return what can be handed on; this runs for every readout, and nearly all return nothing."""
         fields = read_fields(acquisition)
         if fields.flags & _NOT_FOR_THE_IMAGE:
             self.inspection.pass_by(fields.flags)
@@ -163,8 +163,8 @@ class _Accumulator:
             if key in self.blocks:
                 self.blocks[key].unusable += 1
         if fields.flags & _LAST:
-            self._note_end(fields, key)
-            ready += self._hand_on_ended(fields, key)
+            ended = self._note_end(fields, key)
+            ready += self._hand_on_complete(ended) if self.trigger == "auto" else []
         elif (block := self.blocks.get(key)) is not None and block.ended and self._received(key) >= block.check_at:
             ready += self._hand_on_if_complete(key)
         if self.partial and key in self.blocks and self.blocks[key].buffer.unseen >= self.partial:
@@ -180,7 +180,7 @@ class _Accumulator:
             keys[self._key(read_fields(acquisition))] = None
         for key in keys:
             if key in self.blocks:
-                self.blocks[key].ended += 1
+                self.blocks[key].ended = True
                 if self.trigger == "auto":
                     yield from self._hand_on_if_complete(key)
 
@@ -280,12 +280,14 @@ class _Accumulator:
         own = self.store.own(key)
         return self.blocks[key].readouts + (own.readouts if own is not None and self.assembler.fills(key[0]) else 0)
 
-    def _note_end(self, fields: Readout, key: Key) -> None:
-        """Count what a readout's flags say to be finished."""
+    def _note_end(self, fields: Readout, key: Key) -> list[Key]:
+        """Note what a readout's flags say to be at its end, and return the blocks that may be complete with it."""
         if fields.flags & _LAST_IN_SLICE and key in self.blocks and self._belongs_to_image(fields):
-            self.blocks[key].ended += 1
-        for done in self._ended_by(fields):
-            self.blocks[done].ended += 1
+            self.blocks[key].ended = True
+        over = self._ended_by(fields)
+        for each in over:
+            self.blocks[each].ended = True
+        return over or ([key] if key in self.blocks and self.blocks[key].ended else [])
 
     def _ended_by(self, fields: Readout) -> list[Key]:
         """Blocks for which nothing more comes by the flags of a whole repetition or measurement."""
@@ -294,12 +296,6 @@ class _Accumulator:
         if fields.flags & _LAST_IN_REPETITION:
             return sorted(key for key in self.blocks if key[4] <= fields.repetition)
         return []
-
-    def _hand_on_ended(self, fields: Readout, key: Key) -> list[Item]:
-        if self.trigger != "auto":
-            return []
-        keys = self._ended_by(fields)
-        return self._hand_on_complete(keys if keys else [key] if key in self.blocks and self.blocks[key].ended else [])
 
     def _belongs_to_image(self, fields: Readout) -> bool:
         """Whether a readout is part of the image's own acquisition, unlike separate calibration."""
@@ -351,37 +347,18 @@ class _Accumulator:
 
     def _report_left_out(self) -> None:
         """Say how many readouts went into no image, where that may be what is wrong."""
-        for reason in self.store.others():
-            self.inspection.left_out[reason] += 1
-        if not self.handed_on:
-            if self.store.keys():
-                self.inspection.left_out["flagged parallel calibration, and no readouts of an image came"] += (
-                    self.store.readouts()
-                )
-            for text in self.inspection.reasons():
-                self.scan.report(text, text)
+        self.inspection.left_out.update(self.store.others())
+        if self.handed_on:
+            return
+        if count := self.store.readouts():
+            self.inspection.left_out["flagged parallel calibration, and no readouts of an image came"] += count
+        for text in self.inspection.reasons():
+            self.scan.report(text, text)
 
     def _hand_on(self, key: Key, grid: Grid | None = None) -> Iterator[Item]:
         """Hand on a block; one without a grid is all that comes."""
-        block = self.blocks[key]
-        if self.inspection.is_off_grid(key[0], block.readouts):
-            self._drop(key)
-            return
-        for reason in block.others():
-            self.inspection.left_out[reason] += 1
-            self.scan.report(reason, f"a readout was left out: {reason}")
-        kspace = None
-        if block.readouts:
-            grid = grid or self._grid(key, final=True)
-            kspace = self.assembler.assemble(key, block.buffer, grid, self.head_starts.get(key))
-        if kspace is not None and (
-            why := self.assembler.stray(key, kspace, self.blocks.values(), late=self._is_late(key))
-        ):
-            self.inspection.left_out[why] += block.readouts
-            self.scan.report(why, f"{block.readouts} readouts were left out: {why}")
-            kspace = None
+        kspace = self._assemble(key, grid)
         if kspace is not None:
-            kspace.notes |= self._notes(key, block, kspace)
             for kind, note in kspace.notes.items():
                 if kind != "Header":  # said when it was read
                     self.scan.report(kind.lower(), note, each=True)
@@ -390,6 +367,27 @@ class _Accumulator:
             self.handed_on.add(key)
             self.store.forget(key, self.handed_on)
             yield from self.assembler.in_series(key, kspace)
+
+    def _assemble(self, key: Key, grid: Grid | None) -> Kspace | None:
+        """Make a block of what came; None, with a word, if it makes no image."""
+        block = self.blocks[key]
+        if self.inspection.is_off_grid(key[0], block.readouts):
+            return None
+        self.inspection.left_out.update(block.others())
+        for reason in block.others():
+            self.scan.report(reason, f"a readout was left out: {reason}")
+        if not block.readouts:
+            return None
+        grid = grid or self._grid(key, final=True)
+        kspace = self.assembler.assemble(key, block.buffer, grid, self.head_starts.get(key))
+        if kspace is None:
+            return None
+        if why := self.assembler.stray(key, kspace, self.blocks.values(), late=self._is_late(key)):
+            self.inspection.left_out[why] += block.readouts
+            self.scan.report(why, f"{block.readouts} readouts were left out: {why}")
+            return None
+        kspace.notes |= self._notes(key, block, kspace)
+        return kspace
 
     def _drop(self, key: Key) -> None:
         block = self.blocks.pop(key)
@@ -405,8 +403,6 @@ class _Accumulator:
             notes["Incomplete"] = f"the image may be incomplete: only {block.readouts} readouts had arrived"
         if missed := self.inspection.missed_corrections():
             notes["Correction"] = missed
-        if self.scan.doubts:
-            notes["Header"] = self.scan.doubts
         if self._is_late(key):
             notes["Late"] = "an image of the same counters was reconstructed before these readouts came"
         return notes

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..wire.header import Encoding
 from .block import Block
-from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid
+from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid, frames_to_average
 from .gadget import Options
 from .head_start import HeadStart
 from .kspace import Kspace
@@ -49,6 +49,13 @@ def absent_images(encodings: Sequence[Encoding], handed_on: Iterable[Key], frame
             which = ", ".join(f"{count} {name}s" for name, count in wanted.items() if count > 1)
             found.append(f"readouts of only {came} images came; the header announces {announced} ({which})")
     return found
+
+
+def _has_middle(mask: NDArray[np.bool_]) -> bool:
+    """Whether the lines around the middle were measured in any of the frames [frames, kz, ky]."""
+    lines = np.asarray(mask.any(axis=0))
+    kz, ky = (size // 2 for size in lines.shape)
+    return bool(lines[kz, max(ky - 2, 0) : ky + 2].all())
 
 
 class Assembler:
@@ -121,6 +128,8 @@ class Assembler:
         kspace = self._to_kspace(buffer, None if reference is None else reference.buffer, grid, head_start)
         kspace.maps_problem = problem
         kspace.notes |= grid.notes
+        if self._scan.doubts:
+            kspace.notes["Header"] = self._scan.doubts
         if missing.lines:
             kspace.notes["Incomplete"] = f"the image is incomplete: {missing.text}"
         elif missing.readouts:
@@ -161,27 +170,23 @@ class Assembler:
 
     def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:
         """Whether the lines around the middle of k-space were measured, frames taken together, so that they calibrate."""
-        lines = np.asarray(buffer.on_grid(buffer.measured, grid.place).any(axis=0))
-        kz, ky = (size // 2 for size in lines.shape)
-        return bool(lines[kz, max(ky - 2, 0) : ky + 2].all())
+        return _has_middle(buffer.on_grid(buffer.measured, grid.place))
 
     def in_series(self, key: Key, kspace: Kspace) -> Iterator[Kspace]:
         """Give a frame that has no calibration lines those of the frames around it, which may be undersampled in turns."""
         encoding = self._scan.encodings[key[0]]
-        kz, ky = (size // 2 for size in kspace.mask.shape[1:])
-        alone = kspace.calibration is None and encoding.acceleration != (1, 1)
         declared = encoding.calibration_mode == "interleaved"
-        alone = alone and (declared or self.wants_maps)
-        if not alone or bool(kspace.mask[:, kz, max(ky - 2, 0) : ky + 2].any(dim=0).all()):
+        alone = kspace.calibration is None and encoding.acceleration != (1, 1) and (declared or self.wants_maps)
+        if not alone or _has_middle(kspace.mask.cpu().numpy()):
             yield kspace
             return
         turns = {"phase", "repetition", encoding.interleaving_dimension}
         series = (key[0], *(0 if name in turns else value for name, value in zip(KEY_COUNTERS, key[1:], strict=True)))
         if series not in self._series:
             announced = encoding.count(encoding.interleaving_dimension or "repetition")
-            turn = encoding.acceleration[0] * encoding.acceleration[1]
             # without a word of it in the header, all frames that there are
-            self._series[series] = TimeAverage(announced, turn) if declared else TimeAverage(2**30, 2**30)
+            window = frames_to_average(announced, math.prod(encoding.acceleration)) if declared else None
+            self._series[series] = TimeAverage(window)
         yield from self._series[series].add(kspace)
 
     def end_series(self) -> Iterator[Kspace]:
@@ -193,14 +198,10 @@ class Assembler:
         """Forget lines whose counters are faults."""
         strays = np.zeros(buffer.lines, bool)
         for axis, (first, end) in enumerate(grid.accepted):
-            outside = np.ones(buffer.lines[1 + axis], bool)
-            outside[max(first, 0) : end] = False
-            strays |= outside[None, :, None] if axis == 0 else outside
-        offsets = np.array(grid.place.offsets)
-        for axis in (0, 1):
-            rows = np.arange(buffer.lines[1 + axis]) + offsets[axis]
-            off = (rows < 0) | (rows >= grid.place.grid[axis])
-            strays |= off[None, :, None] if axis == 0 else off
+            counters = np.arange(buffer.lines[1 + axis])
+            rows = counters + grid.place.offsets[axis]
+            outside = (counters < first) | (counters >= end) | (rows < 0) | (rows >= grid.place.grid[axis])
+            strays |= outside[:, None] if axis == 0 else outside
         strays &= buffer.measured
         if self._frames != "none":
             strays |= self._stray_frames(buffer)

@@ -27,8 +27,8 @@ class Block:
         self._shape: Shape | None = None
         self.lost = 0
         """Readouts of so many different shapes that they were not even kept."""
-        self.ended = 0
-        """How many times a flag said that the block was at its end."""
+        self.ended = False
+        """Whether a flag said that the block was at its end."""
         self.unusable = 0
         """Readouts of it that hold nothing usable and will not come again."""
         self.check_at = 0

@@ -29,15 +29,12 @@ class Reference:
 
     Attributes
     ----------
-    key
-        Counters that they were measured with.
     buffer
         They.
     borrowed
         Why they are not the image's own, if that is to be said.
     """
 
-    key: Key
     buffer: KspaceBuffer
     borrowed: str = ""
 
@@ -75,10 +72,6 @@ class CalibrationStore:
         """Lines that were measured with exactly these counters."""
         block = self._blocks.get(key)
         return None if block is None or not block.readouts else block.buffer
-
-    def keys(self) -> list[Key]:
-        """Counters of all lines."""
-        return list(self._blocks)
 
     def readouts(self) -> int:
         """Number of all lines."""
@@ -120,14 +113,11 @@ class CalibrationStore:
         ]
         for fits in order:
             if found := [other for other in near if fits(other)]:
-                return Reference(found[-1], fitting[found[-1]]), ""
+                return Reference(fitting[found[-1]]), ""
         if borrow and near:
             nearest = min(near, key=lambda other: (_distance(fitting[other], image), abs(other[_SLICE] - key[_SLICE])))
-            return Reference(
-                nearest,
-                fitting[nearest],
-                f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used",
-            ), ""
+            borrowed = f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"
+            return Reference(fitting[nearest], borrowed), ""
         for other, buffer in usable.items():
             if other[_ENCODING] in encodings and buffer.coils != image.coils:
                 return (
@@ -241,6 +231,19 @@ def _interpolation(samples: int, center: int, have: float, size: int, want: floa
     return torch.from_numpy(matrix)
 
 
+def frames_to_average(announced: int, turn: int) -> int:
+    """How many frames of an interleaved series are averaged for its calibration.
+
+    Parameters
+    ----------
+    announced
+        Number of frames that is announced; no more are awaited. 1 where nothing is announced.
+    turn
+        Frames that are undersampled in turns.
+    """
+    return min(announced, _TURNS * turn) if announced > 1 else _TURNS * turn
+
+
 class TimeAverage:
     """Calibration lines of a series whose frames are undersampled in turns: their average.
 
@@ -250,15 +253,12 @@ class TimeAverage:
 
     Parameters
     ----------
-    frames
-        Number of frames that is announced; no more are awaited. 1 where nothing is announced.
-    acceleration
-        Frames of one turn.
+    window
+        Frames that are averaged; None: all that come.
     """
 
-    def __init__(self, frames: int, acceleration: int) -> None:
-        wanted = _TURNS * acceleration
-        self._window = min(frames, wanted) if frames > 1 else wanted
+    def __init__(self, window: int | None) -> None:
+        self._window = window
         self._waiting: list[Kspace] = []
         self._lines: Tensor | None = None
         self._sum: Tensor | None = None
@@ -273,7 +273,7 @@ class TimeAverage:
         else:
             self._sum, self._count = self._sum + total, self._count + count
         self._frames += 1
-        if self._frames >= self._window:
+        if self._window is not None and self._frames >= self._window:
             self._renew()
         self._waiting.append(kspace)
         return self.release() if self._lines is not None else []

@@ -99,11 +99,10 @@ class HeadStart:
 
     def calibration_lines(self, calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
         """Calibration lines [coils, kz, ky, kx] on the grid of a block, processed as its lines are."""
+        lines = calibration_on_grid(calibration, block, grid, self._scan.device)
         if same_spacing(calibration, block, grid.place.grid[0]):
-            return calibration.tensor(self._scan.device, reference_place(calibration, grid))[0]
-        return self._step(
-            calibration_on_grid(calibration, block, grid, self._scan.device), self._matrix(calibration), grid
-        )
+            return lines  # processed as they came
+        return self._step(lines, self._matrix(calibration), grid)
 
     def _consider_maps(self, block: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid) -> None:
         """Begin the coil maps once the calibration lines seem to be in: all that are wanted, or no more have come."""

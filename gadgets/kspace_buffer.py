@@ -57,6 +57,20 @@ def read_fields(acquisition: Acquisition) -> Readout:
     return Readout._make(_LAYOUT.unpack_from(header_of(acquisition)))
 
 
+def lay_out(acquisition: Acquisition, fields: Readout, length: int) -> tuple[NDArray[np.complex64], int]:
+    """Return the measured samples [coils, samples] of a readout, and where the first one lies on a readout of a length.
+
+    Discarded samples are left out, reversed readouts flipped, and the echo lies in the middle; whether it fits is not looked at.
+    """
+    samples = acquisition.data[:, fields.discard_pre : fields.samples - fields.discard_post]
+    start, center = fields.discard_pre, fields.center_sample
+    if fields.flags & _REVERSE:
+        samples, start, center = samples[:, ::-1], fields.discard_post, fields.samples - center
+    if fields.samples != length:
+        start += length // 2 - center
+    return samples, start
+
+
 @dataclass(frozen=True)
 class Place:
     """How the lines of a buffer lie on the grid of their block.
@@ -167,12 +181,8 @@ class KspaceBuffer:
                 raise DataError(
                     f"{name} {counter} is far outside the encoded matrix and the encoding limits", kind="counter"
                 )
-        lines = tuple(
-            size if index < size else max(index + 1, 2 * size if size > 1 else 1)
-            for index, size in zip((frame, kz, ky), before, strict=True)
-        )
         held = self.data, self.count, self.energy, self.headers
-        self._allocate(lines)  # type: ignore[arg-type]
+        self._allocate((_enlarged(before[0], frame), _enlarged(before[1], kz), _enlarged(before[2], ky)))
         old = tuple(slice(size) for size in before)
         for new, previous in zip((self.data, self.count, self.energy, self.headers), held, strict=True):
             new[old] = previous
@@ -188,13 +198,7 @@ class KspaceBuffer:
         place = frame, fields.step_2, fields.step_1
         frames, partitions, rows = self.lines
         header = header_of(acquisition)
-        samples = acquisition.data[:, fields.discard_pre : fields.samples - fields.discard_post]
-        start = fields.discard_pre
-        center = fields.center_sample
-        if fields.flags & _REVERSE:
-            samples, start, center = samples[:, ::-1], fields.discard_post, fields.samples - center
-        if fields.samples != self.samples:
-            start += self.samples // 2 - center
+        samples, start = lay_out(acquisition, fields, self.samples)
         if start < 0 or start + samples.shape[1] > self.samples:
             raise DataError(
                 f"readout (scan counter {header.scan_counter}): {fields.samples} samples with center_sample "
@@ -379,6 +383,11 @@ def _announced_rows(encoding: Encoding) -> tuple[int, int]:
     # a header may count slices as partitions: without limits that announce them, partitions show when they come
     kz = 1 if z is None else min(z.maximum + 1, max(encoding.encoded_matrix[2], 1))
     return max(kz, 1), ky
+
+
+def _enlarged(size: int, index: int) -> int:
+    """Size that has room for an index: at least twice as much as before, so that growing seldom copies."""
+    return size if index < size else max(index + 1, 2 * size if size > 1 else 1)
 
 
 def _overlap(rows: int, grid: int, offset: int) -> tuple[slice, slice]:

@@ -19,7 +19,6 @@ from .kspace_buffer import KspaceBuffer, Place, Readout
 
 Rows = NDArray[np.int64]
 
-
 _MOST_STRAYS = 0.1
 """Readouts outside what the header announces, as a fraction of all, up to which they are faults and not the header."""
 _CLEARLY = 4.0
@@ -127,12 +126,12 @@ class Plan:
         final
             Whether nothing more comes, so that what did not come does not exist.
         """
-        index = buffer.encoding_index
-        if index in self._decided:
-            return self._with_length(self._decided[index], buffer, check=Evidence.of(buffer))
-        own = Evidence.of(buffer)
-        evidence = Evidence.of(buffer, *others) if others else own
-        return self._with_length(_decide(index, self.encodings[index], evidence, final=final), buffer, check=own)
+        index, own = buffer.encoding_index, Evidence.of(buffer)
+        grid = self._decided.get(index)
+        if grid is None:
+            evidence = Evidence.of(buffer, *others) if others else own
+            grid = _decide(index, self.encodings[index], evidence, final=final)
+        return self._with_length(grid, buffer, check=own)
 
     def settle(self, grid: Grid, lines: int) -> None:
         """Keep to a grid from now on, as a block of so many lines was handed on with it; a few lines decide nothing."""
@@ -148,7 +147,7 @@ class Plan:
                 grid = self._decided[index] = _decide(index, self.encodings[index], check, final=True)
                 notes = dict(grid.notes)
             if grid.place.grid[0] == 1:  # whatever the only partition of a slice is numbered
-                kz = int(np.bincount(check.lines[0]).argmax())
+                kz = check.commonest_partition
                 place = replace(grid.place, offsets=(-kz, grid.place.offsets[1]))
                 grid = replace(grid, place=place, accepted=((kz, kz + 1), grid.accepted[1]))
             if doubt := _doubt(grid, check):
@@ -202,6 +201,11 @@ class Evidence:
         np.add.at(totals, self.lines[axis], self.energy)
         return int(totals.argmax())
 
+    @property
+    def commonest_partition(self) -> int:
+        """The kz of most lines."""
+        return int(np.bincount(self.lines[0]).argmax())
+
     def within(self, keep: NDArray[np.bool_]) -> "Evidence":
         """Leave lines out."""
         return Evidence(self.lines[:, keep], self.energy[keep], self.marked, self.flat)
@@ -219,13 +223,16 @@ def _majority(values: NDArray[Any]) -> int:
 def _decide(index: int, encoding: Encoding, evidence: Evidence, *, final: bool = False) -> Grid:
     """Decide where the lines of an encoding space belong."""
     notes: dict[str, str] = {}
-    accepted = tuple(_accepted(encoding, axis, evidence, notes, final=final) for axis in (0, 1))
+    slices = evidence.flat and (final or not _expects_partitions(encoding))
+    partitions_seen = int(evidence.lines[0].min()), int(evidence.lines[0].max()) + 1
+    accepted_z = partitions_seen if slices else _accepted(encoding, 0, evidence, notes)
+    accepted = accepted_z, _accepted(encoding, 1, evidence, notes)
     keep = np.ones(evidence.lines.shape[1], bool)
     for axis, (first, end) in enumerate(accepted):
         keep &= (evidence.lines[axis] >= first) & (evidence.lines[axis] < end)
     if keep.any():
         evidence = evidence.within(keep)
-    partitions = _partitions(encoding, evidence, accepted[0], notes, final=final)
+    partitions = 1 if slices else _partitions(encoding, evidence, accepted_z, notes)
     x, y, _ = encoding.encoded_matrix
     recon = encoding.recon_matrix
     encoding = replace(
@@ -238,16 +245,11 @@ def _decide(index: int, encoding: Encoding, evidence: Evidence, *, final: bool =
         ),
     )
     middle_y = _middle(encoding, 1, evidence, accepted[1], notes)
-    middle_z = (
-        int(np.bincount(evidence.lines[0]).argmax())
-        if partitions == 1
-        else _middle(encoding, 0, evidence, accepted[0], notes)
-    )
+    middle_z = evidence.commonest_partition if partitions == 1 else _middle(encoding, 0, evidence, accepted[0], notes)
     place = Place((partitions, y), (partitions // 2 - middle_z, y // 2 - middle_y), x)
-    expected = tuple(
-        _expected(encoding, axis, place, accepted[axis]) if axis or partitions > 1 else (0, 0) for axis in (0, 1)
-    )
-    return Grid(index, encoding, place, expected, accepted, notes)  # type: ignore[arg-type]
+    expected_z = _expected(encoding, 0, place, accepted_z) if partitions > 1 else (0, 0)
+    expected = expected_z, _expected(encoding, 1, place, accepted[1])
+    return Grid(index, encoding, place, expected, accepted, notes)
 
 
 def _limit(encoding: Encoding, axis: int) -> Any:
@@ -260,12 +262,8 @@ def _rows(encoding: Encoding, axis: int) -> int:
     return encoding.encoded_matrix[2 - axis]
 
 
-def _accepted(
-    encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str], *, final: bool
-) -> tuple[int, int]:
+def _accepted(encoding: Encoding, axis: int, evidence: Evidence, notes: dict[str, str]) -> tuple[int, int]:
     """Counters that are no strays, from the first to before the last."""
-    if axis == 0 and evidence.flat and (final or not _expects_partitions(encoding)):
-        return int(evidence.lines[0].min()), int(evidence.lines[0].max()) + 1
     limit = _limit(encoding, axis)
     announced = _rows(encoding, axis) if axis or _expects_partitions(encoding) else 1
     first, end = (limit.minimum, limit.maximum + 1) if limit is not None else (0, announced)
@@ -303,14 +301,10 @@ def _expects_partitions(encoding: Encoding) -> bool:
     )
 
 
-def _partitions(
-    encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str], *, final: bool
-) -> int:
-    """Number of partitions: one where no more than one comes, however many the header has."""
+def _partitions(encoding: Encoding, evidence: Evidence, accepted: tuple[int, int], notes: dict[str, str]) -> int:
+    """Number of partitions of a volume: those of the header, unless more came."""
     announced = encoding.encoded_matrix[2]
     seen = np.unique(evidence.lines[0])
-    if evidence.flat and (final or not _expects_partitions(encoding)):
-        return 1
     if announced >= seen.size and announced > 1:
         return announced
     count = accepted[1] - accepted[0]

@@ -12,6 +12,7 @@ from ..wire.header import Encoding
 from ..wire.items import Acquisition, header_of
 from .gadget import Stream, gadget
 from .kspace import Kspace
+from .kspace_buffer import lay_out, read_fields
 from .scan import Scan
 
 
@@ -61,14 +62,10 @@ def _crop_acquisition(acquisition: Acquisition, encoding: Encoding) -> Acquisiti
     samples, full, size = header.number_of_samples, encoding.encoded_matrix[0], encoding.cropped_readout
     if not size < samples <= full or header.trajectory_dimensions:
         return acquisition
-    start, stop, center = header.discard_pre, samples - header.discard_post, header.center_sample
-    measured, reverse = acquisition.data[:, start:stop], acquisition.is_flag_set(ACQ_IS_REVERSE)
-    if reverse:
-        measured, start, center = measured[:, ::-1], header.discard_post, samples - center
-    if samples != full:
-        start += full // 2 - center
+    measured, start = lay_out(acquisition, read_fields(acquisition), full)
     if start < 0 or start + measured.shape[1] > full:
         return acquisition  # accumulate says what is wrong with it
+    reverse = acquisition.is_flag_set(ACQ_IS_REVERSE)
     line = np.zeros((acquisition.active_channels, full), np.complex64)
     line[:, start : start + measured.shape[1]] = measured
     data = crop_readout(torch.from_numpy(line), size).numpy()

@@ -70,7 +70,9 @@ class _Maker:
             )
             place = (0 if self.split_slices else readout.idx.slice, s, n)
             count = readout.number_of_samples - readout.discard_pre - readout.discard_post
-            centred = readout.number_of_samples == e0 and readout.center_sample in (e0 // 2, *range(e0, e0 + 1))
+            centred = readout.number_of_samples == e0 and (
+                readout.center_sample == e0 // 2 or readout.center_sample >= e0
+            )
             start = readout.discard_pre if centred else first.number_of_samples // 2 - readout.center_sample
             samples = readout.data[:, readout.discard_pre : readout.discard_pre + count]
             data[(*place, slice(None), z, y, slice(start, start + count))] = samples

@@ -33,7 +33,10 @@ def same_images(scan, pipeline, items):
     expected = isocenter.reconstruct((scan.header, scan.items), pipeline)
     found = isocenter.reconstruct((scan.header, items), pipeline)
     assert len(found) == len(expected) > 0
-    key = lambda image: (image.slice, image.phase, image.repetition)  # noqa: E731
+
+    def key(image):
+        return image.slice, image.phase, image.repetition
+
     for ours, theirs in zip(sorted(found, key=key), sorted(expected, key=key), strict=True):
         assert key(ours) == key(theirs)
         assert ours.position[:] == theirs.position[:]

@@ -209,7 +209,10 @@ def replay_file(service, scan, folder, pipeline="rss.xml") -> Answer:
         path, out, pipeline, port=service.port, in_group=scan.layout.group, out_group="images"
     )
     texts: list[str] = []
-    nothing = lambda *_: None  # noqa: E731
+
+    def nothing(*_given):
+        """Show no progress."""
+
     try:
         result = replay_command.run(
             options, on_start=nothing, on_acquisition=nothing, on_image=nothing, on_text=texts.append

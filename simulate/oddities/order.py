@@ -1,6 +1,7 @@
 """Orders in which lines are played, and FIRST and LAST flags that do not tell the end of an image."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import ismrmrd
 import numpy as np
@@ -103,23 +104,21 @@ def averages_interleaved(scan: SimulatedScan, _random: np.random.Generator) -> S
 @oddity
 def ends_unmarked(scan: SimulatedScan, _random: np.random.Generator) -> SimulatedScan:
     """LAST_IN_REPETITION and LAST_IN_MEASUREMENT are missing."""
-
-    def clear(readout: Acquisition) -> list[Acquisition]:
-        plain = copy(readout)
-        for flag in ENDS:
-            plain.clear_flag(flag)
-        return [plain]
-
-    return change_readouts(scan, lambda item: is_image(scan, item), clear)
+    return _without_flags(scan, ENDS)
 
 
 @oddity
 def only_ends_marked(scan: SimulatedScan, _random: np.random.Generator) -> SimulatedScan:
     """LAST_IN_REPETITION and LAST_IN_MEASUREMENT are the only flags."""
+    return _without_flags(scan, EDGES)
+
+
+def _without_flags(scan: SimulatedScan, flags: Iterable[int]) -> SimulatedScan:
+    """Clear flags of all readouts of an image."""
 
     def clear(readout: Acquisition) -> list[Acquisition]:
         plain = copy(readout)
-        for flag in EDGES:
+        for flag in flags:
             plain.clear_flag(flag)
         return [plain]
 
