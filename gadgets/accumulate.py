@@ -145,7 +145,7 @@ class _Accumulator:
         self.frames_field = 1 + KEY_COUNTERS.index(frames) if frames in KEY_COUNTERS else None
 
     def add(self, acquisition: Acquisition) -> Iterable[Item]:
-        """Take in a readout and return what can be handed on; this runs for every readout, and nearly all return nothing."""
+        """Take in a readout, and return what can be handed on: for nearly all nothing."""
         fields = read_fields(acquisition)
         if fields.flags & _NOT_FOR_THE_IMAGE:
             self.inspection.pass_by(fields.flags)
@@ -164,9 +164,11 @@ class _Accumulator:
                 self.blocks[key].unusable += 1
         if fields.flags & _LAST:
             ended = self._note_end(fields, key)
-            ready += self._hand_on_complete(ended) if self.trigger == "auto" else []
-        elif (block := self.blocks.get(key)) is not None and block.ended and self._received(key) >= block.check_at:
-            ready += self._hand_on_if_complete(key)
+        else:
+            block = self.blocks.get(key)
+            ended = [key] if block and block.ended and self._received(key) >= block.check_at else []
+        if ended and self.trigger == "auto":
+            ready += self._hand_on_complete(ended)
         if self.partial and key in self.blocks and self.blocks[key].buffer.unseen >= self.partial:
             grid = self._guess(key)
             ready.append(PartialKspace(self.blocks[key].buffer.snapshot(self.scan.device, grid.encoding, grid.place)))

@@ -405,6 +405,21 @@ def test_with_the_trigger_end_all_blocks_leave_at_the_end():
     assert [kspace.notes for kspace in out[1:]] == [{}, {}, {}]
 
 
+def test_with_the_trigger_end_a_block_that_is_complete_after_its_flag_waits_as_well():
+    simulation = without_flags(simulate(ScanProtocol(**QUIET, averages=2, slices=2)))
+    first = [item for item in simulation.items if item.idx.slice == 1]
+    first[31].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    taken = []
+
+    def watched():
+        for item in [*first, *(item for item in simulation.items if item.idx.slice == 0)]:
+            taken.append(item)
+            yield item
+
+    left = [len(taken) for _ in accumulate(watched(), Scan(simulation.header), trigger="end")]
+    assert left == [128, 128]
+
+
 def test_a_few_readouts_that_come_late_are_left_out_and_reported():
     simulation = simulate(ScanProtocol(**QUIET))
     late = [ismrmrd.Acquisition(item.getHead(), item.data) for item in simulation.items[3:6]]
