@@ -56,7 +56,7 @@ def busy():
 
 
 class TestQueue:
-    def test_scans_take_turns(self):
+    def test_scans_take_turns_by_time(self):
         device = Recorder()
         engine = Engine([], devices=[device])
         first = engine.submit("b", numbered(0), scan="a")
@@ -68,7 +68,15 @@ class TestQueue:
         results = [float(future.result(20).outputs["y"]) for future in futures]
         engine.close()
         assert results == [2, 4, 6, 22, 24, 198]
-        assert device.runs == [[0], [99], [11], [1], [12], [2], [3]]
+        assert device.runs == [
+            [0],
+            [11],
+            [12],
+            [99],
+            [1],
+            [2],
+            [3],
+        ]  # the first job of a has taken longer than all of b
 
     def test_like_slices_that_wait_are_computed_together(self):
         device = Recorder(batch=4)
@@ -87,7 +95,7 @@ class TestQueue:
         assert other.result(20).outputs["y"].item() == 8
         assert pair.result(20).outputs["y"].shape == (2, 1)
         engine.close()
-        assert device.runs == [[0], [7, 7], [2, 5, 5, 1], [4], [3]]
+        assert device.runs == [[0], [7, 7], [2, 3, 5, 5], [1], [4]]
 
     def test_what_is_cancelled_is_never_run(self):
         device = Recorder()
@@ -311,7 +319,9 @@ class TestModels:
 
     def test_what_was_measured_holds_for_the_files_that_were_measured(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
-        measured = choice.Choice(runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, waited=0.0)
+        measured = choice.Choice(
+            runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, pace=0.0, waited=0.0
+        )
         choice.remember(Bundle.open(folder), CPU, measured)
         assert choice.recall(Bundle.open(folder), CPU) == measured
         for path in (bundles / "sense").iterdir():
