@@ -152,7 +152,7 @@ class Engine:
             if (wanted := reference()) is not None:
                 wanted.start()
 
-        self._crew.order(start, bundle="", scan=scan, device=processor)
+        self._crew.order(start, bundle="", scan=scan, device=processor, seconds=value.seconds)
 
     def submit(
         self,
