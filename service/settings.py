@@ -45,7 +45,8 @@ class Settings(BaseModel):
         Where and with what bundles run: ``auto`` for every GPU there is or else the CPU, or names separated by commas; the
         fastest runtime, or one of them.
     deadline
-        Seconds that an image may take before the fallback makes it.
+        Seconds that an image may be computed before the fallback makes it, or ten times what was measured for its size, if
+        that is longer. Waiting for other scans does not count.
     ray
         Address of a Ray cluster whose devices run the bundles instead, such as ``auto``.
     gadgets
