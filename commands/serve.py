@@ -6,11 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 from rich.console import Console
 
+from ..service import settings as service_settings
 from ..service.logs import configure_logging
-from ..service.settings import Settings, load_settings
+from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from . import stamp
 
@@ -25,8 +27,17 @@ class PrepareError(IsocenterError):
     kind = "prepare"
 
 
-def serve(settings: Settings, *, verbose: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; running scans are finished first.
+def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, and end with status 0.
+
+    The first one lets running scans finish, the second one aborts them. SIGHUP reads the settings again.
+
+    Parameters
+    ----------
+    load_settings
+        Reads the settings.
+    verbose
+        Whether to log details.
 
     Raises
     ------
@@ -36,6 +47,8 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
         The devices or the address of the settings cannot be used.
     """
     os.environ.setdefault(*SPIN_COUNT)
+    settings = load_settings()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until there is something to finish
     configure_logging(settings.log_format, verbose=verbose)
@@ -52,9 +65,10 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
             preparation.terminate()
     keep_freed_memory()
     engine = make_engine(settings)
-    server = Server(settings, engine)
+    server = Server(settings, engine, load_settings=load_settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGHUP, lambda *_: server.reload())
     engine.preload()
     devices = ", ".join(device.name for device in engine.devices)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
@@ -63,9 +77,7 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
     scans_ended = server.serve()
     if not engine.close() or not scans_ended:
         logging.shutdown()
-        os._exit(
-            0 if scans_ended else 1
-        )  # a thread that does not end would hold up the interpreter's own end, or crash in it
+        os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
 
 
 def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":
@@ -84,7 +96,7 @@ def serve_one(descriptor: int) -> None:
     from ..service.session import Session
     from .prepare import prepare_bundles
 
-    settings = load_settings(None)
+    settings = service_settings.load_settings(None)
     configure_logging(settings.log_format)
     prepare_bundles(settings, networks=False)
     register_gadgets(settings)

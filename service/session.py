@@ -23,12 +23,15 @@ from . import queries
 from .chain import Chain
 from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
 from .logs import ScanLog
+from .patience import Patience
 from .peer import Peer
 from .series import SeriesNumbers
 from .settings import Settings
 from .timing import Timing
 from .transport import Receiver, Sender
 from .watch import Ended, ImageSent, Started, Watch, write_to_log
+
+_FAREWELL_SECONDS = 1.0
 
 
 class Session:
@@ -68,14 +71,20 @@ class Session:
         self._watch = watch or Watch(write_to_log)
         self._ledger = Ledger(settings.queue_bytes, keeps=settings.scan_bytes, whole=memory)
         self._spool = self._open_spool()
-        self._receiver = Receiver(
-            sock,
-            limits=settings.limits,
-            account=self._ledger.account("receiver"),
-            timeout=settings.handshake_timeout,
-            spool=self._spool,
-        )
+        self._patience = Patience(settings.message_timeout)
+        self._patience.grant(settings.handshake_timeout, "configuration and MRD header")
         self._sender = Sender(sock, account=self._ledger.account("sender"), timeout=settings.send_timeout)
+        try:
+            self._receiver = Receiver(
+                sock,
+                limits=settings.limits,
+                account=self._ledger.account("receiver"),
+                patience=self._patience,
+                spool=self._spool,
+            )
+        except BaseException:
+            self._sender.finish()
+            raise
         self._conversation = Conversation()
         self._peer = Peer(self._sender, self._conversation, self._watch, scan_id)
         self._timing = Timing()
@@ -96,15 +105,31 @@ class Session:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
             self.log.warning("the connection was lost: %s", error)
-        except Exception:
+        except BaseException:
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
         finally:
             self._end()
 
+    def announce(self, text: str) -> None:
+        """Tell the peer something, from another thread."""
+        with suppress(OSError):
+            self._peer.tell("WARNING", text)
+
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
         self._receiver.abort()
+
+    def abandon(self, reason: str) -> None:
+        """Tell the peer that its scan has failed and let go of it, from another thread, as that of the session is held up."""
+        self.log.error("%s", reason)
+        with suppress(OSError):
+            self._peer.fail(reason, [])
+            self._peer.close()
+        self._sender.finish(_FAREWELL_SECONDS)
+        self._receiver.stop()
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
         self._receiver.stop()
@@ -127,7 +152,7 @@ class Session:
             return
         header = self._header()
         chain = Chain(pipeline, self._scan(header), self.engine)
-        self._receiver.timeout = self.settings.idle_timeout
+        self._patience.grant(self.settings.idle_timeout, "further data", DATA)
         first: Item | None = None
         if header is not None:
             chain.warm_up()
@@ -273,6 +298,8 @@ class Session:
         error = self._receiver.error
         if isinstance(error, ProtocolError):
             raise error
+        if isinstance(error, TimeoutError):
+            raise ProtocolError(str(error), kind="timeout")
         if error is None and self._receiver.bytes_received == 0:
             self.log.debug("the connection was closed without a byte")
             raise ConnectionError("closed without a byte")
@@ -283,7 +310,7 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
     """Parameters of FIRE's JSON message; None if the text is something else."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)

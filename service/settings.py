@@ -1,16 +1,18 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
 
 MIB = 2**20
+Network = IPv4Network | IPv6Network
 
 
 class SettingsError(IsocenterError):
@@ -62,14 +64,25 @@ class Settings(BaseModel):
         Folder in which every byte received is kept before it is processed; none keeps nothing.
     max_connections
         Scans at once; further ones are refused with a message.
+    allow
+        Addresses and networks (``10.1.2.0/24``) that may connect; none means all.
+    max_per_address
+        Scans of one address at once; none means as many as there are slots.
+    scanners, reserved_slots
+        Addresses and networks of scanners, which may always connect, and how many of ``max_connections`` are kept for them.
     queue_bytes
         Bytes of a scan that may wait between reading, processing and writing, together; when they do, TCP holds the client back.
     scan_bytes
         Bytes of blocks of k-space that a scan may be filling at once; readouts of further ones are left out, which is said.
     memory_bytes
         The same of all scans, waiting or being filled; three quarters of the host's memory unless it is set.
-    handshake_timeout, idle_timeout, send_timeout
-        Seconds without a byte before the scan starts, during it, and while a client does not read.
+    handshake_timeout
+        Seconds from connecting to the end of the MRD header, in all.
+    idle_timeout
+        Seconds without a readout or other data after it, whatever else comes.
+    message_timeout, send_timeout
+        Seconds that a message may be on its way once it has begun, and in which a client must take one; a second more for each
+        megabyte.
     drain_timeout
         Seconds that a client may go on sending after an error.
     shutdown_timeout
@@ -104,14 +117,27 @@ class Settings(BaseModel):
     queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
     memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
+    allow: tuple[Network, ...] = ()
+    max_per_address: Annotated[int | None, Field(ge=1)] = None
+    scanners: tuple[Network, ...] = ()
+    reserved_slots: Annotated[int, Field(ge=0)] = 0
     handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    message_timeout: Annotated[float, Field(gt=0)] = 120.0
     send_timeout: Annotated[float, Field(gt=0)] = 120.0
     drain_timeout: Annotated[float, Field(gt=0)] = 30.0
     shutdown_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_text_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
     max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
+
+    @model_validator(mode="after")
+    def _reserves_for_somebody(self) -> Self:
+        if self.reserved_slots and not self.scanners:
+            raise ValueError("reserved_slots needs the addresses of the scanners that they are for ('scanners')")
+        if self.reserved_slots > self.max_connections:
+            raise ValueError(f"reserved_slots must not exceed max_connections ({self.max_connections})")
+        return self
 
     @property
     def pipeline_folders(self) -> tuple[Path, ...]:
@@ -137,6 +163,20 @@ class Settings(BaseModel):
     def limits(self) -> Limits:
         """Longest lengths accepted."""
         return Limits(text=self.max_text_bytes, message=self.max_message_bytes)
+
+
+NEED_RESTART = frozenset(
+    ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
+) | {"memory_bytes", "log_format"}
+"""Settings that are read once, when the service starts."""
+
+
+def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:
+    """Return the settings for scans to come, which of them changed, and which would have but need a restart."""
+    changed = [name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)]
+    fixed = [name for name in changed if name in NEED_RESTART]
+    kept = new.model_copy(update={name: getattr(old, name) for name in fixed})
+    return kept, [name for name in changed if name not in fixed], fixed
 
 
 def load_settings(path: Path | None, **overrides: object) -> Settings:

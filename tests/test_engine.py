@@ -451,7 +451,7 @@ class TestFaults:
         wait_until(lambda: engine.waiting >= 4)
         sock.close()
         device.go.set()
-        wait_until(lambda: not service.server._sessions, 30)
+        wait_until(lambda: not service.server.sessions, 30)
         assert engine.waiting == 0
         engine.close()
 

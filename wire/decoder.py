@@ -105,6 +105,11 @@ class Decoder:
         return max(self._need, self._last_size)
 
     @property
+    def announced(self) -> int:
+        """Bytes that the message on its way has at least."""
+        return self._need
+
+    @property
     def held(self) -> int:
         """Bytes that have come of a message that is not complete."""
         return self._end - self._start
