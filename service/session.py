@@ -160,7 +160,7 @@ class Session:
         self._chain = chain
         self._peer.name = chain.pipeline.name
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
-        for item in chain.run(self._items(first), self.settings, self._timing, self._pass_on):
+        for item in chain.run(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
         self._timing.stages |= chain.scan.seconds
         self._finish(chain)
@@ -220,6 +220,8 @@ class Session:
                 return chain, message
             if meaning is Meaning.END:
                 break
+            if meaning is Meaning.STRAY:
+                _report_stray(message, chain.scan)
             if isinstance(message, Text) and (parameters := _json_parameters(message.text)) is not None:
                 chain = self._with_parameters(chain, parameters)
         return chain, None
@@ -231,19 +233,29 @@ class Session:
         changed.warm_up()
         return changed
 
-    def _items(self, first: Item | None) -> Iterator[Item]:
-        """Iterate over the stream; where it ends without its end marker, an ``Interruption`` says so."""
+    def _items(self, first: Item | None, scan: Scan) -> Iterator[Item]:
+        """Iterate over the stream; where it ends without its end marker, an ``Interruption`` says so.
+
+        It ends so, too, at a message that may not come there: what had come before it is as good as ever.
+        """
         if first is not None:
             self._timing.received(first)
             yield first
         if self._conversation.state is State.CLOSED:
             return
-        for _, message in self._listen():
-            if not isinstance(message, DATA):  # the end
-                return
-            self._timing.received(message)
-            yield message
-        yield Interruption(str(self._receiver.error or "the connection ended without CLOSE"))
+        reason: Exception | None = None
+        try:
+            for meaning, message in self._listen():
+                if meaning is Meaning.END:
+                    return
+                if isinstance(message, DATA):
+                    self._timing.received(message)
+                    yield message
+                else:
+                    _report_stray(message, scan)
+        except ProtocolError as error:
+            reason = error
+        yield Interruption(str(reason or self._receiver.error or "the connection ended without CLOSE"))
 
     def _deliver(self, item: Item, scan: Scan) -> None:
         if isinstance(item, Interruption):
@@ -304,6 +316,11 @@ class Session:
             self.log.debug("the connection was closed without a byte")
             raise ConnectionError("closed without a byte")
         raise ConnectionError(f"ended {when}: {error or 'the peer closed the connection'}")
+
+
+def _report_stray(message: Message, scan: Scan) -> None:
+    what = "the same MRD header again" if isinstance(message, Header) else f"a message of type {type(message).__name__}"
+    scan.report("stray message", f"{what} came after the header; it is passed over")
 
 
 def _json_parameters(text: str) -> Mapping[str, Any] | None:
