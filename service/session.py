@@ -22,8 +22,9 @@ from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
 from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
-from .logs import ScanLog
+from .logs import ScanLog, limited
 from .peer import Peer
+from .program import end_programs
 from .series import SeriesNumbers
 from .settings import Settings
 from .timing import Timing
@@ -105,6 +106,7 @@ class Session:
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
         self._receiver.abort()
+        end_programs(self.scan_id)
 
     def _end(self) -> None:
         self._receiver.stop()
@@ -235,7 +237,7 @@ class Session:
 
     def _pass_on(self, text: str) -> None:
         """Pass on what an external program has for the user."""
-        self.log.info("an external program says: %s", text)
+        limited(self.log, logging.DEBUG, "program text", "an external program says: %r", text)
         self._peer.say(text)
 
     def _finish(self, chain: Chain) -> None:
