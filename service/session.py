@@ -22,9 +22,10 @@ from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
 from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
-from .logs import ScanLog
+from .logs import ScanLog, limited
 from .patience import Patience
 from .peer import Peer
+from .program import end_programs
 from .series import SeriesNumbers
 from .settings import Settings
 from .timing import Timing
@@ -119,6 +120,7 @@ class Session:
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
         self._receiver.abort()
+        end_programs(self.scan_id)
 
     def abandon(self, reason: str) -> None:
         """Tell the peer that its scan has failed and let go of it, from another thread, as that of the session is held up."""
@@ -272,7 +274,7 @@ class Session:
 
     def _pass_on(self, text: str) -> None:
         """Pass on what an external program has for the user."""
-        self.log.info("an external program says: %s", text)
+        limited(self.log, logging.DEBUG, "program text", "an external program says: %r", text)
         self._peer.say(text)
 
     def _finish(self, chain: Chain) -> None:

@@ -85,12 +85,18 @@ class Settings(BaseModel):
         megabyte.
     drain_timeout
         Seconds that a client may go on sending after an error.
+    program_timeout
+        Seconds that an external program or FIRE module may keep a scan waiting, in all: while it takes no data, and from the
+        last data on until it says CLOSE.
     shutdown_timeout
         Seconds that running scans get to finish on SIGTERM.
     max_text_bytes, max_message_bytes
         Longest lengths accepted from a peer.
     log_format
         ``text``, or ``json`` with one object a line.
+    log_private
+        Whether the log shows what comes from outside: names, texts of errors, and what programs, FIRE modules and libraries
+        print. Patient data may be among it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -126,10 +132,12 @@ class Settings(BaseModel):
     message_timeout: Annotated[float, Field(gt=0)] = 120.0
     send_timeout: Annotated[float, Field(gt=0)] = 120.0
     drain_timeout: Annotated[float, Field(gt=0)] = 30.0
+    program_timeout: Annotated[float, Field(gt=0)] = 600.0
     shutdown_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_text_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
     max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
+    log_private: bool = False
 
     @model_validator(mode="after")
     def _reserves_for_somebody(self) -> Self:
