@@ -16,6 +16,7 @@ from ..wire import Close, Text, encode
 from .configuration import register_gadgets
 from .session import Session
 from .settings import Settings
+from .spool import Spool
 from .watch import Connected, Watch, write_to_log
 
 log = logging.getLogger("isocenter.server")
@@ -47,6 +48,7 @@ class Server:
         self.engine = engine
         self.watch = watch or Watch(write_to_log)
         self.memory = Ledger(settings.memory)
+        self.spool = Spool(settings, self.memory)
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._pool = ThreadPoolExecutor(
@@ -69,6 +71,7 @@ class Server:
         bool
             Whether all of them ended; a session that an external program holds up may not.
         """
+        self.spool.begin()
         with selectors.DefaultSelector() as selector:
             for listener in (*self._listeners, self._wake_reader):
                 selector.register(listener, selectors.EVENT_READ)
@@ -79,6 +82,7 @@ class Server:
         for listener in (*self._listeners, self._wake_reader):
             listener.close()
         all_ended = self._wait_for_sessions()
+        self.spool.finish(_SPOOL_SECONDS)
         self._wake_writer.close()
         return all_ended
 
@@ -105,7 +109,9 @@ class Server:
                 return
             scan_id = new_scan_id()
             self.watch.tell(Connected(scan_id, peer[0]))
-            session = Session(sock, self.settings, self.engine, scan_id, memory=self.memory, watch=self.watch)
+            session = Session(
+                sock, self.settings, self.engine, scan_id, memory=self.memory, spool=self.spool, watch=self.watch
+            )
             self._sessions[session] = self._pool.submit(self._run, session)
 
     def _run(self, session: Session) -> None:
@@ -132,11 +138,12 @@ class Server:
 
 
 _ABORT_SECONDS = 10.0
+_SPOOL_SECONDS = 10.0
 
 
 def new_scan_id() -> str:
     """Name a scan by date, time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
