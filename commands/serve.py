@@ -22,6 +22,8 @@ log = logging.getLogger("isocenter.serve")
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
 SPIN_COUNT = ("GOMP_SPINCOUNT", "10000")
 
+_SPOOL_SECONDS = 60.0
+
 
 class PrepareError(IsocenterError):
     """The bundles that come with Isocenter cannot be built."""
@@ -101,6 +103,7 @@ def serve_one(descriptor: int) -> None:
     from ..service.host import make_engine
     from ..service.server import new_scan_id
     from ..service.session import Session
+    from ..service.spool import Spool
     from .prepare import prepare_bundles
 
     settings = service_settings.load_settings(None)
@@ -108,4 +111,6 @@ def serve_one(descriptor: int) -> None:
     with only_the_log(), socket.socket(fileno=descriptor) as sock:
         prepare_bundles(settings, networks=False)
         register_gadgets(settings)
-        Session(sock, settings, make_engine(settings), new_scan_id()).run()
+        spool = Spool(settings)
+        Session(sock, settings, make_engine(settings), new_scan_id(), spool=spool).run()
+    spool.finish(_SPOOL_SECONDS)

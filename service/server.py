@@ -23,11 +23,13 @@ from .configuration import register_gadgets
 from .farewell import Farewells, say_and_close
 from .session import Session
 from .settings import Settings, reloaded
+from .spool import Spool
 from .watch import Connected, Refused, Watch, write_to_log
 
 log = logging.getLogger("isocenter.server")
 
 _ABORT_SECONDS = 10.0
+_SPOOL_SECONDS = 10.0
 _FAREWELL_SECONDS = 2.0
 _PAUSE_SECONDS = 0.1
 _TICK = 0.05
@@ -87,6 +89,7 @@ class Server:
         self.engine = engine
         self.watch = watch or Watch(write_to_log)
         self.memory = Ledger(settings.memory)
+        self.spool = Spool(settings, self.memory)
         self.refused: Counter[str] = Counter()
         self._load_settings = load_settings
         self._listeners = _listen(settings.host, settings.port)
@@ -119,6 +122,7 @@ class Server:
         bool
             Whether all of them ended; a session that something holds up for good may not, and its peer is told.
         """
+        self.spool.begin()
         with selectors.DefaultSelector() as selector:
             farewells = Farewells(selector)
             for listener in (*self._listeners, self._wake_reader):
@@ -130,6 +134,7 @@ class Server:
         for listener in self._listeners:
             listener.close()
         all_ended = self._end_sessions()
+        self.spool.finish(_SPOOL_SECONDS)
         self._wake_reader.close()
         self._wake_writer.close()
         log.info("stopped")
@@ -230,7 +235,13 @@ class Server:
             keep_to_one_core()
             self.watch.tell(Connected(slot.scan_id, slot.address))
             slot.session = Session(
-                slot.sock, self.settings, self.engine, slot.scan_id, memory=self.memory, watch=self.watch
+                slot.sock,
+                self.settings,
+                self.engine,
+                slot.scan_id,
+                memory=self.memory,
+                spool=self.spool,
+                watch=self.watch,
             )
             slot.session.run()
         except BaseException as error:  # noqa: BLE001 - its own thread ends, no other
@@ -297,7 +308,7 @@ def _spare_descriptor() -> int | None:
 
 def new_scan_id() -> str:
     """Name a scan by date, time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:

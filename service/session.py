@@ -4,8 +4,8 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import Any, BinaryIO
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ..engine import Engine
 from ..flow.channel import Stopped
@@ -28,6 +28,7 @@ from .peer import Peer
 from .program import end_programs
 from .series import SeriesNumbers
 from .settings import Settings
+from .spool import Spool
 from .timing import Timing
 from .transport import Receiver, Sender
 from .watch import Ended, ImageSent, Started, Watch, write_to_log
@@ -50,6 +51,8 @@ class Session:
         Appears in every line of the log.
     memory
         Bytes that all scans may hold together.
+    spool
+        Keeps raw data and images, if the settings say where.
     watch
         Told what goes on.
     """
@@ -62,6 +65,7 @@ class Session:
         scan_id: str,
         *,
         memory: Ledger | None = None,
+        spool: Spool | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.settings = settings
@@ -71,7 +75,7 @@ class Session:
         self._socket = sock
         self._watch = watch or Watch(write_to_log)
         self._ledger = Ledger(settings.queue_bytes, keeps=settings.scan_bytes, whole=memory)
-        self._spool = self._open_spool()
+        self._recording = (spool or Spool(settings, memory)).recording(scan_id, _host_of(sock))
         self._patience = Patience(settings.message_timeout)
         self._patience.grant(settings.handshake_timeout, "configuration and MRD header")
         self._sender = Sender(sock, account=self._ledger.account("sender"), timeout=settings.send_timeout)
@@ -81,7 +85,7 @@ class Session:
                 limits=settings.limits,
                 account=self._ledger.account("receiver"),
                 patience=self._patience,
-                spool=self._spool,
+                recording=self._recording,
             )
         except BaseException:
             self._sender.finish()
@@ -91,12 +95,8 @@ class Session:
         self._timing = Timing()
         self._series = SeriesNumbers()
         self._chain: Chain | None = None
-
-    def _open_spool(self) -> BinaryIO | None:
-        if self.settings.spool is None:
-            return None
-        self.settings.spool.mkdir(parents=True, exist_ok=True)
-        return (self.settings.spool / f"{self.scan_id}.stream").open("xb", buffering=0)
+        self._is_interrupted = False
+        self._outcome = "failed"
 
     def run(self) -> None:
         """Serve the connection."""
@@ -106,6 +106,7 @@ class Session:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
             self.log.warning("the connection was lost: %s", error)
+            self._outcome = "undelivered"
         except BaseException:
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
@@ -142,9 +143,10 @@ class Session:
             "MB": round(self._receiver.bytes_received / 1e6, 1),
             **self._timing.figures(),
         }
-        if self._spool is not None:
-            self._spool.close()
-            figures["spool"] = self._spool.name
+        is_lost = self._sender.error is not None and self._outcome != "failed"
+        outcome = "undelivered" if is_lost else self._outcome
+        if spooled := self._recording.end(pipeline=figures["pipeline"], outcome=outcome, sent=self._timing.images):
+            figures["spool"] = spooled
         self._watch.tell(Ended(self.scan_id, figures))
 
     def _serve(self) -> None:
@@ -161,6 +163,7 @@ class Session:
             chain, first = self._parametrised(chain)
         self._chain = chain
         self._peer.name = chain.pipeline.name
+        self._recording.note(pipeline=chain.pipeline.name)
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
         for item in chain.run(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
@@ -261,30 +264,62 @@ class Session:
 
     def _deliver(self, item: Item, scan: Scan) -> None:
         if isinstance(item, Interruption):
+            self._is_interrupted = True
             scan.report("interrupted", f"the scan was interrupted: {item.reason}")
             return
         if isinstance(item, Image):
             self._series.settle(item, scan)
-        if self._peer.send_item(item, scan.parameters):
+            self._keep(item, scan)
+        sent = False
+        with self._unless_kept():
+            sent = self._peer.send_item(item, scan.parameters)
+        if sent:
             self._timing.sent(item)
             if isinstance(item, Image):
                 self._watch.tell(ImageSent(self.scan_id, item.image_series_index, item.image_index))
         else:
             self._timing.left(item)
 
+    def _keep(self, image: Image, scan: Scan) -> None:
+        """Spool an image, which says what is not spooled of its scan."""
+        if problems := self._report_unspooled(scan):
+            image.meta["IsocenterSpool"] = "; ".join(problems)
+        self._recording.image(image)
+
+    def _report_unspooled(self, scan: Scan) -> list[str]:
+        problems = self._recording.problems()
+        for problem in problems:
+            if problem not in scan.problems.values():
+                scan.report("spool", problem, each=True)
+        return problems
+
+    @contextmanager
+    def _unless_kept(self) -> Iterator[None]:
+        """Let a client that is gone end the scan, unless its images are kept for it."""
+        try:
+            yield
+        except OSError:
+            if not self._recording.keeps_images:
+                raise
+            self.log.debug("the client is gone; what it does not get is in the spool")
+
     def _pass_on(self, text: str) -> None:
         """Pass on what an external program has for the user."""
         limited(self.log, logging.DEBUG, "program text", "an external program says: %r", text)
-        self._peer.say(text)
+        with self._unless_kept():
+            self._peer.say(text)
 
     def _finish(self, chain: Chain) -> None:
         """Say what went wrong on the way, then close."""
+        self._report_unspooled(chain.scan)
         problems = chain.scan.problem_messages()
         received, readouts = self._timing.received_items, self._timing.acquisitions
         lacks_images = chain.makes_images and not self._timing.images
         if lacks_images:
             what = f"no image was made from {readouts} acquisitions" if readouts else "no image was made"
             problems.append(what if received else "the scan ended without any data")
+        complete = "interrupted" if self._is_interrupted else "finished"
+        self._outcome = "failed" if lacks_images and received else complete
         if unused := self._timing.unused(everything=lacks_images):
             problems.append(unused)
         self._peer.report(problems, nothing_made=bool(problems) and (lacks_images or not self._timing.sent_items))
@@ -323,6 +358,15 @@ class Session:
 def _report_stray(message: Message, scan: Scan) -> None:
     what = "the same MRD header again" if isinstance(message, Header) else f"a message of type {type(message).__name__}"
     scan.report("stray message", f"{what} came after the header; it is passed over")
+
+
+def _host_of(sock: socket.socket) -> str:
+    """Address of the peer; empty if it has none."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def _json_parameters(text: str) -> Mapping[str, Any] | None:

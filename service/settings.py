@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
+from .spooled import Retention
 
 MIB = 2**20
 Network = IPv4Network | IPv6Network
@@ -61,7 +62,15 @@ class Settings(BaseModel):
     connect
         ``host:port`` of external nodes that a pipeline sent over the wire may connect to. Pipelines on disk may connect anywhere.
     spool
-        Folder in which every byte received is kept before it is processed; none keeps nothing.
+        Folder in which scans are kept: every byte received, and the images; none keeps nothing.
+    spool_queue_bytes
+        Bytes of a file that may wait for the spool's disk. Where it falls behind further, the scan goes on and is not kept.
+    spool_days, spool_unfinished_days
+        Days that a spooled scan is kept: one whose images were sent, or made again; any other one. None is for ever.
+    spool_bytes
+        Bytes of all spooled scans, beyond which the oldest go whose images were sent, or made again; None is no limit.
+    recover_at_start
+        Whether spooled scans that are unfinished or failed are reconstructed when the service starts, beside its work.
     max_connections
         Scans at once; further ones are refused with a message.
     allow
@@ -119,6 +128,11 @@ class Settings(BaseModel):
     python_path: tuple[Path, ...] = ()
     connect: tuple[str, ...] = ()
     spool: Path | None = None
+    spool_queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    spool_days: Annotated[float | None, Field(ge=0)] = None
+    spool_unfinished_days: Annotated[float | None, Field(ge=0)] = None
+    spool_bytes: Annotated[int | None, Field(ge=0)] = None
+    recover_at_start: bool = False
     max_connections: Annotated[int, Field(ge=1)] = 32
     queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
     scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
@@ -163,6 +177,11 @@ class Settings(BaseModel):
         return self.home / "noise"
 
     @property
+    def retention(self) -> Retention:
+        """What the spool keeps."""
+        return Retention(self.spool_days, self.spool_unfinished_days, self.spool_bytes)
+
+    @property
     def memory(self) -> int:
         """Bytes that all scans together may hold."""
         return self.memory_bytes or 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
@@ -175,7 +194,16 @@ class Settings(BaseModel):
 
 NEED_RESTART = frozenset(
     ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
-) | {"memory_bytes", "log_format"}
+) | {
+    "memory_bytes",
+    "log_format",
+    "log_private",
+    "spool",
+    "spool_queue_bytes",
+    "spool_days",
+    "spool_unfinished_days",
+    "spool_bytes",
+}
 """Settings that are read once, when the service starts."""
 
 

@@ -8,13 +8,14 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import BinaryIO
 
 from ..flow.channel import Channel
 from ..flow.ledger import Account, Ledger
 from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
+from ..wire.conversation import DATA
 from .patience import BYTES_PER_SECOND, Patience
+from .spool import Recording
 
 log = logging.getLogger("isocenter.transport")
 
@@ -41,8 +42,8 @@ class Receiver:
         Charged with what waits to be processed.
     patience
         Says for how long the peer is waited for; for ever without it.
-    spool
-        File that gets every byte before it is decoded.
+    recording
+        Gets every byte before it is decoded.
     """
 
     def __init__(
@@ -52,16 +53,16 @@ class Receiver:
         limits: Limits | None = None,
         account: Account | None = None,
         patience: Patience | None = None,
-        spool: BinaryIO | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._socket = sock
         self._decoder = Decoder(limits)
         self._account = account or Ledger().account("unbounded")
         self._channel: Channel[list[Message]] = Channel(self._account, lead=_LEAD_BYTES)
         self._decoded: deque[Message] = deque()
-        self._spool = spool
+        self._recording = recording
         self._closed = False
-        self._drain_until = 0.0
+        self._drain_seconds = self._drain_until = 0.0
         self._decided = threading.Event()
         self.error: Exception | None = None
         self.bytes_received = 0
@@ -90,11 +91,9 @@ class Receiver:
             if count == 0:
                 decoder.finish()
                 return
-            if self._spool is not None:
-                self._spool.write(memory[:count])
             self.bytes_received += count
             pending += count
-            messages = decoder.received(count)
+            messages = self._decode(memory[:count])
             if messages:
                 self.patience.received(messages)
                 self._account.credit(grown)
@@ -104,6 +103,18 @@ class Receiver:
                 pending = grown = 0
             if decoder.fault is not None:
                 raise decoder.fault
+
+    def _decode(self, received: memoryview) -> list[Message]:
+        """Keep bytes that lie in the decoder's memory now, and return the messages that are complete."""
+        self._record(received)
+        messages = self._decoder.received(len(received))
+        if self._recording is not None:
+            self._recording.follow(messages)
+        return messages
+
+    def _record(self, received: memoryview) -> None:
+        if self._recording is not None:
+            self._recording.write(received)
 
     def _charge_growth(self, charged: int) -> int:
         """Wait for room before memory is taken for a message larger than the usual piece; return what is charged for it."""
@@ -145,13 +156,14 @@ class Receiver:
     def drain(self, seconds: float) -> None:
         """Drop what waits and what still comes until the peer says CLOSE or is silent: unread data would reset the connection.
 
-        Whoever still iterates gets ``Stopped``.
+        Where the raw data are recorded, this goes on as long as data come. Whoever still iterates gets ``Stopped``.
         """
+        self._drain_seconds = seconds
         self._drain_until = time.monotonic() + seconds
         self._channel.stop()
         self._decided.set()
-        if not self._closed:
-            self._thread.join(seconds)
+        while not self._closed and self._thread.is_alive() and (left := self._drain_until - time.monotonic()) > 0:
+            self._thread.join(left)
 
     def _drain(self) -> None:
         try:
@@ -162,15 +174,23 @@ class Receiver:
 
     def _drop(self, seconds: float) -> bool:
         """Receive once; return whether that was the end. What cannot be followed any more ends when nothing comes for a while."""
-        if self._decoder.fault is not None:
-            self.patience.grant(min(seconds, _SILENT_SECONDS))
-            return self._read_into(memoryview(bytearray(_SCRATCH_BYTES))) == 0
-        self.patience.grant(seconds)
-        count = self._read_into(self._decoder.writable())
+        is_lost = self._decoder.fault is not None
+        self.patience.grant(min(seconds, _SILENT_SECONDS) if is_lost else seconds)
+        memory = memoryview(bytearray(_SCRATCH_BYTES)) if is_lost else self._decoder.writable()
+        count = self._read_into(memory)
+        if count == 0:
+            return True
+        if is_lost:
+            self._record(memory[:count])
+            return False
         try:
-            return count == 0 or any(isinstance(message, Close) for message in self._decoder.received(count))
+            messages = self._decode(memory[:count])
         except ProtocolError:
             return False
+        has_data = any(isinstance(message, DATA) for message in messages)
+        if has_data and self._recording is not None and self._recording.keeps_raw_data:
+            self._drain_until = time.monotonic() + self._drain_seconds
+        return any(isinstance(message, Close) for message in messages)
 
     def stop(self) -> None:
         """End: nothing more is read, and whoever iterates gets ``Stopped``."""

@@ -151,7 +151,8 @@ class TestWholeScans:
     def test_every_byte_can_be_kept_and_replayed(self, make_service, small_scan, tmp_path):
         service = make_service(spool=tmp_path / "spool")
         first = service.replay(small_scan)
-        (path,) = (tmp_path / "spool").iterdir()
+        wait_until(lambda: list((tmp_path / "spool").glob("*.stream")))
+        (path,) = (tmp_path / "spool").glob("*.stream")
         assert path.read_bytes() == stream(small_scan)
         assert np.array_equal(images(talk(service, path.read_bytes()))[0].data, first.images[0].data)
 
