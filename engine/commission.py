@@ -6,11 +6,11 @@ import torch
 
 from ..bundle.folder import Bundle, relative_error
 from ..bundle.manifest import BundleError
-from .runtimes import RUNTIMES, NothingToGainError, Runtime, readers
+from .runtimes import MACHINE_CODE, RUNTIMES, NothingToGainError, Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-_ON_REQUEST = ("tensorrt",)
+ON_REQUEST = ("tensorrt",)
 """Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
 
 
@@ -36,9 +36,11 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
     inputs, expected = bundle.probe()
     manifest = bundle.manifest
     for name, path in readers(bundle).items():
-        if name != wanted and (wanted != "auto" or name in _ON_REQUEST):
+        if name != wanted and (wanted != "auto" or name in ON_REQUEST):
             continue
         try:
+            if name in MACHINE_CODE and not bundle.may_hold_machine_code:
+                raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
             runtime = RUNTIMES[name](path, manifest, device)
             error = relative_error(runtime.run(inputs), expected)
             if not error <= manifest.tolerance:
@@ -50,6 +52,9 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
             log.debug("bundle %s: no %s, %s", manifest.name, name, error)
         except BundleError as error:
             failures.append(f"{name}: {error}")
+        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything, and the other ones may be sound
+            log.debug("bundle %s: %s", manifest.name, name, exc_info=True)
+            failures.append(f"{name}: it cannot be run here ({type(error).__name__})")
     if not runtimes:
         reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
         raise BundleError(f"bundle {manifest.name!r} cannot be used on {device}: {reasons}")

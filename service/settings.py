@@ -38,6 +38,9 @@ class Settings(BaseModel):
         Holds ``bundles``, ``noise`` and ``pipelines``, unless they are set on their own.
     pipelines, bundles
         Folders searched by name, before the shipped ones.
+    keys
+        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that are made
+        on this host.
     network
         Bundle for pipelines that name none, such as ``network.xml``.
     default_pipeline
@@ -115,6 +118,7 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home)
     pipelines: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
+    keys: tuple[str, ...] = ()
     network: str | None = "modl-brain"
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
