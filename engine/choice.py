@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..bundle.files import read_regular
 from ..bundle.folder import Bundle
 from ..bundle.manifest import MEASURED, BundleError
-from .commission import ON_REQUEST
+from .commission import ON_REQUEST, within
 from .runtimes import Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
@@ -33,6 +34,7 @@ _SLOW_MS = 100.0
 """A model that takes this long keeps the device busy with one slice: batches are not tried, which would take seconds."""
 _DOUBTFUL = 0.4
 """A busy process beside this one makes it 0.8, an idle machine less than 0.2."""
+_PATIENCE_SECONDS = 30.0
 _ENOUGH_SECONDS = 1.0
 """No longer is measured when a bundle is loaded: scans may be waiting for it."""
 
@@ -48,6 +50,8 @@ class Choice(BaseModel):
         Time of every runtime for one slice.
     batch
         How many slices are worth computing together with it.
+    pace
+        Seconds that it takes for a byte of inputs.
     waited
         For how much of the time threads of this process had to wait for a processor that others used.
     """
@@ -57,6 +61,7 @@ class Choice(BaseModel):
     runtime: str
     milliseconds: dict[str, float]
     batch: Annotated[int, Field(ge=1, le=BATCH)]
+    pace: float
     waited: float
 
     @property
@@ -149,14 +154,38 @@ def choose(
         How often.
     enough_seconds
         Measuring ends after the round in which it has taken this long.
+
+    Raises
+    ------
+    BundleError
+        None of them can compute these inputs.
     """
+    runtimes = _able(runtimes, inputs)
     start, waited = time.perf_counter(), _waiting_seconds()
     milliseconds = _measure(runtimes, inputs, rounds, enough_seconds)
     share = (_waiting_seconds() - waited) / (time.perf_counter() - start)
     fastest = min(milliseconds, key=lambda name: milliseconds[name])
     tries_batch = device.type != "cpu" and milliseconds[fastest] < _SLOW_MS
     batch = _worthwhile_batch(runtimes[fastest], inputs) if tries_batch else 1
-    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch, waited=round(share, 2))
+    size = sum(tensor.nbytes for tensor in inputs.values())
+    pace = milliseconds[fastest] / 1000 / size
+    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch, pace=pace, waited=round(share, 2))
+
+
+def _able(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor]) -> dict[str, Runtime]:
+    """Return the runtimes that can compute these inputs. This first round is not counted, as it is slower."""
+    able: dict[str, Runtime] = {}
+    for name, runtime in runtimes.items():
+        try:
+            attempt = partial(runtime.run, inputs)
+            _ = attempt() if len(runtimes) == 1 else within(_PATIENCE_SECONDS, attempt)
+        except Exception as error:  # noqa: BLE001 - the programs that run models raise what they like
+            log.warning("runtime %s is not used: it fails on inputs of the usual size (%s)", name, type(error).__name__)
+        else:
+            able[name] = runtime
+    if not able:
+        raise BundleError("none of its runtimes can compute inputs of the usual size")
+    return able
 
 
 def _waiting_seconds() -> float:
@@ -171,12 +200,7 @@ def _waiting_seconds() -> float:
 def _measure(
     runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int, enough_seconds: float
 ) -> dict[str, float]:
-    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike.
-
-    The first round is not counted, as it is slower.
-    """
-    for runtime in runtimes.values():
-        runtime.run(inputs)
+    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike."""
     durations: dict[str, list[float]] = {name: [] for name in runtimes}
     start = time.perf_counter()
     for _ in range(rounds):
@@ -198,7 +222,7 @@ def _worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
     try:
         together = min(timed(lambda: runtime.run(batch)) for _ in range(ROUNDS))
     except Exception as error:  # noqa: BLE001 - it may lack the memory, or be made for one slice only
-        log.info("slices are not computed together: %s", str(error).strip().rpartition("\n")[2])
+        log.info("slices are not computed together: %s", type(error).__name__)
         return 1
     alone = min(timed(one_by_one) for _ in range(ROUNDS))
     return BATCH if together < _WORTH * alone else 1

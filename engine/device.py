@@ -37,6 +37,10 @@ class Device(Protocol):
         """How many slices are worth computing together."""
         ...
 
+    def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs, as they were measured; 0 if they were not."""
+        ...
+
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         """Load a bundle and get ready for inputs of these sizes."""
         ...
@@ -163,6 +167,9 @@ class LocalDevice:
 
     def batch(self, bundle: str) -> int:
         return self.load(bundle).batch
+
+    def pace(self, bundle: str) -> float:
+        return self.load(bundle).pace
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         self.load(bundle).prepare(sizes)

@@ -216,6 +216,7 @@ class Session:
             log=self.log,
             name=self.scan_id,
             ledger=self._ledger,
+            inform=lambda text: self._peer.tell("INFO", text),
         )
 
     def _parametrised(self, chain: Chain) -> tuple[Chain, Item | None]:
