@@ -66,7 +66,8 @@ class Session:
         self.log = ScanLog(scan_id)
         self._socket = sock
         self._watch = watch or Watch(write_to_log)
-        self._ledger = Ledger(settings.queue_bytes, keeps=settings.scan_bytes, whole=memory)
+        waits, keeps = settings.scan_memory
+        self._ledger = Ledger(waits, keeps=keeps, whole=memory)
         self._spool = self._open_spool()
         self._receiver = Receiver(
             sock,
@@ -283,7 +284,7 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
     """Parameters of FIRE's JSON message; None if the text is something else."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)

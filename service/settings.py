@@ -1,16 +1,19 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
 
 MIB = 2**20
+
+log = logging.getLogger("isocenter.settings")
 
 
 class SettingsError(IsocenterError):
@@ -62,12 +65,12 @@ class Settings(BaseModel):
         Folder in which every byte received is kept before it is processed; none keeps nothing.
     max_connections
         Scans at once; further ones are refused with a message.
-    queue_bytes
-        Bytes of a scan that may wait between reading, processing and writing, together; when they do, TCP holds the client back.
     scan_bytes
-        Bytes of blocks of k-space that a scan may be filling at once; readouts of further ones are left out, which is said.
+        Bytes that a scan may hold; half of ``memory_bytes`` unless it is set. A quarter of it is for what waits to be processed
+        and to be sent, where TCP holds the client back, and for one message; the rest for what is kept until more of the scan
+        comes: blocks of k-space, calibration lines, noise. What does not fit is refused, which is said.
     memory_bytes
-        The same of all scans, waiting or being filled; three quarters of the host's memory unless it is set.
+        The same of all scans together; three quarters of the host's memory unless it is set.
     handshake_timeout, idle_timeout, send_timeout
         Seconds without a byte before the scan starts, during it, and while a client does not read.
     drain_timeout
@@ -101,8 +104,7 @@ class Settings(BaseModel):
     connect: tuple[str, ...] = ()
     spool: Path | None = None
     max_connections: Annotated[int, Field(ge=1)] = 32
-    queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
+    scan_bytes: Annotated[int | None, Field(ge=MIB)] = None
     memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
     handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
@@ -134,9 +136,24 @@ class Settings(BaseModel):
         return self.memory_bytes or 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
     @property
+    def scan_memory(self) -> tuple[int, int]:
+        """Bytes of a scan that may wait, and that may be kept."""
+        scan = min(self.scan_bytes or self.memory // 2, self.memory)
+        return scan // 4, scan - scan // 4
+
+    @property
     def limits(self) -> Limits:
-        """Longest lengths accepted."""
-        return Limits(text=self.max_text_bytes, message=self.max_message_bytes)
+        """Longest lengths accepted; a message may hold no more than may wait of a scan."""
+        return Limits(text=self.max_text_bytes, message=min(self.max_message_bytes, self.scan_memory[0]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, values: object) -> object:
+        """Read settings files of earlier versions."""
+        if isinstance(values, dict) and "queue_bytes" in values:
+            log.warning("the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place")
+            values = {name: value for name, value in values.items() if name != "queue_bytes"}
+        return values
 
 
 def load_settings(path: Path | None, **overrides: object) -> Settings:
