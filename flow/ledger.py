@@ -208,17 +208,24 @@ class Account:
             assert size <= self.waiting, f"{self.name}: {size} bytes are given back of {self.waiting}"
             self._wait_with(-size)
 
-    def keep(self, size: int) -> bool:
+    def keep(self, size: int, *, spare: int = 0) -> bool:
         """Take room for something that stays until more of the scan comes; False if there is none.
 
         Blocks of the scan that were handed on are waited for.
+
+        Parameters
+        ----------
+        size
+            Bytes.
+        spare
+            Bytes that must be free besides, for what will be made of it for a moment.
         """
-        ledger = self.ledger
+        ledger, whole = self.ledger, size + spare
         with ledger.condition:
-            while ledger.kept + size <= ledger.keeps:
-                if ledger.in_flight and ledger.kept + ledger.in_flight + size > ledger.keeps:
+            while ledger.kept + whole <= ledger.keeps:
+                if ledger.in_flight and ledger.kept + ledger.in_flight + whole > ledger.keeps:
                     ledger.condition.wait()
-                elif not ledger._service_is_full(size):
+                elif not ledger._service_is_full(whole):
                     self.kept += size
                     ledger._add(0, size)
                     return True

@@ -39,18 +39,21 @@ def prewhiten(
         The one that lines are whitened with before their block is complete; without it, the gadget makes its own.
     """
     whitener = whitener or Whitener(scan)
-    for item in items:
-        if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
-            whitener.add_noise(item)
-        elif isinstance(item, Acquisition | Kspace):
-            note = _whiten(item, whitener)
-            if isinstance(item, Kspace) and note:
-                item.notes["Noise"] = note
-            if pass_nonconformant_data or not whitener.nonconformant:
+    try:
+        for item in items:
+            if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
+                whitener.add_noise(item)
+            elif isinstance(item, Acquisition | Kspace):
+                note = _whiten(item, whitener)
+                if isinstance(item, Kspace) and note:
+                    item.notes["Noise"] = note
+                if pass_nonconformant_data or not whitener.nonconformant:
+                    yield item
+            else:
                 yield item
-        else:
-            yield item
-    whitener.keep()
+        whitener.keep()
+    finally:
+        whitener.close()
 
 
 def _whiten(item: Acquisition | Kspace, whitener: Whitener) -> str:
