@@ -94,7 +94,9 @@ def reconstruct(
     reconstructor = _Reconstructor(scan, bundle, fallback, recon_grid=recon_grid)
     numbers = ImageNumbers()
     try:
-        for item in run_ahead(items, reconstructor.start, account=scan.ledger.account("ahead"), size=size_of):
+        for item in run_ahead(
+            items, reconstructor.start, account=scan.ledger.account("ahead", of_blocks=True), size=size_of
+        ):
             if not isinstance(item, _Reconstruction):
                 yield item
                 continue
@@ -140,7 +142,7 @@ class _Reconstructor:
         self.engine = scan.require_engine()
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
-        self._account = scan.ledger.account("engine")
+        self._account = scan.ledger.account("engine", of_blocks=True)
         self._told = ""
         self._patience = _PATIENCE
         self._made_any = False

@@ -74,7 +74,8 @@ class Session:
         self.log = ScanLog(scan_id)
         self._socket = sock
         self._watch = watch or Watch(write_to_log)
-        self._ledger = Ledger(settings.queue_bytes, keeps=settings.scan_bytes, whole=memory)
+        waits, keeps = settings.scan_memory
+        self._ledger = Ledger(waits, keeps=keeps, whole=memory)
         self._recording = (spool or Spool(settings, memory)).recording(scan_id, _host_of(sock))
         self._patience = Patience(settings.message_timeout)
         self._patience.grant(settings.handshake_timeout, "configuration and MRD header")

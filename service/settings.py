@@ -1,5 +1,6 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
+import logging
 import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -14,6 +15,8 @@ from .spooled import Retention
 
 MIB = 2**20
 Network = IPv4Network | IPv6Network
+
+log = logging.getLogger("isocenter.settings")
 
 
 class SettingsError(IsocenterError):
@@ -82,12 +85,12 @@ class Settings(BaseModel):
         Scans of one address at once; none means as many as there are slots.
     scanners, reserved_slots
         Addresses and networks of scanners, which may always connect, and how many of ``max_connections`` are kept for them.
-    queue_bytes
-        Bytes of a scan that may wait between reading, processing and writing, together; when they do, TCP holds the client back.
     scan_bytes
-        Bytes of blocks of k-space that a scan may be filling at once; readouts of further ones are left out, which is said.
+        Bytes that a scan may hold; half of ``memory_bytes`` unless it is set. A quarter of it is for what waits to be processed
+        and to be sent, where TCP holds the client back, and for one message; the rest for what is kept until more of the scan
+        comes: blocks of k-space, calibration lines, noise. What does not fit is refused, which is said.
     memory_bytes
-        The same of all scans, waiting or being filled; three quarters of the host's memory unless it is set.
+        The same of all scans together; three quarters of the host's memory unless it is set.
     handshake_timeout
         Seconds from connecting to the end of the MRD header, in all.
     idle_timeout
@@ -138,8 +141,7 @@ class Settings(BaseModel):
     spool_bytes: Annotated[int | None, Field(ge=0)] = None
     recover_at_start: bool = False
     max_connections: Annotated[int, Field(ge=1)] = 32
-    queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
+    scan_bytes: Annotated[int | None, Field(ge=MIB)] = None
     memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
     allow: tuple[Network, ...] = ()
     max_per_address: Annotated[int | None, Field(ge=1)] = None
@@ -191,9 +193,24 @@ class Settings(BaseModel):
         return self.memory_bytes or 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
     @property
+    def scan_memory(self) -> tuple[int, int]:
+        """Bytes of a scan that may wait, and that may be kept."""
+        scan = min(self.scan_bytes or self.memory // 2, self.memory)
+        return scan // 4, scan - scan // 4
+
+    @property
     def limits(self) -> Limits:
-        """Longest lengths accepted."""
-        return Limits(text=self.max_text_bytes, message=self.max_message_bytes)
+        """Longest lengths accepted; a message may hold no more than may wait of a scan."""
+        return Limits(text=self.max_text_bytes, message=min(self.max_message_bytes, self.scan_memory[0]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, values: object) -> object:
+        """Read settings files of earlier versions."""
+        if isinstance(values, dict) and "queue_bytes" in values:
+            log.warning("the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place")
+            values = {name: value for name, value in values.items() if name != "queue_bytes"}
+        return values
 
 
 NEED_RESTART = frozenset(

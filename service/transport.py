@@ -14,6 +14,7 @@ from ..flow.ledger import Account, Ledger
 from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
 from ..wire.conversation import DATA
+from ..wire.cursor import OBJECT_BYTES
 from .patience import BYTES_PER_SECOND, Patience
 from .spool import Recording
 
@@ -58,6 +59,8 @@ class Receiver:
         self._socket = sock
         self._decoder = Decoder(limits)
         self._account = account or Ledger().account("unbounded")
+        self._grown = 0
+        """Charged for a message that is not complete, and larger than usual."""
         self._channel: Channel[list[Message]] = Channel(self._account, lead=_LEAD_BYTES)
         self._decoded: deque[Message] = deque()
         self._recording = recording
@@ -77,15 +80,17 @@ class Receiver:
             self._receive()
         except (OSError, ProtocolError) as error:
             self.error = error
+        self._forget_growth()
         self._channel.finish()
         if self._channel.is_stopped or isinstance(self.error, ProtocolError):
             self._decided.wait()
             self._drain()
 
     def _receive(self) -> None:
-        decoder, pending, grown = self._decoder, 0, 0
+        decoder, pending = self._decoder, 0
         while True:
-            grown = self._charge_growth(grown)
+            if not self._charge_growth():
+                return
             memory = decoder.writable()
             count = self._read_into(memory)
             if count == 0:
@@ -96,11 +101,11 @@ class Receiver:
             messages = self._decode(memory[:count])
             if messages:
                 self.patience.received(messages)
-                self._account.credit(grown)
                 self._closed = isinstance(messages[-1], Close)
-                if not self._channel.put(messages, pending):
+                self._forget_growth()
+                if not self._channel.put(messages, pending + decoder.made):
                     return
-                pending = grown = 0
+                pending = 0
             if decoder.fault is not None:
                 raise decoder.fault
 
@@ -116,13 +121,30 @@ class Receiver:
         if self._recording is not None:
             self._recording.write(received)
 
-    def _charge_growth(self, charged: int) -> int:
-        """Wait for room before memory is taken for a message larger than the usual piece; return what is charged for it."""
+    def _charge_growth(self) -> bool:
+        """Wait for room before memory is taken for a message larger than the usual piece; False once nothing is wanted.
+
+        Raises
+        ------
+        ProtocolError
+            There is none.
+        """
         size = self._decoder.growth
         if not size:
-            return charged
-        self._account.credit(charged)  # the larger piece takes the place of the one before
-        return size if self._account.charge(size, leave=self._channel.is_closed) else 0
+            return True
+        self._forget_growth()  # the larger piece takes the place of the one before
+        if self._account.admit(size, leave=self._channel.is_closed):
+            self._grown = size
+            return True
+        if self._channel.is_closed():
+            return False
+        raise ProtocolError(
+            f"there is no memory for a message of {size} bytes: {self._account.ledger.shortage(size)}", kind="memory"
+        )
+
+    def _forget_growth(self) -> None:
+        grown, self._grown = self._grown, 0
+        self._account.credit(grown)
 
     def _read_into(self, memory: memoryview) -> int:
         """Wait for bytes and receive them.
@@ -249,7 +271,7 @@ class Sender:
         OSError
             Sending has failed before.
         """
-        if not self._channel.put(buffers, _size(buffers)):
+        if not self._channel.put(buffers, OBJECT_BYTES + _size(buffers)):
             raise self.error or ConnectionError("the connection is closed")
 
     def finish(self, seconds: float | None = None) -> None:
