@@ -96,6 +96,7 @@ class Session:
         self._timing = Timing()
         self._series = SeriesNumbers()
         self._chain: Chain | None = None
+        self._is_over = False
         self._is_interrupted = False
         self._outcome = "failed"
 
@@ -115,9 +116,10 @@ class Session:
             self._end()
 
     def announce(self, text: str) -> None:
-        """Tell the peer something, from another thread."""
-        with suppress(OSError):
-            self._peer.tell("WARNING", text)
+        """Tell the peer something about its scan, from another thread; not where there is none, or none any more."""
+        if self._chain is not None and not self._is_over:
+            with suppress(OSError):
+                self._peer.tell("WARNING", text)
 
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
@@ -136,6 +138,7 @@ class Session:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
+        self._is_over = True
         self._receiver.stop()
         self._sender.finish()
         self._socket.close()

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .logs import limited
+
 log = logging.getLogger("isocenter.watch")
 
 
@@ -96,7 +98,8 @@ def write_to_log(event: Event) -> None:
         case Connected():
             message, fields = "connected", {"peer": event.peer}
         case Refused():
-            log.warning("refused %s: %s", event.peer or "a connection", event.reason)
+            key, who = f"refused: {event.kind}", event.peer or "a connection"
+            limited(log, logging.WARNING, key, "refused %s: %s", who, event.reason)
             return
         case Started():
             message, fields = "scan started", {"pipeline": event.pipeline}
