@@ -47,7 +47,7 @@ class Bundle:
             manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
             raise BundleError(f"{path} is not a valid manifest: {error}") from error
-        manifest = manifest.model_copy(update={"name": folder.resolve().name})
+        manifest = manifest.model_copy(update={"name": folder.resolve().name, "digest": sha256(path)})
         known = {PROBE, *RUNTIME_FILES.values()}
         for name, expected in manifest.files.items():
             file = folder / name

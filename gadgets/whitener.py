@@ -94,7 +94,9 @@ class Whitener:
         """Add a noise readout; samples that are NaN or infinite in any channel stay out, and so do such channels."""
         channels = acquisition.active_channels
         if channels not in self._sums and not self._has_room(channels):
-            self._tell("noise memory", f"noise readouts of {channels} channels are left out: there is no room for them")
+            self._remark(
+                "noise memory", f"noise readouts of {channels} channels are left out: there is no room for them"
+            )
             return
         data = acquisition.data.astype(np.complex128)
         finite = np.isfinite(data)
@@ -164,7 +166,8 @@ class Whitener:
 
     def _remark(self, kind: str, text: str) -> None:
         """Tell the client, and readers of the images."""
-        self._remarks.append(text)
+        if text not in self._remarks:
+            self._remarks.append(text)
         self._tell(kind, text)
 
     def settle(self, channels: int) -> dict[str, str]:

@@ -63,7 +63,7 @@ class TestWhoseItIs:
     )
     @pytest.mark.parametrize("first", ["ours", "stranger's"])
     def test_a_stranger_replaces_nothing_and_is_not_used(self, tmp_path, change, first):
-        ours = {**OURS, "deviceSerialNumber": change.get("deviceSerialNumber") and "41672" or ""}
+        ours = {**OURS, "deviceSerialNumber": "41672" if change.get("deviceSerialNumber") else ""}
         if first == "ours":
             covariance, _ = measure(tmp_path, 1, ours)
         measure(tmp_path, 2, {**ours, **change})
