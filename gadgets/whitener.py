@@ -222,12 +222,13 @@ class Whitener:
                 fault = f"the noise covariance {fault}"
             else:
                 self._measured = measured
-                self._save(measured)
+                self._save(measured, for_others=channels is None and not self._decided)
         if fault:
             self._problem = fault
             self._tell("noise covariance", f"{fault}; it is not used")
 
-    def _save(self, measured: NoiseCovariance) -> None:
+    def _save(self, measured: NoiseCovariance, *, for_others: bool) -> None:
+        """Keep on disk; a scan that has images of its own needs no word of it if that is refused."""
         information = self.scan.header.measurementInformation
         identifier = str(getattr(information, "measurementID", None) or "").strip()
         if not identifier or self._store is None:
@@ -237,7 +238,11 @@ class Whitener:
                 identifier, measured, self.scan, interrupted=self.interrupted, before=self._written
             )
         except DataError as error:
-            self._tell("noise store", f"the noise is not kept for later scans: {error}")
+            text = f"the noise is not kept for later scans: {error}"
+            if for_others:
+                self._tell("noise store", text)
+            else:
+                self.scan.log.info("%s", text)
         except OSError as error:
             reason = error.strerror or "the disk does not take it"
             self._tell("noise folder", f"the noise covariance cannot be kept for later scans: {reason}")

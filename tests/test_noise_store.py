@@ -34,10 +34,11 @@ def on_system(simulation, system, coils=()):
 
 
 def measure(folder, seed, system=OURS, coils=(), readouts=None, **options):
-    """Measure noise under the id ``m``; return its covariance and the scan."""
+    """Measure noise alone under the id ``m``; return its covariance and the scan."""
     readouts = readouts or [noise(seed=seed)]
     simulation = on_system(scan_with(*readouts, measurement_id="m"), system, coils)
-    _, scan = blocks_of(simulation, noise_folder=folder, **options)
+    simulation.items = readouts
+    _, scan = blocks_of(simulation, STEPS[1:], noise_folder=folder, **options)
     return covariance_of(*(readout.data for readout in readouts)), scan
 
 
@@ -156,6 +157,16 @@ class TestAgain:
         own = noise(seed=9)
         block, _ = depend(tmp_path, OURS, own)
         assert is_whitened_by(block, covariance_of(own.data)), "noise of its own is not in doubt"
+
+    def test_a_scan_with_images_need_not_know_that_its_id_is_not_unique(self, tmp_path):
+        measure(tmp_path, 1)
+        own = noise(seed=2)
+        (block,), scan = blocks_of(on_system(scan_with(own, measurement_id="m"), OURS), noise_folder=tmp_path)
+        assert is_whitened_by(block, covariance_of(own.data))
+        assert "Noise" not in block.notes
+        assert not scan.problems
+        block, _ = depend(tmp_path)
+        assert "more than once" in block.notes["Noise"]
 
     def test_the_same_again_changes_nothing(self, tmp_path):
         measure(tmp_path, 1)
