@@ -325,6 +325,39 @@ class TestCoils:
         assert is_whitened_by(block, covariance)
 
 
+class TestOverTheWire:
+    NOISE = "default_measurement_dependencies.xml"
+
+    def send_noise(self, service, seed, **change):
+        simulation = on_system(scan_with(noise(seed=seed), measurement_id="m"), {**OURS, **change})
+        simulation.items = simulation.items[:1]
+        return "".join(service.replay(simulation, self.NOISE).texts)
+
+    def image(self, service):
+        result = service.replay(on_system(depending_on(scan_with(), "m"), OURS))
+        (image,) = result.images
+        return image, "".join(result.texts)
+
+    def test_a_strangers_noise_under_the_same_id_changes_no_image(self, service):
+        assert not self.send_noise(service, 1)
+        before, _ = self.image(service)
+        assert before.meta["IsocenterNoiseSource"] == "measurement m"
+        assert not self.send_noise(service, 2, deviceSerialNumber="666")
+        after, told = self.image(service)
+        assert np.array_equal(before.data, after.data)
+        assert before.meta == after.meta
+        assert not told
+
+    def test_other_noise_of_the_same_system_changes_none_either_and_is_told(self, service):
+        self.send_noise(service, 1)
+        before, _ = self.image(service)
+        assert "measured before with other noise" in self.send_noise(service, 2)
+        after, told = self.image(service)
+        assert np.array_equal(before.data, after.data)
+        assert "more than once" in told
+        assert "more than once" in after.meta["IsocenterComplete"]
+
+
 def test_noise_of_ever_new_channels_is_bounded():
     readouts = [noise(channels=channels, samples=2 * channels, seed=channels) for channels in (4, 100, 200, 300, 1025)]
     (block,), scan = blocks_of(scan_with(*readouts), ledger=Ledger(keeps=2**20))
