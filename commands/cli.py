@@ -281,11 +281,8 @@ def check(file: Path, config: ConfigOption = None) -> None:
             options = ", ".join(f"{name}={value}" for name, value in step.options.items())
             out.print(f"{step.gadget.name:<24} {options}", markup=False)
         else:
-            out.print(
-                f"{'external':<24} {f'{step.module}.{step.target}' if step.module else f'{step.address}:{step.port}'}",
-                markup=False,
-            )
-    out.print(f"{file} is valid", markup=False)
+            out.print(f"{'external':<24} {step.title}", markup=False)
+    out.print(f"{file} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 
 @app.command()

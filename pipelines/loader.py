@@ -1,5 +1,7 @@
 """Read Gadgetron's XML pipelines (v1, v2, and the configuration of an external node) into steps that can be run."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,6 +51,11 @@ class ExternalStep:
     address: str = ""
     port: int = 0
 
+    @property
+    def title(self) -> str:
+        """What the program is called."""
+        return f"{self.module}.{self.target}" if self.module else f"{self.address}:{self.port}"
+
 
 @dataclass(frozen=True)
 class FireStep:
@@ -56,6 +63,11 @@ class FireStep:
 
     module: str
     config: str
+
+    @property
+    def title(self) -> str:
+        """What the program is called."""
+        return self.module
 
 
 Step = GadgetStep | ExternalStep | FireStep
@@ -68,6 +80,26 @@ class Pipeline:
     name: str
     steps: tuple[Step, ...]
     summary: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the steps with the options that are set, in hexadecimal.
+
+        Pipelines of one digest do the same, whatever their names and comments, however they are written, and wherever the steps
+        of a pipeline come from that others name.
+        """
+        content = json.dumps([_content(step) for step in self.steps], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _content(step: Step) -> list[Any]:
+    if isinstance(step, GadgetStep):
+        return [step.gadget.name, dict(step.options)]
+    if isinstance(step, FireStep):
+        return ["fire", step.module, step.config]
+    has_root = step.configuration.rpartition(b"?>")[2].strip()
+    configuration = ElementTree.canonicalize(step.configuration.decode(), strip_text=True) if has_root else ""
+    return ["external", step.title, configuration]
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:

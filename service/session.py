@@ -180,10 +180,17 @@ class Session:
             meaning = self._conversation.receive(message)
             if isinstance(message, Query):
                 self._peer.answer(queries.answer(message.question, self.engine), message.correlation_id)
-            elif meaning is Meaning.TEXT:
-                self.log.debug("the client says something")
+            elif isinstance(message, Text) and meaning is Meaning.TEXT:
+                self._note(message)
             else:
                 yield meaning, message
+
+    def _note(self, message: Text) -> None:
+        """Take note of text; parameters that come with the data come too late, which is said."""
+        if self._chain is not None and _json_parameters(message.text):
+            self._chain.scan.report("late parameters", "parameters came after the first data; they are passed over")
+        else:
+            self.log.debug("the client says something")
 
     def _configured(self) -> Pipeline | None:
         """Read the configuration; None if the peer only asked a question or said goodbye."""
