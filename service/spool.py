@@ -266,7 +266,8 @@ class _File:
         if self._put(bytes(data)):
             self.accepted += len(data)
         elif not self._finished:
-            self.give_up("the disk cannot keep up")
+            self._complain(self.accepted, "the disk cannot keep up")
+            self._channel.finish()  # what waits is still written
 
     def _put(self, data: bytes) -> bool:
         if self._channel.put(data, len(data), timeout=0):
@@ -286,15 +287,16 @@ class _File:
 
     def give_up(self, why: str) -> None:
         """Write no more, and say so; what is written stays."""
-        if not self.problem:
-            part = f"only the first {self.written} bytes of the {self._what}" if self.written else f"the {self._what}"
-            self.problem = (
-                f"{part} of this scan are kept: {why}" if self.written else f"{part} of this scan are not kept: {why}"
-            )
-            log.warning("%s (%s)", self.problem, self._partial, extra={"scan": self._scan_id})
+        self._complain(self.written, why)
         self._channel.stop()
         with self._progress:
             self._progress.notify_all()
+
+    def _complain(self, kept: int, why: str) -> None:
+        if not self.problem:
+            part = f"only the first {kept} bytes of the {self._what} of this scan are kept"
+            self.problem = f"{part if kept else f'the {self._what} of this scan are not kept'}: {why}"
+            log.warning("%s (%s)", self.problem, self._partial, extra={"scan": self._scan_id})
 
     def settle(self, seconds: float) -> bool:
         """Wait until what was queued so far is written or given up; False if that takes longer."""
@@ -337,7 +339,8 @@ class _File:
             return
         try:
             self._copy(self._descriptor, after_each)
-            self._complete(self._descriptor)
+            if not self.problem:
+                self._complete(self._descriptor)
         except Stopped:
             pass  # it was given up by the end that queues, which has said so
         except OSError as error:
