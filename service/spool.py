@@ -317,6 +317,8 @@ class _File:
         return f"the {self._what} of this scan may not be kept: the disk does not answer"
 
     def __enter__(self) -> "_File":
+        if self.problem:
+            return self
         self._busy_since = time.monotonic()
         try:
             make_folder(self.path.parent)

@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import stat
-import struct
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from helpers import wait_until
 from isocenter.commands.client import ClientError, ask
 from isocenter.service import server as server_module
 from isocenter.service import spool as spool_module
+from isocenter.service.session import Session
 from isocenter.service.settings import Settings
 from isocenter.service.spool import Spool
 from isocenter.service.spooled import Index, Retention, SpooledScan, create, locked, read_spool
@@ -125,32 +126,21 @@ class TestWhatIsKept:
         assert scan.stream.read_bytes() == data
         assert scan.state == "failed"
 
-    def test_images_of_a_client_that_has_gone_are_made_and_kept(self, make_service, slices, spool):
-        service = make_service(spool=spool)
-        expected = service.replay(slices).images
-        wait_until(lambda: list(spool.glob("*.stream")))
-        sock = service.connect()
-        sock.sendall(stream_of(slices))
-        partial = wait_until_there(spool, "*.stream.partial")
-        wait_until(lambda: not partial.exists() or partial.stat().st_size == len(stream_of(slices)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        sock.close()
-        service.stop()
-        scans = read_spool(spool)
-        assert len(scans) == 2
-        assert all(same_images(list(read_messages(scan.images)), expected) for scan in scans)
-
-    def test_a_scan_goes_on_whose_images_nobody_takes(self, make_service, spool):
-        service = make_service(spool=spool, send_timeout=0.3, queue_bytes=2**20)
-        scan = simulate(ScanProtocol(matrix=192, coils=1, frames=40, frame_counter="repetition", noise_scan=False))
-        with service.connect() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            sock.sendall(stream_of(scan))
-            wait_until(lambda: list(spool.glob("*.stream")), 60)
-        scan = only_scan(service, spool)
-        assert len(list(read_messages(scan.images))) == 40
-        assert scan.fields["images"] == 40
-        assert scan.fields["sent"] < 40
+    def test_images_of_a_client_that_has_gone_are_made_and_kept(self, make_service, engine, bundles, slices, spool):
+        expected = make_service().replay(slices).images
+        settings = Settings(home=spool.parent, bundles=(bundles,), spool=spool)
+        ours, theirs = socket.socketpair()
+        keeper = Spool(settings)
+        session = threading.Thread(target=Session(theirs, settings, engine, "scan", spool=keeper).run)
+        with ours:
+            ours.sendall(stream_of(slices))
+        session.start()
+        session.join(30)
+        keeper.finish(10)
+        (scan,) = read_spool(spool)
+        assert same_images(list(read_messages(scan.images)), expected)
+        assert scan.fields["images"] == 3
+        assert scan.fields["sent"] < 3
         assert scan.state == "undelivered"
 
     def test_a_stream_that_ends_too_soon(self, make_service, slices, spool):
@@ -219,7 +209,7 @@ class TestTroubles:
     def test_a_folder_that_is_removed_between_scans_is_made_anew(self, make_service, slices, spool):
         service = make_service(spool=spool)
         assert not texts(service.replay(slices))
-        wait_until(lambda: list(spool.glob("*.stream")))
+        wait_until(lambda: "finished" in (spool / "index.jsonl").read_text())
         shutil.rmtree(spool)
         assert not texts(service.replay(slices))
         assert only_scan(service, spool).state == "finished"
@@ -294,25 +284,33 @@ class TestTroubles:
         os.close(reader)  # ends the thread that waits
         os.close(writer)
 
-    def test_a_disk_that_cannot_keep_up(self, make_service, spool, monkeypatch):
+    def test_a_disk_that_cannot_keep_up(self, slices, spool, tmp_path, monkeypatch):
+        """What was taken until then is written; nobody waits for longer than the patience that there is in all."""
+        reader, writer = os.pipe()
         write = os.write
-
-        def slow(descriptor, data):
-            time.sleep(0.3)
-            return write(descriptor, data)
-
-        monkeypatch.setattr(spool_module.os, "write", slow)
-        monkeypatch.setattr(spool_module, "_PATIENCE", 0.1)
-        scan = simulate(ScanProtocol(matrix=128, coils=16, slices=4, noise_scan=False))  # 17 MB
-        service = make_service(spool=spool, spool_queue_bytes=2**20)
-        result = service.replay(scan)
-        assert len(result.images) == 4
-        assert "the disk cannot keep up" in texts(result)
-        assert "the disk cannot keep up" in result.images[-1].meta["IsocenterSpool"]
+        monkeypatch.setattr(spool_module.os, "write", lambda *given: (os.read(reader, 1), write(*given))[1])
+        monkeypatch.setattr(spool_module, "_PATIENCE", 0.2)
+        keeper = Spool(Settings(home=tmp_path, spool=spool, spool_queue_bytes=2**20))
+        recording = keeper.recording("scan")
+        recording.follow([Header(slices.header.encode())])
+        start = time.monotonic()
+        for number in range(100):
+            recording.write(memoryview(bytes([number]) * 2**18))
+        assert time.monotonic() - start < 2
+        assert "the disk cannot keep up" in recording.problems()[0]
+        assert recording.end(outcome="finished") == ""
         monkeypatch.undo()
-        kept = only_scan(service, spool).stream.read_bytes()
-        assert kept
-        assert stream_of(scan).startswith(kept)
+        write(writer, b"go on" * 100)
+        keeper.finish(10)
+        os.close(reader)
+        os.close(writer)
+        (scan,) = read_spool(spool)
+        kept = scan.stream.read_bytes()
+        assert scan.stream.name == "scan.stream.partial"
+        assert f"only the first {len(kept)} bytes" in recording.problems()[0]
+        assert kept == b"".join(bytes([number]) * 2**18 for number in range(100))[: len(kept)]
+        assert len(kept) >= 2**20
+        assert scan.fields["whole"] is False
 
     def test_an_id_that_was_there_already(self, make_service, slices, spool, monkeypatch):
         monkeypatch.setattr(server_module, "new_scan_id", lambda: "always-the-same")
@@ -323,7 +321,8 @@ class TestTroubles:
         assert (spool / "always-the-same.stream").read_bytes() == stream_of(slices)
 
     def test_more_text_than_any_opening_has(self, slices, spool, tmp_path):
-        recording = Spool(Settings(home=tmp_path, spool=spool)).recording("scan")
+        keeper = Spool(Settings(home=tmp_path, spool=spool))
+        recording = keeper.recording("scan")
         for _ in range(80):
             recording.write(memoryview(bytes(2**20)))
         recording.follow([Text("t")])
@@ -331,6 +330,7 @@ class TestTroubles:
         recording.follow([Header(slices.header.encode())])
         assert recording.problems() == ["the raw data of this scan are not kept: too much came before its header"]
         recording.end()
+        keeper.finish(10)
         assert list(tmp_path.rglob("*.stream*")) == []
 
 
