@@ -1,6 +1,5 @@
 """The spool: what it keeps, with which marks and rights, and that none of its troubles costs a scan."""
 
-import json
 import os
 import shutil
 import socket
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import wait_until
-from isocenter.commands.client import ClientError, ask
+from isocenter.commands.client import ask
 from isocenter.service import server as server_module
 from isocenter.service import spool as spool_module
 from isocenter.service.session import Session
@@ -21,7 +20,6 @@ from isocenter.service.spool import Spool
 from isocenter.service.spooled import Index, Retention, SpooledScan, create, locked, read_spool
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, ConfigFile, Header, Text, encode
-from isocenter.wire.items import Image
 from isocenter.wire.streams import read_messages
 
 
