@@ -265,14 +265,16 @@ def recover_beside_service(settings: Settings) -> None:
     """
     os.nice(_NICENESS)
     folder = spool_of(settings)
-    scans = [scan for scan in find(folder) if needs_recovery(scan) and scan.fields.get("tried", 0) < _MOST_TRIES]
-    if not scans:
+    names = [scan.scan for scan in find(folder) if needs_recovery(scan) and scan.fields.get("tried", 0) < _MOST_TRIES]
+    if not names:
         return
     with Recovery(settings) as recovery:
-        for scan in scans:
-            say = partial(log.info, "%s", extra={"scan": scan.scan})
-            if _recover_one(recovery, scan, lambda scan, images: keep_images(folder, scan.scan, images), say, None):
-                say("it was recovered; its images are in the spool")
+        for name in names:
+            # another service may have done it by now
+            for scan in (scan for scan in find(folder) if scan.scan == name and needs_recovery(scan)):
+                say = partial(log.info, "%s", extra={"scan": name})
+                if _recover_one(recovery, scan, lambda scan, images: keep_images(folder, scan.scan, images), say, None):
+                    say("it was recovered; its images are in the spool")
 
 
 def start_beside_service(settings: Settings) -> "subprocess.Popen[bytes] | None":

@@ -18,8 +18,6 @@ from . import stamp
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
 SPIN_COUNT = ("GOMP_SPINCOUNT", "10000")
 
-_SPOOL_SECONDS = 60.0
-
 
 class PrepareError(IsocenterError):
     """The bundles that come with Isocenter cannot be built."""
@@ -88,14 +86,11 @@ def serve_one(descriptor: int) -> None:
     from ..service.host import make_engine
     from ..service.server import new_scan_id
     from ..service.session import Session
-    from ..service.spool import Spool
     from .prepare import prepare_bundles
 
     settings = load_settings(None)
     configure_logging(settings.log_format)
     prepare_bundles(settings, networks=False)
     register_gadgets(settings)
-    spool = Spool(settings)
     with socket.socket(fileno=descriptor) as sock:
-        Session(sock, settings, make_engine(settings), new_scan_id(), spool=spool).run()
-    spool.finish(_SPOOL_SECONDS)
+        Session(sock, settings, make_engine(settings), new_scan_id()).run()

@@ -35,7 +35,7 @@ log = logging.getLogger("isocenter.spool")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a spool folder where there is none. One that others may read is closed to them if it is empty, else it is said.
+    """Make a spool folder where there is none, for its owner alone.
 
     Raises
     ------
@@ -46,6 +46,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+def close_to_others(folder: Path) -> None:
+    """Close a folder that other users may read to them if it is empty, and else say that it is open.
+
+    Raises
+    ------
+    OSError
+        It belongs to somebody else.
+    """
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         if any(folder.iterdir()):
             log.warning("the spool %s is open to other users: chmod 700 it, if nothing else is in it", folder)
@@ -132,7 +142,7 @@ class Index:
                 line = b"\n" + line
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fdatasync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 

@@ -272,6 +272,7 @@ class TestTroubles:
 
         monkeypatch.setattr(spool_module, "create", into_the_pipe)
         monkeypatch.setattr(spool_module, "_SLOW_SECONDS", 0.01)
+        monkeypatch.setattr(spool_module, "_STUCK_SECONDS", 0.05)
         monkeypatch.setattr(server_module, "_SPOOL_SECONDS", 0.1)
         service = make_service(spool=spool)
         start = time.monotonic()
