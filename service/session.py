@@ -341,7 +341,10 @@ class Session:
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
         self.log.error("%s", reason)
-        problems = self._chain.scan.problem_messages() if self._chain is not None else []
+        problems: list[str] = []
+        if self._chain is not None:
+            self._report_unspooled(self._chain.scan)
+            problems = self._chain.scan.problem_messages()
         with suppress(OSError):
             self._peer.fail(reason, [problem for problem in problems if reason not in problem])
             if self._peer.is_gadgetron:
