@@ -4,6 +4,7 @@ import importlib
 import json
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,8 +109,9 @@ def main(port: int, module: str) -> None:
             config = json.loads(text) if text else name
             importlib.import_module(module).process(connection, config, _metadata(xml))
         except BaseException as error:
+            traceback.print_exc()
             connection.send_failure(error)
-            raise
+            sys.exit(1)
         finally:
             connection.send_close()
 
