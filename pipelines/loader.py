@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+from xml.parsers import expat
 
 import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
@@ -122,7 +123,7 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
-        raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
+        raise PipelineError(f"the root element is {tag!r}", where=name, accepted=accepted)
     if len(steps) > MAX_STEPS:
         raise PipelineError(f"it has {len(steps)} steps", where=name, accepted=f"at most {MAX_STEPS}")
     return Pipeline(name, tuple(steps), _summary(xml))
@@ -159,8 +160,12 @@ def _read_xml(xml: bytes, name: str) -> Element:
         return SafeElementTree.fromstring(xml.rstrip(b"\0").strip(), forbid_dtd=True)
     except DefusedXmlException as error:
         raise PipelineError("a DOCTYPE is not accepted", where=name) from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise PipelineError(f"not readable as XML: {error}", where=name) from error
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = expat.ErrorString(error.code)
+        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
+    except (LookupError, ValueError) as error:
+        raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
 
 
 def _tag(element: Element) -> str:
@@ -189,7 +194,7 @@ def _version_1(root: Element, name: str) -> list[Step]:
                 "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
             )
         elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"<{element.tag}> is not known in a version 1 configuration", where=name)
+            raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration", where=name)
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -207,7 +212,7 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
             translator.add_steps(_external(element, name, folders))
         else:
             raise PipelineError(
-                f"a <{element.tag}> node has no counterpart here", where=name, accepted="<gadget> and <external>"
+                f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
 
@@ -312,7 +317,7 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             steps += _named_steps(path, name, folders)
         else:
             raise PipelineError(
-                f"<{element.tag}> is not known here",
+                f"{element.tag!r} is not known here",
                 where=name,
                 accepted='<gadget name="..."> and <pipeline name="...">',
             )

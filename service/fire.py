@@ -108,7 +108,7 @@ def main(port: int, module: str) -> None:
             name, xml, text = connection.opening()
             config = json.loads(text) if text else name
             importlib.import_module(module).process(connection, config, _metadata(xml))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the service says it, and the module ends
             traceback.print_exc()
             connection.send_failure(error)
             sys.exit(1)
