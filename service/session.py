@@ -96,7 +96,7 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            self.log.warning("the connection was lost: %s", error)
+            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
         except Exception:
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
