@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+from xml.parsers import expat
 
 import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
@@ -158,7 +159,7 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
-        raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
+        raise PipelineError(f"the root element is {tag!r}", where=name, accepted=accepted)
     _check_number(len(steps), name)
     threaded = sum(not isinstance(step, GadgetStep) or step.gadget.traits.waits for step in steps)
     if threaded > MAX_THREADED_STEPS:
@@ -227,8 +228,12 @@ def _read_xml(xml: bytes, name: str) -> Element:
         return parser.close()
     except DefusedXmlException as error:
         raise PipelineError("a DOCTYPE is not accepted", where=name) from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise PipelineError(f"not readable as XML: {error}", where=name) from error
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = expat.ErrorString(error.code)
+        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
+    except (LookupError, ValueError) as error:
+        raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
 
 
 def _tag(element: Element) -> str:
@@ -258,7 +263,7 @@ def _version_1(root: Element, name: str) -> list[Step]:
                 "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
             )
         elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"<{element.tag}> is not known in a version 1 configuration", where=name)
+            raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration", where=name)
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -277,7 +282,7 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
             translator.add_steps(_external(element, name, folders))
         else:
             raise PipelineError(
-                f"a <{element.tag}> node has no counterpart here", where=name, accepted="<gadget> and <external>"
+                f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
 
@@ -387,7 +392,7 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             steps += _named_steps(path, name, folders)
         else:
             raise PipelineError(
-                f"<{element.tag}> is not known here",
+                f"{element.tag!r} is not known here",
                 where=name,
                 accepted='<gadget name="..."> and <pipeline name="...">',
             )

@@ -107,7 +107,7 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            self.log.warning("the connection was lost: %s", error)
+            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
             self._outcome = "undelivered"
         except BaseException:
             self.log.exception("reconstruction failed")
