@@ -91,7 +91,7 @@ class Bundle:
         if not os.path.lexists(path):
             raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
         try:
-            name, entries = folder.resolve().name, sorted(os.listdir(folder))
+            name, entries = folder.resolve().name, sorted(path.name for path in folder.iterdir())
         except OSError as error:
             raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
         text = read_regular(path, _LONGEST_MANIFEST)

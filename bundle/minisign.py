@@ -85,6 +85,11 @@ class Signature:
     comment: str
     of_comment: bytes
 
+    @property
+    def signer(self) -> str:
+        """Number of the key, as minisign prints it."""
+        return self.number[::-1].hex().upper()
+
     @classmethod
     def parse(cls, content: bytes) -> "Signature":
         """Read a signature.

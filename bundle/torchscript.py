@@ -1,7 +1,7 @@
 """Check a TorchScript file before anything of it runs, and write anew what was checked.
 
-Loading such a file runs code: methods that restore objects. And torch finds the parts of the archive in its own way, which need not
-be the way of whoever checked it. So every part is read and checked here, and torch gets an archive that is made of these parts.
+Loading such a file runs code: methods that restore objects. And torch finds the parts of the archive in its own way, which need
+not be the way of whoever checked it. So every part is read and checked here, and torch gets an archive that is made of these.
 """
 
 import io

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Collection
 
 from rich.console import Console
 
@@ -13,6 +14,8 @@ from ..service.logs import configure_logging
 from ..service.settings import Settings, load_settings
 from ..wire.errors import IsocenterError
 from . import stamp
+
+log = logging.getLogger("isocenter.service")
 
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
@@ -31,7 +34,7 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
     Raises
     ------
     PrepareError
-        A bundle that comes with Isocenter is missing and cannot be built.
+        There are no bundles, and those that come with Isocenter cannot be built.
     EngineError, OSError
         The devices or the address of the settings cannot be used.
     """
@@ -45,13 +48,14 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
 
-        if preparation is not None and preparation.wait() != 0:
-            raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+        prepared = preparation is None or preparation.wait() == 0
     finally:
         if preparation is not None:
             preparation.terminate()
     keep_freed_memory()
     engine = make_engine(settings)
+    if not prepared:
+        _say_what_is_missing(engine.available())
     server = Server(settings, engine)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
@@ -72,7 +76,19 @@ def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":
     """Build bundles in a program of its own: the one that serves scans needs no network's class, nor the memory for it."""
     command = [sys.executable, "-m", "isocenter.commands.cli", "bundle", "prepare", "--build-only"]
     options = ["--home", str(settings.home), "--runtime", settings.runtime, "--log-format", settings.log_format]
+    if settings.keys:
+        options.append("--sign")
     return subprocess.Popen([*command, *options], stdout=sys.stderr)  # noqa: S603
+
+
+def _say_what_is_missing(available: Collection[str]) -> None:
+    """Go on with the bundles that there are, if there are any."""
+    if not available:
+        raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+    log.error(
+        "not all bundles that come with Isocenter could be prepared; the lines above say why. What there is: %s",
+        ", ".join(sorted(available)),
+    )
 
 
 def serve_one(descriptor: int) -> None:
@@ -86,7 +102,8 @@ def serve_one(descriptor: int) -> None:
 
     settings = load_settings(None)
     configure_logging(settings.log_format)
-    prepare_bundles(settings, networks=False)
+    if not stamp.is_current(settings):
+        prepare_bundles(settings, networks=False)
     register_gadgets(settings)
     with socket.socket(fileno=descriptor) as sock:
         Session(sock, settings, make_engine(settings), new_scan_id()).run()

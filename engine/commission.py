@@ -1,6 +1,7 @@
 """The commissioning test: which runtimes of a bundle reproduce its probe on a device."""
 
 import logging
+from pathlib import Path
 
 import torch
 
@@ -39,9 +40,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
         if name != wanted and (wanted != "auto" or name in ON_REQUEST):
             continue
         try:
-            if name in MACHINE_CODE and not bundle.may_hold_machine_code:
-                raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
-            runtime = RUNTIMES[name](path, manifest, device)
+            runtime = load_runtime(bundle, name, path, device)
             error = relative_error(runtime.run(inputs), expected)
             if not error <= manifest.tolerance:
                 raise BundleError(
@@ -52,7 +51,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
             log.debug("bundle %s: no %s, %s", manifest.name, name, error)
         except BundleError as error:
             failures.append(f"{name}: {error}")
-        except Exception as error:  # noqa: BLE001 - a damaged file may raise anything, and the other ones may be sound
+        except Exception as error:
             log.debug("bundle %s: %s", manifest.name, name, exc_info=True)
             failures.append(f"{name}: it cannot be run here ({type(error).__name__})")
     if not runtimes:
@@ -61,3 +60,16 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
     for failure in failures:
         log.warning("bundle %s: %s", manifest.name, failure)
     return runtimes
+
+
+def load_runtime(bundle: Bundle, name: str, path: Path, device: torch.device) -> Runtime:
+    """Load a model file, if what it is made of can be checked, or it is known who made it.
+
+    Raises
+    ------
+    BundleError
+        It is refused, or cannot be loaded.
+    """
+    if name in MACHINE_CODE and not bundle.may_hold_machine_code:
+        raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
+    return RUNTIMES[name](path, bundle.manifest, device)

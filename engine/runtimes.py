@@ -51,7 +51,7 @@ class TorchScriptRuntime:
         self._versions = self._count_changes()
 
     def _count_changes(self) -> int:
-        return sum(tensor._version for tensor in self._weights)  # noqa: SLF001
+        return sum(tensor._version for tensor in self._weights)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
