@@ -98,7 +98,8 @@ class Bundle:
         try:
             signer = trust.signer(text, folder / SIGNATURE)
         except BundleError as error:
-            raise BundleError(error.what, where=f"bundle {name!r}", accepted=error.accepted) from error
+            error.where = f"bundle {name!r}"
+            raise
         manifest = _parse(text, path).model_copy(update={"name": name})
         bundle = cls(folder, manifest, hashlib.sha256(text).hexdigest(), signer)
         bundle._check_listing(entries)
@@ -146,7 +147,8 @@ class Bundle:
             arrays = _read_arrays(read_listed(self.folder / PROBE, self.manifest))
             return _tensors(arrays, "input", self.manifest.inputs), _tensors(arrays, "output", self.manifest.outputs)
         except BundleError as error:
-            raise BundleError(error.what, where=f"bundle {self.manifest.name!r}") from error
+            error.where = f"bundle {self.manifest.name!r}"
+            raise
 
 
 class _Loader(yaml.SafeLoader):

@@ -108,7 +108,7 @@ def _path(node: ast.expr) -> list[str]:
 def _attribute(node: ast.Attribute) -> Iterator[str]:
     """Look at a whole ``a.b.c``, or at an attribute of anything else, which may be an operator, too."""
     if isinstance(node.ctx, ast.Store | ast.Del):
-        yield f"an assignment to {node.attr!r}, which would outlive the call"
+        yield f"an assignment to {node.attr!r} (it would outlive the call)"
     path = _path(node)
     match path:
         case ["torch" | "ops", *_]:

@@ -33,7 +33,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
         None of them does.
     """
     runtimes: dict[str, Runtime] = {}
-    failures = []
+    failures: dict[str, list[str]] = {}
     inputs, expected = bundle.probe()
     manifest = bundle.manifest
     for name, path in readers(bundle).items():
@@ -50,14 +50,15 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
         except NothingToGainError as error:
             log.debug("bundle %s: no %s, %s", manifest.name, name, error)
         except BundleError as error:
-            failures.append(f"{name}: {error}")
+            failures.setdefault(str(error), []).append(name)
         except Exception as error:
             log.debug("bundle %s: %s", manifest.name, name, exc_info=True)
-            failures.append(f"{name}: it cannot be run here ({type(error).__name__})")
+            failures.setdefault(f"it cannot be run here ({type(error).__name__})", []).append(name)
+    told = [f"{', '.join(names)}: {reason}" for reason, names in failures.items()]
     if not runtimes:
-        reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
+        reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
         raise BundleError(f"bundle {manifest.name!r} cannot be used on {device}: {reasons}")
-    for failure in failures:
+    for failure in told:
         log.warning("bundle %s: %s", manifest.name, failure)
     return runtimes
 
