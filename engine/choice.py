@@ -74,7 +74,7 @@ class Choice(BaseModel):
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
     """Return what was measured before on such a device with the same software and the same files; None if nothing was.
 
-    What was written by hand chooses among the runtimes that measuring could have chosen; they have to pass the probe all the same.
+    What was written by hand chooses among the runtimes that measuring could have chosen; they must pass the probe all the same.
     """
     try:
         choice = Choice.model_validate(_read(bundle).get(_key(bundle, device)))
