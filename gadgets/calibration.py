@@ -147,7 +147,9 @@ class CalibrationStore:
         if not some:
             return None, self._misfit(image, encodings)
         nearest, buffer = min(some, key=lambda found: _distance(found[1], image))
-        return Reference(buffer, f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"), ""
+        return Reference(
+            buffer, f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"
+        ), ""
 
     def _misfit(self, image: KspaceBuffer, encodings: set[int]) -> str:
         """Say that there are lines of another number of channels; empty if there are none."""

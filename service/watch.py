@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .logs import limited
+
 log = logging.getLogger("isocenter.watch")
 
 
@@ -26,6 +28,15 @@ class Connected(Event):
     """A peer has connected."""
 
     peer: str
+
+
+@dataclass(frozen=True)
+class Refused(Event):
+    """A connection is not served; ``kind`` is what it is counted under. It has no scan."""
+
+    kind: str
+    peer: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +97,10 @@ def write_to_log(event: Event) -> None:
     match event:
         case Connected():
             message, fields = "connected", {"peer": event.peer}
+        case Refused():
+            key, who = f"refused: {event.kind}", event.peer or "a connection"
+            limited(log, logging.WARNING, key, "refused %s: %s", who, event.reason)
+            return
         case Started():
             message, fields = "scan started", {"pipeline": event.pipeline}
         case Ended():

@@ -117,6 +117,11 @@ class Decoder:
         return min(max(self._need, 2 * self.held if goes_on else 0), max(self._need, self.limits.message))
 
     @property
+    def announced(self) -> int:
+        """Bytes that the message on its way has at least."""
+        return self._need
+
+    @property
     def held(self) -> int:
         """Bytes that have come of a message that is not complete."""
         return self._end - self._start
