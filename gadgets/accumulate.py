@@ -318,14 +318,13 @@ class _Accumulator:
         """Hand on a block if it lacks nothing, its calibration lines included; else say when to look again."""
         block = self.blocks[key]
         sure = self.scan.encodings[key[0]].acceleration == (1, 1) and not block.unusable
-        received = self._received(key)
-        if not block.readouts or (sure and received < block.check_at) or received + block.unusable < block.least:
+        received, filled = self._received(key), self.assembler.filled(key)
+        if not block.may_be_complete(received, filled, sure=sure):
             return []
         grid = self._grid(key)
         missing = self.assembler.missing(key, block.buffer, grid)
         if missing.readouts > (block.unusable if block.ended else 0):
-            block.check_at = received + missing.readouts
-            block.least = received + missing.frames
+            block.look_again(received, filled, missing)
             return []
         if self._waits_for_calibration(key, grid):
             block.check_at = 2**62

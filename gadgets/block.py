@@ -6,6 +6,7 @@ from ..flow.ledger import Account
 from ..wire.cursor import OBJECT_BYTES
 from ..wire.items import Acquisition, AcquisitionHeader, header_of, make_acquisition
 from .kspace_buffer import KspaceBuffer, Readout
+from .missing import Missing
 
 Shape = tuple[int, int]
 _WAITING = 8
@@ -39,8 +40,9 @@ class Block:
         """Readouts of it that hold nothing usable and will not come again."""
         self.check_at = 0
         """Number of readouts before which the block cannot be complete, if it has to have all that are missing."""
-        self.least = 0
-        """Number of readouts before which it cannot be complete in any case."""
+        self._least = 0
+        """Number of readouts before which it cannot be complete in any case, as long as as many lines are filled."""
+        self._filled = 0
         self.latest = 0
         """When its last readout came, in an order of its owner's."""
 
@@ -54,6 +56,26 @@ class Block:
     def readouts(self) -> int:
         """Readouts in the fullest buffer."""
         return 0 if self._shape is None else self._buffers[self._shape].readouts
+
+    def may_be_complete(self, received: int, filled: int, *, sure: bool) -> bool:
+        """Say whether it is worth a look, without one.
+
+        Parameters
+        ----------
+        received
+            Readouts, calibration lines that fill the block included.
+        filled
+            Lines that these fill.
+        sure
+            Whether all that were missing have to come.
+        """
+        if not self.readouts or (sure and received < self.check_at):
+            return False
+        return filled != self._filled or received + self.unusable >= self._least
+
+    def look_again(self, received: int, filled: int, missing: Missing) -> None:
+        """Note what is missing now."""
+        self.check_at, self._least, self._filled = received + missing.readouts, received + missing.least, filled
 
     def open(self, first: Readout) -> None:
         """Take memory for readouts like a first one.
