@@ -18,19 +18,17 @@ def expected(phase: Phase, fault: Fault) -> Expect:
     return Expect.SERVED if phase.part == "closed" else fault.expect
 
 
-def run_case(connect, phase_name: str, fault_name: str, alone=None, seed: int = 0) -> str:
+def run_case(house, phase_name: str, fault_name: str, seed: int = 0) -> str:
     """Bring a peer to a phase, let it do something wrong, and say what is wrong with the answer; empty if all is well.
 
     Parameters
     ----------
-    connect
-        Connects a socket; takes the size of its receive buffer.
-    alone
-        Fingerprint of the images of the peer's scan where nothing goes wrong.
+    house
+        Where to connect, and what the peer's scan looks like where nothing goes wrong.
     """
     phase, fault = PHASES[phase_name], FAULTS[fault_name]
     scan = long_scan() if phase.long else small_scan()
-    with connect(_SMALL_BUFFER if phase.long else None) as sock:
+    with house.connect(_SMALL_BUFFER if phase.long else None) as sock:
         peer = Peer(sock, scan, parameters=PARAMETERS if phase.parameters else None, seed=seed)
         phase.bring(peer)
         fault.act(peer)
@@ -39,7 +37,7 @@ def run_case(connect, phase_name: str, fault_name: str, alone=None, seed: int = 
         if not fault.holds:
             peer.end()
         answer = peer.listen(seconds=PATIENCE)
-    return _verdict(expected(phase, fault), answer, alone)
+    return _verdict(expected(phase, fault), answer, house.small)
 
 
 def _verdict(expect: Expect, answer, alone) -> str:
@@ -53,6 +51,6 @@ def _verdict(expect: Expect, answer, alone) -> str:
         return f"no CLOSE came ({answer.ended}, said {answer.said!r})"
     if expect is Expect.TOLD and not answer.is_told:
         return f"the client is not told; {len(answer.images)} images, said {answer.said!r}"
-    if expect is Expect.SERVED and alone is not None and fingerprint(answer.images) != alone:
+    if expect is Expect.SERVED and fingerprint(answer.images) != alone:
         return f"the images are not those of the scan alone; {len(answer.images)} images, said {answer.said!r}"
     return ""

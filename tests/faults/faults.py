@@ -261,8 +261,8 @@ LENGTHS = {
         ("an image array", struct.pack("<H", 1024), "<Q"),
     )
     for length, expect in (
-        (0, Expect.CLOSED),
-        (1, Expect.CLOSED),
+        (0, Expect.ENDED),
+        (1, Expect.ENDED),
         (2**31, Expect.TOLD),
         (2**32 - 1, Expect.TOLD),
         (2**63, Expect.TOLD),

@@ -13,6 +13,9 @@ from isocenter.service.settings import Settings
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import ConfigFile, Header
 
+from .peer import Peer
+from .phases import small_scan
+
 PATIENCE = 20.0
 """Seconds that anything may take on a busy machine before it counts as hanging."""
 TIMEOUT = 1.0
@@ -101,6 +104,16 @@ class HonestScan:
         assert not wrong, wrong[0]
 
 
+def alone(house):
+    """Fingerprint of the images of the scan that faulty clients send, where nothing goes wrong."""
+    with house.connect() as sock:
+        peer = Peer(sock, small_scan())
+        peer.finish()
+        answer = peer.listen()
+    assert not answer.texts, answer.said
+    return fingerprint(answer.images)
+
+
 class House:
     """A service with small time-outs. Use it in a ``with`` statement.
 
@@ -112,6 +125,13 @@ class House:
         Folder for noise and pipelines.
     settings
         Further settings of the service.
+
+    Attributes
+    ----------
+    honest
+        The scan beside.
+    small
+        Fingerprint of the images of the scan that faulty clients send, where nothing goes wrong.
     """
 
     def __init__(self, engine, home, **settings):
@@ -120,13 +140,21 @@ class House:
         self._thread = threading.Thread(target=self.server.serve)
 
     def __enter__(self):
-        self._thread.start()
-        self.honest = HonestScan(self.port)
-        self._fill_pools()
-        self._before = usage()
+        self.open()
         return self
 
     def __exit__(self, *_):
+        self.close()
+
+    def open(self):
+        """Serve, and see what honest scans look like alone."""
+        self._thread.start()
+        self.honest = HonestScan(self.port)
+        self.small = alone(self)
+        self._fill_pools()
+        self._before = usage()
+
+    def close(self):
         self.server.stop()
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
