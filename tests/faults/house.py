@@ -152,6 +152,7 @@ class House:
         self.honest = HonestScan(self.port)
         self.small = alone(self)
         self._fill_pools()
+        gc.collect()
         self._before = usage()
 
     def close(self):
@@ -205,13 +206,13 @@ class House:
 
 def usage():
     """Threads and file descriptors of this process."""
-    gc.collect()
     return {"threads": threading.active_count(), "descriptors": len(os.listdir("/proc/self/fd"))}
 
 
 def wait_for(left_over, seconds):
     """Wait until nothing is left over."""
-    end = time.monotonic() + seconds
+    end, pause = time.monotonic() + seconds, 0.001
     while left := left_over():
         assert time.monotonic() < end, f"left after {seconds:g} seconds: {left}"
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

@@ -55,23 +55,23 @@ class Fuzzer:
     Parameters
     ----------
     mode
-        What is tried.
+        Name of what is tried.
     seed
         Decides on all cases.
     folder
         Where cases that fail are written.
     """
 
-    def __init__(self, mode, seed: int, folder: Path) -> None:
-        self.mode = mode
+    def __init__(self, mode: str, seed: int, folder: Path) -> None:
+        self._folder = folder
+        self._watchdog = Watchdog(self._write)
+        self.mode = MODES[mode]()
         self.seed = seed
         self.corpus = load()
         self.grown: list[bytes] = []
         self.seen: set[str] = set()
         self.failures: dict[str, Path] = {}
         self.cases = 0
-        self._folder = folder
-        self._watchdog = Watchdog(self._write)
         for session in list(self.corpus):
             self.seen |= self._try(b"".join(session))
 
@@ -132,7 +132,7 @@ class Fuzzer:
 
 def replay(path: Path, mode_name: str) -> int:
     """Try the case in a file again."""
-    fuzzer = Fuzzer(MODES[mode_name](), 0, path.parent)
+    fuzzer = Fuzzer(mode_name, 0, path.parent)
     reason, seen = fuzzer.attempt(path.read_bytes())
     print(*sorted(seen), f"{path}: {reason or 'nothing is wrong'}", sep="\n")
     fuzzer.mode.close()
@@ -156,7 +156,7 @@ def main() -> int:
     modes, failures = arguments.mode or list(MODES), 0
     for name in modes:
         start = time.monotonic()
-        fuzzer = Fuzzer(MODES[name](), arguments.seed, arguments.failures)
+        fuzzer = Fuzzer(name, arguments.seed, arguments.failures)
         fuzzer.run(arguments.seconds / len(modes), arguments.cases)
         taken = time.monotonic() - start
         print(

@@ -45,6 +45,6 @@ class Delivery:
     def __init__(self, data: bytes) -> None:
         random = Random(zlib.crc32(data))
         self.ending = random.choice(("close", "close", "half close", "reset"))
-        size = random.choice((1, 2, 7, 100, 1000, len(data), len(data), len(data)))
-        size = max(size, len(data) // 500, 1)
+        count = random.choice((1, 1, 1, 2, 3, 10, 100))
+        size = max(1, len(data) // count)
         self.pieces = [data[start : start + size] for start in range(0, len(data), size)]
