@@ -43,15 +43,20 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
-    """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first."""
+    """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first. SIGHUP reads the settings again."""
     from ..service.settings import load_settings
     from . import serve as serving
 
+    options = {
+        "host": host,
+        "port": port,
+        "home": home,
+        "device": device,
+        "spool": spool,
+        "log_format": log_format,
+    }
     try:
-        settings = load_settings(
-            config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format
-        )
-        serving.serve(settings, verbose=verbose)
+        serving.serve(lambda: load_settings(config, **options), verbose=verbose)
     except (IsocenterError, OSError) as error:
         _fail(error)
 

@@ -1,21 +1,32 @@
 """The commissioning test: which runtimes of a bundle reproduce its probe on a device."""
 
 import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ..bundle.folder import Bundle, relative_error
 from ..bundle.manifest import BundleError
-from .runtimes import RUNTIMES, NothingToGainError, Runtime, readers
+from .runtimes import MACHINE_CODE, RUNTIMES, NothingToGainError, Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-_ON_REQUEST = ("tensorrt",)
+T = TypeVar("T")
+ON_REQUEST = ("tensorrt",)
 """Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
+_SECONDS = 30.0
+"""A runtime that takes longer than this is left to itself where there is another one."""
 
 
-def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> dict[str, Runtime]:
+def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", without: str = "") -> dict[str, Runtime]:
     """Load the runtimes that are wanted, and keep those that reproduce the probe within the manifest's tolerance.
+
+    One that fails or hangs costs only itself.
 
     Parameters
     ----------
@@ -25,34 +36,80 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
         Where to run.
     wanted
         Name of a runtime, or ``auto`` for all.
+    without
+        Name of a runtime that is not wanted.
 
     Raises
     ------
     BundleError
         None of them does.
     """
+    files = {
+        name: path
+        for name, path in readers(bundle).items()
+        if (name == wanted or (wanted == "auto" and name not in ON_REQUEST)) and name != without
+    }
     runtimes: dict[str, Runtime] = {}
     failures = []
-    inputs, expected = bundle.probe()
-    manifest = bundle.manifest
-    for name, path in readers(bundle).items():
-        if name != wanted and (wanted != "auto" or name in _ON_REQUEST):
-            continue
+    for name, path in files.items():
+        attempt = partial(_commissioned, name, path, bundle, device)
         try:
-            runtime = RUNTIMES[name](path, manifest, device)
-            error = relative_error(runtime.run(inputs), expected)
-            if not error <= manifest.tolerance:
-                raise BundleError(
-                    f"the probe deviates by {error:.1e} of the maximum", accepted=f"{manifest.tolerance:.0e}"
-                )
-            runtimes[name] = runtime
+            runtimes[name] = attempt() if len(files) == 1 else within(_SECONDS, attempt)
         except NothingToGainError as error:
-            log.debug("bundle %s: no %s, %s", manifest.name, name, error)
+            log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
         except BundleError as error:
             failures.append(f"{name}: {error}")
+        except Exception as error:
+            log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
+            failures.append(f"{name}: it fails here ({type(error).__name__})")
     if not runtimes:
         reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
-        raise BundleError(f"bundle {manifest.name!r} cannot be used on {device}: {reasons}")
+        raise BundleError(f"bundle {bundle.manifest.name!r} cannot be used on {device}: {reasons}")
     for failure in failures:
-        log.warning("bundle %s: %s", manifest.name, failure)
+        log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
     return runtimes
+
+
+def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -> Runtime:
+    """Load a runtime and run the probe.
+
+    Raises
+    ------
+    BundleError
+        The probe deviates, or it may not be used here.
+    """
+    if name in MACHINE_CODE and not bundle.may_hold_machine_code:
+        raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
+    inputs, expected = bundle.probe()
+    runtime = RUNTIMES[name](path, bundle.manifest, device)
+    error = relative_error(runtime.run(inputs), expected)
+    if not error <= bundle.manifest.tolerance:
+        raise BundleError(
+            f"the probe deviates by {error:.1e} of the maximum", accepted=f"{bundle.manifest.tolerance:.0e}"
+        )
+    return runtime
+
+
+def within(seconds: float, call: Callable[[], T]) -> T:
+    """Call in a thread of its own, which is left alone if it takes too long.
+
+    Raises
+    ------
+    BundleError
+        It takes too long.
+    """
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where it was called
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="runtime", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError:
+        if outcome.done():
+            raise
+        raise BundleError(f"it did not come back within {seconds:g} seconds") from None

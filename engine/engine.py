@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 
 from ..bundle.manifest import Manifest, RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account
 from .crew import Crew, Ticket
 from .device import Device, LocalDevice, Shelf
-from .events import Abandoned
 from .jobs import Inputs, Result
 
 log = logging.getLogger("isocenter.engine")
@@ -38,7 +38,7 @@ class Model:
 
 
 class Engine:
-    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns.
+    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns, by time.
 
     Parameters
     ----------
@@ -51,7 +51,10 @@ class Engine:
     default_network
         Bundle for pipelines that name none.
     deadline
-        Seconds after which a gadget waits no longer for an image and falls back.
+        Seconds that a run may take until its bundle is taken for hanging and its jobs fail; ten times what was measured for its
+        size, if that is longer. Waiting does not count.
+    trust
+        Whose bundles are used; everybody's by default.
 
     Raises
     ------
@@ -67,14 +70,15 @@ class Engine:
         runtime: RuntimeChoice = "auto",
         default_network: str | None = None,
         deadline: float = 60.0,
+        trust: Trust = EVERYBODY,
     ) -> None:
-        self.shelf = Shelf(folders)
+        self.shelf = Shelf(folders, trust)
         self.default_network = default_network
         self.deadline = deadline
         self.devices: list[Device] = [
             LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
         ]
-        self._crew = Crew(self.devices, max(deadline, _LOAD_SECONDS))
+        self._crew = Crew(self.devices, deadline, max(deadline, _LOAD_SECONDS))
 
     @property
     def waiting(self) -> int:
@@ -109,7 +113,8 @@ class Engine:
     def preload(self, bundles: Sequence[str] | None = None) -> None:
         """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged.
 
-        They are loaded one after the other, as their runtimes are measured; what a job needs meanwhile is loaded at once.
+        They are loaded one after the other, as their runtimes are measured, but not behind one that takes long; what a job needs
+        meanwhile is loaded at once.
         """
         for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
@@ -172,9 +177,9 @@ class Engine:
             Float32 tensors by name, as the manifest has them; those that are to be computed yet are computed in the device's
             thread. They must not be changed before the result is there.
         scan
-            Jobs of different scans take turns.
+            Scans share the devices by time: the one that has had least goes first.
         urgent
-            Go before everything else, and wait for no room: it repeats what has failed.
+            Go before what the scan has besides, and wait for no room: it repeats what has failed.
         account
             Charged with the bytes of the inputs while they wait. Without one, nothing is bounded.
 
@@ -194,10 +199,9 @@ class Engine:
         """Run a bundle and wait for its outputs."""
         return self.submit(bundle, inputs).result().outputs
 
-    def abandon(self, future: Future[Result], reason: str) -> None:
-        """Wait for a job no longer: take it out of the queue, or suspend the bundle that it hangs in and go on without."""
-        if isinstance(future, Ticket):
-            self._crew.tell(Abandoned(future.job, reason))
+    def reason_to_wait(self, future: Future[Result]) -> str:
+        """Return why a job waits for others than its own scan's, such as ``3 scans before this one``; empty if it does not."""
+        return self._crew.reason_to_wait(future) if isinstance(future, Ticket) else ""
 
     def close(self) -> bool:
         """Cancel what waits, wait a while for what runs and loads, and release the devices; every job is answered then.

@@ -18,6 +18,8 @@ class Missing:
     ----------
     readouts
         How many readouts have to come before it can be complete; 0 if it is.
+    frames
+        How many frames lack some.
     lines
         How many lines never came.
     text
@@ -27,9 +29,10 @@ class Missing:
     readouts: int = 0
     lines: int = 0
     text: str = ""
+    frames: int = 1
 
 
-COMPLETE = Missing()
+COMPLETE = Missing(frames=0)
 
 
 def find_missing(
@@ -60,7 +63,7 @@ def find_missing(
     if not lacking:
         return COMPLETE
     worst = max(lacking, key=lambda entry: entry.lines)
-    return Missing(sum(entry.readouts for entry in lacking), worst.lines, worst.text)
+    return Missing(sum(entry.readouts for entry in lacking), worst.lines, worst.text, len(lacking))
 
 
 def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int) -> Missing:

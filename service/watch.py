@@ -29,6 +29,15 @@ class Connected(Event):
 
 
 @dataclass(frozen=True)
+class Refused(Event):
+    """A connection is not served; ``kind`` is what it is counted under. It has no scan."""
+
+    kind: str
+    peer: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Started(Event):
     """Configuration and header are there, the stream begins."""
 
@@ -86,6 +95,9 @@ def write_to_log(event: Event) -> None:
     match event:
         case Connected():
             message, fields = "connected", {"peer": event.peer}
+        case Refused():
+            log.warning("refused %s: %s", event.peer or "a connection", event.reason)
+            return
         case Started():
             message, fields = "scan started", {"pipeline": event.pipeline}
         case Ended():

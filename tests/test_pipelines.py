@@ -245,10 +245,22 @@ def test_pipelines_that_name_each_other_are_refused(tmp_path):
     assert loader.load("a", [tmp_path]).steps
 
 
-def test_a_pipeline_of_too_many_steps_is_refused():
-    xml = "<configuration>" + "<gadget name='extract'/>" * 300 + "</configuration>"
-    with pytest.raises(PipelineError, match="it has 300 steps; accepted: at most 256"):
-        loader.parse(xml.encode())
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("<gadget name='extract'/>" * 300, "it has 257 steps or more; accepted: at most 256"),
+        ("<pipeline name='rss'/>" * 5000, "it has 2.. steps or more; accepted: at most 256"),
+        (
+            "<gadget name='reconstruct'><property name='bundle' value='rss'/></gadget>" * 17,
+            "17 of its steps reconstruct or are other programs; accepted: at most 16",
+        ),
+        ("<pipeline name='rss'/>" * 20_000, "too large for a pipeline; accepted: at most 10000 elements"),
+        ("<a>" * 51 + "</a>" * 51, "too large for a pipeline; .* nested 50 deep"),
+    ],
+)
+def test_a_pipeline_of_too_many_steps_is_refused(body, reason):
+    with pytest.raises(PipelineError, match=reason):
+        parse(f"<configuration>{body}</configuration>".encode())
 
 
 CINE = {"phantom": "heart", "frames": 3, "acceleration": 2}
