@@ -31,6 +31,7 @@ HONEST = {
 SETTINGS = {
     "handshake_timeout": TIMEOUT,
     "idle_timeout": TIMEOUT,
+    "message_timeout": TIMEOUT,
     "send_timeout": TIMEOUT,
     "drain_timeout": TIMEOUT,
     "shutdown_timeout": 5.0,
@@ -163,7 +164,7 @@ class House:
     def _fill_pools(self):
         """Use all that is made once and kept, such as threads of a pool."""
         sockets = [self.connect() for _ in range(self.server.settings.max_connections)]
-        wait_for(lambda: len(sockets) - len(self.server._sessions), PATIENCE)
+        wait_for(lambda: len(sockets) - len(self.server._slots), PATIENCE)
         for sock in sockets:
             sock.close()
         self.wait_until_empty()
@@ -196,7 +197,7 @@ class House:
 
     def left_over(self):
         """Say what is still held; empty if nothing is."""
-        held = {"sessions": len(self.server._sessions), "bytes": self.server.memory.held}
+        held = {"slots": len(self.server._slots), "bytes": self.server.memory.held}
         before = getattr(self, "_before", None)
         if before is not None and not any(held.values()):
             now = usage()

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from functools import cache
 
 from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.wire.items import AcquisitionHeader, make_acquisition
 
 from .peer import Peer
 
+LINES = 24
+"""Of a slice of the small scan."""
+REPETITIONS = 30
 PARAMETERS = '{"parameters": {"note": "none"}}'
 
 
@@ -19,10 +23,17 @@ def small_scan():
 
 @cache
 def long_scan():
-    """Images of 16 kB, more than the buffers of two sockets hold."""
-    return simulate(
-        ScanProtocol(matrix=64, coils=1, frames=30, frame_counter="repetition", noise=0.0, measurement_id="faulty_long_1_1")
-    )
+    """The same image of 16 kB thirty times: more than the buffers of two sockets hold."""
+    scan = simulate(ScanProtocol(matrix=64, coils=1, noise=0.0, noise_scan=False, measurement_id="faulty_long_1_1"))
+    one, scan.items = scan.items, []
+    for repetition in range(REPETITIONS):
+        for item in one:
+            header = AcquisitionHeader.from_buffer_copy(item.getHead())
+            header.idx.repetition = repetition
+            scan.items.append(make_acquisition(header, item.data, item.traj))
+    limit = "<repetition><minimum>0</minimum><maximum>{}</maximum>"
+    scan.header = scan.header.replace(limit.format(0), limit.format(REPETITIONS - 1))
+    return scan
 
 
 @dataclass(frozen=True)
@@ -72,7 +83,6 @@ def _idle(peer: Peer) -> None:
     peer.listen(lambda answer: answer.images)
 
 
-LINES = 24
 PHASES = {
     "before anything": Phase(stay, "opening"),
     "inside the configuration": Phase(lambda peer: peer.advance_inside(0), "opening", inside=True),

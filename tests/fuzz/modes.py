@@ -151,7 +151,7 @@ class SessionMode:
         self._engine = Engine([bundles])
         limits = {"max_text_bytes": 2**20, "max_message_bytes": 2**24, "memory_bytes": 2**30, "scan_bytes": 2**26}
         self._house = House(
-            self._engine, Path(self._folder.name), bundles=(bundles,), queue_bytes=2**24, **limits
+            self._engine, Path(self._folder.name), bundles=(bundles,), **limits
         )
         self._house.open()
 
