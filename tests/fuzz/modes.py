@@ -150,10 +150,13 @@ class SessionMode:
         bundles = default_home() / "bundles"
         self._engine = Engine([bundles])
         limits = {"max_text_bytes": 2**20, "max_message_bytes": 2**24, "memory_bytes": 2**30, "scan_bytes": 2**26}
-        self._house = House(
-            self._engine, Path(self._folder.name), bundles=(bundles,), **limits
-        )
-        self._house.open()
+        self._settings = {"bundles": (bundles,), **limits}
+        self._house = self._build()
+
+    def _build(self) -> House:
+        house = House(self._engine, Path(self._folder.name), **self._settings)
+        house.open()
+        return house
 
     def run(self, data: bytes) -> set[str]:
         """Try a case, and return what was seen.
@@ -161,8 +164,16 @@ class SessionMode:
         Raises
         ------
         Broken
-            It has broken a rule.
+            It has broken a rule; the next case is tried with another service.
         """
+        try:
+            return self._run(data)
+        except Broken:
+            self._house.close()
+            self._house = self._build()
+            raise
+
+    def _run(self, data: bytes) -> set[str]:
         self._faults.clear()
         delivery = Delivery(data)
         with self._house.connect() as sock:
