@@ -99,8 +99,9 @@ class Bundle:
             signer = trust.signer(text, folder / SIGNATURE)
         except BundleError as error:
             raise BundleError(error.what, where=f"bundle {name!r}", accepted=error.accepted) from error
-        manifest = _parse(text, path).model_copy(update={"name": name})
-        bundle = cls(folder, manifest, hashlib.sha256(text).hexdigest(), signer)
+        digest = hashlib.sha256(text).hexdigest()
+        manifest = _parse(text, path).model_copy(update={"name": name, "digest": digest})
+        bundle = cls(folder, manifest, digest, signer)
         bundle._check_listing(entries)
         for file, expected in manifest.files.items():
             if sha256(folder / file) != expected:

@@ -22,8 +22,6 @@ log = logging.getLogger("isocenter.serve")
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
 SPIN_COUNT = ("GOMP_SPINCOUNT", "10000")
 
-_SPOOL_SECONDS = 60.0
-
 
 class PrepareError(IsocenterError):
     """The bundles that come with Isocenter cannot be built."""
@@ -67,6 +65,7 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
         from ..service.host import make_engine
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
+        from .recover import start_beside_service
 
         if preparation is not None and preparation.wait() != 0:
             raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
@@ -83,7 +82,10 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     devices = ", ".join(device.name for device in engine.devices)
     folder = settings.home / "pipelines"
     log.info("listening on %s:%d (%s), pipelines in %s", settings.host, server.port, devices, folder)
+    recovery = start_beside_service(settings)
     scans_ended = server.serve()
+    if recovery is not None:
+        recovery.terminate()
     if not engine.close() or not scans_ended:
         logging.shutdown()
         os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
@@ -103,7 +105,6 @@ def serve_one(descriptor: int) -> None:
     from ..service.host import make_engine
     from ..service.server import new_scan_id
     from ..service.session import Session
-    from ..service.spool import Spool
     from .prepare import prepare_bundles
 
     settings = service_settings.load_settings(None)
@@ -111,6 +112,4 @@ def serve_one(descriptor: int) -> None:
     with only_the_log(), socket.socket(fileno=descriptor) as sock:
         prepare_bundles(settings, networks=False)
         register_gadgets(settings)
-        spool = Spool(settings)
-        Session(sock, settings, make_engine(settings), new_scan_id(), spool=spool).run()
-    spool.finish(_SPOOL_SECONDS)
+        Session(sock, settings, make_engine(settings), new_scan_id()).run()

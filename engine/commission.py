@@ -2,8 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Callable
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, as_completed, wait
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -50,11 +50,16 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         if (name == wanted or (wanted == "auto" and name not in ON_REQUEST)) and name != without
     }
     runtimes: dict[str, Runtime] = {}
+    late: dict[str, Future[Runtime]] = {}
     failures = []
     for name, path in files.items():
-        attempt = partial(_commissioned, name, path, bundle, device)
+        outcome = in_thread(partial(_commissioned, name, path, bundle, device))
+        if not wait([outcome], _SECONDS if len(files) > 1 else None).done:
+            late[name] = outcome
+            failures.append(f"{name}: it did not come back within {_SECONDS:g} seconds")
+            continue
         try:
-            runtimes[name] = attempt() if len(files) == 1 else within(_SECONDS, attempt)
+            runtimes[name] = outcome.result()
         except NothingToGainError as error:
             log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
         except BundleError as error:
@@ -62,12 +67,23 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         except Exception as error:
             log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
             failures.append(f"{name}: it fails here ({type(error).__name__})")
+    runtimes = runtimes or _first(late)
     if not runtimes:
         reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
         raise BundleError(f"bundle {bundle.manifest.name!r} cannot be used on {device}: {reasons}")
     for failure in failures:
-        log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
+        if failure.partition(":")[0] not in runtimes:
+            log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
     return runtimes
+
+
+def _first(late: Mapping[str, Future[Runtime]]) -> dict[str, Runtime]:
+    """Wait for the first of those that take long to come back well; there is no other one."""
+    names = {outcome: name for name, outcome in late.items()}
+    for outcome in as_completed(names):
+        if outcome.exception() is None:
+            return {names[outcome]: outcome.result()}
+    return {}
 
 
 def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -> Runtime:
@@ -90,26 +106,15 @@ def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -
     return runtime
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """Call in a thread of its own, which is left alone if it takes too long.
-
-    Raises
-    ------
-    BundleError
-        It takes too long.
-    """
+def in_thread(call: Callable[[], T]) -> Future[T]:
+    """Call in a thread of its own, which can be left alone if it takes too long."""
     outcome: Future[T] = Future()
 
     def work() -> None:
         try:
             outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - raised where it was called
+        except BaseException as error:  # noqa: BLE001 - raised where the outcome is asked for
             outcome.set_exception(error)
 
     threading.Thread(target=work, name="runtime", daemon=True).start()
-    try:
-        return outcome.result(seconds)
-    except TimeoutError:
-        if outcome.done():
-            raise
-        raise BundleError(f"it did not come back within {seconds:g} seconds") from None
+    return outcome

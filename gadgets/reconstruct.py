@@ -235,6 +235,7 @@ class _Reconstructor:
             meta = image_meta(this.kspace, frame, header, self.scan)
             meta["IsocenterBundle"] = manifest.name
             meta["IsocenterBundleVersion"] = manifest.version
+            meta["IsocenterBundleHash"] = manifest.digest
             meta["IsocenterNetwork"] = manifest.network
             meta["IsocenterRuntime"] = result.runtime
             meta["IsocenterDevice"] = result.device

@@ -96,6 +96,7 @@ class Session:
         self._timing = Timing()
         self._series = SeriesNumbers()
         self._chain: Chain | None = None
+        self._is_over = False
         self._is_interrupted = False
         self._outcome = "failed"
 
@@ -106,7 +107,7 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            self.log.warning("the connection was lost: %s", error)
+            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
             self._outcome = "undelivered"
         except BaseException:
             self.log.exception("reconstruction failed")
@@ -115,9 +116,10 @@ class Session:
             self._end()
 
     def announce(self, text: str) -> None:
-        """Tell the peer something, from another thread."""
-        with suppress(OSError):
-            self._peer.tell("WARNING", text)
+        """Tell the peer something about its scan, from another thread; not where there is none, or none any more."""
+        if self._chain is not None and not self._is_over:
+            with suppress(OSError):
+                self._peer.tell("WARNING", text)
 
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
@@ -136,6 +138,7 @@ class Session:
             self._socket.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
+        self._is_over = True
         self._receiver.stop()
         self._sender.finish()
         self._socket.close()
@@ -177,10 +180,17 @@ class Session:
             meaning = self._conversation.receive(message)
             if isinstance(message, Query):
                 self._peer.answer(queries.answer(message.question, self.engine), message.correlation_id)
-            elif meaning is Meaning.TEXT:
-                self.log.debug("the client says something")
+            elif isinstance(message, Text) and meaning is Meaning.TEXT:
+                self._note(message)
             else:
                 yield meaning, message
+
+    def _note(self, message: Text) -> None:
+        """Take note of text; parameters that come with the data come too late, which is said."""
+        if self._chain is not None and _json_parameters(message.text):
+            self._chain.scan.report("late parameters", "parameters came after the first data; they are passed over")
+        else:
+            self.log.debug("the client says something")
 
     def _configured(self) -> Pipeline | None:
         """Read the configuration; None if the peer only asked a question or said goodbye."""
@@ -331,7 +341,10 @@ class Session:
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
         self.log.error("%s", reason)
-        problems = self._chain.scan.problem_messages() if self._chain is not None else []
+        problems: list[str] = []
+        if self._chain is not None:
+            self._report_unspooled(self._chain.scan)
+            problems = self._chain.scan.problem_messages()
         with suppress(OSError):
             self._peer.fail(reason, [problem for problem in problems if reason not in problem])
             if self._peer.is_gadgetron:

@@ -80,6 +80,9 @@ class Receiver:
             self._receive()
         except (OSError, ProtocolError) as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001 - whoever iterates must not wait for ever
+            log.error("a message could not be decoded", exc_info=error)
+            self.error = ProtocolError("a message could not be decoded")
         self._forget_growth()
         self._channel.finish()
         if self._channel.is_stopped or isinstance(self.error, ProtocolError):
@@ -191,7 +194,7 @@ class Receiver:
         try:
             while not self._closed and (left := self._drain_until - time.monotonic()) > 0:
                 self._closed = self._drop(left)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the scan is over, and nothing of this is used
             log.debug("the rest of the stream is not read: %s", error)
 
     def _drop(self, seconds: float) -> bool:

@@ -94,6 +94,8 @@ class TestAdmission:
 
     def test_many_that_are_refused_and_stay_leave_nothing_behind(self, make_service, small_scan):
         service = make_service(max_connections=1)
+        ask(service.connect(), "isocenter::version")  # it listens now
+        wait_until(lambda: not service.server.sessions)
         before = descriptors(os.getpid())
         with ExitStack() as stack:
             stack.enter_context(service.connect())
@@ -246,6 +248,9 @@ class _Hangs:
 
     def batch(self, bundle):
         return 1
+
+    def pace(self, bundle):
+        return 0.0
 
     def prepare(self, bundle, sizes):
         pass
