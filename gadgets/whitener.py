@@ -96,7 +96,8 @@ class Whitener:
         """Add a noise readout; samples that are NaN or infinite in any channel stay out, and so do such channels."""
         if not self._has_sums(acquisition.data.shape[0]):
             return
-        data = acquisition.data.astype(np.complex128)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            data = acquisition.data.astype(np.complex128)
         finite = np.isfinite(data)
         data[~finite.any(axis=1)] = 0
         usable = np.isfinite(data).all(axis=0)
