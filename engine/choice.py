@@ -4,25 +4,29 @@ import importlib.metadata
 import json
 import logging
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from ..bundle.files import read_regular
 from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError
-from .commission import in_thread
-from .runtimes import Runtime
+from ..bundle.manifest import MEASURED, BundleError
+from .commission import ON_REQUEST, in_thread
+from .runtimes import Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-CACHE = "measured.json"
+CACHE = MEASURED
+_LONGEST_CACHE = 2**20
 ROUNDS = 3
 _WORTH = 0.9
 """A batch has to save a tenth of the time of its slices one by one: it lets the first of them wait for the last."""
@@ -57,7 +61,7 @@ class Choice(BaseModel):
 
     runtime: str
     milliseconds: dict[str, float]
-    batch: int
+    batch: Annotated[int, Field(ge=1, le=BATCH)]
     pace: float
     waited: float
 
@@ -68,11 +72,16 @@ class Choice(BaseModel):
 
 
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
-    """Return what was measured before on such a device with the same software and the same files; None if nothing was."""
+    """Return what was measured before on such a device with the same software and the same files; None if nothing was.
+
+    What was written by hand chooses among the runtimes that measuring could have chosen; they must pass the probe all the same.
+    """
     try:
-        return Choice.model_validate(_read(bundle).get(_key(bundle, device)))
+        choice = Choice.model_validate(_read(bundle).get(_key(bundle, device)))
     except ValidationError:
         return None
+    eligible = readers(bundle).keys() - set(ON_REQUEST)
+    return choice if choice.runtime in eligible and choice.milliseconds.keys() <= eligible else None
 
 
 def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
@@ -80,15 +89,27 @@ def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
     path = bundle.folder / CACHE
     entries = {**_read(bundle), _key(bundle, device): choice.model_dump()}
     try:
-        path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        _write(path, json.dumps(entries, indent=1) + "\n")
     except OSError as error:
         log.info("what was measured cannot be kept in %s: %s", path, error.strerror)
 
 
+def _write(path: Path, text: str) -> None:
+    """Write beside the folder, which may hold nothing else, and move it there: whoever reads it finds all of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent.parent, prefix=".measured-", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def _read(bundle: Bundle) -> dict[str, object]:
     try:
-        content = json.loads((bundle.folder / CACHE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_regular(bundle.folder / CACHE, _LONGEST_CACHE))
+    except (BundleError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -1,6 +1,7 @@
 """Where bundles run: the devices of this process."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Protocol
 import torch
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
+from ..bundle.manifest import MANIFEST, BundleError, Manifest, RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from .jobs import Result, Tensors
 from .model import LoadedModel
 
@@ -73,10 +75,13 @@ class Shelf:
     ----------
     folders
         Searched in order.
+    trust
+        Whose bundles are used; everybody's by default.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], trust: Trust = EVERYBODY) -> None:
         self.folders = tuple(folders)
+        self._trust = trust
         self._manifests: dict[str, Manifest] = {}
 
     def manifest(self, name: str) -> Manifest:
@@ -92,13 +97,12 @@ class Shelf:
         return self._manifests[name]
 
     def available(self) -> dict[str, Path]:
-        """Return the folders of all bundles by name."""
+        """Return the folders of all bundles by name. Those that begin with a dot are not ready."""
         return {
             path.name: path
             for folder in reversed(self.folders)
-            if folder.is_dir()
-            for path in sorted(folder.iterdir())
-            if (path / "model.yaml").is_file()
+            for path in _entries(folder)
+            if not path.name.startswith(".") and os.path.lexists(path / MANIFEST)
         }
 
     def open(self, name: str) -> Bundle:
@@ -112,7 +116,14 @@ class Shelf:
         available = self.available()
         if name not in available:
             raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
-        return Bundle.open(available[name])
+        return Bundle.open(available[name], self._trust)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # it is not there, or not for us: then there are no bundles in it
+        return []
 
 
 class LocalDevice:

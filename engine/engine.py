@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..bundle.manifest import Manifest, RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account
 from .crew import Crew, Ticket
@@ -52,6 +53,8 @@ class Engine:
     deadline
         Seconds that a run may take until its bundle is taken for hanging and its jobs fail; ten times what was measured for its
         size, if that is longer. Waiting does not count.
+    trust
+        Whose bundles are used; everybody's by default.
 
     Raises
     ------
@@ -67,8 +70,9 @@ class Engine:
         runtime: RuntimeChoice = "auto",
         default_network: str | None = None,
         deadline: float = 60.0,
+        trust: Trust = EVERYBODY,
     ) -> None:
-        self.shelf = Shelf(folders)
+        self.shelf = Shelf(folders, trust)
         self.default_network = default_network
         self.deadline = deadline
         self.devices: list[Device] = [

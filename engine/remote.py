@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..bundle.manifest import RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from .device import LocalDevice, Shelf
 from .jobs import DeviceLostError, EngineError, Result, Tensors
 
@@ -38,14 +39,18 @@ class Host:
         A runtime for all bundles, or ``auto``.
     threads
         For torch, on a CPU.
+    trust
+        Whose bundles are used.
     """
 
-    def __init__(self, folders: Sequence[Path], runtime: RuntimeChoice, threads: int | None) -> None:
+    def __init__(
+        self, folders: Sequence[Path], runtime: RuntimeChoice, threads: int | None, trust: Trust = EVERYBODY
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
         # Ray shows an actor only the GPU that it was given
-        self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders), runtime)
+        self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders, trust), runtime)
 
     def load(self, bundle: str) -> None:
         """Load a bundle."""
@@ -88,6 +93,8 @@ class RayDevice:
         A runtime for all bundles, or ``auto``.
     gpus, cpus
         What Ray sets aside for it.
+    trust
+        Whose bundles are used.
     """
 
     def __init__(
@@ -98,10 +105,11 @@ class RayDevice:
         *,
         gpus: float = 0,
         cpus: float = 1,
+        trust: Trust = EVERYBODY,
     ) -> None:
         self.name = name
         self._ray = import_ray()
-        self._arguments = (tuple(folders), runtime, int(cpus) or None)
+        self._arguments = (tuple(folders), runtime, int(cpus) or None, trust)
         self._options = {"num_gpus": gpus, "num_cpus": cpus}
         self._actor = self._make_actor()
         self._asked: tuple[Any, bool] = None, False
@@ -216,14 +224,16 @@ def import_ray() -> Any:
     return ray
 
 
-def ray_devices(address: str, folders: Sequence[Path], runtime: RuntimeChoice = "auto") -> list[RayDevice]:
+def ray_devices(
+    address: str, folders: Sequence[Path], runtime: RuntimeChoice = "auto", trust: Trust = EVERYBODY
+) -> list[RayDevice]:
     """Connect to a cluster, and return its devices: one for each GPU, or each host where there is none.
 
     Parameters
     ----------
     address
         Of the cluster, or ``auto``.
-    folders, runtime
+    folders, runtime, trust
         As for ``RayDevice``.
 
     Raises
@@ -242,9 +252,9 @@ def ray_devices(address: str, folders: Sequence[Path], runtime: RuntimeChoice = 
     gpus = int(resources.get("GPU", 0))
     hosts = sum(node["Alive"] for node in ray.nodes())
     if gpus:
-        return [RayDevice(f"ray:{index}", folders, runtime, gpus=1) for index in range(gpus)]
+        return [RayDevice(f"ray:{index}", folders, runtime, gpus=1, trust=trust) for index in range(gpus)]
     cpus = max(1, int(resources.get("CPU", 1)) // hosts)
-    return [RayDevice(f"ray:{index}", folders, runtime, cpus=cpus) for index in range(hosts)]
+    return [RayDevice(f"ray:{index}", folders, runtime, cpus=cpus, trust=trust) for index in range(hosts)]
 
 
 def _check_reachable(address: str) -> None:

@@ -1,17 +1,13 @@
-"""Noise covariances: computed from noise readouts, kept on disk by measurement id, turned into a whitening matrix."""
+"""Noise covariances: computed from noise readouts, and turned into a whitening matrix."""
 
 import hashlib
 import math
-import tempfile
-import zipfile
-import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire.errors import DataError
 from .scan import Scan
 
 DEFAULT_BANDWIDTH = 0.793
@@ -20,8 +16,11 @@ DEFAULT_BANDWIDTH = 0.793
 
 _DEAD = 1e-10
 """Variance relative to the largest below which a channel is dead."""
+_TINY = 1e-30
+"""Variance whose reciprocal is too large for a float32; so is its own."""
 _SINGULAR = 1e-6
 """Least eigenvalue of the correlation between channels; those of arrays of many coils lie above 1e-3."""
+_MOST_DEPENDENCIES = 16
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,15 @@ class NoiseCovariance:
         Relative receiver noise bandwidth.
     coil_names
         Names of the coils from the header, in the order of the matrix; empty if it has none.
+    samples
+        How many it was estimated from; 0 if that is not known.
     """
 
     matrix: NDArray[np.complex128]
     dwell_time: float
     bandwidth: float
     coil_names: tuple[str, ...] = ()
+    samples: int = 0
 
     @classmethod
     def from_sums(
@@ -60,13 +62,14 @@ class NoiseCovariance:
         dwell_time
             Their sample time in microseconds.
         scan
-            Its header has the noise bandwidth and the names of the coils.
+            Its header has the noise bandwidth and, if they are as many as the channels, the names of the coils.
         """
         system = scan.header.acquisitionSystemInformation
         bandwidth = getattr(system, "relativeReceiverNoiseBandwidth", None)
         if not isinstance(bandwidth, int | float) or not math.isfinite(bandwidth) or bandwidth <= 0:
             bandwidth = DEFAULT_BANDWIDTH
-        return cls(products / (count - 1), dwell_time, float(bandwidth), coil_names(scan))
+        names = coil_names(scan, len(products))
+        return cls(products / (count - 1), dwell_time, float(bandwidth), names, count)
 
     def fault(self) -> str:
         """Say why nothing can be whitened with it; empty if it is sound."""
@@ -83,10 +86,44 @@ class NoiseCovariance:
             return "has no noise in any channel" if largest == 0 else "has negative variances"
         if len(self.coil_names) not in (0, matrix.shape[0]):
             return f"names {len(self.coil_names)} coils for {matrix.shape[0]} channels"
+        if not (math.isfinite(self.bandwidth) and self.bandwidth > 0):
+            return f"has a bandwidth of {self.bandwidth:g}"
+        if not (math.isfinite(self.dwell_time) and self.dwell_time >= 0):
+            return f"has a dwell time of {self.dwell_time:g}"
+        if not _TINY < variances.max() < 1 / _TINY:
+            return f"has variances of {variances.max():g}"
         level = np.sqrt(np.diag(self._revived()).real)
         if np.linalg.eigvalsh(self._revived() / np.outer(level, level)).min() < _SINGULAR:
             return "is singular (channels that are copies of each other?)"
         return ""
+
+    def misfit(self, channels: int, names: Sequence[str]) -> str:
+        """Say why it is not the noise of data with these channels and names of coils; empty if it is.
+
+        Noise of more coils than the data has fits where all are named, and each by a name of its own.
+        """
+        if self._can_be_brought_to(names):
+            return ""
+        if names and self.coil_names and set(names) != set(self.coil_names):
+            return "data has coils that the noise was not measured with"
+        own = self.matrix.shape[0]
+        return "" if own == channels else f"data has {channels} channels but the noise {own}"
+
+    def _can_be_brought_to(self, names: Sequence[str]) -> bool:
+        both = (names, self.coil_names)
+        return bool(names) and set(names) <= set(self.coil_names) and all(len(set(each)) == len(each) for each in both)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its numbers, in hexadecimal: equal where data is whitened alike."""
+        numbers = np.ascontiguousarray(self.matrix, "<c16").tobytes()
+        return hashlib.sha256(numbers + np.array([self.dwell_time, self.bandwidth], "<f8").tobytes()).hexdigest()
+
+    def equals(self, other: "NoiseCovariance") -> bool:
+        """Whether both are the same measurement, but for rounding."""
+        alike = self.matrix.shape == other.matrix.shape and self.coil_names == other.coil_names
+        times = np.allclose([self.dwell_time, self.bandwidth], [other.dwell_time, other.bandwidth])
+        return alike and times and np.allclose(self.matrix, other.matrix, rtol=0, atol=1e-6 * np.abs(self.matrix).max())
 
     @property
     def dead(self) -> list[int]:
@@ -107,7 +144,7 @@ class NoiseCovariance:
             matrix[dead, dead] = level
         return matrix
 
-    def whitening(self, dwell_time: float, names: tuple[str, ...] = ()) -> NDArray[np.complex64]:
+    def whitening(self, dwell_time: float, names: Sequence[str] = ()) -> NDArray[np.complex64]:
         """Whitening matrix for data of another dwell time; real and imaginary part of its noise get unit variance.
 
         Parameters
@@ -115,7 +152,7 @@ class NoiseCovariance:
         dwell_time
             Sample time of the data in microseconds. Where one of the two is not known, they count as equal.
         names
-            Order of the coils of the data; the covariance is sorted to it if both name the same coils.
+            Coils of the data; if they are among those of the covariance, this is brought to them and their order.
 
         Returns
         -------
@@ -123,80 +160,28 @@ class NoiseCovariance:
             complex64 [coils, coils], ``sqrt(2 t / t_noise * bandwidth) * inv(L)`` with ``covariance = L L^H``.
         """
         matrix = self._revived()
-        if self.coil_names != names and sorted(self.coil_names) == sorted(names) and len(set(names)) == len(names):
+        if self._can_be_brought_to(names):
             order = [self.coil_names.index(name) for name in names]
             matrix = matrix[np.ix_(order, order)]
         known = all(math.isfinite(time) and time > 0 for time in (dwell_time, self.dwell_time))
         scale = math.sqrt(2 * dwell_time / self.dwell_time * self.bandwidth) if known else 1.0
         return (scale * np.linalg.inv(np.linalg.cholesky(matrix))).astype(np.complex64)
 
-    def save(self, folder: Path, measurement_id: str) -> None:
-        """Keep for later scans; the file appears whole or not at all.
 
-        Raises
-        ------
-        OSError
-            It cannot be written.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".partial", delete=False) as file:
-            partial = Path(file.name)
-            names = np.array(self.coil_names, str)
-            try:
-                np.savez(
-                    file, matrix=self.matrix, dwell_time=self.dwell_time, bandwidth=self.bandwidth, coil_names=names
-                )
-                file.close()
-                partial.replace(_path(folder, measurement_id))
-            except OSError:
-                partial.unlink(missing_ok=True)
-                raise
-
-    @classmethod
-    def load(cls, folder: Path, measurement_id: str) -> "NoiseCovariance | None":
-        """Return what was kept for a measurement, None if there is nothing.
-
-        Raises
-        ------
-        DataError
-            What was kept cannot be read, or cannot be used.
-        """
-        path = _path(folder, measurement_id)
-        fault = "cannot be read"
-        try:
-            if not path.is_file():
-                return None
-            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                names = tuple(str(name) for name in file["coil_names"])
-                matrix = np.asarray(file["matrix"], np.complex128)
-                kept = cls(matrix, float(file["dwell_time"]), float(file["bandwidth"]), names)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-            kept = None
-        else:
-            fault = kept.fault()
-            if not fault and not (math.isfinite(kept.bandwidth) and kept.bandwidth > 0):
-                fault = f"has a bandwidth of {kept.bandwidth:g}"
-        if kept is None or fault:
-            raise DataError(f"the stored noise covariance of measurement {measurement_id!r} {fault}", kind="noise")
-        return kept
-
-
-def _path(folder: Path, measurement_id: str) -> Path:
-    """File of a measurement: a hash, since ids come from outside and are no file names."""
-    return folder / f"{hashlib.sha256(measurement_id.encode()).hexdigest()[:32]}.npz"
-
-
-def coil_names(scan: Scan) -> tuple[str, ...]:
-    """Names of the coils in the order of the channels, as far as the header tells."""
+def coil_names(scan: Scan, channels: int) -> tuple[str, ...]:
+    """Names of the coils in the order of so many channels; empty if the header does not name as many."""
     system = scan.header.acquisitionSystemInformation
     names = [label.coilName for label in getattr(system, "coilLabel", None) or []]
-    return tuple(names) if all(names) else ()
+    return tuple(names) if all(names) and len(names) == channels else ()
 
 
-def noise_dependency(scan: Scan) -> str | None:
-    """Measurement id of the noise scan that the header refers to."""
+def noise_dependencies(scan: Scan) -> list[str]:
+    """Measurement ids of the noise scans that the header refers to."""
     information = scan.header.measurementInformation
-    for dependency in getattr(information, "measurementDependency", None) or []:
-        if str(dependency.dependencyType).lower() == "noise":
-            return dependency.measurementID
-    return None
+    dependencies = getattr(information, "measurementDependency", None) or []
+    found = [str(each.measurementID or "").strip() for each in dependencies if _is_noise(each)]
+    return list(dict.fromkeys(filter(None, found)))[:_MOST_DEPENDENCIES]
+
+
+def _is_noise(dependency: object) -> bool:
+    return str(getattr(dependency, "dependencyType", "")).strip().lower() == "noise"

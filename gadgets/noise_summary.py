@@ -5,7 +5,7 @@ import numpy as np
 from ..wire.errors import DataError
 from ..wire.items import DependencyReport
 from .gadget import Stream, gadget
-from .noise import NoiseCovariance
+from .noise_store import NoiseStore, system_of
 from .scan import Scan
 
 
@@ -24,15 +24,16 @@ def noise_summary(items: Stream, scan: Scan, *, noise_file: str) -> Stream:
     """
     yield from items
     identifier = noise_file.removeprefix("GadgetronNoiseCovarianceMatrix_")
-    stored = None
+    kept = []
     if scan.noise_folder:
         try:
-            stored = NoiseCovariance.load(scan.noise_folder, identifier)
+            kept = NoiseStore(scan.noise_folder).find(identifier, system_of(scan))
         except DataError as error:
             scan.report("noise store", str(error))
-    if stored is None:
+    if not kept:
         yield DependencyReport({"status": "failed"})
         return
+    stored = kept[0].covariance
     sigma = np.sqrt(np.diag(stored.matrix).real)
     yield DependencyReport(
         {

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from ismrmrd import ACQ_IS_NOISE_MEASUREMENT
 
-from ..wire.items import Acquisition, header_of
+from ..wire.items import Acquisition, Interruption, header_of
 from .gadget import FromChain, Stream, gadget
 from .kspace import Kspace
 from .scan import Scan
@@ -39,22 +39,26 @@ def prewhiten(
         The one that lines are whitened with before their block is complete; without it, the gadget makes its own.
     """
     whitener = whitener or Whitener(scan)
-    for item in items:
-        if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
-            whitener.add_noise(item)
-        elif isinstance(item, Acquisition | Kspace):
-            note = _whiten(item, whitener)
-            if isinstance(item, Kspace) and note:
-                item.notes["Noise"] = note
-            if pass_nonconformant_data or not whitener.nonconformant:
+    try:
+        for item in items:
+            if isinstance(item, Acquisition) and item.is_flag_set(ACQ_IS_NOISE_MEASUREMENT):
+                whitener.add_noise(item)
+            elif isinstance(item, Acquisition | Kspace):
+                notes = _whiten(item, whitener)
+                if isinstance(item, Kspace):
+                    item.notes |= notes
+                if pass_nonconformant_data or not whitener.nonconformant:
+                    yield item
+            else:
+                whitener.interrupted = whitener.interrupted or isinstance(item, Interruption)
                 yield item
-        else:
-            yield item
-    whitener.keep()
+        whitener.keep()
+    finally:
+        whitener.close()
 
 
-def _whiten(item: Acquisition | Kspace, whitener: Whitener) -> str:
-    """Whiten an acquisition, or a block that is not whitened yet; return what is to be said of its noise."""
+def _whiten(item: Acquisition | Kspace, whitener: Whitener) -> dict[str, str]:
+    """Whiten an acquisition, or a block that is not whitened yet; return notes on its noise."""
     if isinstance(item, Acquisition):
         channels = item.active_channels
         matrix = whitener.matrix(channels, header_of(item).sample_time_us)

@@ -99,6 +99,8 @@ class Engine(Protocol):
 
 _MOST_ALIKE = 8
 """Messages of one kind that are kept besides the first."""
+_MOST_KINDS = 100
+"""Kinds of problems that are told apart; others are counted together."""
 _unnamed = itertools.count(1)
 
 
@@ -231,6 +233,8 @@ class Scan:
             alike = sum(other.startswith(f"{kind}: ") for other in self.problems)
             kind = f"{kind}: {message}" if alike < _MOST_ALIKE else f"{kind}: others"
             message = message if alike < _MOST_ALIKE else "the same is to be said of further images in other words"
+        if kind not in self._problem_counts and len(self._problem_counts) >= _MOST_KINDS:
+            kind, message = "others", "there are problems of further kinds"
         self._problem_counts[kind] += 1
         if self._problem_counts[kind] == 1:
             self.problems[kind] = message

@@ -12,6 +12,7 @@ from ..pipelines.loader import GadgetStep, Pipeline
 from ..wire.errors import IsocenterError
 from ..wire.items import Image
 from .external import run_external
+from .provenance import Provenance
 from .settings import Settings
 from .timing import Timing
 
@@ -66,7 +67,7 @@ class Chain:
                 items = timing.run(step, items, self.scan, context)
             else:
                 items = run_external(step, items, self.scan, settings, say)
-        return items
+        return map(Provenance(self.pipeline, self.scan).stamp, items)
 
     def _context(self) -> Mapping[str, Any]:
         steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]

@@ -18,6 +18,8 @@ from isocenter.wire import (
 from isocenter.wire.conversation import TABLE, Conversation, Meaning, State
 from isocenter.wire.items import AcquisitionBucket, DependencyReport, DicomFile, Feedback, ReconData
 
+STRAYS = {Response, DependencyReport, Feedback, ErrorReport}
+
 DATA = (random_acquisition(), AcquisitionBucket(), ReconData(), DicomFile(b"DICM"))
 CONTROL = (
     *(ConfigFile("a"), ConfigScript(b"<a/>"), Header(b"<a/>"), Query("q", 1), Text("{}"), Close()),
@@ -33,8 +35,8 @@ OPENING = {
 ACCEPTED = {
     State.CONFIGURATION: {ConfigFile, ConfigScript, Query, Text, Close},
     State.HEADER: {Header, Query, Text, Close},
-    State.PARAMETERS: {*map(type, DATA), Query, Text, Close},
-    State.STREAM: {*map(type, DATA), Query, Text, Close},
+    State.PARAMETERS: {*map(type, DATA), Query, Text, Close, *STRAYS, Header},
+    State.STREAM: {*map(type, DATA), Query, Text, Close, *STRAYS, Header},
     State.CLOSED: set(),
 }
 
@@ -73,6 +75,25 @@ def test_a_conversation_never_goes_back(messages):
         assert order.index(conversation.state) >= order.index(before)
         assert (meaning is Meaning.END) == (conversation.state is State.CLOSED)
         assert (meaning is Meaning.DATA) == isinstance(message, tuple(map(type, DATA)))
+
+
+@pytest.mark.parametrize("state", [State.PARAMETERS, State.STREAM])
+@pytest.mark.parametrize(
+    "message", [m for m in CONTROL if type(m) in STRAYS], ids=lambda message: type(message).__name__
+)
+def test_what_tells_nothing_of_the_data_is_stray_after_the_header(state, message):
+    conversation = in_state(state)
+    assert conversation.receive(message) is Meaning.STRAY
+    assert conversation.state is state
+
+
+@pytest.mark.parametrize("state", [State.PARAMETERS, State.STREAM])
+def test_a_header_may_come_again_if_it_is_the_same(state):
+    conversation = in_state(state)
+    assert conversation.receive(Header(b"<a/>", terminated=True)) is Meaning.STRAY
+    with pytest.raises(ProtocolError, match="Header is not accepted within the stream"):
+        conversation.receive(Header(b"<b/>"))
+    assert conversation.state is state
 
 
 def test_text_is_parameters_only_between_header_and_stream():

@@ -304,7 +304,7 @@ class TestModels:
         convolution = torch.nn.Conv3d(2, 4, 3).eval()
         torch.jit.script(convolution).save(str(tmp_path / "model.ts"))
         spec = TensorSpec(name="x", axes=("batch", "2", "frames", "ky", "kx"))
-        manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,))
+        manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,), files={})
         runtime = ChannelsLastRuntime(tmp_path / "model.ts", manifest, CPU)
         x = torch.randn(1, 2, 5, 8, 9)
         assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
@@ -560,7 +560,7 @@ class TestFaults:
         wait_until(lambda: engine.waiting >= 4)
         sock.close()
         device.go.set()
-        wait_until(lambda: not service.server._sessions, 30)
+        wait_until(lambda: not service.server.sessions, 30)
         assert engine.waiting == 0
         engine.close()
 

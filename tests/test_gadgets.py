@@ -12,6 +12,7 @@ from helpers import collect, random_acquisition
 from isocenter.gadgets import GADGETS, load
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.noise import NoiseCovariance
+from isocenter.gadgets.noise_store import NoiseStore, system_of
 from isocenter.gadgets.recon_data import from_kspace
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.header import header_xml
@@ -136,7 +137,8 @@ class TestPrewhiten:
         later.header = later.header.replace("</protocolName>", "</protocolName>" + dependency)
         whitened, _ = collect(FRONT[:2], later, noise_folder=tmp_path)
         plain, _ = collect(FRONT[:1], later)
-        matrix = NoiseCovariance.load(tmp_path, "noise/../1").whitening(5.0)
+        (kept,) = NoiseStore(tmp_path).find("noise/../1", system_of(Scan(later.header)))
+        matrix = kept.covariance.whitening(5.0)
         expected = torch.tensordot(torch.from_numpy(matrix), plain[0].data, dims=1)
         assert torch.allclose(whitened[0].data, expected, rtol=1e-4, atol=1e-4)
         assert len(list(tmp_path.iterdir())) == 1

@@ -9,7 +9,7 @@ import torch
 from helpers import collect, random_acquisition
 from isocenter.gadgets import load
 from isocenter.gadgets.kspace import Kspace
-from isocenter.gadgets.noise import NoiseCovariance, _path
+from isocenter.gadgets.noise_store import NoiseStore, short_name
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.header import header_xml
 from isocenter.simulate.scan import ScanProtocol, simulate
@@ -191,7 +191,7 @@ class TestStore:
         return tmp_path, covariance_of(earlier.items[0].data)
 
     def damage(self, folder, **change):
-        path = _path(folder, "before")
+        (path,) = folder.iterdir()
         with np.load(path) as file:
             content = {**file, **change}
         np.savez(path, **{name: value for name, value in content.items() if value is not None})
@@ -200,7 +200,7 @@ class TestStore:
         folder, covariance = kept
         (block,), scan = blocks_of(depending_on(scan_with(), "before"), noise_folder=folder)
         assert close(block, whitened_by(covariance, scan_with()))
-        assert not block.notes
+        assert "Noise" not in block.notes
         assert not scan.problems
 
     @pytest.mark.parametrize(
@@ -214,6 +214,11 @@ class TestStore:
             ({"matrix": np.ones((4, 3))}, "has the shape (4, 3)"),
             ({"matrix": np.ones(0)}, "has the shape (0,)"),
             ({"bandwidth": np.nan}, "bandwidth"),
+            ({"dwell_time": np.nan}, "dwell time"),
+            ({"matrix": np.eye(4) * 1e-200}, "variances"),
+            ({"matrix": np.eye(4, dtype=str)}, "cannot be read"),
+            ({"system": "[1]"}, "cannot be read"),
+            ({"time": "yesterday"}, "cannot be read"),
             ({"coil_names": np.array(["a", "b"])}, "names 2 coils for 4 channels"),
             ({"dwell_time": None}, "cannot be read"),
         ],
@@ -225,22 +230,22 @@ class TestStore:
         self.damage(folder, **change)
         own = [noise(seed=9)] if own_noise else []
         (block,), scan = blocks_of(depending_on(scan_with(*own), "before"), noise_folder=folder)
-        assert "measurement 'before'" in scan.problems["noise store"]
+        assert f"noise measurement {short_name('before')}" in scan.problems["noise store"]
         assert fault in scan.problems["noise store"]
         if own_noise:
             assert close(block, whitened_by(covariance_of(own[0].data), scan_with()))
             assert "Noise" not in block.notes
         else:
             assert block.notes["Noise"].startswith("not prewhitened")
-            assert "'before'" in block.notes["Noise"]
+            assert short_name("before") in block.notes["Noise"]
 
     @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY", b"rubbish" * 100, _npy()])
     def test_a_damaged_file_is_named(self, kept, content):
         folder, _ = kept
-        path = _path(folder, "before")
+        (path,) = folder.iterdir()
         path.write_bytes(content if content else path.read_bytes()[:200])
-        with pytest.raises(DataError, match="'before' cannot be read"):
-            NoiseCovariance.load(folder, "before")
+        with pytest.raises(DataError, match=f"{short_name('before')} cannot be read"):
+            NoiseStore(folder).find("before", {})
         (summary,) = load("noise_summary")(
             iter([]), Scan(header_xml(ScanProtocol(matrix=16)), noise_folder=folder), noise_file="before"
         )
@@ -248,8 +253,9 @@ class TestStore:
 
     def test_noise_that_is_named_but_nowhere_is_missed(self, tmp_path):
         (block,), scan = blocks_of(depending_on(scan_with(), "gone"), noise_folder=tmp_path)
-        assert "'gone'" in block.notes["Noise"]
-        assert "not on disk" in scan.problems["noise"]
+        assert short_name("gone") in block.notes["Noise"]
+        assert "not kept here" in scan.problems["noise"]
+        assert "gone" not in scan.problems["noise"]
 
     @pytest.mark.parametrize("fill", [np.nan, 0])
     def test_bad_noise_does_not_replace_what_is_kept(self, kept, fill):
@@ -257,7 +263,8 @@ class TestStore:
         bad = scan_with(noise(), measurement_id="before")
         bad.items[0].data[:] = fill
         blocks_of(bad, noise_folder=folder)
-        assert np.allclose(NoiseCovariance.load(folder, "before").matrix, covariance, rtol=1e-5)
+        (kept,) = NoiseStore(folder).find("before", {})
+        assert np.allclose(kept.covariance.matrix, covariance, rtol=1e-5)
 
     def test_other_channels_than_the_datas_leave_it_to_the_scans_own(self, kept):
         folder, _ = kept

@@ -9,13 +9,27 @@ Text that is JSON between header and stream carries FIRE's parameters. A peer th
 
 ``Conversation`` says of each message what it means in the present state and moves on; what may not come is a ``ProtocolError``
 that says what should have come. It also remembers in which dialect the peer is to be answered, which its messages show.
+
+After the header, a message that tells nothing of the data is ``STRAY``: the same header again, an answer that nobody asked for.
+It is passed over, for it changes no image. A configuration or another header is an error there: what follows may belong to
+another scan, so the stream ends where it comes.
 """
 
 from enum import Enum
 
 from .errors import ProtocolError
-from .items import Acquisition, AcquisitionBucket, DicomFile, Image, ImageArray, ReconData, Waveform
-from .messages import Close, ConfigFile, ConfigScript, Header, Message, Query, Text
+from .items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Feedback,
+    Image,
+    ImageArray,
+    ReconData,
+    Waveform,
+)
+from .messages import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Query, Response, Text
 
 DATA = (Acquisition, Waveform, Image, AcquisitionBucket, ReconData, ImageArray, DicomFile)
 """What a stream may consist of."""
@@ -40,6 +54,7 @@ class Meaning(Enum):
     DATA = "data"
     QUESTION = "question"
     TEXT = "text"
+    STRAY = "stray"
     END = "end"
 
 
@@ -48,7 +63,10 @@ _ANYWHERE = {
     Text: (Meaning.TEXT, None),
     Close: (Meaning.END, State.CLOSED),
 }
-_STREAM = dict.fromkeys(DATA, (Meaning.DATA, State.STREAM))
+_STREAM = {
+    **dict.fromkeys(DATA, (Meaning.DATA, State.STREAM)),
+    **dict.fromkeys((Response, DependencyReport, Feedback, ErrorReport), (Meaning.STRAY, None)),
+}
 
 TABLE: dict[State, dict[type, tuple[Meaning, State | None]]] = {
     State.CONFIGURATION: {
@@ -87,6 +105,7 @@ class Conversation:
     def __init__(self) -> None:
         self.state = State.CONFIGURATION
         self.terminated = False
+        self._header: Header | None = None
 
     def receive(self, message: Message) -> Meaning:
         """Take note of a message, and return what it means.
@@ -97,13 +116,21 @@ class Conversation:
             It may not come now.
         """
         entry = TABLE[self.state].get(type(message))
+        if entry is None and self._is_header_again(message):
+            return Meaning.STRAY
         if entry is None:
             raise ProtocolError(self._complaint(message))
         meaning, following = entry
         if isinstance(message, ConfigScript | Header):
             self.terminated = self.terminated or message.terminated
+        if isinstance(message, Header):
+            self._header = message
         self.state = following or self.state
         return meaning
+
+    def _is_header_again(self, message: Message) -> bool:
+        again = isinstance(message, Header) and self._header is not None and message.xml == self._header.xml
+        return again and self.state is not State.CLOSED
 
     def _complaint(self, message: Message) -> str:
         if self.state is State.HEADER and isinstance(message, ConfigFile | ConfigScript):
