@@ -152,7 +152,7 @@ class TestLedger:
 
 
 class TestKept:
-    """What a block that is being filled takes of a ledger: samples, 352 bytes for header, count and energy of each line, and 8192."""
+    """What a block that is being filled takes of a ledger: samples, and bytes for each line and for itself."""
 
     LINES, COILS, SAMPLES = 16, 2, 32
     SPARE = 8 * LINES * COILS * SAMPLES
