@@ -110,3 +110,5 @@ class Manifest(_Strict):
     parity: dict[str, Parity] = {}
     provenance: Provenance
     intended_use: str
+    digest: Annotated[str, Field(exclude=True)] = ""
+    """SHA-256 of the file that it was read from, which holds those of the bundle's other files; no part of the file."""

@@ -158,6 +158,49 @@ def _replay_once(options: Any) -> None:
 
 
 @app.command()
+def recover(
+    scans: Annotated[
+        list[str] | None, typer.Argument(help="Their ids; default: all that are unfinished or failed.")
+    ] = None,
+    config: ConfigOption = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder of the spool, if not that of the settings.")] = None,
+    outfile: Annotated[Path, typer.Option("--outfile", "-o", help="Images (HDF5), a group for each scan.")] = Path(
+        "out.h5"
+    ),
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Another pipeline than the scan's own.")] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List what is unfinished, failed or undelivered, and end.")
+    ] = False,
+    show_all: Annotated[bool, typer.Option("--list-all", help="List every scan of the spool, and end.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Write the images that the spool has already.")] = False,
+    beside_service: Annotated[bool, typer.Option(hidden=True)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+) -> None:
+    """Reconstruct spooled scans that a service left unfinished or failed, or fetch images that a client did not."""
+    from ..service.settings import load_settings
+    from . import recover as recovery
+
+    try:
+        settings = load_settings(config, spool=spool)
+        configure_logging(settings.log_format, verbose=verbose)
+        if beside_service:
+            recovery.recover_beside_service(settings)
+        elif show or show_all:
+            for line in recovery.listing(settings, scans or (), everything=show_all):
+                out.print(line, markup=False)
+        elif images:
+            recovery.fetch(settings, scans or (), outfile, _say)
+        elif not recovery.recover(settings, scans or (), outfile, _say, pipeline):
+            raise typer.Exit(1)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+
+
+def _say(text: str) -> None:
+    out.print(text.rstrip(), markup=False)
+
+
+@app.command()
 def simulate(
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("scan.h5"),
     phantom: Annotated[str, typer.Option(help="brain, shepp-logan, heart, or template.")] = "brain",
@@ -281,11 +324,8 @@ def check(file: Path, config: ConfigOption = None) -> None:
             options = ", ".join(f"{name}={value}" for name, value in step.options.items())
             out.print(f"{step.gadget.name:<24} {options}", markup=False)
         else:
-            out.print(
-                f"{'external':<24} {f'{step.module}.{step.target}' if step.module else f'{step.address}:{step.port}'}",
-                markup=False,
-            )
-    out.print(f"{file} is valid", markup=False)
+            out.print(f"{'external':<24} {step.title}", markup=False)
+    out.print(f"{file} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..bundle.files import read_regular
 from ..bundle.folder import Bundle
 from ..bundle.manifest import MEASURED, BundleError
-from .commission import ON_REQUEST, within
+from .commission import ON_REQUEST, in_thread
 from .runtimes import Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
@@ -73,7 +74,7 @@ class Choice(BaseModel):
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
     """Return what was measured before on such a device with the same software and the same files; None if nothing was.
 
-    What was written by hand chooses among the runtimes that measuring could have chosen; they have to pass the probe all the same.
+    What was written by hand chooses among the runtimes that measuring could have chosen; they must pass the probe all the same.
     """
     try:
         choice = Choice.model_validate(_read(bundle).get(_key(bundle, device)))
@@ -176,10 +177,10 @@ def _able(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor]) -> dict
     """Return the runtimes that can compute these inputs. This first round is not counted, as it is slower."""
     able: dict[str, Runtime] = {}
     for name, runtime in runtimes.items():
-        try:
-            attempt = partial(runtime.run, inputs)
-            _ = attempt() if len(runtimes) == 1 else within(_PATIENCE_SECONDS, attempt)
-        except Exception as error:  # noqa: BLE001 - the programs that run models raise what they like
+        outcome = in_thread(partial(runtime.run, inputs))
+        if not wait([outcome], _PATIENCE_SECONDS if len(runtimes) > 1 else None).done:
+            log.warning("runtime %s is not used: it takes too long for inputs of the usual size", name)
+        elif error := outcome.exception():
             log.warning("runtime %s is not used: it fails on inputs of the usual size (%s)", name, type(error).__name__)
         else:
             able[name] = runtime

@@ -13,7 +13,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ..flow.deferred import settled
+from ..flow.deferred import Deferred, settled
 from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
 from . import events, machine
@@ -87,12 +87,15 @@ class _Task:
     ----------
     size
         Bytes of the inputs, with which the account is charged.
+    seconds
+        How long an order, or what is to be computed of the inputs, may take; None: the deadline holds.
     """
 
     ticket: Ticket
     work: Inputs | Work
     account: Account | None = None
     size: int = 0
+    seconds: float | None = None
 
     def leave_queue(self, calls: list[Work]) -> None:
         """Give its bytes back, once."""
@@ -192,14 +195,28 @@ class Crew:
             account = account.ledger.account("urgent") if urgent else account
             self._charge(account, size)
         job = events.Job(next(self._numbers), bundle, scan, urgent, entries=entries(inputs), likeness=likeness(inputs))
-        return self._put(job, inputs, account, size)
+        times = [
+            value.seconds for value in inputs.values() if isinstance(value, Deferred) and value.seconds is not None
+        ]
+        return self._put(job, _Task(self._ticket(job), inputs, account, size, max(times, default=None)))
 
     def reason_to_wait(self, ticket: Ticket) -> str:
         """Return why a job waits for others than its own scan's; empty if it does not."""
         return self._state.reason_to_wait(ticket.job)
 
-    def order(self, work: Work, *, bundle: str, scan: str, device: str, background: bool = False) -> Ticket:
+    def order(
+        self,
+        work: Work,
+        *,
+        bundle: str,
+        scan: str,
+        device: str,
+        background: bool = False,
+        seconds: float | None = None,
+    ) -> Ticket:
         """Queue something to be done in the thread of a device, after the bundle is loaded there.
+
+        It may take so many seconds; None: the deadline holds.
 
         Raises
         ------
@@ -208,7 +225,7 @@ class Crew:
         """
         self._check_open()
         job = events.Job(next(self._numbers), bundle, scan, background=background, device=device)
-        return self._put(job, work)
+        return self._put(job, _Task(self._ticket(job), work, seconds=seconds))
 
     def _check_open(self) -> None:
         if self._state.closed:
@@ -222,11 +239,13 @@ class Crew:
         finally:
             self._charging.remove(account.ledger)
 
-    def _put(self, job: events.Job, work: Inputs | Work, account: Account | None = None, size: int = 0) -> Ticket:
-        ticket = Ticket(job.id, lambda number: self.tell(events.Cancelled(number)))
-        self._tasks[job.id] = _Task(ticket, work, account, size)
+    def _ticket(self, job: events.Job) -> Ticket:
+        return Ticket(job.id, lambda number: self.tell(events.Cancelled(number)))
+
+    def _put(self, job: events.Job, task: _Task) -> Ticket:
+        self._tasks[job.id] = task
         self.tell(events.Submitted(job))
-        return ticket
+        return task.ticket
 
     def close(self) -> bool:
         """Cancel what waits, and wait a while for what runs and loads; return whether all of it has ended."""
@@ -330,16 +349,17 @@ class Crew:
         """Do what is to be done together; an order comes alone. What fails is the outcome of its own job only."""
         device = self._devices[effect.device]
         works = [task.work for task in tasks]
+        seconds = sum(self._deadline if task.seconds is None else task.seconds for task in tasks)
         orders = [partial(_carry_out, work, device.name) for work in works if callable(work)]
         if orders:
-            self._limit(effect, start, self._deadline, hangs=bool(effect.bundle))
+            self._limit(effect, start, seconds, hangs=bool(effect.bundle))
             return [_attempt(order) for order in orders]
 
         def compute(inputs: Sequence[Tensors]) -> list[Result]:
             self._limit(effect, start, self._seconds(effect, tasks), hangs=True)
             return unstack(inputs, device.run(effect.bundle, stack(inputs)))
 
-        self._limit(effect, start, self._deadline, hangs=False)
+        self._limit(effect, start, seconds, hangs=False)
         inputs = [_attempt(partial(_settle, work)) for work in works if not callable(work)]
         if self._state.devices[effect.device].run != effect.run:
             return []  # it was given up meanwhile

@@ -19,7 +19,7 @@ from .jobs import Inputs, Result
 
 log = logging.getLogger("isocenter.engine")
 
-_ENGINE = "engine"
+_NO_SCAN = ""
 _LOAD_SECONDS = 60.0
 """A bundle that takes longer to load holds up no other, and its jobs are refused until it comes."""
 
@@ -118,23 +118,23 @@ class Engine:
         """
         for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
-                ticket = self._crew.order(_nothing, bundle=name, scan=_ENGINE, device=device.name, background=True)
+                ticket = self._crew.order(_nothing, bundle=name, scan=_NO_SCAN, device=device.name, background=True)
                 ticket.add_done_callback(_log_failure)
 
-    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
-        """Load and warm up, on every device, for sizes that a header announced."""
+    def prepare(self, bundle: str, sizes: Mapping[str, int], *, scan: str = _NO_SCAN) -> list[Future[Result]]:
+        """Load and warm up, on every device, for sizes that the header of a scan announced."""
         # in the threads that will run it: what is warm belongs to a thread
         return [
             self._crew.order(
                 partial(device.prepare, bundle, dict(sizes)) if sizes else _nothing,
                 bundle=bundle,
-                scan=_ENGINE,
+                scan=scan,
                 device=device.name,
             )
             for device in self.devices
         ]
 
-    def begin(self, value: Deferred, *, scan: str = _ENGINE) -> None:
+    def begin(self, value: Deferred, *, scan: str = _NO_SCAN) -> None:
         """Compute an input that a job will need, before there is the job.
 
         Where models run on the CPU, in the thread that has all cores, between the jobs; elsewhere here and now, beside them.
@@ -156,14 +156,14 @@ class Engine:
             if (wanted := reference()) is not None:
                 wanted.start()
 
-        self._crew.order(start, bundle="", scan=scan, device=processor)
+        self._crew.order(start, bundle="", scan=scan, device=processor, seconds=value.seconds)
 
     def submit(
         self,
         bundle: str,
         inputs: Inputs,
         *,
-        scan: str = _ENGINE,
+        scan: str = _NO_SCAN,
         urgent: bool = False,
         account: Account | None = None,
     ) -> Future[Result]:

@@ -14,7 +14,7 @@ class Job(NamedTuple):
     bundle
         What has to be loaded for it; empty: nothing.
     scan
-        Whose turn it uses up.
+        Whose turn it uses up; empty: that of none.
     urgent
         Whether it goes before what its scan has besides.
     background

@@ -45,11 +45,11 @@ class Turns(NamedTuple):
         return [*self.front, *(job for scan in scans for job in self.rows[scan])]
 
     def scans_before(self, number: int, running: Counter[str]) -> int:
-        """Return how many other scans have a job that runs, or whose turn comes before that of this one."""
+        """Return how many other scans have a job that runs, or one whose turn comes before that of this one."""
         before = {scan for scan, runs in running.items() if runs}
         for job in self.order(running):
             if job.id == number:
-                return len(before - {job.scan})
+                return len(before - {job.scan, ""})
             before.add(job.scan)
         return 0
 

@@ -22,12 +22,12 @@ class Deferred:
     shape
         What its shape will be.
     seconds
-        How long it may take until others wait for it no longer; None: they wait until it is there.
+        How long it may take until nobody waits for it any longer; None: whoever asks decides.
     """
 
     def __init__(self, compute: Callable[[], Tensor], shape: tuple[int, ...], *, seconds: float | None = None) -> None:
         self.shape = shape
-        self._seconds = seconds
+        self.seconds = seconds
         self._begun = 0.0
         self._compute: Callable[[], Tensor] | None = compute
         self._outcome: Future[Tensor] = Future()
@@ -60,9 +60,9 @@ class Deferred:
             What went wrong.
         """
         self.start()
-        if self._seconds is None:
+        if self.seconds is None:
             return self._outcome.result()
-        return self._outcome.result(max(0.0, self._begun + self._seconds - time.monotonic()))
+        return self._outcome.result(max(0.0, self._begun + self.seconds - time.monotonic()))
 
 
 def settled(inputs: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor]:

@@ -96,7 +96,8 @@ class Whitener:
         """Add a noise readout; samples that are NaN or infinite in any channel stay out, and so do such channels."""
         if not self._has_sums(acquisition.data.shape[0]):
             return
-        data = acquisition.data.astype(np.complex128)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            data = acquisition.data.astype(np.complex128)
         finite = np.isfinite(data)
         data[~finite.any(axis=1)] = 0
         usable = np.isfinite(data).all(axis=0)
@@ -122,11 +123,11 @@ class Whitener:
         size = 16 * _COPIES * channels**2
         if channels > _MOST_CHANNELS:
             self._problem = self._problem or f"noise readouts of more than {_MOST_CHANNELS} channels are not used"
-            self._tell("noise channels", f"noise readouts of more than {_MOST_CHANNELS} channels are not used")
+            self._remark("noise channels", f"noise readouts of more than {_MOST_CHANNELS} channels are not used")
             return False
         if not self._account.keep(size):
             self._problem = self._problem or "there is no memory for the noise covariance"
-            self.scan.report("noise memory", f"noise readouts are not used: {self._account.ledger.shortage(size)}")
+            self._remark("noise memory", f"noise readouts are not used: {self._account.ledger.shortage(size)}")
             return False
         self._sums[channels] = _Sums(np.zeros((channels, channels), np.complex128))
         return True
@@ -177,7 +178,8 @@ class Whitener:
 
     def _remark(self, kind: str, text: str) -> None:
         """Tell the client, and readers of the images."""
-        self._remarks.append(text)
+        if text not in self._remarks:
+            self._remarks.append(text)
         self._tell(kind, text)
 
     def settle(self, channels: int) -> dict[str, str]:
@@ -232,12 +234,13 @@ class Whitener:
                 fault = f"the noise covariance {fault}"
             else:
                 self._measured = measured
-                self._save(measured)
+                self._save(measured, for_others=channels is None and not self._decided)
         if fault:
             self._problem = fault
             self._tell("noise covariance", f"{fault}; it is not used")
 
-    def _save(self, measured: NoiseCovariance) -> None:
+    def _save(self, measured: NoiseCovariance, *, for_others: bool) -> None:
+        """Keep on disk; a scan that has images of its own needs no word of it if that is refused."""
         information = self.scan.header.measurementInformation
         identifier = str(getattr(information, "measurementID", None) or "").strip()
         if not identifier or self._store is None:
@@ -247,7 +250,11 @@ class Whitener:
                 identifier, measured, self.scan, interrupted=self.interrupted, before=self._written
             )
         except DataError as error:
-            self._tell("noise store", f"the noise is not kept for later scans: {error}")
+            text = f"the noise is not kept for later scans: {error}"
+            if for_others:
+                self._tell("noise store", text)
+            else:
+                self.scan.log.info("%s", text)
         except OSError as error:
             reason = error.strerror or "the disk does not take it"
             self._tell("noise folder", f"the noise covariance cannot be kept for later scans: {reason}")

@@ -1,5 +1,7 @@
 """Read Gadgetron's XML pipelines (v1, v2, and the configuration of an external node) into steps that can be run."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -7,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+from xml.parsers import expat
 
 import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
@@ -49,6 +52,11 @@ class ExternalStep:
     address: str = ""
     port: int = 0
 
+    @property
+    def title(self) -> str:
+        """What the program is called."""
+        return f"{self.module}.{self.target}" if self.module else f"{self.address}:{self.port}"
+
 
 @dataclass(frozen=True)
 class FireStep:
@@ -56,6 +64,11 @@ class FireStep:
 
     module: str
     config: str
+
+    @property
+    def title(self) -> str:
+        """What the program is called."""
+        return self.module
 
 
 Step = GadgetStep | ExternalStep | FireStep
@@ -68,6 +81,26 @@ class Pipeline:
     name: str
     steps: tuple[Step, ...]
     summary: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the steps with the options that are set, in hexadecimal.
+
+        Pipelines of one digest do the same, whatever their names and comments, however they are written, and wherever the steps
+        of a pipeline come from that others name.
+        """
+        content = json.dumps([_content(step) for step in self.steps], sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _content(step: Step) -> list[Any]:
+    if isinstance(step, GadgetStep):
+        return [step.gadget.name, dict(step.options)]
+    if isinstance(step, FireStep):
+        return ["fire", step.module, step.config]
+    has_root = step.configuration.rpartition(b"?>")[2].strip()
+    configuration = ElementTree.canonicalize(step.configuration.decode(), strip_text=True) if has_root else ""
+    return ["external", step.title, configuration]
 
 
 def find(name: str, folders: Sequence[Path]) -> Path:
@@ -126,7 +159,7 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
-        raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
+        raise PipelineError(f"the root element is {tag!r}", where=name, accepted=accepted)
     _check_number(len(steps), name)
     threaded = sum(not isinstance(step, GadgetStep) or step.gadget.traits.waits for step in steps)
     if threaded > MAX_THREADED_STEPS:
@@ -195,8 +228,12 @@ def _read_xml(xml: bytes, name: str) -> Element:
         return parser.close()
     except DefusedXmlException as error:
         raise PipelineError("a DOCTYPE is not accepted", where=name) from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise PipelineError(f"not readable as XML: {error}", where=name) from error
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = expat.ErrorString(error.code)
+        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
+    except (LookupError, ValueError) as error:
+        raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
 
 
 def _tag(element: Element) -> str:
@@ -226,7 +263,7 @@ def _version_1(root: Element, name: str) -> list[Step]:
                 "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
             )
         elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"<{element.tag}> is not known in a version 1 configuration", where=name)
+            raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration", where=name)
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -245,7 +282,7 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
             translator.add_steps(_external(element, name, folders))
         else:
             raise PipelineError(
-                f"a <{element.tag}> node has no counterpart here", where=name, accepted="<gadget> and <external>"
+                f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
 
@@ -355,7 +392,7 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             steps += _named_steps(path, name, folders)
         else:
             raise PipelineError(
-                f"<{element.tag}> is not known here",
+                f"{element.tag!r} is not known here",
                 where=name,
                 accepted='<gadget name="..."> and <pipeline name="...">',
             )

@@ -13,6 +13,7 @@ from ..pipelines.loader import GadgetStep, Pipeline
 from ..wire.errors import IsocenterError
 from ..wire.items import Image
 from .external import run_external
+from .provenance import Provenance
 from .settings import Settings
 from .timing import Timing
 
@@ -42,7 +43,7 @@ class Chain:
         """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used."""
         sizes = self._announced_sizes()
         for names in self.bundles():
-            self.engine.prepare(names[0], sizes)
+            self.engine.prepare(names[0], sizes, scan=self.scan.name)
             self.engine.preload(names[1:])
 
     def run(
@@ -67,7 +68,7 @@ class Chain:
                 items = timing.run(step, items, self.scan, context)
             else:
                 items = run_external(step, items, self.scan, settings, say)
-        return items
+        return map(Provenance(self.pipeline, self.scan).stamp, items)
 
     def _context(self) -> Mapping[str, Any]:
         steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]

@@ -98,6 +98,6 @@ def _allowed(pipeline: Pipeline, settings: Settings, *, sent: bool) -> Pipeline:
                 )
         elif sent and f"{step.address}:{step.port}" not in settings.connect:
             raise loader.PipelineError(
-                f"external address {step.address}:{step.port} is not listed under 'connect' in the service's settings"
+                f"external address '{step.address}:{step.port}' is not listed under 'connect' in the service's settings"
             )
     return pipeline

@@ -34,6 +34,7 @@ _FORWARDED = (Acquisition, Waveform, Image, ReconData, ImageArray, AcquisitionBu
 _RETURNED = (*DATA, DependencyReport, Feedback)
 _OBJECT_BYTES = 1024
 _TICK = 0.25
+_HUNG = "external program hangs"
 
 
 def run_external(
@@ -73,15 +74,17 @@ def run_external(
         where = f"{step.module}.{step.target}" if step.module else f"{step.address}:{step.port}"
         program = Program(f"external program {where}", scan, settings)
         opening = [ConfigScript(step.configuration), header]
-    well, failure = False, ""
+    ended, failure = False, ""
     try:
         exchange = _Exchange(program, _reach(program, step), scan, settings)
         yield from exchange.run(opening, items, say)
-        well = True
+        ended = True
     except _FailedError as error:
-        failure = str(error)
+        ended, failure = error.kind != _HUNG, str(error)
     finally:
-        program.close(patiently=well)
+        status = program.close(patiently=ended)
+    if status and not failure:
+        failure = f"{program.name} ended with status {status}"
     if failure:
         yield Interruption(failure)
 
@@ -158,7 +161,8 @@ class _Exchange:
     def _check_patience(self) -> None:
         waited = self._waited + (time.monotonic() - self._all_sent if self._all_sent else 0.0)
         if waited > self._patience:
-            raise _FailedError(f"{self._program.name} has kept the scan waiting for {self._patience:g} seconds")
+            text = f"{self._program.name} has kept the scan waiting for {self._patience:g} seconds"
+            raise _FailedError(text, kind=_HUNG)
 
     def _feed(self, opening: list[Message], items: Iterator[Item]) -> None:
         """Send everything that the program can take; the rest goes on directly."""

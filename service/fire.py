@@ -4,6 +4,7 @@ import importlib
 import json
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -107,9 +108,10 @@ def main(port: int, module: str) -> None:
             name, xml, text = connection.opening()
             config = json.loads(text) if text else name
             importlib.import_module(module).process(connection, config, _metadata(xml))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the service says it, and the module ends
+            traceback.print_exc()
             connection.send_failure(error)
-            raise
+            sys.exit(1)
         finally:
             connection.send_close()
 

@@ -24,6 +24,8 @@ Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 _PACKAGE = str(Path(__file__).parent.parent)
 _LONGEST = 2000
 """Characters of a message or value; what is longer is cut."""
+_LONGEST_SIGN = 3
+"""A single character between quotes is punctuation."""
 _MOST_VALUES = 100
 _MOST_FRAMES = 12
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*(?:'|\\?\Z)|"(?:[^"\\]|\\.)*(?:"|\\?\Z))""", re.DOTALL)
@@ -46,23 +48,21 @@ def safe(text: str) -> str:
     text
         What comes from outside is between quotes in it.
     """
-    text = _cut(text, 4 * _LONGEST)
-    return _on_one_line(text if _private else _QUOTED.sub(_shown, text))
+    start = text[: 4 * _LONGEST]
+    shown = start if _private else _QUOTED.sub(_shown, start)
+    is_whole = len(start) == len(text) and len(shown) <= _LONGEST
+    return _printable(shown[:_LONGEST]) + ("" if is_whole else f"… ({len(text)} characters)")
 
 
 def _shown(quoted: re.Match[str]) -> str:
-    return quoted[0] if quoted[0][1:-1] in _names else f"{quoted[0][0]}…{quoted[0][0]}"
+    is_shown = quoted[0][1:-1] in _names or len(quoted[0]) <= _LONGEST_SIGN
+    return quoted[0] if is_shown else f"{quoted[0][0]}…{quoted[0][0]}"
 
 
-def _on_one_line(text: str) -> str:
-    text = _cut(text, _LONGEST)
+def _printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
-
-
-def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
 
 
 def reason(error: BaseException) -> str:
@@ -102,7 +102,7 @@ def trace(error: BaseException) -> str:
         said = kind if what == kind else f"{kind} ({what})"
         seen.append(f"{said} in {' > '.join(places)}" if places else said)
         following = following.__cause__ or following.__context__
-    return _on_one_line(" from ".join(seen))
+    return _printable(" from ".join(seen))
 
 
 def _message(message: object, arguments: object) -> str:
@@ -166,7 +166,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {_on_one_line(str(key)): _plain(each) for key, each in list(value.items())[:_MOST_VALUES]}
+        return {_printable(str(key)[:_LONGEST]): _plain(each) for key, each in list(value.items())[:_MOST_VALUES]}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value[:_MOST_VALUES]]
     return safe(str(value))

@@ -162,25 +162,35 @@ class Program:
         """Whether it was ended from here."""
         return self._ended.is_set()
 
-    def close(self, *, patiently: bool) -> None:
+    def close(self, *, patiently: bool) -> int:
         """Hang up, and see to it that none of its processes is left.
 
         Parameters
         ----------
         patiently
             Whether it gets time to end by itself.
+
+        Returns
+        -------
+        int
+            The status with which it has ended by itself; 0 if it did not.
         """
+        status = 0
         self._hang_up()
         if self._socket is not None:
             self._socket.close()
         if self._process is not None:
-            if not patiently or not self._ends_within(_GOODBYE_SECONDS):
+            ended = self._ends_within(_GOODBYE_SECONDS if patiently else 0.0)
+            if not ended:
                 self._signal(signal.SIGTERM)
                 self._ends_within(_TERMINATE_SECONDS)
-            self._reap(self._process)
+            status = self._reap(self._process)
+            if not ended or self.was_ended:
+                status = 0
         if self._output is not None:
             self._output.stop()
         _running.discard(self)
+        return status
 
     def _hang_up(self) -> None:
         """End the connection for all threads that use it."""
@@ -208,16 +218,17 @@ class Program:
             if self._process is not None:
                 os.killpg(self._process.pid, number)
 
-    def _reap(self, process: subprocess.Popen[bytes]) -> None:
+    def _reap(self, process: subprocess.Popen[bytes]) -> int:
         self._signal(signal.SIGKILL)
         with self._lock:
             self._process = None
         assert process.stdin is not None
         process.stdin.close()
         try:
-            process.wait(_KILL_SECONDS)
+            return process.wait(_KILL_SECONDS)
         except subprocess.TimeoutExpired:
             self.scan.log.warning("%s cannot be killed", self.name)
+            return 0
 
 
 class _Output:

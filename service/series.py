@@ -27,20 +27,16 @@ class SeriesNumbers:
             Reported to.
         """
         header = image._head
-        series, form = header.image_series_index, (image.data.shape, image.data.dtype)
+        series, form = int(header.image_series_index or 0), (image.data.shape, image.data.dtype)
         if (series, form) not in self._numbers:
-            number = self._numbers[series, form] = self._free(series)
+            number = self._next.get(series, series)
+            while number in self._taken and len(self._taken) < _MOST:
+                number = (number + 1) % _MOST
+            self._next[series] = number
+            self._taken.add(number)
+            self._numbers[series, form] = number
             if number != series:
                 scan.report(
                     "series", f"images of series {series} differ in size or type; some have a series of their own"
                 )
         header.image_series_index = self._numbers[series, form]
-
-    def _free(self, series: int) -> int:
-        """Take a number, or the next free one."""
-        number = self._next.get(series, series)
-        while number in self._taken and len(self._taken) < _MOST:
-            number = (number + 1) % _MOST
-        self._next[series] = number
-        self._taken.add(number)
-        return number

@@ -107,7 +107,7 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            self.log.warning("the connection was lost: %s", error)
+            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
             self._outcome = "undelivered"
         except BaseException:
             self.log.exception("reconstruction failed")
@@ -180,10 +180,17 @@ class Session:
             meaning = self._conversation.receive(message)
             if isinstance(message, Query):
                 self._peer.answer(queries.answer(message.question, self.engine), message.correlation_id)
-            elif meaning is Meaning.TEXT:
-                self.log.debug("the client says something")
+            elif isinstance(message, Text) and meaning is Meaning.TEXT:
+                self._note(message)
             else:
                 yield meaning, message
+
+    def _note(self, message: Text) -> None:
+        """Take note of text; parameters that come with the data come too late, which is said."""
+        if self._chain is not None and _json_parameters(message.text):
+            self._chain.scan.report("late parameters", "parameters came after the first data; they are passed over")
+        else:
+            self.log.debug("the client says something")
 
     def _configured(self) -> Pipeline | None:
         """Read the configuration; None if the peer only asked a question or said goodbye."""
@@ -334,7 +341,10 @@ class Session:
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
         self.log.error("%s", reason)
-        problems = self._chain.scan.problem_messages() if self._chain is not None else []
+        problems: list[str] = []
+        if self._chain is not None:
+            self._report_unspooled(self._chain.scan)
+            problems = self._chain.scan.problem_messages()
         with suppress(OSError):
             self._peer.fail(reason, [problem for problem in problems if reason not in problem])
             if self._peer.is_gadgetron:

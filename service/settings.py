@@ -42,8 +42,8 @@ class Settings(BaseModel):
     pipelines, bundles
         Folders searched by name, before the shipped ones.
     keys
-        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that are made
-        on this host.
+        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that this
+        host has made.
     network
         Bundle for pipelines that name none, such as ``network.xml``.
     default_pipeline

@@ -19,17 +19,20 @@ from ..wire import Header, Message, encode
 from ..wire.conversation import DATA
 from ..wire.items import Image
 from .settings import Settings
-from .spooled import IMAGES, PARTIAL, STREAM, Index, create, make_folder, now, reason, sync_folder
+from .spooled import IMAGES, PARTIAL, STREAM, Index, close_to_others, create, make_folder, now, reason, sync_folder
 
 log = logging.getLogger("isocenter.spool")
 
 _SYNC_BYTES = 64 * 2**20
 _SYNC_SECONDS = 5.0
-_SLOW_SECONDS = 2.0
-"""Seconds that the disk may take for one write before it is said to be slow."""
+_SLOW_SECONDS = 5.0
+"""Seconds that the disk may take for one write before a scan says that its raw data may be lost."""
+_STUCK_SECONDS = 30.0
+"""Seconds after which further scans are not given to it."""
 _PATIENCE = 1.0
 """Seconds in all that a scan waits for room in the queue of a disk that cannot keep up."""
 _MOMENT = 0.05
+_TIDY_SECONDS = 10.0
 _OPENING_BYTES = 64 * 2**20
 """Bytes that may come before a scan's header and wait for it."""
 _BEGINNINGS = (Header, *DATA)
@@ -57,7 +60,7 @@ class Spool:
     def begin(self) -> None:
         """Make the folder, say what is wrong with it, and remove what need not be kept any longer, in a thread."""
         if self._settings.spool is not None:
-            self._start(lambda: None, None)
+            self._start(self._make_folder, None)
 
     def recording(self, scan_id: str, peer: str = "") -> "Recording":
         """Return the recording of a new scan; the disk is not touched before there is something to keep."""
@@ -70,7 +73,7 @@ class Spool:
     def start(self, file: "_File", run: Callable[[], None]) -> None:
         """Run what writes a file in a thread."""
         with self._lock:
-            stuck = any(other is not None and other.is_slow for other in self._threads.values())
+            stuck = any(other is not None and other.silence > _STUCK_SECONDS for other in self._threads.values())
         if stuck:
             file.give_up("the disk does not answer")
             return
@@ -93,15 +96,26 @@ class Spool:
             thread.start()
             self._threads[thread] = file
 
-    def _tidy(self) -> None:
+    def _make_folder(self) -> None:
         folder = self._settings.spool
         assert folder is not None
         try:
-            with self._tidying:
-                make_folder(folder)
-                self._settings.retention.tidy(folder)
+            make_folder(folder)
+            close_to_others(folder)
         except OSError as error:
             log.warning("the spool %s cannot be used: %s", folder, reason(error))
+
+    def _tidy(self) -> None:
+        folder = self._settings.spool
+        assert folder is not None
+        if not self._tidying.acquire(timeout=_TIDY_SECONDS):
+            return
+        try:
+            self._settings.retention.tidy(folder)
+        except OSError as error:
+            log.warning("the spool %s cannot be tidied: %s", folder, reason(error))
+        finally:
+            self._tidying.release()
 
     def finish(self, seconds: float) -> None:
         """Wait until everything is on the disk, or the time is over."""
@@ -266,7 +280,8 @@ class _File:
         if self._put(bytes(data)):
             self.accepted += len(data)
         elif not self._finished:
-            self.give_up("the disk cannot keep up")
+            self._complain(self.accepted, "the disk cannot keep up")
+            self._channel.finish()  # what waits is still written
 
     def _put(self, data: bytes) -> bool:
         if self._channel.put(data, len(data), timeout=0):
@@ -286,15 +301,16 @@ class _File:
 
     def give_up(self, why: str) -> None:
         """Write no more, and say so; what is written stays."""
-        if not self.problem:
-            part = f"only the first {self.written} bytes of the {self._what}" if self.written else f"the {self._what}"
-            self.problem = (
-                f"{part} of this scan are kept: {why}" if self.written else f"{part} of this scan are not kept: {why}"
-            )
-            log.warning("%s (%s)", self.problem, self._partial, extra={"scan": self._scan_id})
+        self._complain(self.written, why)
         self._channel.stop()
         with self._progress:
             self._progress.notify_all()
+
+    def _complain(self, kept: int, why: str) -> None:
+        if not self.problem:
+            part = f"only the first {kept} bytes of the {self._what} of this scan are kept"
+            self.problem = f"{part if kept else f'the {self._what} of this scan are not kept'}: {why}"
+            log.warning("%s (%s)", self.problem, self._partial, extra={"scan": self._scan_id})
 
     def settle(self, seconds: float) -> bool:
         """Wait until what was queued so far is written or given up; False if that takes longer."""
@@ -303,22 +319,25 @@ class _File:
             return self._progress.wait_for(lambda: self.written >= goal or bool(self.problem), seconds)
 
     @property
-    def is_slow(self) -> bool:
-        """Whether the disk has not answered for a while."""
+    def silence(self) -> float:
+        """Seconds for which the disk has not answered."""
         since = self._busy_since
-        return since is not None and time.monotonic() - since > _SLOW_SECONDS
+        return 0.0 if since is None else time.monotonic() - since
 
     def complaint(self) -> str:
         """Say what is wrong with it, if something is."""
-        if self.problem or not self.is_slow:
+        if self.problem or self.silence <= _SLOW_SECONDS:
             return self.problem
         return f"the {self._what} of this scan may not be kept: the disk does not answer"
 
     def __enter__(self) -> "_File":
+        if self.problem:
+            return self
         self._busy_since = time.monotonic()
         try:
             make_folder(self.path.parent)
             self._descriptor = create(self._partial)
+            sync_folder(self.path.parent)
         except OSError as error:
             self.give_up(reason(error))
         self._busy_since = None
@@ -337,7 +356,8 @@ class _File:
             return
         try:
             self._copy(self._descriptor, after_each)
-            self._complete(self._descriptor)
+            if not self.problem:
+                self._complete(self._descriptor)
         except Stopped:
             pass  # it was given up by the end that queues, which has said so
         except OSError as error:
@@ -358,7 +378,7 @@ class _File:
             self._busy_since = time.monotonic()
             unsynced += self._append(descriptor, data)
             if unsynced >= _SYNC_BYTES or (unsynced and time.monotonic() - synced > _SYNC_SECONDS):
-                os.fdatasync(descriptor)
+                os.fsync(descriptor)
                 unsynced, synced = 0, time.monotonic()
             after_each()
 

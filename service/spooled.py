@@ -19,11 +19,14 @@ import os
 import stat
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from ..wire import encode
+from ..wire.items import Image
 
 STREAM, IMAGES, PARTIAL = ".stream", ".images", ".partial"
 _INDEX = "index.jsonl"
@@ -32,7 +35,7 @@ log = logging.getLogger("isocenter.spool")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a spool folder where there is none. One that others may read is closed to them if it is empty, else it is said.
+    """Make a spool folder where there is none, for its owner alone.
 
     Raises
     ------
@@ -43,6 +46,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+def close_to_others(folder: Path) -> None:
+    """Close a folder that other users may read to them if it is empty, and else say that it is open.
+
+    Raises
+    ------
+    OSError
+        It belongs to somebody else.
+    """
     if stat.S_IMODE(folder.stat().st_mode) & 0o077:
         if any(folder.iterdir()):
             log.warning("the spool %s is open to other users: chmod 700 it, if nothing else is in it", folder)
@@ -129,7 +142,7 @@ class Index:
                 line = b"\n" + line
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fdatasync(descriptor)
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
@@ -170,15 +183,18 @@ class SpooledScan:
 
     @property
     def state(self) -> str:
-        """``running``, ``unfinished``, ``recovered``, or how it ended: ``finished``, ``interrupted``, ``failed``, ``undelivered``."""
+        """``running``, ``unfinished``, ``recovered``, ``empty``, or how it ended.
+
+        ``finished``, ``interrupted`` (the stream ended without its end marker), ``failed``, or ``undelivered``.
+        """
         if self.running:
             return "running"
         return "recovered" if self.fields.get("recovered") else str(self.fields.get("outcome", "unfinished"))
 
     @property
     def is_done(self) -> bool:
-        """Whether its images were made and sent, as far as the service can tell, or made again."""
-        return self.state in ("finished", "recovered")
+        """Whether its images were made and sent, as far as the service can tell, or made again, or there are none to be made."""
+        return self.state in ("finished", "recovered", "empty")
 
     @property
     def files(self) -> list[Path]:
@@ -218,6 +234,27 @@ def read_spool(folder: Path) -> list[SpooledScan]:
         for scan, files in found.items()
     ]
     return sorted(scans, key=lambda scan: (scan.changed, scan.scan))
+
+
+def keep_images(folder: Path, scan: str, images: Iterable[Image]) -> None:
+    """Keep images in a spool, in the place of those that were there.
+
+    Raises
+    ------
+    OSError
+        They find no room.
+    """
+    path = folder / f"{scan}{IMAGES}"
+    partial = path.with_name(path.name + PARTIAL)
+    partial.unlink(missing_ok=True)
+    descriptor = create(partial)
+    with os.fdopen(descriptor, "wb") as file:
+        for image in images:
+            file.writelines(encode(image))
+        file.flush()
+        os.fsync(descriptor)
+        partial.rename(path)
+    sync_folder(folder)
 
 
 def _is_locked(path: Path) -> bool:

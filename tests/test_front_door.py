@@ -46,7 +46,7 @@ def as_sent(meta):
     return {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value
         for name, value in meta.items()
-        if name != "IsocenterRuntime"
+        if name not in ("IsocenterRuntime", "IsocenterPipeline")  # the same steps may have another name
     }
 
 

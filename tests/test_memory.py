@@ -6,7 +6,6 @@ import socket
 import struct
 
 import ismrmrd
-import numpy as np
 import pytest
 from helpers import random_acquisition, wait_until
 from isocenter.flow import ledger
@@ -178,7 +177,6 @@ def test_what_is_too_large_is_refused_with_the_number_and_costs_only_itself(smal
 
 
 def assert_says(said, complaint):
-    import re
 
     assert re.search(complaint, said), said
     assert "internal" not in said

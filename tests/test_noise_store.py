@@ -34,10 +34,11 @@ def on_system(simulation, system, coils=()):
 
 
 def measure(folder, seed, system=OURS, coils=(), readouts=None, **options):
-    """Measure noise under the id ``m``; return its covariance and the scan."""
+    """Measure noise alone under the id ``m``; return its covariance and the scan."""
     readouts = readouts or [noise(seed=seed)]
     simulation = on_system(scan_with(*readouts, measurement_id="m"), system, coils)
-    _, scan = blocks_of(simulation, noise_folder=folder, **options)
+    simulation.items = readouts
+    _, scan = blocks_of(simulation, STEPS[1:], noise_folder=folder, **options)
     return covariance_of(*(readout.data for readout in readouts)), scan
 
 
@@ -63,7 +64,7 @@ class TestWhoseItIs:
     )
     @pytest.mark.parametrize("first", ["ours", "stranger's"])
     def test_a_stranger_replaces_nothing_and_is_not_used(self, tmp_path, change, first):
-        ours = {**OURS, "deviceSerialNumber": (change.get("deviceSerialNumber") and "41672") or ""}
+        ours = {**OURS, "deviceSerialNumber": "41672" if change.get("deviceSerialNumber") else ""}
         if first == "ours":
             covariance, _ = measure(tmp_path, 1, ours)
         measure(tmp_path, 2, {**ours, **change})
@@ -156,6 +157,16 @@ class TestAgain:
         own = noise(seed=9)
         block, _ = depend(tmp_path, OURS, own)
         assert is_whitened_by(block, covariance_of(own.data)), "noise of its own is not in doubt"
+
+    def test_a_scan_with_images_need_not_know_that_its_id_is_not_unique(self, tmp_path):
+        measure(tmp_path, 1)
+        own = noise(seed=2)
+        (block,), scan = blocks_of(on_system(scan_with(own, measurement_id="m"), OURS), noise_folder=tmp_path)
+        assert is_whitened_by(block, covariance_of(own.data))
+        assert "Noise" not in block.notes
+        assert not scan.problems
+        block, _ = depend(tmp_path)
+        assert "more than once" in block.notes["Noise"]
 
     def test_the_same_again_changes_nothing(self, tmp_path):
         measure(tmp_path, 1)
@@ -312,6 +323,39 @@ class TestCoils:
         covariance, _ = measure(tmp_path, 1, coils=tuple(enumerate("ABCDEFGH")))
         block, _ = depend(tmp_path, coils=tuple(enumerate("XY")))
         assert is_whitened_by(block, covariance)
+
+
+class TestOverTheWire:
+    NOISE = "default_measurement_dependencies.xml"
+
+    def send_noise(self, service, seed, **change):
+        simulation = on_system(scan_with(noise(seed=seed), measurement_id="m"), {**OURS, **change})
+        simulation.items = simulation.items[:1]
+        return "".join(service.replay(simulation, self.NOISE).texts)
+
+    def image(self, service):
+        result = service.replay(on_system(depending_on(scan_with(), "m"), OURS))
+        (image,) = result.images
+        return image, "".join(result.texts)
+
+    def test_a_strangers_noise_under_the_same_id_changes_no_image(self, service):
+        assert not self.send_noise(service, 1)
+        before, _ = self.image(service)
+        assert before.meta["IsocenterNoiseSource"] == "measurement m"
+        assert not self.send_noise(service, 2, deviceSerialNumber="666")
+        after, told = self.image(service)
+        assert np.array_equal(before.data, after.data)
+        assert before.meta == after.meta
+        assert not told
+
+    def test_other_noise_of_the_same_system_changes_none_either_and_is_told(self, service):
+        self.send_noise(service, 1)
+        before, _ = self.image(service)
+        assert "measured before with other noise" in self.send_noise(service, 2)
+        after, told = self.image(service)
+        assert np.array_equal(before.data, after.data)
+        assert "more than once" in told
+        assert "more than once" in after.meta["IsocenterComplete"]
 
 
 def test_noise_of_ever_new_channels_is_bounded():

@@ -62,6 +62,15 @@ def test_the_same_header_again_is_passed_over(service, scan):
     assert "the same MRD header again" in told
 
 
+def test_parameters_that_come_too_late_are_not_taken_for_used(service, scan):
+    images, told = images_and_text(service, scan, joined(Text('{"parameters": {"bundle": "sense"}}')))
+    assert sorted(images) == [0, 1, 2]
+    assert "parameters came after the first data" in told
+    for text in ("hello", "{}", "{"):
+        _, told = images_and_text(service, scan, joined(Text(text)))
+        assert not told
+
+
 OTHER_HEADER = joined(Header(b"<ismrmrdHeader/>"))
 
 

@@ -115,7 +115,7 @@ def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
         # where values are missing, the library reads on behind the end: what it can read at most is there, and zero
         values = zfpy.decompress_numpy(bytes(blob) + bytes(max(0, 8 * count + _ZFP_SLACK - len(blob))))
     except (TypeError, ValueError) as error:
-        raise ProtocolError(f"ZFP-compressed readout cannot be read: {error}") from error
+        raise ProtocolError("ZFP-compressed readout cannot be read") from error
     if values.size != count:
         raise ProtocolError(f"ZFP-compressed readout holds {values.size} values", accepted=f"{count} values")
     return np.ascontiguousarray(values, dtype=np.float32).ravel()

@@ -280,7 +280,7 @@ def _read_meta(xml: bytes) -> ismrmrd.Meta:
     try:
         return ismrmrd.Meta.deserialize(xml.decode("utf-8", "replace"))
     except (AssertionError, ParseError) as error:
-        raise ProtocolError(f"meta attributes are not MRD meta XML: {error}") from error
+        raise ProtocolError("meta attributes are not MRD meta XML") from error
 
 
 def _read_dependency(cursor: Cursor) -> DependencyReport:

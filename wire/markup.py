@@ -132,7 +132,7 @@ def _decode(data: bytes, notes: Notes) -> str:
     except UnicodeDecodeError:
         return _decode_bytes(data, declared, notes)
     if declared.startswith(("utf-16", "utf-32", "ucs")) or not (declared in ("utf-8", "utf8") or text.isascii()):
-        notes.accept(f"the header declares the encoding {declared} and is UTF-8")
+        notes.accept(f"the header declares the encoding {declared!r} and is UTF-8")
     return text
 
 
@@ -144,9 +144,9 @@ def _decode_bytes(data: bytes, declared: str, notes: Notes) -> str:
         except (LookupError, ValueError):
             continue
         if encoding != declared:
-            notes.accept(f"the header declares the encoding {declared} and is read as {encoding}")
+            notes.accept(f"the header declares the encoding {declared!r} and is read as {encoding}")
         return text
-    notes.accept(f"the header declares the encoding {declared} and is read as latin-1")
+    notes.accept(f"the header declares the encoding {declared!r} and is read as latin-1")
     return data.decode("latin-1")
 
 
