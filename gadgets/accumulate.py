@@ -219,7 +219,7 @@ class _Accumulator:
             if not over:
                 raise
             gone = [item for other in over for item in self._hand_on(other)]
-            self.blocks.forgive(key)
+            self.blocks.refused.forgive(key)
             self._place(acquisition, fields, key)
             return gone
         return []
@@ -248,14 +248,14 @@ class _Accumulator:
         """Begin a block."""
         if self._is_late(key):
             self.scan.report("late readouts", "readouts came for an image that was reconstructed already")
-        self.blocks.check(key)
+        self.blocks.refused.check(key)
         self.plan.image_readout(fields.encoding)
         count = frame_count(self.scan.encodings[fields.encoding], self.frames)
         block = self._new_block(count)
         try:
             block.open(fields)
         except DataError as error:
-            self.blocks.refuse(key, error)
+            self.blocks.refused.add(key, error)
             raise
         self.blocks.open(key, block)
         self.guesses[key] = self.plan.provisional(block.buffer, fields, header_of(acquisition))

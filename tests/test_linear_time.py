@@ -1,4 +1,4 @@
-"""What comes is handled in time that grows with it, and no faster: operations are counted while sizes are doubled, not seconds."""
+"""What comes is handled in time that grows with it, and no faster: operations are counted while sizes are doubled."""
 
 import sys
 from pathlib import Path
@@ -135,7 +135,11 @@ MESSAGES = {
     ],
     MessageId.DICOM: [lambda n: joined(DicomFile(b"DICM" * n, b"name", b"<m/>"))],
     MessageId.DEPENDENCY: [lambda n: joined(DependencyReport({f"name{k}": "value" for k in range(n)}))],
-    MessageId.IMAGE: [lambda n: joined(image(8 * n, 1)), lambda n: joined(image(1, n)), lambda n: joined(image(1, 1)) * n],
+    MessageId.IMAGE: [
+        lambda n: joined(image(8 * n, 1)),
+        lambda n: joined(image(1, n)),
+        lambda n: joined(image(1, 1)) * n,
+    ],
     MessageId.RECON_DATA: [lambda n: joined(ReconData([bit() for _ in range(n)]))],
     MessageId.IMAGE_ARRAY: [lambda n: joined(image_array(n)), lambda n: joined(image_array(1, waveforms=n))],
     MessageId.WAVEFORM: [lambda n: joined(waveform(8 * n)), lambda n: joined(waveform(2)) * n],
@@ -196,8 +200,12 @@ def test_a_message_decodes_in_linear_time(monkeypatch, kind, number, piece):
 @pytest.mark.parametrize(
     "content",
     [
-        lambda n: b"".join(b"<userParameterLong><name>n%d</name><value>1</value></userParameterLong>" % k for k in range(n)),
-        lambda n: b"".join(b"<userParameterLong><name>n</name><value>x%d</value></userParameterLong>" % k for k in range(n)),
+        lambda n: b"".join(
+            b"<userParameterLong><name>n%d</name><value>1</value></userParameterLong>" % k for k in range(n)
+        ),
+        lambda n: b"".join(
+            b"<userParameterLong><name>n</name><value>x%d</value></userParameterLong>" % k for k in range(n)
+        ),
         lambda n: b"<unknown/>" * n,
         lambda n: b"<!-- a comment -->" * n,
         lambda n: b"<userParameterString><name>&unknown; < &</name></userParameterString>" * n,
