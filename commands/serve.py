@@ -44,7 +44,7 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
         from ..service.host import make_engine
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
-        from .recover import start_beside_service
+        from .recover import beside_service
 
         if preparation is not None and preparation.wait() != 0:
             raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
@@ -61,10 +61,8 @@ def serve(settings: Settings, *, verbose: bool = False) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"listening on {settings.host}:{server.port} ({devices}), pipelines in {settings.home / 'pipelines'}"
     )
-    recovery = start_beside_service(settings)
-    scans_ended = server.serve()
-    if recovery is not None:
-        recovery.terminate()
+    with beside_service(settings):
+        scans_ended = server.serve()
     if not engine.close() or not scans_ended:
         logging.shutdown()
         os._exit(

@@ -114,12 +114,12 @@ class TestWhatIsKept:
 
     def test_what_comes_after_a_failure_is_kept_to_its_end(self, make_service, slices, spool):
         """However long that takes: the raw data are worth as much as ever."""
-        service = make_service(spool=spool, drain_timeout=0.4)
+        service = make_service(spool=spool, drain_timeout=1.0)
         data = stream_of(slices, "there_is_no_such_pipeline.xml")
         with service.connect() as sock:
             for start in range(0, len(data), len(data) // 8):
                 sock.sendall(data[start : start + len(data) // 8])
-                time.sleep(0.15)
+                time.sleep(0.2)
         scan = only_scan(service, spool)
         assert scan.stream.read_bytes() == data
         assert scan.state == "failed"
