@@ -65,7 +65,7 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
         from ..service.host import make_engine
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
-        from .recover import start_beside_service
+        from .recover import beside_service
 
         prepared = preparation is None or preparation.wait() == 0
     finally:
@@ -83,10 +83,8 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     devices = ", ".join(device.name for device in engine.devices)
     folder = settings.home / "pipelines"
     log.info("listening on %s:%d (%s), pipelines in %s", settings.host, server.port, devices, folder)
-    recovery = start_beside_service(settings)
-    scans_ended = server.serve()
-    if recovery is not None:
-        recovery.terminate()
+    with beside_service(settings):
+        scans_ended = server.serve()
     if not engine.close() or not scans_ended:
         logging.shutdown()
         os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
