@@ -26,8 +26,7 @@ def model(nodes=(), functions=(), opset="", **graph):
 
 
 def in_subgraph(inner):
-    graph = helper.make_graph([inner], "inner", [], [])
-    return helper.make_node("If", ["x"], ["z"], then_branch=graph, else_branch=graph)
+    return helper.make_node("If", ["x"], ["z"], then_branch=helper.make_graph([inner], "inner", [], []))
 
 
 def constant(external):
