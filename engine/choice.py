@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import logging
 import platform
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
@@ -96,14 +96,12 @@ def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write beside the folder, which may hold nothing else, and move it there: whoever reads it finds all of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent.parent, prefix=".measured-", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    partial = path.parent.parent / f".measured-{secrets.token_hex(4)}"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(bundle: Bundle) -> dict[str, object]:
