@@ -19,6 +19,7 @@ import pytest
 from helpers import collect, wait_until
 from isocenter.commands.client import connect
 from isocenter.gadgets import load
+from isocenter.gadgets.external import connect_resident
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.recon_data import from_kspace
 from isocenter.service.logs import configure_logging, finish
@@ -189,8 +190,6 @@ class TestStartedByGadgetron:
         assert "no resident service" in log
 
     def test_it_does_not_take_another_server_for_a_resident_service(self, scan):
-        from isocenter.gadgets.external import connect_resident
-
         with socket.create_server(("localhost", 0)) as listener:
 
             def answer():
@@ -207,6 +206,20 @@ class TestStartedByGadgetron:
                 assert connect_resident() is None
             finally:
                 del os.environ["ISOCENTER_ADDRESS"]
+
+    def test_a_server_that_answers_a_byte_at_a_time_is_not_waited_for(self, monkeypatch):
+        monkeypatch.setattr(sys.modules["isocenter.gadgets.external"], "_RESIDENT_SECONDS", 0.5)
+
+        def drip(sock):
+            while True:
+                sock.sendall(b"\x07")
+                time.sleep(0.1)
+
+        with node(drip) as port:
+            monkeypatch.setenv("ISOCENTER_ADDRESS", f"localhost:{port}")
+            start = time.monotonic()
+            assert connect_resident() is None
+            assert time.monotonic() - start < 5
 
     def test_starting_imports_no_torch(self):
         code = "import sys, isocenter.gadgets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
@@ -474,6 +487,15 @@ class TestProgramsThatGoWrong:
             start = time.monotonic()
             service.stop()
             assert time.monotonic() - start < 8
+
+    def test_a_client_that_vanishes_is_not_waited_for_long(self, faulty, scan, tmp_path):
+        service = faulty(shutdown_timeout=0.5)
+        with service.connect() as sock:
+            for message in (ConfigFile("hangs_at_the_end"), Header(scan.header.encode()), *scan.items[:20]):
+                for buffer in encode(message):
+                    sock.sendall(buffer)
+            wait_until(lambda: len(pids_of(tmp_path)) == 2)
+        wait_until(lambda: not service.server._sessions)
 
     def test_nothing_of_it_outlives_a_service_that_is_killed(self, bundles, lab, tmp_path, scan):
         (lab / "lab_faulty.py").write_text(FAULTY)
