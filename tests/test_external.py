@@ -227,6 +227,7 @@ class TestStartedByGadgetron:
 
 
 HANDLER = """
+import os
 import numpy as np
 
 def negate(connection):
@@ -238,6 +239,12 @@ def negate(connection):
 
 def fail(connection):
     raise RuntimeError("deliberate")
+
+def die(connection):
+    for number, item in enumerate(connection):
+        connection.send(item)
+        if number == 60:
+            os._exit(1)
 """
 
 FIRE = """
@@ -444,8 +451,11 @@ class TestProgramsThatGoWrong:
             assert "lab_faulty.py:" in caplog.text
             assert "has printed" in caplog.text
 
-    def test_a_module_that_never_stops_sending_ends_with_the_time_it_has(self, faulty, scan):
+    @pytest.mark.parametrize("size", ["scan", "large"])
+    def test_a_module_that_never_stops_sending_ends_with_the_time_it_has(self, faulty, size, request):
+        """It has taken everything, or takes nothing any more."""
         service = faulty(program_timeout=1)
+        scan = request.getfixturevalue(size)
         start = time.monotonic()
         result = service.replay(scan, "floods")
         assert result.images
@@ -470,12 +480,27 @@ class TestProgramsThatGoWrong:
         assert "prints: ValueError: CANARY is no number" in log
         assert 'lab_faulty.py", line' in log
 
+    def test_what_a_handler_has_sent_before_it_died_is_reconstructed(self, make_service, lab, scan, expected):
+        service = make_service(handlers=("lab_handlers.die",), python_path=(lab,))
+        result = service.replay(scan, PROGRAM.format(target="die").encode())
+        whole, part = result.images
+        assert np.array_equal(whole.data, next(image for image in expected if image.slice == whole.slice).data)
+        assert "IsocenterIncomplete" not in whole.meta
+        assert "IsocenterIncomplete" in part.meta
+        assert "the scan was interrupted: external program lab_handlers.die" in "".join(result.texts)
+
     def test_a_handler_that_fails_says_goodbye_and_yet_has_failed(self, make_service, lab, scan, caplog):
         """The gadgetron package sends CLOSE in any case."""
         service = make_service(handlers=("lab_handlers.fail",), python_path=(lab,))
         result = service.replay(scan, PROGRAM.format(target="fail").encode())
         assert "external program lab_handlers.fail ended with status 1" in "".join(result.texts)
         assert "deliberate" not in "".join(result.texts) + caplog.text
+
+    def test_a_program_that_does_not_connect_is_not_waited_for(self, faulty, scan, tmp_path, monkeypatch):
+        monkeypatch.setattr("isocenter.service.program._START_SECONDS", 1.0)
+        (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(600)")
+        result = faulty().replay(scan, "dies")
+        assert "FIRE module lab_faulty did not connect within 1 seconds" in "".join(result.texts)
 
     def test_a_scan_that_is_aborted_ends_its_programs(self, faulty, scan, tmp_path):
         service = faulty(shutdown_timeout=0.5)
@@ -611,3 +636,15 @@ class TestNodesThatGoWrong:
         assert time.monotonic() - start < 15
         assert len(service.replay(scan, "rss.xml").images) == 2
         wait_until(lambda: not [thread for thread in threads() if thread.name == "external"])
+        wait_until(lambda: service.server.memory.held == 0)
+
+    def test_one_that_is_not_there(self, make_service, scan, monkeypatch):
+        monkeypatch.setattr("isocenter.service.program._CONNECT_SECONDS", 0.05)
+        service = make_service(connect=("localhost:1",))
+        xml = (
+            b"<configuration><version>2</version><stream>"
+            b'<external><connect address="localhost" port="1"/><configuration><x/></configuration></external>'
+            b"</stream></configuration>"
+        )
+        said = "".join(service.replay(scan, xml).texts)
+        assert "external program localhost:1 cannot be reached: Connection refused" in said
