@@ -62,7 +62,7 @@ def prepare(
 
     try:
         settings = load_settings(config, home=home, runtime=runtime, log_format=log_format)
-        configure_logging(settings.log_format)
+        configure_logging(settings.log_format, private=True)
         _prepare(settings, onnx=onnx, build_only=build_only, sign=sign)
     except IsocenterError as error:
         _fail(error)

@@ -51,7 +51,7 @@ def export(
     from ..export.own_module import export_module
     from ..service.logs import configure_logging
 
-    configure_logging()
+    configure_logging(private=True)
     if (network is None) == (module is None):
         _fail("name either --network or --module")
     chosen = [{"pt2": "aoti"}.get(name.strip(), name.strip()) for name in formats.split(",")]
