@@ -2,14 +2,24 @@
 
 ::
 
-    model.yaml      the manifest
-    model.ts        TorchScript
-    model.onnx      ONNX, Fourier transforms lowered to matrix products
-    model.pt2       AOTInductor, compiled for the processor it was exported on
-    probe.npz       inputs (``input.<name>``) and the eager module's outputs (``output.<name>``)
+    model.yaml          the manifest
+    model.yaml.minisig  who signed it; it may be missing
+    model.ts            TorchScript
+    model.onnx          ONNX, Fourier transforms lowered to matrix products
+    model.pt2           AOTInductor, compiled for the processor it was exported on
+    probe.npz           inputs (``input.<name>``) and the eager module's outputs (``output.<name>``)
+
+The engine notes beside them how fast the runtimes are (``measured.json``). Anything else is refused.
 """
 
 import hashlib
+import io
+import math
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,72 +27,214 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor
 
-from .manifest import MANIFEST, PROBE, RUNTIME_FILES, BundleError, Manifest
+from .files import open_regular, read_regular
+from .manifest import MANIFEST, MEASURED, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, TensorSpec
+from .minisign import PublicKey
+from .trust import EVERYBODY, Trust
+
+_LONGEST_MANIFEST = 2**18
+_LARGEST_PROBE = 2**30
+"""Bytes of a probe's tensors; that of a network at its own size has some ten million."""
+_UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, OSError),
+    *(RuntimeError, ValueError, KeyError, SyntaxError, MemoryError, OverflowError),
+)
+"""What Python raises for archives and arrays that are not well made."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose files are the ones that its manifest lists."""
+    """A bundle on disk whose files are the ones that its manifest lists.
+
+    Parameters
+    ----------
+    folder
+        Where it is.
+    manifest
+        What it says of itself.
+    digest
+        SHA-256 of the manifest's file, in hexadecimal; as it holds those of the others, it stands for the whole bundle.
+    signer
+        The trusted key that signed it, if one did.
+    made_here
+        Whether this process has just made it.
+    """
 
     folder: Path
     manifest: Manifest
+    digest: str = ""
+    signer: PublicKey | None = None
+    made_here: bool = False
 
     @classmethod
-    def open(cls, folder: Path) -> "Bundle":
+    def open(cls, folder: Path, trust: Trust = EVERYBODY) -> "Bundle":
         """Read a bundle and check every file against its hash. Its name is that of its folder, which may have been renamed.
+
+        Parameters
+        ----------
+        folder
+            Where it is.
+        trust
+            Whose bundles are used; everybody's by default.
 
         Raises
         ------
         BundleError
-            There is no valid manifest, or a file is missing, changed, unexpected or a link.
+            There is no valid manifest, nobody who is trusted signed it, or a file is missing, changed, not listed or a link.
         """
         path = folder / MANIFEST
-        if not path.is_file():
+        if not os.path.lexists(path):
             raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
         try:
-            manifest = Manifest.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
-            raise BundleError(f"{path} is not a valid manifest: {error}") from error
-        manifest = manifest.model_copy(update={"name": folder.resolve().name, "digest": sha256(path)})
+            name, entries = folder.resolve().name, sorted(path.name for path in folder.iterdir())
+        except OSError as error:
+            raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
+        text = read_regular(path, _LONGEST_MANIFEST)
+        try:
+            signer = trust.signer(text, folder / SIGNATURE)
+        except BundleError as error:
+            error.where = f"bundle {name!r}"
+            raise
+        digest = hashlib.sha256(text).hexdigest()
+        manifest = _parse(text, path).model_copy(update={"name": name, "digest": digest})
+        bundle = cls(folder, manifest, digest, signer)
+        bundle._check_listing(entries)
+        for file, expected in manifest.files.items():
+            if sha256(folder / file) != expected:
+                raise _changed(file, manifest)
+        return bundle
+
+    @property
+    def may_hold_machine_code(self) -> bool:
+        """Whether it is known who made it: ``model.pt2`` is a program, which nothing can check."""
+        return self.made_here or self.signer is not None
+
+    def _check_listing(self, entries: Sequence[str]) -> None:
         known = {PROBE, *RUNTIME_FILES.values()}
-        for name, expected in manifest.files.items():
-            file = folder / name
+        where = f"bundle {self.manifest.name!r}"
+        for name in self.manifest.files:
             if name not in known:
                 raise BundleError(
-                    f"{path} lists {name!r}, which is no part of a bundle", accepted=", ".join(sorted(known))
+                    f"{self.folder / MANIFEST} lists {name!r}, which is no part of a bundle",
+                    accepted=", ".join(sorted(known)),
                 )
-            if file.is_symlink() or not file.is_file():
-                raise BundleError(f"{name} is missing or a link", where=f"bundle {manifest.name!r}")
-            if sha256(file) != expected:
-                raise BundleError(
-                    f"{name} does not have the hash that the manifest lists", where=f"bundle {manifest.name!r}"
-                )
-        if PROBE not in manifest.files or not any(name in manifest.files for name in RUNTIME_FILES.values()):
-            raise BundleError(f"bundle {manifest.name!r} lists no probe or no model")
-        return cls(folder, manifest)
+        if PROBE not in self.manifest.files or not any(name in self.manifest.files for name in RUNTIME_FILES.values()):
+            raise BundleError(f"bundle {self.manifest.name!r} lists no probe or no model")
+        for name in entries:
+            if name not in {*self.manifest.files, MANIFEST, SIGNATURE, MEASURED}:
+                raise BundleError(f"{name!r} is in its folder, and its manifest does not list it", where=where)
+        measured = self.folder / MEASURED
+        if os.path.lexists(measured) and not stat.S_ISREG(measured.lstat().st_mode):
+            raise BundleError(f"{MEASURED} is a link, or no file", where=where)
 
     def runtime_files(self) -> dict[str, Path]:
         """Return the model files by the name of their runtime."""
         return {runtime: self.folder / name for runtime, name in RUNTIME_FILES.items() if name in self.manifest.files}
 
     def probe(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the inputs and outputs of the commissioning test."""
-        with np.load(self.folder / PROBE, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[Any]] = dict(file)
-        parts: dict[str, dict[str, Tensor]] = {"input": {}, "output": {}}
-        for key, array in arrays.items():
-            kind, _, name = key.partition(".")
-            parts[kind][name] = torch.from_numpy(array)
-        return parts["input"], parts["output"]
+        """Return the inputs and outputs of the commissioning test.
+
+        Raises
+        ------
+        BundleError
+            It is not what the manifest's inputs and outputs need.
+        """
+        try:
+            arrays = _read_arrays(read_listed(self.folder / PROBE, self.manifest))
+            return _tensors(arrays, "input", self.manifest.inputs), _tensors(arrays, "output", self.manifest.outputs)
+        except BundleError as error:
+            error.where = f"bundle {self.manifest.name!r}"
+            raise
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without references, of which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has references")
+        return super().compose_node(parent, index)
+
+
+def _parse(text: bytes, path: Path) -> Manifest:
+    try:
+        return Manifest.model_validate(yaml.load(text.decode("utf-8"), _Loader))  # noqa: S506 - it is a safe one
+    except ValidationError as error:
+        reason = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:4])
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        reason = f"{error.problem}{line}"
+    except yaml.YAMLError:
+        reason = "it has references, or characters that are not YAML's"
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        reason = "it is nested too deeply, or no text"
+    raise BundleError(f"{path} is not a valid manifest: {reason}")
+
+
+def _read_arrays(content: bytes) -> dict[str, NDArray[Any]]:
+    """Read an archive of NumPy, whose parts must be as long as they say."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_PROBE:
+                raise BundleError(f"{PROBE} is too large", accepted=f"{_LARGEST_PROBE} bytes")
+            return {entry.filename.removesuffix(".npy"): _array(archive.read(entry)) for entry in archive.infolist()}
+    except _UNREADABLE as error:
+        raise BundleError(f"{PROBE} is damaged") from error
+
+
+def _array(content: bytes) -> NDArray[Any]:
+    file = io.BytesIO(content)
+    read_header = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
+    shape, _, dtype = read_header(file)
+    if dtype != np.float32 or math.prod(shape) * dtype.itemsize != len(content) - file.tell():
+        raise ValueError
+    return npy.read_array(io.BytesIO(content), allow_pickle=False)
+
+
+def _tensors(arrays: dict[str, NDArray[Any]], kind: str, specs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
+    tensors = {}
+    for spec in specs:
+        array = arrays.get(f"{kind}.{spec.name}")
+        if array is None or array.ndim != len(spec.axes):
+            raise BundleError(f"{PROBE} has no {kind} {spec.name!r} of {len(spec.axes)} axes")
+        tensors[spec.name] = torch.from_numpy(array)
+    return tensors
+
+
+def read_listed(path: Path, manifest: Manifest) -> bytes:
+    """Return what is in a file of a bundle, with the hash that the manifest lists, if it lists it: a new one does not yet.
+
+    What is checked and what is used are the same bytes, whatever happens to the file meanwhile.
+
+    Raises
+    ------
+    BundleError
+        It has changed, or is no file.
+    """
+    content = read_regular(path)
+    if manifest.files.get(path.name, digest := hashlib.sha256(content).hexdigest()) != digest:
+        raise _changed(path.name, manifest)
+    return content
+
+
+def _changed(name: str, manifest: Manifest) -> BundleError:
+    return BundleError(f"{name} does not have the hash that the manifest lists", where=f"bundle {manifest.name!r}")
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    """Hash of a file, in hexadecimal.
+
+    Raises
+    ------
+    BundleError
+        It is no file, or missing.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -91,7 +243,7 @@ def relative_error(outputs: dict[str, Tensor], expected: dict[str, Tensor]) -> f
     worst = 0.0
     for name, reference in expected.items():
         output = outputs[name]
-        if output.shape != reference.shape or not torch.isfinite(output).all():
+        if output.shape != reference.shape or not (torch.isfinite(output).all() and torch.isfinite(reference).all()):
             return float("inf")
         scale = max(float(reference.abs().max()), 1e-30)
         worst = max(worst, float((output.to(reference.dtype).cpu() - reference).abs().max()) / scale)

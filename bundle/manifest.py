@@ -8,6 +8,9 @@ from ..wire.errors import IsocenterError
 
 FORMAT_VERSION = 1
 MANIFEST = "model.yaml"
+SIGNATURE = "model.yaml.minisig"
+MEASURED = "measured.json"
+"""What the engine notes beside a bundle: how fast its runtimes are. It may be missing, and nothing but speed depends on it."""
 PROBE = "probe.npz"
 Precision = Literal["float32", "tf32", "fp16", "bf16"]
 Scaling = Literal["none", "kspace", "calibration", "zero-filled", "coil-images"]
@@ -35,7 +38,7 @@ class TensorSpec(_Strict):
 
     name: str
     dtype: Literal["float32"] = "float32"
-    axes: tuple[str, ...]
+    axes: Annotated[tuple[str, ...], Field(min_length=1)]
     limits: dict[str, tuple[int, int]] = {}
 
 
@@ -94,8 +97,8 @@ class Manifest(_Strict):
     version: str
     network: str
     configuration: dict[str, Any] = {}
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    inputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    outputs: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     conventions: Conventions = Conventions()
     domain: Domain = Domain()
     tolerance: Tolerance = 1e-4

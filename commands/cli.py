@@ -43,15 +43,20 @@ def serve(
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
-    """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first."""
+    """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first. SIGHUP reads the settings again."""
     from ..service.settings import load_settings
     from . import serve as serving
 
+    options = {
+        "host": host,
+        "port": port,
+        "home": home,
+        "device": device,
+        "spool": spool,
+        "log_format": log_format,
+    }
     try:
-        settings = load_settings(
-            config, host=host, port=port, home=home, device=device, spool=spool, log_format=log_format
-        )
-        serving.serve(settings, verbose=verbose)
+        serving.serve(lambda: load_settings(config, **options), verbose=verbose)
     except (IsocenterError, OSError) as error:
         _fail(error)
 
@@ -150,6 +155,49 @@ def _replay_once(options: Any) -> None:
         out.print(f"montage in {options.png}", markup=False)
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def recover(
+    scans: Annotated[
+        list[str] | None, typer.Argument(help="Their ids; default: all that are unfinished or failed.")
+    ] = None,
+    config: ConfigOption = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder of the spool, if not that of the settings.")] = None,
+    outfile: Annotated[Path, typer.Option("--outfile", "-o", help="Images (HDF5), a group for each scan.")] = Path(
+        "out.h5"
+    ),
+    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Another pipeline than the scan's own.")] = None,
+    show: Annotated[
+        bool, typer.Option("--list", help="List what is unfinished, failed or undelivered, and end.")
+    ] = False,
+    show_all: Annotated[bool, typer.Option("--list-all", help="List every scan of the spool, and end.")] = False,
+    images: Annotated[bool, typer.Option("--images", help="Write the images that the spool has already.")] = False,
+    beside_service: Annotated[bool, typer.Option(hidden=True)] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+) -> None:
+    """Reconstruct spooled scans that a service left unfinished or failed, or fetch images that a client did not."""
+    from ..service.settings import load_settings
+    from . import recover as recovery
+
+    try:
+        settings = load_settings(config, spool=spool)
+        configure_logging(settings.log_format, verbose=verbose)
+        if beside_service:
+            recovery.recover_beside_service(settings)
+        elif show or show_all:
+            for line in recovery.listing(settings, scans or (), everything=show_all):
+                out.print(line, markup=False)
+        elif images:
+            recovery.fetch(settings, scans or (), outfile, _say)
+        elif not recovery.recover(settings, scans or (), outfile, _say, pipeline):
+            raise typer.Exit(1)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+
+
+def _say(text: str) -> None:
+    out.print(text.rstrip(), markup=False)
 
 
 @app.command()

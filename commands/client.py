@@ -18,6 +18,7 @@ from ..wire.compression import compress_nhlbi, compress_zfp
 from ..wire.cursor import U32
 from ..wire.errors import IsocenterError
 from ..wire.items import Acquisition, DependencyReport, DicomFile, Feedback, Image, Waveform
+from ..wire.streams import RecordedStream
 
 TICK_SECONDS = 0.0025
 _CONNECT_RETRY_SECONDS = 0.1
@@ -209,6 +210,10 @@ class Client:
                 self._send(encode(item))
         self.result.send_seconds = (self._last_sent or start) - start
 
+    def interrupt(self) -> None:
+        """End the stream without CLOSE, as a scan ends that is cut off; what comes back is still received."""
+        self._socket.shutdown(socket.SHUT_WR)
+
     def finish(self, *, timeout: float | None = None, close: bool = True) -> ReplayResult:
         """Send CLOSE, wait for the server's, and return what came.
 
@@ -272,6 +277,44 @@ def replay(
     except OSError:
         return client.finish()
     return client.finish()
+
+
+def replay_stream(
+    client: Client,
+    stream: RecordedStream,
+    *,
+    configuration: ConfigFile | ConfigScript | None = None,
+    parameters: str | None = None,
+    on_acquisition: Callable[[], None] | None = None,
+) -> ReplayResult:
+    """Send a recorded stream byte by byte as it came, whole messages only, and return what came back.
+
+    Parameters
+    ----------
+    client, stream
+        Who sends what.
+    configuration
+        Takes the place of the stream's.
+    parameters
+        FIRE's JSON, sent after the header.
+    on_acquisition
+        Called after each readout is sent.
+    """
+    opening = stream.configuration if configuration is None else b"".join(encode(configuration))
+    try:
+        client.send_recorded(opening + stream.header, 0)
+        if parameters is not None:
+            client.send(Text(parameters))
+        for piece, messages in stream.pieces():
+            acquisitions = sum(isinstance(message, Acquisition) for message in messages)
+            client.send_recorded(piece, acquisitions)
+            for _ in range(acquisitions if on_acquisition else 0):
+                on_acquisition()  # type: ignore[misc]
+        if stream.is_interrupted:
+            client.interrupt()
+    except OSError:
+        return client.finish()  # a server that ends the session early is still heard
+    return client.finish(close=not stream.is_closed and not stream.is_interrupted)
 
 
 def ask(sock: socket.socket, question: str) -> str:

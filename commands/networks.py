@@ -43,10 +43,12 @@ def export(
     ] = "onnx,torchscript",
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
+    from ..bundle.trust import host_key
     from ..export.network import export_network
     from ..export.options import load_options
     from ..export.own_module import export_module
     from ..service.logs import configure_logging
+    from ..service.settings import default_home
 
     configure_logging()
     if (network is None) == (module is None):
@@ -57,13 +59,14 @@ def export(
         _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and pt2")
     try:
         options = load_options(config)
+        key = host_key(default_home())
         if network is not None:
             if checkpoint is None:
                 _fail("--network needs its weights, --checkpoint")
-            bundle = export_network(network, checkpoint, output, options, chosen)
+            bundle = export_network(network, checkpoint, output, options, chosen, key)
         else:
             assert module is not None
-            bundle = export_module(module, checkpoint, output, options, chosen)
+            bundle = export_module(module, checkpoint, output, options, chosen, key)
     except (IsocenterError, OSError) as error:
         _fail(error)
     for runtime, parity in bundle.manifest.parity.items():

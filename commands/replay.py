@@ -11,11 +11,11 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..wire import Close, ConfigFile, ConfigScript, Text, encode
+from ..wire import ConfigFile, ConfigScript
 from ..wire.errors import IsocenterError
 from ..wire.files import ImageWriter, MrdFile
 from ..wire.header import parse_header
-from ..wire.items import Acquisition, Image
+from ..wire.items import Image
 from ..wire.streams import RecordedStream
 from . import client as wire_client
 from .client import Client, Compression, ReplayResult
@@ -181,25 +181,21 @@ def _run_stream(
     """Send a recorded stream byte by byte as it came; its configuration gives way to one that was chosen."""
     if options.realtime or options.compression():
         raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
-    stream, parameters, is_closed = RecordedStream(path), options.parameter_message(), False
+    stream, parameters = RecordedStream(path), options.parameter_message()
     replaces = options.names_configuration or (stream.header and not stream.configuration)
     client = Client(_connect(options), on_image=on_image, on_text=on_text)
-    try:
-        opening = b"".join(encode(options.configuration())) if replaces else stream.configuration
-        client.send_recorded(opening + stream.header, 0)
-        if parameters is not None:
-            client.send(Text(parameters))
-        for piece, messages in stream.pieces():
-            acquisitions = sum(isinstance(message, Acquisition) for message in messages)
-            client.send_recorded(piece, acquisitions)
-            for _ in range(acquisitions):
-                on_acquisition()
-            is_closed = is_closed or any(isinstance(message, Close) for message in messages)
-    except OSError:
-        return client.finish()  # a server that ends the session early is still heard
+    result = wire_client.replay_stream(
+        client,
+        stream,
+        configuration=options.configuration() if replaces else None,
+        parameters=parameters,
+        on_acquisition=on_acquisition,
+    )
     if stream.is_cut_off:
         on_text(f"{path} ends inside a message; what came before it was sent")
-    return client.finish(close=not is_closed)
+    elif stream.is_interrupted:
+        on_text(f"{path} ends without the end of its scan; what is there was sent")
+    return result
 
 
 def _noise_level(options: Options, header: bytes) -> float:

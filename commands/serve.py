@@ -6,13 +6,17 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Collection
 
-from rich.console import Console
-
+from ..service import settings as service_settings
+from ..service.log_writer import open_closed_streams
 from ..service.logs import configure_logging
-from ..service.settings import Settings, load_settings
+from ..service.outside import only_the_log
+from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from . import stamp
+
+log = logging.getLogger("isocenter.serve")
 
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
@@ -25,54 +29,86 @@ class PrepareError(IsocenterError):
     kind = "prepare"
 
 
-def serve(settings: Settings, *, verbose: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT; running scans are finished first.
+def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, and end with status 0.
+
+    The first one lets running scans finish, the second one aborts them. SIGHUP reads the settings again.
+
+    Parameters
+    ----------
+    load_settings
+        Reads the settings.
+    verbose
+        Whether to log details.
 
     Raises
     ------
     PrepareError
-        A bundle that comes with Isocenter is missing and cannot be built.
+        There are no bundles, and those that come with Isocenter cannot be built.
     EngineError, OSError
         The devices or the address of the settings cannot be used.
     """
     os.environ.setdefault(*SPIN_COUNT)
+    settings = load_settings()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))  # until there is something to finish
-    configure_logging(settings.log_format, verbose=verbose)
+    open_closed_streams()
+    configure_logging(settings.log_format, verbose=verbose, private=settings.log_private)
+    with only_the_log():
+        _serve(settings, load_settings)
+
+
+def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     preparation = None if stamp.is_current(settings) else _start_preparation(settings)
     try:
         from ..service.host import make_engine
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
+        from .recover import start_beside_service
 
-        if preparation is not None and preparation.wait() != 0:
-            raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+        prepared = preparation is None or preparation.wait() == 0
     finally:
         if preparation is not None:
             preparation.terminate()
     keep_freed_memory()
     engine = make_engine(settings)
-    server = Server(settings, engine)
+    if not prepared:
+        _say_what_is_missing(engine.available())
+    server = Server(settings, engine, load_settings=load_settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    signal.signal(signal.SIGHUP, lambda *_: server.reload())
     engine.preload()
     devices = ", ".join(device.name for device in engine.devices)
-    Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"listening on {settings.host}:{server.port} ({devices}), pipelines in {settings.home / 'pipelines'}"
-    )
+    folder = settings.home / "pipelines"
+    log.info("listening on %s:%d (%s), pipelines in %s", settings.host, server.port, devices, folder)
+    recovery = start_beside_service(settings)
     scans_ended = server.serve()
+    if recovery is not None:
+        recovery.terminate()
     if not engine.close() or not scans_ended:
         logging.shutdown()
-        os._exit(
-            0 if scans_ended else 1
-        )  # a thread that does not end would hold up the interpreter's own end, or crash in it
+        os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
 
 
 def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":
     """Build bundles in a program of its own: the one that serves scans needs no network's class, nor the memory for it."""
     command = [sys.executable, "-m", "isocenter.commands.cli", "bundle", "prepare", "--build-only"]
     options = ["--home", str(settings.home), "--runtime", settings.runtime, "--log-format", settings.log_format]
-    return subprocess.Popen([*command, *options], stdout=sys.stderr)  # noqa: S603
+    if settings.keys:
+        options.append("--sign")
+    return subprocess.Popen([*command, *options], stdout=sys.__stderr__)  # noqa: S603
+
+
+def _say_what_is_missing(available: Collection[str]) -> None:
+    """Go on with the bundles that there are, if there are any."""
+    if not available:
+        raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+    log.error(
+        "not all bundles that come with Isocenter could be prepared; the lines above say why. What there is: %s",
+        ", ".join(sorted(available)),
+    )
 
 
 def serve_one(descriptor: int) -> None:
@@ -84,9 +120,10 @@ def serve_one(descriptor: int) -> None:
     from ..service.session import Session
     from .prepare import prepare_bundles
 
-    settings = load_settings(None)
-    configure_logging(settings.log_format)
-    prepare_bundles(settings, networks=False)
-    register_gadgets(settings)
-    with socket.socket(fileno=descriptor) as sock:
+    settings = service_settings.load_settings(None)
+    configure_logging(settings.log_format, private=settings.log_private)
+    with only_the_log(), socket.socket(fileno=descriptor) as sock:
+        if not stamp.is_current(settings):
+            prepare_bundles(settings, networks=False)
+        register_gadgets(settings)
         Session(sock, settings, make_engine(settings), new_scan_id()).run()

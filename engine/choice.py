@@ -4,21 +4,29 @@ import importlib.metadata
 import json
 import logging
 import platform
+import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from ..bundle.files import read_regular
 from ..bundle.folder import Bundle
-from .runtimes import Runtime
+from ..bundle.manifest import MEASURED, BundleError
+from .commission import ON_REQUEST, in_thread
+from .runtimes import Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-CACHE = "measured.json"
+CACHE = MEASURED
+_LONGEST_CACHE = 2**20
 ROUNDS = 3
 _WORTH = 0.9
 """A batch has to save a tenth of the time of its slices one by one: it lets the first of them wait for the last."""
@@ -27,6 +35,7 @@ _SLOW_MS = 100.0
 """A model that takes this long keeps the device busy with one slice: batches are not tried, which would take seconds."""
 _DOUBTFUL = 0.4
 """A busy process beside this one makes it 0.8, an idle machine less than 0.2."""
+_PATIENCE_SECONDS = 30.0
 _ENOUGH_SECONDS = 1.0
 """No longer is measured when a bundle is loaded: scans may be waiting for it."""
 
@@ -42,6 +51,8 @@ class Choice(BaseModel):
         Time of every runtime for one slice.
     batch
         How many slices are worth computing together with it.
+    pace
+        Seconds that it takes for a byte of inputs.
     waited
         For how much of the time threads of this process had to wait for a processor that others used.
     """
@@ -50,7 +61,8 @@ class Choice(BaseModel):
 
     runtime: str
     milliseconds: dict[str, float]
-    batch: int
+    batch: Annotated[int, Field(ge=1, le=BATCH)]
+    pace: float
     waited: float
 
     @property
@@ -60,11 +72,16 @@ class Choice(BaseModel):
 
 
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
-    """Return what was measured before on such a device with the same software and the same files; None if nothing was."""
+    """Return what was measured before on such a device with the same software and the same files; None if nothing was.
+
+    What was written by hand chooses among the runtimes that measuring could have chosen; they must pass the probe all the same.
+    """
     try:
-        return Choice.model_validate(_read(bundle).get(_key(bundle, device)))
+        choice = Choice.model_validate(_read(bundle).get(_key(bundle, device)))
     except ValidationError:
         return None
+    eligible = readers(bundle).keys() - set(ON_REQUEST)
+    return choice if choice.runtime in eligible and choice.milliseconds.keys() <= eligible else None
 
 
 def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
@@ -72,15 +89,27 @@ def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
     path = bundle.folder / CACHE
     entries = {**_read(bundle), _key(bundle, device): choice.model_dump()}
     try:
-        path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+        _write(path, json.dumps(entries, indent=1) + "\n")
     except OSError as error:
         log.info("what was measured cannot be kept in %s: %s", path, error.strerror)
 
 
+def _write(path: Path, text: str) -> None:
+    """Write beside the folder, which may hold nothing else, and move it there: whoever reads it finds all of it."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent.parent, prefix=".measured-", delete=False) as file:
+        partial = Path(file.name)
+        try:
+            file.write(text)
+            file.close()
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def _read(bundle: Bundle) -> dict[str, object]:
     try:
-        content = json.loads((bundle.folder / CACHE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_regular(bundle.folder / CACHE, _LONGEST_CACHE))
+    except (BundleError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -126,14 +155,38 @@ def choose(
         How often.
     enough_seconds
         Measuring ends after the round in which it has taken this long.
+
+    Raises
+    ------
+    BundleError
+        None of them can compute these inputs.
     """
+    runtimes = _able(runtimes, inputs)
     start, waited = time.perf_counter(), _waiting_seconds()
     milliseconds = _measure(runtimes, inputs, rounds, enough_seconds)
     share = (_waiting_seconds() - waited) / (time.perf_counter() - start)
     fastest = min(milliseconds, key=lambda name: milliseconds[name])
     tries_batch = device.type != "cpu" and milliseconds[fastest] < _SLOW_MS
     batch = _worthwhile_batch(runtimes[fastest], inputs) if tries_batch else 1
-    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch, waited=round(share, 2))
+    size = sum(tensor.nbytes for tensor in inputs.values())
+    pace = milliseconds[fastest] / 1000 / size
+    return Choice(runtime=fastest, milliseconds=milliseconds, batch=batch, pace=pace, waited=round(share, 2))
+
+
+def _able(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor]) -> dict[str, Runtime]:
+    """Return the runtimes that can compute these inputs. This first round is not counted, as it is slower."""
+    able: dict[str, Runtime] = {}
+    for name, runtime in runtimes.items():
+        outcome = in_thread(partial(runtime.run, inputs))
+        if not wait([outcome], _PATIENCE_SECONDS if len(runtimes) > 1 else None).done:
+            log.warning("runtime %s is not used: it takes too long for inputs of the usual size", name)
+        elif error := outcome.exception():
+            log.warning("runtime %s is not used: it fails on inputs of the usual size (%s)", name, type(error).__name__)
+        else:
+            able[name] = runtime
+    if not able:
+        raise BundleError("none of its runtimes can compute inputs of the usual size")
+    return able
 
 
 def _waiting_seconds() -> float:
@@ -148,12 +201,7 @@ def _waiting_seconds() -> float:
 def _measure(
     runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor], rounds: int, enough_seconds: float
 ) -> dict[str, float]:
-    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike.
-
-    The first round is not counted, as it is slower.
-    """
-    for runtime in runtimes.values():
-        runtime.run(inputs)
+    """Return the shortest time in ms of each runtime; they take turns, so that other load meets all alike."""
     durations: dict[str, list[float]] = {name: [] for name in runtimes}
     start = time.perf_counter()
     for _ in range(rounds):
@@ -175,7 +223,7 @@ def _worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
     try:
         together = min(timed(lambda: runtime.run(batch)) for _ in range(ROUNDS))
     except Exception as error:  # noqa: BLE001 - it may lack the memory, or be made for one slice only
-        log.info("slices are not computed together: %s", str(error).strip().rpartition("\n")[2])
+        log.info("slices are not computed together: %s", type(error).__name__)
         return 1
     alone = min(timed(one_by_one) for _ in range(ROUNDS))
     return BATCH if together < _WORTH * alone else 1

@@ -1,21 +1,32 @@
 """The commissioning test: which runtimes of a bundle reproduce its probe on a device."""
 
 import logging
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, as_completed, wait
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from ..bundle.folder import Bundle, relative_error
 from ..bundle.manifest import BundleError
-from .runtimes import RUNTIMES, NothingToGainError, Runtime, readers
+from .runtimes import MACHINE_CODE, RUNTIMES, NothingToGainError, Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-_ON_REQUEST = ("tensorrt",)
+T = TypeVar("T")
+ON_REQUEST = ("tensorrt",)
 """Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
+_SECONDS = 30.0
+"""A runtime that takes longer than this is left to itself where there is another one."""
 
 
-def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> dict[str, Runtime]:
+def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", without: str = "") -> dict[str, Runtime]:
     """Load the runtimes that are wanted, and keep those that reproduce the probe within the manifest's tolerance.
+
+    One that fails or hangs costs only itself.
 
     Parameters
     ----------
@@ -25,34 +36,104 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto") -> di
         Where to run.
     wanted
         Name of a runtime, or ``auto`` for all.
+    without
+        Name of a runtime that is not wanted.
 
     Raises
     ------
     BundleError
         None of them does.
     """
+    files = {
+        name: path
+        for name, path in readers(bundle).items()
+        if (name == wanted or (wanted == "auto" and name not in ON_REQUEST)) and name != without
+    }
     runtimes: dict[str, Runtime] = {}
-    failures = []
-    inputs, expected = bundle.probe()
-    manifest = bundle.manifest
-    for name, path in readers(bundle).items():
-        if name != wanted and (wanted != "auto" or name in _ON_REQUEST):
+    late: dict[str, Future[Runtime]] = {}
+    failures: dict[str, str] = {}
+    for name, path in files.items():
+        outcome = in_thread(partial(_commissioned, name, path, bundle, device))
+        if not wait([outcome], _SECONDS if len(files) > 1 else None).done:
+            late[name] = outcome
+            failures[name] = f"it did not come back within {_SECONDS:g} seconds"
             continue
         try:
-            runtime = RUNTIMES[name](path, manifest, device)
-            error = relative_error(runtime.run(inputs), expected)
-            if not error <= manifest.tolerance:
-                raise BundleError(
-                    f"the probe deviates by {error:.1e} of the maximum", accepted=f"{manifest.tolerance:.0e}"
-                )
-            runtimes[name] = runtime
+            runtimes[name] = outcome.result()
         except NothingToGainError as error:
-            log.debug("bundle %s: no %s, %s", manifest.name, name, error)
+            log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
         except BundleError as error:
-            failures.append(f"{name}: {error}")
+            failures[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - the programs that run models raise what they like
+            log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
+            failures[name] = f"it cannot be run here ({type(error).__name__})"
+    runtimes = runtimes or _first(late)
+    told = _told({name: reason for name, reason in failures.items() if name not in runtimes})
     if not runtimes:
-        reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
-        raise BundleError(f"bundle {manifest.name!r} cannot be used on {device}: {reasons}")
-    for failure in failures:
-        log.warning("bundle %s: %s", manifest.name, failure)
+        reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
+        raise BundleError(f"bundle {bundle.manifest.name!r} cannot be used on {device}: {reasons}")
+    for failure in told:
+        log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
     return runtimes
+
+
+def _told(failures: Mapping[str, str]) -> list[str]:
+    """Say each reason once, of all that have it: several runtimes read the same file."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(alike)}: {reason}" for reason, alike in names.items()]
+
+
+def _first(late: Mapping[str, Future[Runtime]]) -> dict[str, Runtime]:
+    """Wait for the first of those that take long to come back well; there is no other one."""
+    names = {outcome: name for name, outcome in late.items()}
+    for outcome in as_completed(names):
+        if outcome.exception() is None:
+            return {names[outcome]: outcome.result()}
+    return {}
+
+
+def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -> Runtime:
+    """Load a runtime and run the probe.
+
+    Raises
+    ------
+    BundleError
+        The probe deviates, or it may not be used here.
+    """
+    inputs, expected = bundle.probe()
+    runtime = load_runtime(bundle, name, path, device)
+    error = relative_error(runtime.run(inputs), expected)
+    if not error <= bundle.manifest.tolerance:
+        raise BundleError(
+            f"the probe deviates by {error:.1e} of the maximum", accepted=f"{bundle.manifest.tolerance:.0e}"
+        )
+    return runtime
+
+
+def load_runtime(bundle: Bundle, name: str, path: Path, device: torch.device) -> Runtime:
+    """Load a model file, if what it is made of can be checked, or it is known who made it.
+
+    Raises
+    ------
+    BundleError
+        It is refused, or cannot be loaded.
+    """
+    if name in MACHINE_CODE and not bundle.may_hold_machine_code:
+        raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
+    return RUNTIMES[name](path, bundle.manifest, device)
+
+
+def in_thread(call: Callable[[], T]) -> Future[T]:
+    """Call in a thread of its own, which can be left alone if it takes too long."""
+    outcome: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised where the outcome is asked for
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, name="runtime", daemon=True).start()
+    return outcome

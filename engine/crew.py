@@ -11,21 +11,29 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
+from ..flow.deferred import Deferred, settled
 from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
 from . import events, machine
+from .alarm import Alarm
 from .device import Device
-from .jobs import DeviceLostError, EngineError, Inputs, Result, entries, likeness, stack, unstack
+from .jobs import DeviceLostError, EngineError, Inputs, Result, Tensors, entries, likeness, stack, unstack
 
 log = logging.getLogger("isocenter.engine")
 
 _REVIVAL_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
+_SLOW_SECONDS = 10.0
+"""A load that takes longer is not what others, which are measured when they are loaded, should wait for."""
+_PROBATION_SECONDS = 300.0
+_MARGIN = 10.0
+"""Times what a run is expected to take by its size: other programs, and memory that is slower than caches, take their part."""
 _FLOAT_BYTES = 4
 
 Work = Callable[[], object]
+T = TypeVar("T")
 
 
 class Ticket(Future[Result]):
@@ -73,12 +81,21 @@ class Ticket(Future[Result]):
 
 @dataclass(eq=False)
 class _Task:
-    """What a job stands for: its inputs, or an order, something else to be done in the thread of a device."""
+    """What a job stands for: its inputs, or an order, something else to be done in the thread of a device.
+
+    Attributes
+    ----------
+    size
+        Bytes of the inputs, with which the account is charged.
+    seconds
+        How long an order, or what is to be computed of the inputs, may take; None: the deadline holds.
+    """
 
     ticket: Ticket
     work: Inputs | Work
     account: Account | None = None
     size: int = 0
+    seconds: float | None = None
 
     def leave_queue(self, calls: list[Work]) -> None:
         """Give its bytes back, once."""
@@ -116,8 +133,10 @@ class Crew:
     ----------
     devices
         Each has a name of its own.
+    deadline
+        Seconds after which a run hangs, unless it is so large that it is expected to take longer.
     patience
-        Seconds after which a load is overdue.
+        Seconds after which a load is overdue, and a device that does not come back is gone.
 
     Raises
     ------
@@ -125,10 +144,11 @@ class Crew:
         Two devices have the same name.
     """
 
-    def __init__(self, devices: Sequence[Device], patience: float) -> None:
+    def __init__(self, devices: Sequence[Device], deadline: float, patience: float) -> None:
         self._devices = {device.name: device for device in devices}
         if len(self._devices) < len(devices):
             raise EngineError(f"a device is named twice: {', '.join(device.name for device in devices)}")
+        self._deadline = deadline
         self._patience = patience
         self._state = machine.start(list(self._devices))
         self._lock = threading.Lock()
@@ -137,6 +157,7 @@ class Crew:
         self._charging: list[Ledger] = []
         self._closing = threading.Event()
         self._loading: set[threading.Thread] = set()
+        self._alarm = Alarm("engine alarm")
         self._hands = {name: _Hand(f"engine {name}") for name in self._devices}
         self._means: Mapping[type, Callable[[Any, list[Work]], None]] = {
             events.Load: self._load,
@@ -149,6 +170,7 @@ class Crew:
             events.Revive: self._revive,
             events.Suspend: self._suspend,
             events.Resume: self._resume,
+            events.Probation: self._probation,
         }
 
     @property
@@ -173,10 +195,28 @@ class Crew:
             account = account.ledger.account("urgent") if urgent else account
             self._charge(account, size)
         job = events.Job(next(self._numbers), bundle, scan, urgent, entries=entries(inputs), likeness=likeness(inputs))
-        return self._put(job, inputs, account, size)
+        times = [
+            value.seconds for value in inputs.values() if isinstance(value, Deferred) and value.seconds is not None
+        ]
+        return self._put(job, _Task(self._ticket(job), inputs, account, size, max(times, default=None)))
 
-    def order(self, work: Work, *, bundle: str, scan: str, device: str, background: bool = False) -> Ticket:
+    def reason_to_wait(self, ticket: Ticket) -> str:
+        """Return why a job waits for others than its own scan's; empty if it does not."""
+        return self._state.reason_to_wait(ticket.job)
+
+    def order(
+        self,
+        work: Work,
+        *,
+        bundle: str,
+        scan: str,
+        device: str,
+        background: bool = False,
+        seconds: float | None = None,
+    ) -> Ticket:
         """Queue something to be done in the thread of a device, after the bundle is loaded there.
+
+        It may take so many seconds; None: the deadline holds.
 
         Raises
         ------
@@ -185,7 +225,7 @@ class Crew:
         """
         self._check_open()
         job = events.Job(next(self._numbers), bundle, scan, background=background, device=device)
-        return self._put(job, work)
+        return self._put(job, _Task(self._ticket(job), work, seconds=seconds))
 
     def _check_open(self) -> None:
         if self._state.closed:
@@ -199,11 +239,13 @@ class Crew:
         finally:
             self._charging.remove(account.ledger)
 
-    def _put(self, job: events.Job, work: Inputs | Work, account: Account | None = None, size: int = 0) -> Ticket:
-        ticket = Ticket(job.id, lambda number: self.tell(events.Cancelled(number)))
-        self._tasks[job.id] = _Task(ticket, work, account, size)
+    def _ticket(self, job: events.Job) -> Ticket:
+        return Ticket(job.id, lambda number: self.tell(events.Cancelled(number)))
+
+    def _put(self, job: events.Job, task: _Task) -> Ticket:
+        self._tasks[job.id] = task
         self.tell(events.Submitted(job))
-        return ticket
+        return task.ticket
 
     def close(self) -> bool:
         """Cancel what waits, and wait a while for what runs and loads; return whether all of it has ended."""
@@ -217,6 +259,7 @@ class Crew:
         ended = [hand.join(end) for hand in self._hands.values()]
         ended += [_joined(thread, end) for thread in tuple(self._loading)]
         self.tell(events.Expired())
+        self._alarm.close()
         return all(ended)
 
     def tell(self, event: events.Event) -> None:
@@ -269,11 +312,17 @@ class Crew:
         self._hands[effect.device] = _Hand(f"engine {effect.device}")
 
     def _reset(self, effect: events.Reset, _: list[Work]) -> None:
+        self._await_device(effect.device)
         self._hands[effect.device].give(partial(self._reset_now, self._devices[effect.device]))
 
     def _revive(self, effect: events.Revive, calls: list[Work]) -> None:
         calls.append(partial(log.error, "%s is lost; its jobs go to other devices", effect.device))
+        self._await_device(effect.device)
         self._hands[effect.device].give(partial(self._revive_now, self._devices[effect.device]))
+
+    def _await_device(self, name: str) -> None:
+        reason = f"{name} has been away for {self._patience:g} seconds"
+        self._alarm.watch(("device", name), self._patience, partial(self.tell, events.DeviceGone(name, reason)))
 
     def _suspend(self, effect: events.Suspend, calls: list[Work]) -> None:
         calls.append(partial(log.error, "bundle %s is suspended: %s", effect.bundle, effect.reason))
@@ -281,30 +330,72 @@ class Crew:
     def _resume(self, effect: events.Resume, calls: list[Work]) -> None:
         calls.append(partial(log.warning, "bundle %s has come back and is used again", effect.bundle))
 
+    def _probation(self, effect: events.Probation, _: list[Work]) -> None:
+        self._alarm.watch(("run", effect.run), _PROBATION_SECONDS, partial(self.tell, events.Pardoned(effect.run)))
+
     # what takes time, in threads; each tells how it ended
 
     def _run_now(self, effect: events.Run, tasks: Sequence[_Task]) -> None:
-        device = self._devices[effect.device]
+        start = time.monotonic()
         try:
-            event = events.Finished(device.name, effect.run, _outcomes(device, effect.bundle, tasks))
+            outcomes = self._outcomes(effect, tasks, start)
+            event = events.Finished(effect.device, effect.run, outcomes, time.monotonic() - start)
         except DeviceLostError:
-            event = events.DeviceLost(device.name, effect.run)
-        except BaseException as error:  # noqa: BLE001 - a job's failure is its own
-            event = events.Finished(device.name, effect.run, [_failure(error)] * len(tasks))
+            event = events.DeviceLost(effect.device, effect.run)
+        self._alarm.forget(("run", effect.run))
         self.tell(event)
+
+    def _outcomes(self, effect: events.Run, tasks: Sequence[_Task], start: float) -> list[object]:
+        """Do what is to be done together; an order comes alone. What fails is the outcome of its own job only."""
+        device = self._devices[effect.device]
+        works = [task.work for task in tasks]
+        seconds = sum(self._deadline if task.seconds is None else task.seconds for task in tasks)
+        orders = [partial(_carry_out, work, device.name) for work in works if callable(work)]
+        if orders:
+            self._limit(effect, start, seconds, hangs=bool(effect.bundle))
+            return [_attempt(order) for order in orders]
+
+        def compute(inputs: Sequence[Tensors]) -> list[Result]:
+            self._limit(effect, start, self._seconds(effect, tasks), hangs=True)
+            return unstack(inputs, device.run(effect.bundle, stack(inputs)))
+
+        self._limit(effect, start, seconds, hangs=False)
+        inputs = [_attempt(partial(_settle, work)) for work in works if not callable(work)]
+        if self._state.devices[effect.device].run != effect.run:
+            return []  # it was given up meanwhile
+        results = iter(_each(compute, [each for each in inputs if not isinstance(each, Exception)]))
+        return [each if isinstance(each, Exception) else next(results) for each in inputs]
+
+    def _seconds(self, effect: events.Run, tasks: Sequence[_Task]) -> float:
+        """Return how long a run may take."""
+        expected = self._state.models[effect.device, effect.bundle].pace * sum(task.size for task in tasks)
+        return max(self._deadline, _MARGIN * expected)
+
+    def _limit(self, effect: events.Run, start: float, seconds: float, *, hangs: bool) -> None:
+        """Give a run up when it goes on for so many seconds from now."""
+        reason = f"no result after {seconds:.3g} seconds" if hangs else f"no inputs after {seconds:.3g} seconds"
+
+        def tell() -> None:
+            self.tell(events.Overran(effect.device, effect.run, reason, time.monotonic() - start, hangs))
+
+        self._alarm.watch(("run", effect.run), seconds, tell)
 
     def _load_now(self, name: str, bundle: str) -> None:
         reason = f"bundle {bundle!r} was not loaded on {name} within {self._patience:g} seconds"
-        overdue = threading.Timer(self._patience, self.tell, [events.Overdue(name, bundle, reason)])
-        overdue.daemon = True
-        overdue.start()
+        late = {
+            "slow": (_SLOW_SECONDS, events.Slow(name, bundle)),
+            "overdue": (self._patience, events.Overdue(name, bundle, reason)),
+        }
+        for how, (seconds, event) in late.items():
+            self._alarm.watch((how, name, bundle), seconds, partial(self.tell, event))
         device = self._devices[name]
         try:
             device.load(bundle)
-            event = events.Loaded(name, bundle, device.batch(bundle))
+            event = events.Loaded(name, bundle, device.batch(bundle), device.pace(bundle))
         except BaseException as error:  # noqa: BLE001 - whoever waits for it must know
             event = events.LoadFailed(name, bundle, _trouble(name, bundle, error), isinstance(error, DeviceLostError))
-        overdue.cancel()
+        for how in late:
+            self._alarm.forget((how, name, bundle))
         self.tell(event)
         self._loading.discard(threading.current_thread())
 
@@ -313,13 +404,17 @@ class Crew:
             device.reset()
         except Exception:
             log.exception("%s could not be reset", device.name)
-        self.tell(events.DeviceBack(device.name))
+        self._is_back(device)
 
     def _revive_now(self, device: Device) -> None:
         while not _is_alive(device):
             if self._closing.wait(_REVIVAL_SECONDS):
                 return
         log.warning("%s is back", device.name)
+        self._is_back(device)
+
+    def _is_back(self, device: Device) -> None:
+        self._alarm.forget(("device", device.name))
         self.tell(events.DeviceBack(device.name))
 
 
@@ -329,21 +424,48 @@ def _joined(thread: threading.Thread, end: float) -> bool:
     return not thread.is_alive()
 
 
-def _outcomes(device: Device, bundle: str, tasks: Sequence[_Task]) -> Sequence[Result]:
-    """Do what is to be done together; an order comes alone."""
-    works = [task.work for task in tasks]
-    inputs = [work for work in works if not callable(work)]
-    if inputs:
-        return unstack(inputs, device.run(bundle, stack(inputs)))
-    for work in works:
-        if callable(work):
-            work()
-    return [Result({}, "", device.name, 0.0)]
+def _attempt(call: Callable[[], T]) -> T | Exception:
+    """Return what a call returns, or an error that whoever waits can be given.
+
+    Raises
+    ------
+    DeviceLostError
+        The device is gone; it is no failure of what it ran.
+    """
+    try:
+        return call()
+    except DeviceLostError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a job's failure is its own
+        return _failure(error)
+
+
+def _carry_out(order: Work, device: str) -> Result:
+    order()
+    return Result({}, "", device, 0.0)
+
+
+def _settle(inputs: Inputs) -> Tensors:
+    try:
+        return settled(inputs)
+    except TimeoutError:
+        raise EngineError("its inputs take too long to compute") from None
+
+
+def _each(compute: Callable[[Sequence[Tensors]], list[Result]], jobs: list[Tensors]) -> Sequence[Result | Exception]:
+    """Compute jobs together, or if that fails each by itself: one of them must not cost the others their images."""
+    together = _attempt(partial(compute, jobs)) if jobs else []
+    if not isinstance(together, Exception):
+        return together
+    if len(jobs) == 1:
+        return [together]
+    log.warning("a batch of %d jobs failed; they are computed one by one", len(jobs))
+    return [result for job in jobs for result in _each(compute, [job])]
 
 
 def _failure(error: BaseException) -> Exception:
     """Return an error that whoever waits can be given; one that ends a thread is not for theirs."""
-    return error if isinstance(error, Exception) else EngineError(f"{type(error).__name__}: {error}")
+    return error if isinstance(error, Exception) else EngineError(f"it ended its thread ({type(error).__name__})")
 
 
 def _trouble(name: str, bundle: str, error: BaseException) -> IsocenterError | str:
@@ -351,7 +473,9 @@ def _trouble(name: str, bundle: str, error: BaseException) -> IsocenterError | s
     if isinstance(error, IsocenterError):
         return error
     log.error("bundle %s cannot be loaded on %s", bundle, name, exc_info=error)
-    return f"bundle {bundle!r} cannot be loaded on {name}: {type(error).__name__}: {error}"
+    return (
+        f"bundle {bundle!r} cannot be loaded on {name}: {type(error).__name__}, of which the service's log tells more"
+    )
 
 
 def _is_alive(device: Device) -> bool:

@@ -1,6 +1,7 @@
 """Where bundles run: the devices of this process."""
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Protocol
 import torch
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
+from ..bundle.manifest import MANIFEST, BundleError, Manifest, RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from .jobs import Result, Tensors
 from .model import LoadedModel
 
@@ -33,6 +35,10 @@ class Device(Protocol):
 
     def batch(self, bundle: str) -> int:
         """How many slices are worth computing together."""
+        ...
+
+    def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs, as they were measured; 0 if they were not."""
         ...
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
@@ -69,10 +75,13 @@ class Shelf:
     ----------
     folders
         Searched in order.
+    trust
+        Whose bundles are used; everybody's by default.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], trust: Trust = EVERYBODY) -> None:
         self.folders = tuple(folders)
+        self._trust = trust
         self._manifests: dict[str, Manifest] = {}
 
     def manifest(self, name: str) -> Manifest:
@@ -88,13 +97,12 @@ class Shelf:
         return self._manifests[name]
 
     def available(self) -> dict[str, Path]:
-        """Return the folders of all bundles by name."""
+        """Return the folders of all bundles by name. Those that begin with a dot are not ready."""
         return {
             path.name: path
             for folder in reversed(self.folders)
-            if folder.is_dir()
-            for path in sorted(folder.iterdir())
-            if (path / "model.yaml").is_file()
+            for path in _entries(folder)
+            if not path.name.startswith(".") and os.path.lexists(path / MANIFEST)
         }
 
     def open(self, name: str) -> Bundle:
@@ -108,7 +116,14 @@ class Shelf:
         available = self.available()
         if name not in available:
             raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
-        return Bundle.open(available[name])
+        return Bundle.open(available[name], self._trust)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:  # it is not there, or not for us: then there are no bundles in it
+        return []
 
 
 class LocalDevice:
@@ -152,6 +167,9 @@ class LocalDevice:
 
     def batch(self, bundle: str) -> int:
         return self.load(bundle).batch
+
+    def pace(self, bundle: str) -> float:
+        return self.load(bundle).pace
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         self.load(bundle).prepare(sizes)

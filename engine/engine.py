@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from ..bundle.manifest import Manifest, RuntimeChoice
+from ..bundle.trust import EVERYBODY, Trust
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account
 from .crew import Crew, Ticket
 from .device import Device, LocalDevice, Shelf
-from .events import Abandoned
 from .jobs import Inputs, Result
 
 log = logging.getLogger("isocenter.engine")
 
-_ENGINE = "engine"
+_NO_SCAN = ""
 _LOAD_SECONDS = 60.0
 """A bundle that takes longer to load holds up no other, and its jobs are refused until it comes."""
 
@@ -38,7 +38,7 @@ class Model:
 
 
 class Engine:
-    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns.
+    """Runs bundles by name, each device in a thread of its own, all from one queue in which scans take turns, by time.
 
     Parameters
     ----------
@@ -51,7 +51,10 @@ class Engine:
     default_network
         Bundle for pipelines that name none.
     deadline
-        Seconds after which a gadget waits no longer for an image and falls back.
+        Seconds that a run may take until its bundle is taken for hanging and its jobs fail; ten times what was measured for its
+        size, if that is longer. Waiting does not count.
+    trust
+        Whose bundles are used; everybody's by default.
 
     Raises
     ------
@@ -67,14 +70,15 @@ class Engine:
         runtime: RuntimeChoice = "auto",
         default_network: str | None = None,
         deadline: float = 60.0,
+        trust: Trust = EVERYBODY,
     ) -> None:
-        self.shelf = Shelf(folders)
+        self.shelf = Shelf(folders, trust)
         self.default_network = default_network
         self.deadline = deadline
         self.devices: list[Device] = [
             LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
         ]
-        self._crew = Crew(self.devices, max(deadline, _LOAD_SECONDS))
+        self._crew = Crew(self.devices, deadline, max(deadline, _LOAD_SECONDS))
 
     @property
     def waiting(self) -> int:
@@ -109,27 +113,28 @@ class Engine:
     def preload(self, bundles: Sequence[str] | None = None) -> None:
         """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged.
 
-        They are loaded one after the other, as their runtimes are measured; what a job needs meanwhile is loaded at once.
+        They are loaded one after the other, as their runtimes are measured, but not behind one that takes long; what a job needs
+        meanwhile is loaded at once.
         """
         for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
-                ticket = self._crew.order(_nothing, bundle=name, scan=_ENGINE, device=device.name, background=True)
+                ticket = self._crew.order(_nothing, bundle=name, scan=_NO_SCAN, device=device.name, background=True)
                 ticket.add_done_callback(_log_failure)
 
-    def prepare(self, bundle: str, sizes: Mapping[str, int]) -> list[Future[Result]]:
-        """Load and warm up, on every device, for sizes that a header announced."""
+    def prepare(self, bundle: str, sizes: Mapping[str, int], *, scan: str = _NO_SCAN) -> list[Future[Result]]:
+        """Load and warm up, on every device, for sizes that the header of a scan announced."""
         # in the threads that will run it: what is warm belongs to a thread
         return [
             self._crew.order(
                 partial(device.prepare, bundle, dict(sizes)) if sizes else _nothing,
                 bundle=bundle,
-                scan=_ENGINE,
+                scan=scan,
                 device=device.name,
             )
             for device in self.devices
         ]
 
-    def begin(self, value: Deferred, *, scan: str = _ENGINE) -> None:
+    def begin(self, value: Deferred, *, scan: str = _NO_SCAN) -> None:
         """Compute an input that a job will need, before there is the job.
 
         Where models run on the CPU, in the thread that has all cores, between the jobs; elsewhere here and now, beside them.
@@ -151,14 +156,14 @@ class Engine:
             if (wanted := reference()) is not None:
                 wanted.start()
 
-        self._crew.order(start, bundle="", scan=scan, device=processor)
+        self._crew.order(start, bundle="", scan=scan, device=processor, seconds=value.seconds)
 
     def submit(
         self,
         bundle: str,
         inputs: Inputs,
         *,
-        scan: str = _ENGINE,
+        scan: str = _NO_SCAN,
         urgent: bool = False,
         account: Account | None = None,
     ) -> Future[Result]:
@@ -172,9 +177,9 @@ class Engine:
             Float32 tensors by name, as the manifest has them; those that are to be computed yet are computed in the device's
             thread. They must not be changed before the result is there.
         scan
-            Jobs of different scans take turns.
+            Scans share the devices by time: the one that has had least goes first.
         urgent
-            Go before everything else, and wait for no room: it repeats what has failed.
+            Go before what the scan has besides, and wait for no room: it repeats what has failed.
         account
             Charged with the bytes of the inputs while they wait. Without one, nothing is bounded.
 
@@ -194,10 +199,9 @@ class Engine:
         """Run a bundle and wait for its outputs."""
         return self.submit(bundle, inputs).result().outputs
 
-    def abandon(self, future: Future[Result], reason: str) -> None:
-        """Wait for a job no longer: take it out of the queue, or suspend the bundle that it hangs in and go on without."""
-        if isinstance(future, Ticket):
-            self._crew.tell(Abandoned(future.job, reason))
+    def reason_to_wait(self, future: Future[Result]) -> str:
+        """Return why a job waits for others than its own scan's, such as ``3 scans before this one``; empty if it does not."""
+        return self._crew.reason_to_wait(future) if isinstance(future, Ticket) else ""
 
     def close(self) -> bool:
         """Cancel what waits, wait a while for what runs and loads, and release the devices; every job is answered then.

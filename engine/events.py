@@ -14,9 +14,9 @@ class Job(NamedTuple):
     bundle
         What has to be loaded for it; empty: nothing.
     scan
-        Whose turn it uses up.
+        Whose turn it uses up; empty: that of none.
     urgent
-        Whether it goes before everything that is not.
+        Whether it goes before what its scan has besides.
     background
         Whether its bundle is loaded when nothing else is.
     entries
@@ -52,19 +52,35 @@ class Cancelled(NamedTuple):
     job: int
 
 
-class Abandoned(NamedTuple):
-    """Somebody wants a job no longer, whether it has begun or not."""
+class Overran(NamedTuple):
+    """A run takes so long that nothing waits for it any longer.
 
-    job: int
+    Attributes
+    ----------
+    device, run
+        Which.
+    reason
+        What is said of it.
+    seconds
+        How long it took.
+    hangs
+        Whether the bundle hangs; else what a run waits for before it does.
+    """
+
+    device: str
+    run: int
     reason: str
+    seconds: float = 0.0
+    hangs: bool = True
 
 
 class Loaded(NamedTuple):
-    """A device can run a bundle, so many entries at once."""
+    """A device can run a bundle: so many entries at once, in so many seconds for a byte of inputs."""
 
     device: str
     bundle: str
     batch: int = 1
+    pace: float = 0.0
 
 
 class LoadFailed(NamedTuple):
@@ -76,6 +92,13 @@ class LoadFailed(NamedTuple):
     lost: bool = False
 
 
+class Slow(NamedTuple):
+    """Loading takes so long that others are loaded beside it."""
+
+    device: str
+    bundle: str
+
+
 class Overdue(NamedTuple):
     """Loading takes so long that nothing waits for it any longer."""
 
@@ -85,11 +108,12 @@ class Overdue(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """A run has ended, well or not, with an outcome for each of its jobs; outcomes are passed on."""
+    """A run has ended, well or not, after so many seconds, with an outcome for each of its jobs; outcomes are passed on."""
 
     device: str
     run: int
     outcomes: Sequence[object]
+    seconds: float = 0.0
 
 
 class DeviceLost(NamedTuple):
@@ -99,10 +123,23 @@ class DeviceLost(NamedTuple):
     run: int
 
 
+class DeviceGone(NamedTuple):
+    """A device that was lost or reset stays away so long that nothing waits for it any longer."""
+
+    device: str
+    reason: str
+
+
 class DeviceBack(NamedTuple):
     """A device that was lost or reset can be used."""
 
     device: str
+
+
+class Pardoned(NamedTuple):
+    """A run that was stopped lies so long back that its bundle may be tried again."""
+
+    run: int
 
 
 class Closed(NamedTuple):
@@ -116,13 +153,16 @@ class Expired(NamedTuple):
 Event = (
     Submitted
     | Cancelled
-    | Abandoned
+    | Overran
     | Loaded
     | LoadFailed
+    | Slow
     | Overdue
     | Finished
     | DeviceLost
+    | DeviceGone
     | DeviceBack
+    | Pardoned
     | Closed
     | Expired
 )
@@ -131,14 +171,14 @@ Event = (
 
 
 class Load(NamedTuple):
-    """Load a bundle, beside what runs; ends with ``Loaded`` or ``LoadFailed``, and may be ``Overdue`` before."""
+    """Load a bundle, beside what runs; ends with ``Loaded`` or ``LoadFailed``, and may be ``Slow`` and ``Overdue`` before."""
 
     device: str
     bundle: str
 
 
 class Run(NamedTuple):
-    """Do these jobs together in the device's thread; ends with ``Finished`` or ``DeviceLost``."""
+    """Do these jobs together in the device's thread; ends with ``Finished`` or ``DeviceLost``, and may be ``Overran`` before."""
 
     device: str
     run: int
@@ -173,13 +213,13 @@ class Replace(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """Stop what hangs in a device, if that is possible; ends with ``DeviceBack``."""
+    """Stop what hangs in a device, if that is possible; ends with ``DeviceBack``, and may be ``DeviceGone`` before."""
 
     device: str
 
 
 class Revive(NamedTuple):
-    """Wait until a device is there; ends with ``DeviceBack``."""
+    """Wait until a device is there; ends with ``DeviceBack``, and may be ``DeviceGone`` before."""
 
     device: str
 
@@ -197,4 +237,10 @@ class Resume(NamedTuple):
     bundle: str
 
 
-Effect = Load | Run | Answer | Refuse | Cancel | Replace | Reset | Revive | Suspend | Resume
+class Probation(NamedTuple):
+    """Wait for a while after a run that hung was stopped; ends with ``Pardoned``."""
+
+    run: int
+
+
+Effect = Load | Run | Answer | Refuse | Cancel | Replace | Reset | Revive | Suspend | Resume | Probation

@@ -1,12 +1,13 @@
 """What jobs compute and what comes of it: inputs, results, and batches of them."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from ..flow.deferred import Deferred, settled
+from ..flow.deferred import Deferred
 from ..wire.errors import IsocenterError
 
 Tensors = Mapping[str, Tensor]
@@ -37,12 +38,25 @@ class Result:
         What computed them, and where.
     seconds
         How long the runtime took for the whole batch that the job was part of.
+    parts
+        How many entries the runtime was given at once, one time after the other: several only where memory was short.
+    first, last
+        Which of these entries, counted from 1, are the job's.
     """
 
     outputs: dict[str, Tensor]
     runtime: str
     device: str
     seconds: float
+    parts: tuple[int, ...] = (1,)
+    first: int = 1
+    last: int = 1
+
+    @property
+    def batch(self) -> str:
+        """How it was batched, such as ``3-4 of 4``: sums are taken in another order in batches of another length."""
+        mine = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
+        return f"{mine} of {'+'.join(map(str, self.parts))}"
 
 
 def entries(inputs: Inputs) -> int:
@@ -55,21 +69,26 @@ def likeness(inputs: Inputs) -> Hashable:
     return frozenset([(name, *value.shape[1:]) for name, value in inputs.items()])
 
 
-def stack(jobs: Sequence[Inputs]) -> Tensors:
-    """Join like inputs along the batch; what is to be computed yet is computed here."""
-    inputs = [settled(each) for each in jobs]
-    if len(inputs) == 1:
-        return inputs[0]
-    return {name: torch.cat([each[name] for each in inputs]) for name in inputs[0]}
+def stack(jobs: Sequence[Tensors]) -> Tensors:
+    """Join like inputs along the batch."""
+    if len(jobs) == 1:
+        return jobs[0]
+    return {name: torch.cat([each[name] for each in jobs]) for name in jobs[0]}
 
 
-def unstack(jobs: Sequence[Inputs], result: Result) -> list[Result]:
+def unstack(jobs: Sequence[Tensors], result: Result) -> list[Result]:
     """Split the outputs of joined jobs."""
     if len(jobs) == 1:
         return [result]
     lengths = [entries(inputs) for inputs in jobs]
     parts = {name: tensor.split(lengths) for name, tensor in result.outputs.items()}
+    ends = list(accumulate(lengths))
     return [
-        Result({name: part[i] for name, part in parts.items()}, result.runtime, result.device, result.seconds)
-        for i in range(len(jobs))
+        replace(
+            result,
+            outputs={name: part[index] for name, part in parts.items()},
+            first=end - length + 1,
+            last=end,
+        )
+        for index, (length, end) in enumerate(zip(lengths, ends, strict=True))
     ]

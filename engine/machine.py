@@ -1,8 +1,8 @@
 """What the engine does next: a machine without threads, clock, tensors or I/O.
 
-Many threads act upon an engine at once. Scans submit, cancel and give up; devices end, fail, hang and vanish; bundles get
-loaded, or do not; somebody closes it all. Each of these is harmless alone. The faults of such a thing live in between: a job
-that ends in the moment in which it is given up, a device that is lost while the engine is closed. With locks one has to think
+Many threads act upon an engine at once. Scans submit and cancel; devices end, fail, hang and vanish; bundles get loaded, or do
+not; somebody closes it all. Each of these is harmless alone. The faults of such a thing live in between: a run that ends in the
+moment in which it is given up, a device that is lost while the engine is closed. With locks one has to think
 of every pair of them, and cannot test that one did. So all that is decided is decided here, by one function, in the words of
 ``events``::
 
@@ -12,46 +12,50 @@ A state is a value, an event says what has happened, effects say what is to be d
 events one after the other, in the order in which they arrive, and carries the effects out; it decides nothing. Two things that
 happen "at once" are two events in one order or in the other, and a test tries both.
 
-**Four sorts of things have a state of their own**, and the tables below say how each can move. What is not in a table does not
-happen: an event that finds no move is late, and changes nothing. That is all there is to say about most races.
+**Four sorts of things have a state of their own**, and the tables of ``phases`` say how each can move. What is not in a table
+does not happen: an event that finds no move is late, and changes nothing. That is all there is to say about most races.
 
 A *job* waits, runs, and is answered, once. Where it is says which: in the queue, with a device, or nowhere, as an answered job
 is forgotten. A job whose device is lost waits again, before all others.
 
 A *device* runs one thing at a time. Runs are numbered, because a thread that hangs may come back long after it was given up,
 when its device runs something else: what it says is about its own run and about no other. ``LOST`` is a device that says so
-itself; ``RESETTING`` is one whose run was given up, and which goes on in another thread. Either ends with ``DeviceBack``.
+itself; ``RESETTING`` is one whose run was given up, and which goes on in another thread. Either ends with ``DeviceBack``. Jobs
+wait for that, until ``DeviceGone`` says that it takes too long; then they are refused unless another device can do them.
 
 A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the job
 waits in the queue, where it is passed over until a device is ``READY`` for it. Orders to load something for later (background)
-start one after the other, as loading measures. A model that takes too long is ``OVERDUE``: it holds up no other any more, and
-its jobs are refused so that a fallback makes their images. It is used as soon as it comes. One that has ``FAILED`` is tried
-again when somebody wants it and no device has it. A device that comes back may be a new process, and is asked for its models
-anew.
+start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model that takes too long is
+``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it comes. One that has ``FAILED``
+is tried again when somebody wants it and no device has it. A device that comes back may be a new process, and is asked for its
+models anew.
 
 A *bundle* is suspended while runs of it hang that were given up: its jobs are refused at once. This needs no table; it is what
 ``hung`` says. When the last of these runs comes back, the bundle is used again. One that ends because its device was stopped
-has not come back: the next run would hang as well.
+has not come back, and the next one may hang as well; so it counts until it is ``Pardoned``.
 
-**The order of jobs.** First those that were put back, in their order, then urgent ones, then one of each scan in turn. Whatever
-is taken, urgent or not, uses up the turn of its scan. The first job that the device can do is taken, and along with it jobs
-that are like it, as many as its batch has room for; these use up no turn.
+**Time.** What is given up is what runs for too long: ``Overran`` is said of a run, never of a job. A job that waits, for its
+turn or for its bundle, loses nothing by it.
+
+**The order of jobs.** First those that were put back, in their order, then those of the scan that has had the least time of the
+devices (``turns``). The first job that the device can do is taken, and along with it jobs that are like it, as many as its
+batch has room for.
 
 **Closing** cancels what waits. What runs is answered when it ends, by the loss of its device, or at the latest when the time
 for it has ``Expired``. Nothing is begun, loaded or revived any more.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import StrEnum, auto
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .events import (
-    Abandoned,
     Answer,
     Cancel,
     Cancelled,
     Closed,
     DeviceBack,
+    DeviceGone,
     DeviceLost,
     Effect,
     Event,
@@ -62,96 +66,40 @@ from .events import (
     Loaded,
     LoadFailed,
     Overdue,
+    Overran,
+    Pardoned,
+    Probation,
     Refuse,
     Replace,
     Reset,
     Resume,
     Revive,
     Run,
+    Slow,
     Submitted,
     Suspend,
 )
-
-
-class JobPhase(StrEnum):
-    """Where a job is."""
-
-    WAITING = auto()
-    RUNNING = auto()
-    ANSWERED = auto()
-
-
-class DevicePhase(StrEnum):
-    """What a device does."""
-
-    IDLE = auto()
-    RUNNING = auto()
-    LOST = auto()
-    RESETTING = auto()
-
-
-class ModelPhase(StrEnum):
-    """How far a bundle is on a device."""
-
-    ABSENT = auto()
-    LOADING = auto()
-    OVERDUE = auto()
-    READY = auto()
-    FAILED = auto()
-
-
-# How things move: by what happens, or by what is done about something else.
-
-JOB_MOVES: Mapping[JobPhase, Mapping[type, JobPhase]] = {
-    JobPhase.WAITING: {Run: JobPhase.RUNNING, Refuse: JobPhase.ANSWERED, Cancel: JobPhase.ANSWERED},
-    JobPhase.RUNNING: {Answer: JobPhase.ANSWERED, Refuse: JobPhase.ANSWERED, Revive: JobPhase.WAITING},
-    JobPhase.ANSWERED: {},
-}
-DEVICE_MOVES: Mapping[DevicePhase, Mapping[type, DevicePhase]] = {
-    DevicePhase.IDLE: {Run: DevicePhase.RUNNING, DeviceLost: DevicePhase.LOST},
-    DevicePhase.RUNNING: {
-        Finished: DevicePhase.IDLE,
-        DeviceLost: DevicePhase.LOST,
-        Abandoned: DevicePhase.RESETTING,
-        Expired: DevicePhase.RESETTING,
-    },
-    DevicePhase.LOST: {DeviceBack: DevicePhase.IDLE},
-    DevicePhase.RESETTING: {DeviceBack: DevicePhase.IDLE},
-}
-MODEL_MOVES: Mapping[ModelPhase, Mapping[type, ModelPhase]] = {
-    ModelPhase.ABSENT: {Load: ModelPhase.LOADING},
-    ModelPhase.LOADING: {
-        Loaded: ModelPhase.READY,
-        LoadFailed: ModelPhase.FAILED,
-        Overdue: ModelPhase.OVERDUE,
-        DeviceLost: ModelPhase.ABSENT,
-    },
-    ModelPhase.OVERDUE: {
-        Loaded: ModelPhase.READY,
-        LoadFailed: ModelPhase.FAILED,
-        DeviceLost: ModelPhase.ABSENT,
-    },
-    ModelPhase.READY: {DeviceBack: ModelPhase.ABSENT},
-    ModelPhase.FAILED: {Submitted: ModelPhase.ABSENT},
-}
+from .phases import DEVICE_MOVES, MODEL_MOVES, DevicePhase, ModelPhase
+from .turns import Turns
 
 _UP = DevicePhase.IDLE, DevicePhase.RUNNING
-_TROUBLED = ModelPhase.FAILED, ModelPhase.OVERDUE
 
 
 class Device(NamedTuple):
-    """What a device does: its run, by number, and the jobs of it."""
+    """What a device does: its run, by number, and the jobs of it; or what is wrong with it."""
 
     phase: DevicePhase = DevicePhase.IDLE
     run: int = 0
     jobs: tuple[Job, ...] = ()
+    trouble: object = None
 
 
 class Model(NamedTuple):
-    """A bundle on a device: how many entries are worth a batch, or what is wrong with it."""
+    """A bundle on a device: how many entries are worth a batch, seconds for a byte of inputs, or what is wrong with it."""
 
     phase: ModelPhase = ModelPhase.ABSENT
     batch: int = 1
+    pace: float = 0.0
     trouble: object = None
 
 
@@ -171,10 +119,8 @@ class State(NamedTuple):
         By name.
     models
         By device and bundle; those that are not there are absent.
-    front
-        Jobs that wait before all others: those put back, then urgent ones.
-    rows
-        The other jobs that wait, by scan; the scan whose turn it is comes first.
+    turns
+        The jobs that wait, and whose turn it is.
     hung
         Runs that were given up, by number.
     runs
@@ -185,8 +131,7 @@ class State(NamedTuple):
 
     devices: Mapping[str, Device]
     models: Mapping[tuple[str, str], Model]
-    front: tuple[Job, ...]
-    rows: Mapping[str, tuple[Job, ...]]
+    turns: Turns
     hung: Mapping[int, Hung]
     runs: int
     closed: bool
@@ -194,7 +139,24 @@ class State(NamedTuple):
     @property
     def waiting(self) -> tuple[Job, ...]:
         """Jobs that have not begun, or were put back, in their order within each scan."""
-        return (*self.front, *(job for row in self.rows.values() for job in row))
+        return self.turns.jobs
+
+    @property
+    def running(self) -> Counter[str]:
+        """How many runs each scan has under way."""
+        return _running(self.devices)
+
+    def reason_to_wait(self, number: int) -> str:
+        """Return why a job waits for others than its own scan's; empty if it does not."""
+        job = next((job for job in self.waiting if job.id == number), None)
+        if job is None:
+            return ""
+        places = [name for name in self.devices if job.device in (None, name)]
+        phases = [self.models.get((name, job.bundle), Model()).phase for name in places]
+        if job.bundle and ModelPhase.READY not in phases:
+            return f"bundle {job.bundle!r} is being loaded"
+        scans = self.turns.scans_before(number, self.running)
+        return f"{scans} scan{'s' if scans > 1 else ''} before this one" if scans else ""
 
     @property
     def suspended(self) -> dict[str, str]:
@@ -204,13 +166,14 @@ class State(NamedTuple):
 
 def start(devices: Sequence[str]) -> State:
     """Return the first state of an engine with these devices."""
-    return State({name: Device() for name in devices}, {}, (), {}, {}, 0, False)
+    return State({name: Device() for name in devices}, {}, Turns(), {}, 0, False)
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
     """Return what is the case after an event, and what is to be done, in this order."""
     draft = _Draft(state)
     _HANDLERS[type(event)](draft, event)
+    draft.settle()
     draft.take()
     return draft.state(), tuple(draft.effects)
 
@@ -221,15 +184,14 @@ class _Draft:
     def __init__(self, state: State) -> None:
         self.devices = dict(state.devices)
         self.models = dict(state.models)
-        self.front = state.front
-        self.rows = dict(state.rows)
+        self.turns = state.turns
         self.hung = dict(state.hung)
         self.runs = state.runs
         self.closed = state.closed
         self.effects: list[Effect] = []
 
     def state(self) -> State:
-        return State(self.devices, self.models, self.front, self.rows, self.hung, self.runs, self.closed)
+        return State(self.devices, self.models, self.turns, self.hung, self.runs, self.closed)
 
     # jobs
 
@@ -238,49 +200,24 @@ class _Draft:
         if reason := "the engine is closed" if self.closed else self.suspension(job.bundle):
             self.effects.append(Refuse(job.id, reason))
             return
-        if job.urgent:
-            self.front += (job,)
-        else:
-            self.rows[job.scan] = (*self.rows.get(job.scan, ()), job)
-        if not all(self.is_ready(name, job) for name in self.places(job)):
-            self.forgive(job)
-            self.want(job)
+        self.turns = self.turns.add(job)
+        self.forgive(job)
+        self.want(job)
 
     def cancelled(self, event: Cancelled) -> None:
-        if any(job.id == event.job for job in self.waiting()):
-            self.drop(event.job)
-            self.effects.append(Cancel(event.job))
-
-    def abandoned(self, event: Abandoned) -> None:
-        self.cancelled(Cancelled(event.job))
-        for name, device in self.devices.items():
-            if any(job.id == event.job for job in device.jobs):
-                self.give_up(name, Abandoned, event.reason)
-                return
-
-    def waiting(self) -> Iterator[Job]:
-        yield from self.front
-        for row in tuple(self.rows.values()):
-            yield from row
-
-    def drop(self, job: int) -> None:
-        self.front = _without(self.front, job)
-        for scan, row in self.rows.items():
-            shorter = _without(row, job)
-            if shorter is not row:
-                self.rows[scan] = shorter
-                if not shorter:
-                    del self.rows[scan]
-                return
+        for job in self.turns.jobs:
+            if job.id == event.job:
+                self.turns = self.turns.without(job)
+                self.effects.append(Cancel(job.id))
 
     def refuse(self, job: Job, reason: object) -> None:
-        self.drop(job.id)
+        self.turns = self.turns.without(job)
         self.effects.append(Refuse(job.id, reason))
 
     # models
 
     def loaded(self, event: Loaded) -> None:
-        self.move_model(event.device, event.bundle, Loaded, batch=event.batch)
+        self.move_model(event.device, event.bundle, Loaded, batch=event.batch, pace=event.pace)
         self.want_all()
 
     def load_failed(self, event: LoadFailed) -> None:
@@ -291,6 +228,10 @@ class _Draft:
             self.move_model(event.device, event.bundle, LoadFailed, trouble=event.error)
         self.want_all()
 
+    def slow(self, event: Slow) -> None:
+        self.move_model(event.device, event.bundle, Slow)
+        self.want_all()
+
     def overdue(self, event: Overdue) -> None:
         self.move_model(event.device, event.bundle, Overdue, trouble=event.reason)
         self.want_all()
@@ -299,10 +240,10 @@ class _Draft:
         model = self.models.get((device, bundle))
         return ModelPhase.ABSENT if model is None else model.phase
 
-    def move_model(self, device: str, bundle: str, by: type, batch: int = 1, trouble: object = None) -> bool:
+    def move_model(self, device: str, bundle: str, by: type, **what: Any) -> bool:
         phase = MODEL_MOVES[self.phase(device, bundle)].get(by)
         if phase is not None:
-            self.models[device, bundle] = Model(phase, batch, trouble)
+            self.models[device, bundle] = Model(phase, **what)
         return phase is not None
 
     def places(self, job: Job) -> list[str]:
@@ -318,24 +259,28 @@ class _Draft:
 
     def want(self, job: Job) -> None:
         """Load what a job needs wherever it may be done; refuse a job that has nothing to hope for."""
-        if not job.bundle or self.closed:
+        if self.closed:
             return
         if reason := self.suspension(job.bundle):
             self.refuse(job, reason)
             return
-        places = self.places(job)
-        for name in places:
+        for name in self.places(job) if job.bundle else ():
             turn = not (job.background and self.is_loading(name))
             if turn and self.devices[name].phase in _UP and self.move_model(name, job.bundle, Load):
                 self.effects.append(Load(name, job.bundle))
-        present = [name for name in places if self.devices[name].phase is not DevicePhase.LOST]
-        if all(self.phase(name, job.bundle) in _TROUBLED for name in present):
-            troubled = [name for name in places if self.phase(name, job.bundle) in _TROUBLED]
-            if troubled:
-                self.refuse(job, self.models[troubled[0], job.bundle].trouble)
+        troubles = [self.trouble(name, job.bundle) for name in self.places(job)]
+        reasons = [reason for _, reason in troubles if reason is not None]
+        if reasons and not any(hope for hope, _ in troubles):
+            self.refuse(job, reasons[0])
+
+    def trouble(self, name: str, bundle: str) -> tuple[bool, object]:
+        """Return whether a device may do a bundle's jobs soon, and what is wrong otherwise; None: it was lost just now."""
+        device, model = self.devices[name], self.models.get((name, bundle), Model())
+        reason = device.trouble if device.trouble is not None else model.trouble
+        return reason is None and device.phase is not DevicePhase.LOST, reason
 
     def want_all(self) -> None:
-        for job in tuple(self.waiting()):
+        for job in self.turns.jobs:
             self.want(job)
 
     def is_loading(self, device: str) -> bool:
@@ -347,15 +292,29 @@ class _Draft:
         device = self.devices[event.device]
         if device.run == event.run:
             self.move_device(event.device, Finished)
+            self.turns = self.turns.charge(device.jobs, event.seconds)
             self.effects += [Answer(job.id, out) for job, out in zip(device.jobs, event.outcomes, strict=True)]
             return
-        hung = self.hung.pop(event.run, None)
+        self.come_back(event.run)
+
+    def come_back(self, run: int) -> None:
+        """Use the bundle of a run that was given up again, if it was the last one."""
+        hung = self.hung.pop(run, None)
         if hung is not None and hung.bundle and not self.suspension(hung.bundle):
             self.effects.append(Resume(hung.bundle))
 
     def device_lost(self, event: DeviceLost) -> None:
         if self.devices[event.device].run == event.run:
             self.lose(event.device)
+            self.want_all()
+        elif event.run in self.hung and not self.closed:
+            self.effects.append(Probation(event.run))
+
+    def pardoned(self, event: Pardoned) -> None:
+        self.come_back(event.run)
+
+    def device_gone(self, event: DeviceGone) -> None:
+        if self.move_device(event.device, DeviceGone, trouble=event.reason):
             self.want_all()
 
     def device_back(self, event: DeviceBack) -> None:
@@ -365,10 +324,10 @@ class _Draft:
                     self.move_model(name, bundle, DeviceBack)
             self.want_all()
 
-    def move_device(self, name: str, by: type, run: int = 0, jobs: tuple[Job, ...] = ()) -> bool:
+    def move_device(self, name: str, by: type, **what: Any) -> bool:
         phase = DEVICE_MOVES[self.devices[name].phase].get(by)
         if phase is not None:
-            self.devices[name] = Device(phase, run, jobs)
+            self.devices[name] = Device(phase, **what)
         return phase is not None
 
     def lose(self, name: str) -> None:
@@ -379,16 +338,23 @@ class _Draft:
         if self.closed:
             self.effects += [Refuse(job.id, f"{name} was lost while the engine was closed") for job in jobs]
         else:
-            self.front = jobs + self.front
+            self.turns = self.turns.put_back(jobs)
             self.effects.append(Revive(name))
 
-    def give_up(self, name: str, by: type, reason: str) -> None:
-        """Answer what a device runs, suspend the bundle that it hangs in, and go on without."""
+    def overran(self, event: Overran) -> None:
+        device = self.devices[event.device]
+        if device.run == event.run:
+            self.turns = self.turns.charge(device.jobs, event.seconds)
+            self.give_up(event.device, Overran, event.reason, hangs=event.hangs)
+
+    def give_up(self, name: str, by: type, reason: str, *, hangs: bool = True) -> None:
+        """Answer what a device runs, suspend the bundle if it hangs, and go on without."""
         device = self.devices[name]
-        bundle = device.jobs[0].bundle
+        bundle = device.jobs[0].bundle if hangs else ""
         self.move_device(name, by)
         self.hung[device.run] = Hung(bundle, reason)
-        self.effects += [Refuse(job.id, f"bundle {job.bundle!r}: {reason}") for job in device.jobs]
+        said = f"bundle {bundle!r}: {reason}" if bundle else reason
+        self.effects += [Refuse(job.id, said) for job in device.jobs]
         if self.closed:
             return
         self.effects += [Replace(name), Reset(name)]
@@ -405,27 +371,32 @@ class _Draft:
 
     # turns
 
+    def settle(self) -> None:
+        """Keep accounts of the scans that are there."""
+        self.turns = self.turns.settle(_running(self.devices))
+
     def take(self) -> None:
         """Give every idle device the job whose turn it is."""
-        if self.closed or not (self.front or self.rows):
+        if self.closed:
             return
         for name, device in self.devices.items():
             if device.phase is DevicePhase.IDLE and (jobs := self.turn(name)):
                 self.runs += 1
-                self.move_device(name, Run, self.runs, jobs)
+                self.move_device(name, Run, run=self.runs, jobs=jobs)
                 self.effects.append(Run(name, self.runs, jobs[0].bundle, tuple([job.id for job in jobs])))
 
     def turn(self, name: str) -> tuple[Job, ...]:
         """Take the first job that a device can do now out of the queue, and those that go along with it."""
-        for first in self.waiting():
-            if self.can_do(name, first):
-                break
-        else:
+        if not self.turns.jobs:
             return ()
-        self.drop(first.id)
-        if first.scan in self.rows:  # to the end of the row of scans
-            self.rows[first.scan] = self.rows.pop(first.scan)
-        return (first, *self.companions(name, first))
+        able = [job for job in self.turns.order(_running(self.devices)) if self.can_do(name, job)]
+        if not able:
+            return ()
+        jobs = able[0], *self.companions(name, able[0], able[1:])
+        for job in jobs[1:]:
+            self.turns = self.turns.without(job)
+        self.turns = self.turns.take(jobs[0])
+        return jobs
 
     def can_do(self, name: str, job: Job) -> bool:
         return job.device in (None, name) and self.is_ready(name, job)
@@ -433,24 +404,22 @@ class _Draft:
     def is_ready(self, name: str, job: Job) -> bool:
         return not job.bundle or self.phase(name, job.bundle) is ModelPhase.READY
 
-    def companions(self, name: str, first: Job) -> list[Job]:
+    def companions(self, name: str, first: Job, others: Sequence[Job]) -> list[Job]:
+        """Return the jobs that are like the first one, as many as the batch has room for."""
         room = self.models[name, first.bundle].batch - first.entries if first.bundle else 0
         found: list[Job] = []
-        if room > 0 and first.likeness is not None:
-            for job in tuple(self.waiting()):
-                like = job.bundle == first.bundle and job.likeness == first.likeness
-                if like and job.entries <= room and self.can_do(name, job):
-                    found.append(job)
-                    room -= job.entries
-                    self.drop(job.id)
+        for job in others if first.likeness is not None else ():
+            if job.bundle == first.bundle and job.likeness == first.likeness and job.entries <= room:
+                found.append(job)
+                room -= job.entries
         return found
 
     # the end
 
     def close(self, _: Closed) -> None:
         self.closed = True
-        self.effects += [Cancel(job.id) for job in self.waiting()]
-        self.front, self.rows = (), {}
+        self.effects += [Cancel(job.id) for job in self.turns.jobs]
+        self.turns = Turns()
 
     def expired(self, _: Expired) -> None:
         self.closed = True
@@ -459,24 +428,23 @@ class _Draft:
                 self.give_up(name, Expired, "the engine was closed before it was done")
 
 
-def _without(jobs: tuple[Job, ...], job: int) -> tuple[Job, ...]:
-    """Return jobs less one; the same tuple if it is not among them."""
-    for index, other in enumerate(jobs):
-        if other.id == job:
-            return jobs[:index] + jobs[index + 1 :]
-    return jobs
+def _running(devices: Mapping[str, Device]) -> Counter[str]:
+    return Counter(scan for device in devices.values() for scan in {job.scan for job in device.jobs})
 
 
 _HANDLERS: Mapping[type, Callable[[_Draft, Any], None]] = {
     Submitted: _Draft.submitted,
     Cancelled: _Draft.cancelled,
-    Abandoned: _Draft.abandoned,
     Loaded: _Draft.loaded,
     LoadFailed: _Draft.load_failed,
+    Slow: _Draft.slow,
     Overdue: _Draft.overdue,
+    Overran: _Draft.overran,
     Finished: _Draft.finished,
     DeviceLost: _Draft.device_lost,
+    DeviceGone: _Draft.device_gone,
     DeviceBack: _Draft.device_back,
+    Pardoned: _Draft.pardoned,
     Closed: _Draft.close,
     Expired: _Draft.expired,
 }

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -13,9 +14,11 @@ from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
 from . import choice
 from .commission import commission
 from .jobs import Result
+from .runtimes import Runtime
 
 log = logging.getLogger("isocenter.engine")
 
+_Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
 
@@ -52,7 +55,9 @@ class LoadedModel:
             known, runtimes = None, commission(bundle, device, wanted)
         measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
         self.runtime = measured.runtime
+        self.pace = measured.pace
         self._run = runtimes[self.runtime].run
+        self._others: dict[str, Runtime] | None = None if wanted == "auto" else {}
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
         self.batch = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
@@ -87,7 +92,7 @@ class LoadedModel:
         try:
             outputs = {name: tensor[:entries] for name, tensor in self._run(quieter).items()}
         except Exception as error:  # noqa: BLE001 - it may be made for one slice only
-            log.info("slices are not computed together: %s", str(error).strip().rpartition("\n")[2])
+            log.info("slices are not computed together: %s", type(error).__name__)
             return False
         return relative_error(outputs, expected) <= self.manifest.tolerance
 
@@ -113,27 +118,59 @@ class LoadedModel:
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""
+        return self._in_parts(self._run, inputs)[0]
+
+    def result(self, inputs: Mapping[str, Tensor]) -> Result:
+        """Compute the outputs, and say what did, in which parts, and how long it took.
+
+        Where the runtime that is fastest fails, the bundle's other runtimes are tried.
+        """
+        start = time.perf_counter()
+        runtime = self.runtime
         try:
-            return self._run(inputs)
+            outputs, parts = self._in_parts(self._run, inputs)
         except Exception as error:
-            entries = next(iter(inputs.values())).shape[0]
+            if is_out_of_memory(error):
+                raise
+            for name, other in self._other_runtimes().items():
+                with suppress(Exception):  # the first one's failure is what is told
+                    outputs, parts = self._in_parts(other.run, inputs)
+                    runtime = name
+                    break
+            else:
+                raise
+            log.warning("bundle %s: %s failed on a job that %s computed", self.manifest.name, self.runtime, runtime)
+        return Result(
+            outputs, runtime, str(self.device), time.perf_counter() - start, parts=parts, first=1, last=sum(parts)
+        )
+
+    def _other_runtimes(self) -> dict[str, Runtime]:
+        """Load the runtimes that are not the fastest, once one of them is needed."""
+        if self._others is None:
+            try:
+                self._others = commission(self.bundle, self.device, without=self.runtime)
+            except BundleError:  # there is none
+                self._others = {}
+        return self._others
+
+    def _in_parts(self, run: _Run, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+        """Return the outputs, and how many entries were computed at once."""
+        entries = next(iter(inputs.values())).shape[0]
+        try:
+            return run(inputs), (entries,)
+        except Exception as error:
             if not is_out_of_memory(error) or entries == 1 or not self._by_entry:
                 raise
             log.warning("bundle %s: no memory for %d slices at once, halving", self.manifest.name, entries)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         half = entries // 2
-        parts = [
-            self.run({name: tensor[part] for name, tensor in inputs.items()})
+        halves = [
+            self._in_parts(run, {name: tensor[part] for name, tensor in inputs.items()})
             for part in (slice(0, half), slice(half, entries))
         ]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def result(self, inputs: Mapping[str, Tensor]) -> Result:
-        """Compute the outputs, and say what did, and how long it took."""
-        start = time.perf_counter()
-        outputs = self.run(inputs)
-        return Result(outputs, self.runtime, str(self.device), time.perf_counter() - start)
+        (first, before), (second, after) = halves
+        return {name: torch.cat([first[name], second[name]]) for name in first}, before + after
 
 
 def is_out_of_memory(error: BaseException) -> bool:

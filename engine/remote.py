@@ -6,13 +6,14 @@ import os
 import socket
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..bundle.manifest import RuntimeChoice
-from ..wire.errors import IsocenterError
+from ..bundle.trust import EVERYBODY, Trust
 from .device import LocalDevice, Shelf
 from .jobs import DeviceLostError, EngineError, Result, Tensors
 
@@ -21,7 +22,7 @@ log = logging.getLogger("isocenter.engine")
 _RETRIES = 3
 _START_SECONDS = 30.0
 _CONNECT_SECONDS = 5.0
-_BESIDE = "load", "batch", "process"
+_BESIDE = "load", "batch", "pace", "process"
 """What the actor does beside the thread in which it runs bundles, and again where the process was stopped for a run's sake."""
 _THREADS = 16
 """For what is done beside: a load that hangs keeps one of them."""
@@ -38,14 +39,18 @@ class Host:
         A runtime for all bundles, or ``auto``.
     threads
         For torch, on a CPU.
+    trust
+        Whose bundles are used.
     """
 
-    def __init__(self, folders: Sequence[Path], runtime: RuntimeChoice, threads: int | None) -> None:
+    def __init__(
+        self, folders: Sequence[Path], runtime: RuntimeChoice, threads: int | None, trust: Trust = EVERYBODY
+    ) -> None:
         if threads:
             torch.set_num_threads(threads)
         torch.backends.cudnn.allow_tf32 = False
         # Ray shows an actor only the GPU that it was given
-        self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders), runtime)
+        self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders, trust), runtime)
 
     def load(self, bundle: str) -> None:
         """Load a bundle."""
@@ -55,16 +60,20 @@ class Host:
         """How many slices are worth computing together."""
         return self._device.batch(bundle)
 
+    def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs."""
+        return self._device.pace(bundle)
+
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         """Get ready for inputs of these sizes."""
         self._device.prepare(bundle, sizes)
 
-    def run(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], str, str, float]:
+    def run(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Result]:
         """Compute the outputs; arrays travel as numpy's, which Ray passes on as read-only views."""
         inputs = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
         result = self._device.run(bundle, inputs)
         outputs = {name: tensor.numpy() for name, tensor in result.outputs.items()}
-        return outputs, result.runtime, result.device, result.seconds
+        return outputs, replace(result, outputs={})
 
     def process(self) -> int:
         """Return the number of the process."""
@@ -84,6 +93,8 @@ class RayDevice:
         A runtime for all bundles, or ``auto``.
     gpus, cpus
         What Ray sets aside for it.
+    trust
+        Whose bundles are used.
     """
 
     def __init__(
@@ -94,10 +105,11 @@ class RayDevice:
         *,
         gpus: float = 0,
         cpus: float = 1,
+        trust: Trust = EVERYBODY,
     ) -> None:
         self.name = name
         self._ray = import_ray()
-        self._arguments = (tuple(folders), runtime, int(cpus) or None)
+        self._arguments = (tuple(folders), runtime, int(cpus) or None, trust)
         self._options = {"num_gpus": gpus, "num_cpus": cpus}
         self._actor = self._make_actor()
         self._asked: tuple[Any, bool] = None, False
@@ -121,14 +133,17 @@ class RayDevice:
     def batch(self, bundle: str) -> int:
         return self._call("batch", bundle)
 
+    def pace(self, bundle: str) -> float:
+        return self._call("pace", bundle)
+
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         self._call("prepare", bundle, dict(sizes))
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
         arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
-        outputs, runtime, device, seconds = self._call("run", bundle, arrays)
+        outputs, result = self._call("run", bundle, arrays)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
-        return Result(tensors, runtime, f"{self.name} ({device})", seconds)
+        return replace(result, outputs=tensors, device=f"{self.name} ({result.device})")
 
     def process(self) -> int:
         """Return the number of the actor's process."""
@@ -152,14 +167,12 @@ class RayDevice:
                     raise DeviceLostError(f"{self.name} does not answer, or Ray has no place for it")
                 return self._ray.get(self._ask(actor, method, *arguments))
             except errors.RayTaskError as error:
-                if isinstance(error.cause, IsocenterError):
-                    raise error.cause from error
-                raise EngineError(f"{type(error.cause).__name__}: {error.cause}") from error
+                raise error.cause from error
             except errors.RayActorError as error:
                 if self._resets != resets and method not in _BESIDE:
                     raise DeviceLostError(f"{self.name} was stopped") from error
                 if attempt == _RETRIES:
-                    raise EngineError(f"{self.name} has died {attempt + 1} times: {error}") from error
+                    raise EngineError(f"{self.name} has died {attempt + 1} times") from error
                 log.warning("%s has died and is made anew: %s", self.name, str(error).partition("\n")[0])
                 self._replace(actor)
             except SystemExit as error:  # what Ray raises in threads that wait when it is shut down
@@ -211,14 +224,16 @@ def import_ray() -> Any:
     return ray
 
 
-def ray_devices(address: str, folders: Sequence[Path], runtime: RuntimeChoice = "auto") -> list[RayDevice]:
+def ray_devices(
+    address: str, folders: Sequence[Path], runtime: RuntimeChoice = "auto", trust: Trust = EVERYBODY
+) -> list[RayDevice]:
     """Connect to a cluster, and return its devices: one for each GPU, or each host where there is none.
 
     Parameters
     ----------
     address
         Of the cluster, or ``auto``.
-    folders, runtime
+    folders, runtime, trust
         As for ``RayDevice``.
 
     Raises
@@ -237,9 +252,9 @@ def ray_devices(address: str, folders: Sequence[Path], runtime: RuntimeChoice = 
     gpus = int(resources.get("GPU", 0))
     hosts = sum(node["Alive"] for node in ray.nodes())
     if gpus:
-        return [RayDevice(f"ray:{index}", folders, runtime, gpus=1) for index in range(gpus)]
+        return [RayDevice(f"ray:{index}", folders, runtime, gpus=1, trust=trust) for index in range(gpus)]
     cpus = max(1, int(resources.get("CPU", 1)) // hosts)
-    return [RayDevice(f"ray:{index}", folders, runtime, cpus=cpus) for index in range(hosts)]
+    return [RayDevice(f"ray:{index}", folders, runtime, cpus=cpus, trust=trust) for index in range(hosts)]
 
 
 def _check_reachable(address: str) -> None:

@@ -1,6 +1,7 @@
 """The programs that run a bundle's model files, behind one interface."""
 
 import importlib
+import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 
 from ..bundle.axes import fixed_length
-from ..bundle.folder import Bundle
+from ..bundle.folder import Bundle, read_listed
 from ..bundle.manifest import BundleError, Manifest
+from ..bundle.onnx_graph import check_onnx
+from ..bundle.torchscript import checked_torchscript
 
 
 class NothingToGainError(BundleError):
@@ -42,13 +45,22 @@ class TorchScriptRuntime:
         self._outputs = [spec.name for spec in manifest.outputs]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._module = torch.jit.load(str(path), map_location=device).eval()
+            archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
+            self._module = torch.jit.load(archive, map_location=device).eval()
+        self._weights = [*self._module.parameters(), *self._module.buffers()]
+        self._versions = self._count_changes()
+
+    def _count_changes(self) -> int:
+        return sum(tensor._version for tensor in self._weights)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
         with torch.inference_mode(), plainly, self._link as link:
-            return link.named(self._outputs, self._module(*(link.to_device(inputs[name]) for name in self._inputs)))
+            outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
+            if self._count_changes() != self._versions:
+                raise BundleError("it changes its own weights while it runs, which the next scan would meet")
+            return link.named(self._outputs, outputs)
 
 
 class ChannelsLastRuntime(TorchScriptRuntime):
@@ -63,6 +75,7 @@ class ChannelsLastRuntime(TorchScriptRuntime):
             raise NothingToGainError("it has no convolutions")
         for tensor in weights:
             tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
+        self._versions = self._count_changes()
 
 
 class OnnxRuntime:
@@ -86,7 +99,10 @@ class OnnxRuntime:
         # threads that spin while they wait take the cores away from the stream
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
-        self._session = ort.InferenceSession(str(path), options, providers=self._providers(manifest, device))
+        options.add_session_config_entry("session.load_model_format", "ONNX")
+        content = read_listed(path, manifest)
+        check_onnx(content)
+        self._session = ort.InferenceSession(content, options, providers=self._providers(manifest, device))
         in_use = self._session.get_providers()
         if device.type == "cuda" and self.provider not in in_use:
             raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
@@ -130,12 +146,15 @@ class OnnxRuntime:
 
 
 class TensorRtRuntime(OnnxRuntime):
-    """ONNX Runtime with TensorRT, which compiles the graph for every new shape; the kernels are kept beside the bundle."""
+    """ONNX Runtime with TensorRT, which compiles the graph for every new shape.
+
+    The kernels are kept beside the bundle, not in it: they are code, and no manifest lists them.
+    """
 
     provider = "TensorrtExecutionProvider"
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        self._cache = str(path.parent / "tensorrt")
+        self._cache = str(path.parent.parent / ".tensorrt" / manifest.files.get(path.name, manifest.name))
         if device.type != "cuda":
             raise BundleError("TensorRT needs a CUDA device")
         super().__init__(path, manifest, device)
@@ -150,7 +169,10 @@ class TensorRtRuntime(OnnxRuntime):
 
 
 class AotiRuntime:
-    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU."""
+    """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU.
+
+    Nothing can check what such code does: whoever loads it must know who made it.
+    """
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         if device.type != manifest.compiled_for:
@@ -162,10 +184,10 @@ class AotiRuntime:
         inductor = importlib.import_module("torch._inductor")
         try:
             self._model = inductor.aoti_load_package(
-                str(path), device_index=-1 if device.index is None else device.index
+                io.BytesIO(read_listed(path, manifest)), device_index=-1 if device.index is None else device.index
             )
         except RuntimeError as error:
-            raise BundleError(f"model.pt2 cannot be loaded here: {error}") from error
+            raise BundleError("model.pt2 cannot be loaded here") from error
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
@@ -232,6 +254,8 @@ RUNTIMES: dict[str, Callable[[Path, Manifest, torch.device], Runtime]] = {
     "aoti": AotiRuntime,
 }
 """The runtimes by name."""
+MACHINE_CODE = ("aoti",)
+"""Those whose files are programs."""
 _SHARED_FILES = {"torchscript-nhwc": "torchscript", "tensorrt": "onnx"}
 
 

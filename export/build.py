@@ -5,8 +5,13 @@ import hashlib
 import importlib
 import importlib.metadata
 import logging
+import os
+import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -19,7 +24,9 @@ from torch import Tensor, nn
 
 from .. import models
 from ..bundle.folder import Bundle, relative_error, sha256
-from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, BundleError, Manifest, Parity
+from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, Parity
+from ..bundle.minisign import SecretKey
+from ..bundle.trust import EVERYBODY, Trust
 from ..engine.runtimes import RUNTIMES, Runtime
 from .cases import Inputs
 from .formats import FORMATS, ExportError
@@ -30,6 +37,10 @@ log = logging.getLogger("isocenter.export")
 DEFAULT_FORMATS = ("torchscript", "onnx")
 SHIPPED_FORMATS = ("torchscript",)
 """Of the bundles that come with Isocenter: ONNX takes minutes to write, and is faster for none of them on a CPU."""
+PARTIAL = ".partial"
+"""How the names of folders end in which bundles are being built."""
+_LEFT_BEHIND_SECONDS = 86400.0
+"""No bundle takes that long: whoever was building it is gone."""
 _MODELS = "isocenter.models"
 _EAGER_FACTOR = 4.0
 """A runtime may be this much further from float64 than the eager module in float32."""
@@ -46,6 +57,7 @@ def build_bundle(
     edge_cases: Mapping[str, Inputs] | None = None,
     formats: Sequence[str] = DEFAULT_FORMATS,
     required: Sequence[str] = (),
+    key: SecretKey | None = None,
 ) -> Bundle:
     """Write a bundle.
 
@@ -65,33 +77,73 @@ def build_bundle(
         Model files to write: ``torchscript``, ``onnx``, ``aoti``.
     required
         Those of them without which there is no bundle; of the others one is enough.
+    key
+        Signs it.
 
     Raises
     ------
     BundleError
-        A required format cannot be written, none can, or a runtime deviates from the module by more than is accepted.
+        A required format cannot be written, none can, a runtime deviates from the module by more than is accepted, or the disk
+        is full.
     """
-    module = module.eval()
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
-        written = in_precision(module, manifest.precision)
-        sessions = _write_models(written, manifest, _for_tracing(cases), partial, formats, required)
-        _write_probe(module, manifest, cases[0], partial / PROBE)
-        parity = _check_parity(module, manifest, cases, edge_cases or {}, sessions)
-        provenance = manifest.provenance.model_copy(
-            update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()}
-        )
-        files = {path.name: sha256(path) for path in sorted(partial.iterdir())}
-        complete = manifest.model_copy(update={"files": files, "parity": parity, "provenance": provenance})
-        text = yaml.safe_dump(complete.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        (partial / MANIFEST).write_text(text, encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+        with _workplace(folder) as place:
+            _fill(place, module.eval(), manifest, cases, edge_cases or {}, formats, required, key)
+            _move(place, folder)
+    except OSError as error:
+        raise BundleError(f"bundle {manifest.name!r} cannot be written to {folder}: {error.strerror}") from error
+    return replace(Bundle.open(folder), made_here=True)
+
+
+def _fill(
+    place: Path,
+    module: nn.Module,
+    manifest: Manifest,
+    cases: Sequence[Inputs],
+    edge_cases: Mapping[str, Inputs],
+    formats: Sequence[str],
+    required: Sequence[str],
+    key: SecretKey | None,
+) -> None:
+    """Write all files of a bundle, the manifest after those whose hashes it lists."""
+    written = in_precision(module, manifest.precision)
+    sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, required)
+    _write_probe(module, manifest, cases[0], place / PROBE)
+    parity = _check_parity(module, manifest, cases, edge_cases, sessions)
+    provenance = manifest.provenance.model_copy(
+        update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()}
+    )
+    files = {path.name: sha256(path) for path in sorted(place.iterdir())}
+    complete = manifest.model_copy(update={"files": files, "parity": parity, "provenance": provenance})
+    text = yaml.safe_dump(complete.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+    (place / MANIFEST).write_bytes(text)
+    if key is not None:
+        (place / SIGNATURE).write_text(key.sign(text), encoding="utf-8")
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """Make a folder beside the one to be written, whose name begins with a dot: nobody takes it for a bundle."""
+    for left in folder.parent.glob(f".*{PARTIAL}"):
+        if left.lstat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
+            shutil.rmtree(left, ignore_errors=True)
+    place = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")
+    place.mkdir(parents=True)
+    try:
+        yield place
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return Bundle.open(folder)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _move(place: Path, folder: Path) -> None:
+    """Put a whole bundle where another one may be."""
+    if os.path.lexists(folder):
+        former = place.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")
+        folder.rename(former)
+        place.rename(folder)
+        shutil.rmtree(former, ignore_errors=True)
+    else:
+        place.rename(folder)
 
 
 def _for_tracing(cases: Sequence[Inputs]) -> Inputs:
@@ -209,7 +261,7 @@ def _models_digest() -> str:
     return digest.hexdigest()
 
 
-def find_current(folder: Path, fingerprint: str, formats: Sequence[str]) -> Bundle | None:
+def find_current(folder: Path, fingerprint: str, formats: Sequence[str], key: SecretKey | None = None) -> Bundle | None:
     """Return a bundle that need not be built again, or None, and log why.
 
     Parameters
@@ -220,9 +272,11 @@ def find_current(folder: Path, fingerprint: str, formats: Sequence[str]) -> Bund
         Of what it should be made from; the code of the models and torch must be those that there are now, too.
     formats
         Model files that it should have; it may have more.
+    key
+        That should have signed it.
     """
     try:
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(folder, Trust((key.public,)) if key is not None else EVERYBODY)
     except BundleError as error:
         log.info("building bundle %s: %s", folder.name, error)
         return None

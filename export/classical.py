@@ -10,6 +10,7 @@ from torch import nn
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import Conventions, Domain, Manifest, Provenance, TensorSpec
+from ..bundle.minisign import SecretKey
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..models.jsense import JSense
@@ -87,19 +88,25 @@ _SIZES = (
 
 
 def ensure_classical(
-    folder: Path, formats: Sequence[str] = SHIPPED_FORMATS, only: Collection[str] | None = None
+    folder: Path,
+    formats: Sequence[str] = SHIPPED_FORMATS,
+    only: Collection[str] | None = None,
+    key: SecretKey | None = None,
 ) -> list[Bundle]:
-    """Build classical bundles, all or ``only`` some, that are missing, lack a format, or were made by other code or torch."""
+    """Build classical bundles, all or ``only`` some, that are missing, lack a format, or were made by other code or torch.
+
+    With a key they are signed, and those that it has not signed are built again.
+    """
     return [
-        _ensure(name, method, folder / name, [each for each in formats if each in method.formats])
+        _ensure(name, method, folder / name, [each for each in formats if each in method.formats], key)
         for name, method in METHODS.items()
         if only is None or name in only
     ]
 
 
-def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str]) -> Bundle:
+def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
     fingerprint = _fingerprint(method)
-    if (bundle := find_current(folder, fingerprint, formats)) is not None:
+    if (bundle := find_current(folder, fingerprint, formats, key)) is not None:
         return bundle
     manifest = Manifest(
         name=name,
@@ -117,7 +124,7 @@ def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str]) ->
         intended_use=f"research only: {method.intended_use}",
     )
     cases = [make_case(method.inputs, sizes, phantom=sizes["kz"] > 1) for sizes in _SIZES]
-    return build_bundle(method.make(**method.configuration), manifest, cases, folder, formats=formats)
+    return build_bundle(method.make(**method.configuration), manifest, cases, folder, formats=formats, key=key)
 
 
 def _fingerprint(method: _Method) -> str:

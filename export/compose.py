@@ -9,6 +9,7 @@ from torch import nn
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, Conventions, Manifest, Provenance, TensorSpec
+from ..bundle.minisign import SecretKey
 from ..models.networks.last_step import FinishedBySense
 from ..models.scaling import Scaling, scaled
 from .build import build_bundle
@@ -29,6 +30,7 @@ def compose_bundle(
     scaling: Scaling,
     checkpoint: Path | None,
     source: str = "",
+    key: SecretKey | None = None,
 ) -> Bundle:
     """Write the bundle of a module that takes k-space of any size.
 
@@ -36,7 +38,7 @@ def compose_bundle(
     ----------
     module
         Takes the inputs in their order.
-    folder, options, formats
+    folder, options, formats, key
         As in ``export_network``.
     network, configuration
         What the module is called, and how it was made.
@@ -76,7 +78,7 @@ def compose_bundle(
     )
     whole = _finished(scaled(module, scaling, names), manifest)
     edges = edge_cases(inputs, SIZES[0][0])
-    return build_bundle(whole, manifest, comparison_cases(inputs), folder, edge_cases=edges, formats=formats)
+    return build_bundle(whole, manifest, comparison_cases(inputs), folder, edge_cases=edges, formats=formats, key=key)
 
 
 def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
+from ..bundle.minisign import SecretKey
 from ..models.networks.registry import Network
 from .build import DEFAULT_FORMATS
 from .compose import compose_bundle
@@ -43,7 +44,12 @@ def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[Tenso
 
 
 def export_network(
-    name: str, checkpoint: Path, folder: Path, options: ExportOptions, formats: Sequence[str] = DEFAULT_FORMATS
+    name: str,
+    checkpoint: Path,
+    folder: Path,
+    options: ExportOptions,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    key: SecretKey | None = None,
 ) -> Bundle:
     """Write the bundle of a network of the literature.
 
@@ -59,6 +65,8 @@ def export_network(
         See ``ExportOptions``.
     formats
         Model files to write.
+    key
+        Signs the bundle.
 
     Raises
     ------
@@ -98,6 +106,7 @@ def export_network(
         output=output,
         scaling=scaling,
         checkpoint=checkpoint,
+        key=key,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..bundle.axes import shape_of
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
+from ..bundle.minisign import SecretKey
 from .boundary import Form, Image, bounded
 from .build import DEFAULT_FORMATS
 from .cases import SIZES, edge_cases, make_case
@@ -35,7 +36,12 @@ _TRIAL = SIZES[1][0]
 
 
 def export_module(
-    target: str, checkpoint: Path | None, folder: Path, options: ExportOptions, formats: Sequence[str] = DEFAULT_FORMATS
+    target: str,
+    checkpoint: Path | None,
+    folder: Path,
+    options: ExportOptions,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+    key: SecretKey | None = None,
 ) -> Bundle:
     """Write the bundle of somebody's own ``torch.nn.Module``.
 
@@ -49,7 +55,7 @@ def export_module(
         ``package.module:Class``, or a function that returns the module.
     checkpoint
         Its weights; None: as it is made.
-    folder, options, formats
+    folder, options, formats, key
         As in ``export_network``.
 
     Raises
@@ -77,6 +83,7 @@ def export_module(
         scaling=options.scaling or "none",
         checkpoint=checkpoint,
         source=target,
+        key=key,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import Domain
+from ..bundle.minisign import SecretKey
 from .build import SHIPPED_FORMATS, find_current
 from .network import export_network
 from .options import ExportOptions
@@ -60,18 +61,24 @@ SHIPPED: dict[str, ShippedNetwork] = {
 
 
 def ensure_shipped(
-    folder: Path, formats: Sequence[str] = SHIPPED_FORMATS, only: Collection[str] | None = None
+    folder: Path,
+    formats: Sequence[str] = SHIPPED_FORMATS,
+    only: Collection[str] | None = None,
+    key: SecretKey | None = None,
 ) -> list[Bundle]:
-    """Build bundles of the shipped networks, all or ``only`` some, that are missing, lack a format, or were made from others."""
+    """Build bundles of the shipped networks, all or ``only`` some, that are missing, lack a format, or were made from others.
+
+    With a key they are signed, and those that it has not signed are built again.
+    """
     return [
-        _ensure(name, shipped, folder / name, formats)
+        _ensure(name, shipped, folder / name, formats, key)
         for name, shipped in SHIPPED.items()
         if only is None or name in only
     ]
 
 
-def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str]) -> Bundle:
-    bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats)
+def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
+    bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats, key)
     if bundle is not None:
         same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
         if same_step and bundle.manifest.domain == shipped.domain:
@@ -84,4 +91,4 @@ def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[
         training_data="simulated scans of the MNI152 template; see the recipe of the same name",
         intended_use=_USE,
     )
-    return export_network(shipped.network, shipped.file, folder, options, formats)
+    return export_network(shipped.network, shipped.file, folder, options, formats, key)

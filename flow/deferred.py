@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
@@ -20,10 +21,14 @@ class Deferred:
         Computes it; forgotten as soon as it has begun, with all that it refers to.
     shape
         What its shape will be.
+    seconds
+        How long it may take until nobody waits for it any longer; None: whoever asks decides.
     """
 
-    def __init__(self, compute: Callable[[], Tensor], shape: tuple[int, ...]) -> None:
+    def __init__(self, compute: Callable[[], Tensor], shape: tuple[int, ...], *, seconds: float | None = None) -> None:
         self.shape = shape
+        self.seconds = seconds
+        self._begun = 0.0
         self._compute: Callable[[], Tensor] | None = compute
         self._outcome: Future[Tensor] = Future()
         self._lock = threading.Lock()
@@ -37,6 +42,7 @@ class Deferred:
         """Compute the tensor in this thread, unless some thread has begun to. What goes wrong is raised by ``get``."""
         with self._lock:
             compute, self._compute = self._compute, None
+            self._begun = self._begun or time.monotonic()
         if compute is not None:
             try:
                 self._outcome.set_result(compute())
@@ -44,9 +50,19 @@ class Deferred:
                 self._outcome.set_exception(error)
 
     def get(self) -> Tensor:
-        """Return the tensor; computed in this thread, or waited for."""
+        """Return the tensor; computed in this thread, or waited for.
+
+        Raises
+        ------
+        TimeoutError
+            The thread that computes it has taken too long.
+        Exception
+            What went wrong.
+        """
         self.start()
-        return self._outcome.result()
+        if self.seconds is None:
+            return self._outcome.result()
+        return self._outcome.result(max(0.0, self._begun + self.seconds - time.monotonic()))
 
 
 def settled(inputs: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor]:

@@ -9,7 +9,11 @@ still: the peer empties the last one, which then has room for an entry of the on
 holds the scanner back. A scan never holds more than its capacity and one entry for each hand-over.
 
 **What is kept** until more of the scan comes, such as a block of k-space that is being filled, would wait for the very readouts
-that it holds up. So it is never waited for but refused, and whoever asked says so. It does not use up the room of what waits.
+that it holds up. So it is refused where the scan keeps too much, and whoever asked says so. It does not use up the room of what
+waits, but for blocks that were handed on: these are no longer kept and not gone yet. A new block waits until there is room beside
+them.
+
+Where all scans together hold too much, a scan is patient for a while, and then refused.
 """
 
 import threading
@@ -17,10 +21,20 @@ import time
 from collections.abc import Callable
 
 NO_LIMIT = 2**62
+PATIENCE = 60.0
+"""Seconds, in all, that a scan waits for what others hold."""
 
 
 def _never() -> bool:
     return False
+
+
+def in_words(size: int) -> str:
+    """Write a number of bytes as it is read best."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} bytes"
 
 
 class Ledger:
@@ -31,7 +45,7 @@ class Ledger:
     capacity
         Bytes that may wait.
     keeps
-        Bytes that may be kept.
+        Bytes that may be kept, with blocks that were handed on.
     whole
         The ledger of all scans. Its capacity holds for what waits and what is kept together.
     """
@@ -42,6 +56,10 @@ class Ledger:
         self.whole = whole
         self.waiting = 0
         self.kept = 0
+        self.in_flight = 0
+        """Those bytes of what waits that are of blocks which were handed on."""
+        self.patience = PATIENCE
+        """Seconds that are left of it."""
         # one for all: a credit of one scan may be the room that another one waits for
         self.condition: threading.Condition = whole.condition if whole is not None else threading.Condition()
 
@@ -50,9 +68,28 @@ class Ledger:
         """Bytes that wait or are kept."""
         return self.waiting + self.kept
 
-    def account(self, name: str) -> "Account":
-        """Open an account for one hand-over, buffer or queue."""
-        return Account(self, name)
+    def account(self, name: str, *, of_blocks: bool = False) -> "Account":
+        """Open an account for one hand-over, buffer or queue.
+
+        Parameters
+        ----------
+        name
+            Says what it is, to whoever looks at a ledger.
+        of_blocks
+            Whether what waits there are blocks that were kept before.
+        """
+        return Account(self, name, of_blocks=of_blocks)
+
+    def shortage(self, size: int) -> str:
+        """Say why there is no room for so many bytes more, and how many there is room for."""
+        words = f"it needs {in_words(size)} more"
+        fits = max(0, self.keeps - self.kept)
+        if self.keeps < NO_LIMIT:
+            words += f"; the scan may keep {in_words(self.keeps)} (three quarters of scan_bytes), of which {in_words(fits)} are free"
+        if self.whole is not None and self.whole.capacity < NO_LIMIT:
+            free = max(0, self.whole.capacity - self.whole.held)
+            words += f"; all scans may hold {in_words(self.whole.capacity)} (memory_bytes), of which {in_words(free)} are free"
+        return words
 
     def wake(self) -> None:
         """Let those who wait for room ask again whether they should leave."""
@@ -63,15 +100,24 @@ class Ledger:
         whole = self.whole
         return self.waiting + size > self.capacity or (whole is not None and whole.held + size > whole.capacity)
 
-    def _can_keep(self, size: int) -> bool:
-        whole = self.whole
-        return self.kept + size <= self.keeps and (whole is None or whole.held + size <= whole.capacity)
+    def _service_is_full(self, size: int) -> bool:
+        return self.whole is not None and self.whole.held + size > self.whole.capacity
 
-    def _add(self, waiting: int, kept: int) -> None:
+    def _be_patient(self) -> bool:
+        """Wait for others; False once that has lasted too long."""
+        start = time.monotonic()
+        if self.patience <= 0:
+            return False
+        self.condition.wait(self.patience)
+        self.patience -= time.monotonic() - start
+        return True
+
+    def _add(self, waiting: int, kept: int, *, in_flight: int = 0) -> None:
         ledger: Ledger | None = self
         while ledger is not None:
             ledger.waiting += waiting
             ledger.kept += kept
+            ledger.in_flight += in_flight
             ledger = ledger.whole
         if waiting < 0 or kept < 0:
             self.condition.notify_all()
@@ -84,13 +130,14 @@ class Account:
     ----------
     ledger
         Of the scan.
-    name
-        Says what it is, to whoever looks at a ledger.
+    name, of_blocks
+        As ``Ledger.account`` has them.
     """
 
-    def __init__(self, ledger: Ledger, name: str) -> None:
+    def __init__(self, ledger: Ledger, name: str, *, of_blocks: bool = False) -> None:
         self.ledger = ledger
         self.name = name
+        self.of_blocks = of_blocks
         self.waiting = 0
         self.kept = 0
 
@@ -128,25 +175,63 @@ class Account:
             if leave():
                 return False
             if take:
-                self.waiting += size
-                self.ledger._add(size, 0)
+                self._wait_with(size)
             return True
+
+    def admit(self, size: int, *, leave: Callable[[], bool] = _never) -> bool:
+        """Charge for a large entry, for which all scans together must have room even if this account holds nothing.
+
+        Returns
+        -------
+        bool
+            False if ``leave`` said so, or there is no room; nothing is charged then.
+        """
+        ledger = self.ledger
+        with ledger.condition:
+            while not leave():
+                if self.waiting and ledger.waiting + size > ledger.capacity:
+                    ledger.condition.wait()
+                elif not ledger._service_is_full(size):
+                    self._wait_with(size)
+                    return True
+                elif not ledger._be_patient():
+                    return False
+            return False
+
+    def _wait_with(self, size: int) -> None:
+        self.waiting += size
+        self.ledger._add(size, 0, in_flight=size if self.of_blocks else 0)
 
     def credit(self, size: int) -> None:
         """Give back what was charged."""
         with self.ledger.condition:
             assert size <= self.waiting, f"{self.name}: {size} bytes are given back of {self.waiting}"
-            self.waiting -= size
-            self.ledger._add(-size, 0)
+            self._wait_with(-size)
 
-    def keep(self, size: int) -> bool:
-        """Take room for something that stays until more of the scan comes; False if there is none."""
-        with self.ledger.condition:
-            if not self.ledger._can_keep(size):
-                return False
-            self.kept += size
-            self.ledger._add(0, size)
-            return True
+    def keep(self, size: int, *, spare: int = 0) -> bool:
+        """Take room for something that stays until more of the scan comes; False if there is none.
+
+        Blocks of the scan that were handed on are waited for.
+
+        Parameters
+        ----------
+        size
+            Bytes.
+        spare
+            Bytes that must be free besides, for what will be made of it for a moment.
+        """
+        ledger, whole = self.ledger, size + spare
+        with ledger.condition:
+            while ledger.kept + whole <= ledger.keeps:
+                if ledger.in_flight and ledger.kept + ledger.in_flight + whole > ledger.keeps:
+                    ledger.condition.wait()
+                elif not ledger._service_is_full(whole):
+                    self.kept += size
+                    ledger._add(0, size)
+                    return True
+                elif not ledger._be_patient():
+                    return False
+            return False
 
     def release(self, size: int) -> None:
         """Give back what was kept."""
@@ -158,6 +243,6 @@ class Account:
     def close(self) -> None:
         """Give back everything."""
         with self.ledger.condition:
-            waiting, self.waiting = self.waiting, 0
             kept, self.kept = self.kept, 0
-            self.ledger._add(-waiting, -kept)
+            self.ledger._add(0, -kept)
+            self._wait_with(-self.waiting)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
 from typing import Annotated, Literal
 
 import ismrmrd
@@ -12,6 +11,7 @@ from ..wire.errors import DataError
 from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData, header_of
 from .assembly import KEY_COUNTERS, Assembler, absent_images, announced_sizes, frame_count
 from .block import Block
+from .blocks import Blocks
 from .calibration import CalibrationStore, Key
 from .early import EarlyWork
 from .gadget import FromChain, Stream, gadget
@@ -34,8 +34,6 @@ _LAST_IN_MEASUREMENT = flag_mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
 
 _LAST = _LAST_IN_SLICE | _LAST_IN_REPETITION | _LAST_IN_MEASUREMENT
 
-_WITNESSES = 8
-"""Other blocks that are asked where lines belong, before the first one leaves."""
 _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(KEY_COUNTERS)
 
@@ -103,7 +101,7 @@ def accumulate(
                 yield item
         yield from accumulator.flush()
     finally:
-        accumulator.account.close()
+        accumulator.close()
 
 
 class _Accumulator:
@@ -126,18 +124,18 @@ class _Accumulator:
         self.interrupted = False
         self.trigger = trigger
         self.frames = frames
-        self.blocks: dict[Key, Block] = {}
+        self.blocks = Blocks()
         self.guesses: dict[Key, Grid] = {}
         self.head_starts: dict[Key, HeadStart] = {}
-        self.store = CalibrationStore(self.plan, lambda first: self._new_buffer(first, 1))
+        self.store = CalibrationStore(self.plan, lambda: self._new_block(1))
         apart = frames == "average" or trigger == "average"
         maps = early is not None and early.maps is not None
         self.assembler = Assembler(
             scan, self.store, frames, fill_calibration=fill_calibration, averages_apart=apart, wants_maps=maps
         )
         self.handed_on: set[Key] = set()
-        self.refused: dict[Key, tuple[str, str]] = {}
-        """Blocks for which there was no memory; one that began later would lack the lines before."""
+        self.touched: set[Key] = set()
+        """Blocks that may be complete by now."""
         self.inspection = Inspection(self.plan)
         self.last_value: int | None = None
         self.last_key: Key | None = None
@@ -153,6 +151,7 @@ class _Accumulator:
         key = self._key(fields)
         same = key == self.last_key and fields[self.trigger_field] == self.last_value
         ready: list[Item] = [] if same else self._before(key, fields)
+        self.touched.add(key)
         try:
             ready += self._place_with_room(acquisition, fields, key)
         except DataError as error:
@@ -201,7 +200,10 @@ class _Accumulator:
         if self.trigger == "end" or before is None:
             return []
         if self.trigger != "auto":
-            return [] if last == value else self._hand_on_complete(sorted(self.blocks))
+            if last == value:
+                return []
+            touched, self.touched = sorted(filter(self.blocks.__contains__, self.touched)), set()
+            return self._hand_on_complete(touched)
         # without flags, the lines alone tell; they are looked at when something else begins, as lines may be measured again
         block = self.blocks.get(before)
         if before == key or block is None or block.ended or self._received(before) < block.check_at:
@@ -213,11 +215,11 @@ class _Accumulator:
         try:
             self._place(acquisition, fields, key)
         except DataError as error:
-            over = [other for other, block in self.blocks.items() if block.ended and other != key]
-            if error.kind != "memory" or not over:
+            over = self.blocks.ended(key) if error.kind == "memory" else []
+            if not over:
                 raise
             gone = [item for other in over for item in self._hand_on(other)]
-            self.refused.pop(key, None)
+            self.blocks.forgive(key)
             self._place(acquisition, fields, key)
             return gone
         return []
@@ -239,24 +241,23 @@ class _Accumulator:
             self._open(key, fields, acquisition)
         block = self.blocks[key]
         block.add(acquisition, fields, 0 if self.frames == "none" else getattr(fields, self.frames))
+        self.blocks.count(block)
         return block
 
     def _open(self, key: Key, fields: Readout, acquisition: Acquisition) -> None:
         """Begin a block."""
         if self._is_late(key):
             self.scan.report("late readouts", "readouts came for an image that was reconstructed already")
-        if key in self.refused:
-            message, kind = self.refused[key]
-            raise DataError(message, kind=kind)
+        self.blocks.check(key)
         self.plan.image_readout(fields.encoding)
         count = frame_count(self.scan.encodings[fields.encoding], self.frames)
-        block = Block(lambda first: self._new_buffer(first, count))
+        block = self._new_block(count)
         try:
             block.open(fields)
         except DataError as error:
-            self.refused[key] = str(error), error.kind
+            self.blocks.refuse(key, error)
             raise
-        self.blocks[key] = block
+        self.blocks.open(key, block)
         self.guesses[key] = self.plan.provisional(block.buffer, fields, header_of(acquisition))
         if self.early is not None:
             self.head_starts[key] = HeadStart(self.scan, self.early)
@@ -265,9 +266,14 @@ class _Accumulator:
         """Whether an image of these counters has left, which only a trigger by averages or segments means to."""
         return key in self.handed_on and self.trigger not in ("average", "segment")
 
-    def _new_buffer(self, first: Readout, frames: int) -> KspaceBuffer:
-        encoding = self.scan.encodings[first.encoding]
-        return KspaceBuffer(encoding, first, frames, account=self.account, copies=1 if self.early is None else 2)
+    def _new_block(self, frames: int) -> Block:
+        copies = 1 if self.early is None else 2
+
+        def make_buffer(first: Readout) -> KspaceBuffer:
+            encoding = self.scan.encodings[first.encoding]
+            return KspaceBuffer(encoding, first, frames, account=self.account, copies=copies)
+
+        return Block(make_buffer, self.account)
 
     def _guess(self, key: Key) -> Grid:
         """Where the lines of a block seem to belong while they come."""
@@ -294,10 +300,8 @@ class _Accumulator:
     def _ended_by(self, fields: Readout) -> list[Key]:
         """Blocks for which nothing more comes by the flags of a whole repetition or measurement."""
         if fields.flags & _LAST_IN_MEASUREMENT:
-            return sorted(self.blocks)
-        if fields.flags & _LAST_IN_REPETITION:
-            return sorted(key for key in self.blocks if key[4] <= fields.repetition)
-        return []
+            return self.blocks.over(None)
+        return self.blocks.over(fields.repetition) if fields.flags & _LAST_IN_REPETITION else []
 
     def _belongs_to_image(self, fields: Readout) -> bool:
         """Whether a readout is part of the image's own acquisition, unlike separate calibration."""
@@ -305,9 +309,7 @@ class _Accumulator:
         return not only_calibration or self.assembler.fills(fields.encoding)
 
     def _grid(self, key: Key, *, final: bool = False) -> Grid:
-        alike = (block.buffer for other, block in self.blocks.items() if other[0] == key[0] and other != key)
-        others = list(islice((buffer for buffer in alike if buffer.readouts), _WITNESSES))
-        return self.plan.grid(self.blocks[key].buffer, others, final=final)
+        return self.plan.grid(self.blocks[key].buffer, self.blocks.witnesses(key), final=final)
 
     def _hand_on_complete(self, keys: Iterable[Key]) -> list[Item]:
         return [item for key in keys for item in self._hand_on_if_complete(key)]
@@ -316,15 +318,17 @@ class _Accumulator:
         """Hand on a block if it lacks nothing, its calibration lines included; else say when to look again."""
         block = self.blocks[key]
         sure = self.scan.encodings[key[0]].acceleration == (1, 1) and not block.unusable
-        if not block.readouts or (sure and self._received(key) < block.check_at):
+        received, filled = self._received(key), self.assembler.filled(key)
+        if not block.may_be_complete(received, filled, sure=sure):
             return []
         grid = self._grid(key)
         missing = self.assembler.missing(key, block.buffer, grid)
         if missing.readouts > (block.unusable if block.ended else 0):
-            block.check_at = self._received(key) + missing.readouts
+            block.look_again(received, filled, missing)
             return []
         if self._waits_for_calibration(key, grid):
             block.check_at = 2**62
+            self.touched.add(key)
             return []
         return list(self._hand_on(key, grid))
 
@@ -384,7 +388,7 @@ class _Accumulator:
         kspace = self.assembler.assemble(key, block.buffer, grid, self.head_starts.get(key))
         if kspace is None:
             return None
-        if why := self.assembler.stray(key, kspace, self.blocks.values(), late=self._is_late(key)):
+        if why := self.assembler.stray(key, kspace, self.blocks.largest, late=self._is_late(key)):
             self.inspection.left_out[why] += block.readouts
             self.scan.report(why, f"{block.readouts} readouts were left out: {why}")
             return None
@@ -393,9 +397,15 @@ class _Accumulator:
 
     def _drop(self, key: Key) -> None:
         block = self.blocks.pop(key)
+        self.touched.discard(key)
         self.head_starts.pop(key, None)
         self.guesses.pop(key, None)
         block.release()
+
+    def close(self) -> None:
+        """Give back all memory that is counted."""
+        self.account.close()
+        self.assembler.account.close()
 
     def _notes(self, key: Key, block: Block, kspace: Kspace) -> dict[str, str]:
         """What else a reader of the block's images must know."""

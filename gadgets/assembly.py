@@ -1,13 +1,13 @@
 """Blocks of k-space of the readouts that came: where they belong, what is missing, which calibration lines serve them."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..wire.header import Encoding
-from .block import Block
 from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid, frames_to_average
 from .gadget import Options
 from .head_start import HeadStart
@@ -40,9 +40,7 @@ def announced_sizes(encoding: Encoding, options: Options) -> dict[str, int]:
 def absent_images(encodings: Sequence[Encoding], handed_on: Iterable[Key], frames: str) -> list[str]:
     """Say of which images that the header announces nothing came; encoding spaces without any image announce none."""
     found = []
-    keys = set(handed_on)
-    for index in sorted({key[0] for key in keys}):
-        came = sum(key[0] == index for key in keys)
+    for index, came in sorted(Counter(key[0] for key in set(handed_on)).items()):
         wanted = {name: encodings[index].count(name) for name in KEY_COUNTERS if name != frames}
         announced = math.prod(wanted.values())
         if came < announced:
@@ -94,14 +92,18 @@ class Assembler:
         self._averages_apart = averages_apart
         self.wants_maps = wants_maps
         self._series: dict[Key, TimeAverage] = {}
-        self._largest = 0
-        """Readouts of the largest block so far."""
+        self.account = scan.ledger.account("series")
 
     def fills(self, index: int) -> bool:
         """Whether lines of an encoding space that are flagged as calibration only are lines of the image as well."""
         encoding = self._scan.encodings[index]
         together = encoding.calibration_mode in ("embedded", "") or encoding.acceleration == (1, 1)
         return self._fill_calibration and together
+
+    def filled(self, key: Key) -> int:
+        """Number of lines of a block that calibration lines fill."""
+        own = self._store.own(key) if self.fills(key[0]) else None
+        return 0 if own is None else int(own.measured.sum())
 
     def missing(self, key: Key, buffer: KspaceBuffer, grid: Grid) -> Missing:
         """Say what a block lacks of what is announced."""
@@ -144,18 +146,27 @@ class Assembler:
             kspace.notes["Calibration"] = reference.borrowed
         return kspace
 
-    def stray(self, key: Key, kspace: Kspace, blocks: Iterable[Block], *, late: bool) -> str:
-        """Say why a block is no image, but a few readouts with faulty counters, or that came when their image had left."""
+    def stray(self, key: Key, kspace: Kspace, largest: int, *, late: bool) -> str:
+        """Say why a block is no image, but a few readouts with faulty counters, or that came when their image had left.
+
+        Parameters
+        ----------
+        key, kspace
+            The block.
+        largest
+            Readouts of the largest block so far.
+        late
+            Whether an image of its counters has left.
+        """
         counters = dict(zip(KEY_COUNTERS, key[1:], strict=True))
         encoding = self._scan.encodings[key[0]]
-        self._largest = max(self._largest, *(block.readouts for block in blocks))
         beyond = any(value >= encoding.count(name) and name != self._frames for name, value in counters.items())
         where = ", ".join(f"{name} {value}" for name, value in counters.items())
         if "Incomplete" not in kspace.notes:
             return ""
         if late:
             return f"they came when the image of {where} had left"
-        if beyond and 10 * int(kspace.mask.sum()) <= self._largest:
+        if beyond and 10 * int(kspace.mask.sum()) <= largest:
             return f"the header announces no image of {where}, and they are too few for one"
         return ""
 
@@ -186,7 +197,7 @@ class Assembler:
             announced = encoding.count(encoding.interleaving_dimension or "repetition")
             # without a word of it in the header, all frames that there are
             window = frames_to_average(announced, math.prod(encoding.acceleration)) if declared else None
-            self._series[series] = TimeAverage(window)
+            self._series[series] = TimeAverage(window, self.account)
         yield from self._series[series].add(kspace)
 
     def end_series(self) -> Iterator[Kspace]:

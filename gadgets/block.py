@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 
-from ..wire.items import Acquisition
+from ..flow.ledger import Account
+from ..wire.cursor import OBJECT_BYTES
+from ..wire.items import Acquisition, AcquisitionHeader, header_of, make_acquisition
 from .kspace_buffer import KspaceBuffer, Readout
+from .missing import Missing
 
 Shape = tuple[int, int]
 _WAITING = 8
@@ -18,10 +21,14 @@ class Block:
     ----------
     make_buffer
         Makes the buffer for readouts like a first one.
+    account
+        Keeps readouts that wait for more of their kind.
     """
 
-    def __init__(self, make_buffer: Callable[[Readout], KspaceBuffer]) -> None:
+    def __init__(self, make_buffer: Callable[[Readout], KspaceBuffer], account: Account) -> None:
         self._make_buffer = make_buffer
+        self._account = account
+        self._kept = 0
         self._buffers: dict[Shape, KspaceBuffer] = {}
         self._waiting: dict[Shape, list[tuple[Acquisition, Readout, int]]] = {}
         self._shape: Shape | None = None
@@ -32,7 +39,12 @@ class Block:
         self.unusable = 0
         """Readouts of it that hold nothing usable and will not come again."""
         self.check_at = 0
-        """Number of readouts before which the block cannot be complete."""
+        """Number of readouts before which the block cannot be complete, if it has to have all that are missing."""
+        self._least = 0
+        """Number of readouts before which it cannot be complete in any case, as long as as many lines are filled."""
+        self._filled = 0
+        self.latest = 0
+        """When its last readout came, in an order of its owner's."""
 
     @property
     def buffer(self) -> KspaceBuffer:
@@ -44,6 +56,26 @@ class Block:
     def readouts(self) -> int:
         """Readouts in the fullest buffer."""
         return 0 if self._shape is None else self._buffers[self._shape].readouts
+
+    def may_be_complete(self, received: int, filled: int, *, sure: bool) -> bool:
+        """Say whether it is worth a look, without one.
+
+        Parameters
+        ----------
+        received
+            Readouts, calibration lines that fill the block included.
+        filled
+            Lines that these fill.
+        sure
+            Whether all that were missing have to come.
+        """
+        if not self.readouts or (sure and received < self.check_at):
+            return False
+        return filled != self._filled or received + self.unusable >= self._least
+
+    def look_again(self, received: int, filled: int, missing: Missing) -> None:
+        """Note what is missing now."""
+        self.check_at, self._least, self._filled = received + missing.readouts, received + missing.least, filled
 
     def open(self, first: Readout) -> None:
         """Take memory for readouts like a first one.
@@ -77,12 +109,14 @@ class Block:
         if shape in self._buffers:
             self._buffers[shape].add(acquisition, fields, frame)
         else:
-            waiting = self._waiting.setdefault(shape, [])
-            if len(self._waiting) > _MOST_SHAPES:
-                del self._waiting[shape]
+            size = OBJECT_BYTES + acquisition.data.nbytes + acquisition.traj.nbytes
+            many = shape not in self._waiting and len(self._waiting) == _MOST_SHAPES
+            if many or not self._account.keep(size):
                 self.lost += 1
                 return
-            waiting.append((acquisition, fields, frame))
+            self._kept += size
+            waiting = self._waiting.setdefault(shape, [])
+            waiting.append((_copied(acquisition), fields, frame))
             if len(waiting) < min(_WAITING, self.readouts):
                 return
             self._buffers[shape] = self._make_buffer(fields)
@@ -110,3 +144,11 @@ class Block:
         for buffer in self._buffers.values():
             buffer.release()
         self._waiting.clear()
+        kept, self._kept = self._kept, 0
+        self._account.release(kept)
+
+
+def _copied(acquisition: Acquisition) -> Acquisition:
+    """Copy what lies in receive memory, which is used again."""
+    header = AcquisitionHeader.from_buffer_copy(header_of(acquisition))
+    return make_acquisition(header, acquisition.data.copy(), acquisition.traj.copy())

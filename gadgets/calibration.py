@@ -1,12 +1,15 @@
 """Calibration (reference) lines of a scan, kept apart from its images until an image needs them."""
 
-from collections.abc import Callable, Iterator
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..flow.ledger import Account
 from ..wire.items import ACQUISITION_HEADER, Acquisition
 from .block import Block
 from .kspace import Kspace
@@ -19,6 +22,8 @@ Key = tuple[int, ...]
 _ENCODING, _SLICE, _CONTRAST, _SET = 0, 1, 2, 5
 _TURNS = 4
 """Turns of an interleaved series that are averaged for its calibration."""
+_NEAREST = 64
+"""Sets of calibration lines whose distance is looked at where a slice has none of its own."""
 _SAME_FOV = 0.01
 """Fields of view that differ by less are the same."""
 
@@ -46,14 +51,19 @@ class CalibrationStore:
     ----------
     plan
         Of the scan.
-    make_buffer
-        Makes the buffer for lines like a first one.
+    make_block
+        Begins a block of lines.
     """
 
-    def __init__(self, plan: Plan, make_buffer: Callable[[Readout], KspaceBuffer]) -> None:
+    def __init__(self, plan: Plan, make_block: Callable[[], Block]) -> None:
         self._plan = plan
-        self._make_buffer = make_buffer
+        self._make_block = make_block
         self._blocks: dict[Key, Block] = {}
+        self._groups: dict[Key, dict[Key, Block]] = {}
+        """Blocks that differ in phase and repetition alone."""
+        self._slices: dict[int, dict[Key, dict[Key, Block]]] = {}
+        """Groups of each slice."""
+        self._clock = itertools.count(1)
 
     def add(self, key: Key, acquisition: Acquisition, fields: Readout) -> None:
         """Keep a calibration line.
@@ -63,10 +73,15 @@ class CalibrationStore:
         DataError
             It does not fit, or there is no memory for it.
         """
-        if key not in self._blocks:
-            self._blocks[key] = Block(self._make_buffer)
-        self._blocks[key].add(acquisition, fields)
-        self._blocks[key] = self._blocks.pop(key)  # the latest is the last one
+        block = self._blocks.get(key) or self._begin(key)
+        block.add(acquisition, fields)
+        block.latest = next(self._clock)
+
+    def _begin(self, key: Key) -> Block:
+        block = self._blocks[key] = self._make_block()
+        group = self._groups.setdefault(_group(key), {})
+        group[key] = self._slices.setdefault(key[_SLICE], {}).setdefault(_group(key), group)[key] = block
+        return block
 
     def own(self, key: Key) -> KspaceBuffer | None:
         """Lines that were measured with exactly these counters."""
@@ -84,11 +99,13 @@ class CalibrationStore:
 
     def has_slice(self, key: Key) -> bool:
         """Whether there are lines for the slice of an image, in its encoding space or one of references only."""
-        return any(self._fits_slice(other, key) and block.readouts for other, block in self._blocks.items())
-
-    def _fits_slice(self, other: Key, key: Key) -> bool:
         encodings = {key[_ENCODING], *self._plan.reference_encodings()}
-        return other[_ENCODING] in encodings and other[_SLICE] == key[_SLICE]
+        return any(
+            block.readouts
+            for name, group in self._slices.get(key[_SLICE], {}).items()
+            if name[_ENCODING] in encodings
+            for block in group.values()
+        )
 
     def find(self, key: Key, image: KspaceBuffer, *, borrow: bool) -> tuple[Reference | None, str]:
         """Find the lines for an image: of its own counters, or else the last ones of its contrast, slice, or next slice.
@@ -100,38 +117,65 @@ class CalibrationStore:
         str
             Why there are none though some were measured.
         """
-        usable = {other: block.buffer for other, block in self._blocks.items() if block.readouts}
-        fitting = {other: buffer for other, buffer in usable.items() if buffer.coils == image.coils}
-        encodings = [key[_ENCODING], *self._plan.reference_encodings()]
-        near = [other for other in fitting if other[_ENCODING] in encodings]
+        own = self.own(key)
+        if own is not None and own.coils == image.coils:
+            return Reference(own), ""
+        encodings = {key[_ENCODING], *self._plan.reference_encodings()}
+        groups = self._slices.get(key[_SLICE], {})
+        own_group = groups.get(_group(key), {})
         order: list[Callable[[Key], bool]] = [
-            lambda other: other == key,
-            lambda other: _same(other, key, _ENCODING, _SLICE, _CONTRAST, _SET),
             lambda other: _same(other, key, _ENCODING, _SLICE, _CONTRAST),
             lambda other: _same(other, key, _ENCODING, _SLICE),
-            lambda other: _same(other, key, _SLICE),
+            lambda other: other[_ENCODING] in encodings,
         ]
+        if found := _latest(own_group.values(), image.coils):
+            return Reference(found), ""
         for fits in order:
-            if found := [other for other in near if fits(other)]:
-                return Reference(fitting[found[-1]]), ""
-        if borrow and near:
-            nearest = min(near, key=lambda other: (_distance(fitting[other], image), abs(other[_SLICE] - key[_SLICE])))
-            borrowed = f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"
-            return Reference(fitting[nearest], borrowed), ""
-        for other, buffer in usable.items():
-            if other[_ENCODING] in encodings and buffer.coils != image.coils:
-                return (
-                    None,
-                    f"the calibration (reference) lines have {buffer.coils} channels, the image has {image.coils}",
-                )
-        return None, ""
+            alike = (block for name, group in groups.items() if fits(name) for block in group.values())
+            if found := _latest(alike, image.coils):
+                return Reference(found), ""
+        return self._borrowed(key, image, encodings) if borrow else (None, self._misfit(image, encodings))
+
+    def _borrowed(self, key: Key, image: KspaceBuffer, encodings: set[int]) -> tuple[Reference | None, str]:
+        """Find the lines of the next slice, as ``find`` does."""
+        near = (
+            (other, block.buffer)
+            for other, block in self._blocks.items()
+            if other[_ENCODING] in encodings and block.readouts and block.buffer.coils == image.coils
+        )
+        some = heapq.nsmallest(_NEAREST, near, key=lambda found: abs(found[0][_SLICE] - key[_SLICE]))
+        if not some:
+            return None, self._misfit(image, encodings)
+        nearest, buffer = min(some, key=lambda found: _distance(found[1], image))
+        return Reference(
+            buffer, f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"
+        ), ""
+
+    def _misfit(self, image: KspaceBuffer, encodings: set[int]) -> str:
+        """Say that there are lines of another number of channels; empty if there are none."""
+        for other, block in self._blocks.items():
+            if other[_ENCODING] in encodings and block.readouts and block.buffer.coils != image.coils:
+                channels = block.buffer.coils
+                return f"the calibration (reference) lines have {channels} channels, the image has {image.coils}"
+        return ""
 
     def forget(self, before: Key, handed_on: set[Key]) -> None:
         """Let go of lines that no image will need: of images that were handed on, but for the latest of a slice and contrast."""
-        alike = [key for key in self._blocks if _same(key, before, _ENCODING, _SLICE, _CONTRAST, _SET)]
-        for key in alike[:-1]:
-            if key in handed_on:
-                self._blocks.pop(key).release()
+        group = self._groups.get(_group(before), {})
+        latest = max(group, key=lambda key: group[key].latest, default=None)
+        for key in [key for key in group if key in handed_on and key != latest]:
+            del group[key]
+            self._blocks.pop(key).release()
+
+
+def _group(key: Key) -> Key:
+    return key[_ENCODING], key[_SLICE], key[_CONTRAST], 0, 0, key[_SET]
+
+
+def _latest(blocks: Iterable[Block], coils: int) -> KspaceBuffer | None:
+    """Buffer of so many coils whose last line came last."""
+    fitting = [block for block in blocks if block.readouts and block.buffer.coils == coils]
+    return max(fitting, key=lambda block: block.latest).buffer if fitting else None
 
 
 def _same(one: Key, other: Key, *counters: int) -> bool:
@@ -254,11 +298,15 @@ class TimeAverage:
     Parameters
     ----------
     window
-        Frames that are averaged; None: all that come.
+        Frames that are averaged; None: all that come, as long as there is memory for them.
+    account
+        Keeps frames that wait for others.
     """
 
-    def __init__(self, window: int | None) -> None:
+    def __init__(self, window: int | None, account: Account) -> None:
         self._window = window
+        self._account = account
+        self._kept = 0
         self._waiting: list[Kspace] = []
         self._lines: Tensor | None = None
         self._sum: Tensor | None = None
@@ -273,10 +321,16 @@ class TimeAverage:
         else:
             self._sum, self._count = self._sum + total, self._count + count
         self._frames += 1
-        if self._window is not None and self._frames >= self._window:
-            self._renew()
         self._waiting.append(kspace)
+        reached = self._window is not None and self._frames >= self._window
+        if reached or (self._lines is None and not self._keep(kspace.nbytes)):
+            self._renew()
         return self.release() if self._lines is not None else []
+
+    def _keep(self, size: int) -> bool:
+        kept = self._account.keep(size)
+        self._kept += size if kept else 0
+        return kept
 
     def _renew(self) -> None:
         assert self._sum is not None
@@ -289,6 +343,8 @@ class TimeAverage:
         if self._lines is None and self._sum is not None:
             self._renew()
         released, self._waiting = self._waiting, []
+        kept, self._kept = self._kept, 0
+        self._account.release(kept)
         for kspace in released:
             if self._lines is not None and self._lines.shape[0] == kspace.data.shape[0]:
                 kspace.calibration = self._lines

@@ -109,7 +109,8 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
         scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
-    maps = Deferred(estimate, (region.shape[0], *shape))
+    seconds = scan.engine.deadline * shape[0] if scan.engine is not None else None
+    maps = Deferred(estimate, (region.shape[0], *shape), seconds=seconds)
     if begin and scan.engine is not None:
         scan.engine.begin(maps, scan=scan.name)
     return maps

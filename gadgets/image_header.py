@@ -56,19 +56,22 @@ class ImageNumbers:
     """Numbers of images that are unique within their series as long as there are any."""
 
     def __init__(self) -> None:
-        self._taken: defaultdict[int, set[int]] = defaultdict(set)
+        self._next: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        """Of the numbers of each series that are taken: where to look for a free one."""
 
     def running(self, series: int) -> int:
         """Take the number after the last one, from 1."""
-        return self.take(series, len(self._taken[series]) % MOST_IMAGES + 1)
+        return self.take(series, len(self._next[series]) % MOST_IMAGES + 1)
 
     def take(self, series: int, wanted: int) -> int:
         """Take a number, or the next free one where the counters exceed the header's limits and give it a second time."""
-        taken = self._taken[series]
-        if len(taken) < MOST_IMAGES:
-            while wanted in taken:
-                wanted = wanted % MOST_IMAGES + 1
-        taken.add(wanted)
+        following, passed = self._next[series], []
+        if len(following) < MOST_IMAGES:
+            while wanted in following:
+                passed.append(wanted)
+                wanted = following[wanted]
+        for number in (*passed, wanted):  # so that the next one who comes by needs not look at each again
+            following[number] = wanted % MOST_IMAGES + 1
         return wanted
 
 

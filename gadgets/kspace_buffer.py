@@ -28,6 +28,8 @@ _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
 _LINE_BYTES = _HEADER_BYTES + 12
 """Held for each line besides its samples: header, count and energy."""
+_BUFFER_BYTES = 8192
+"""Held for each buffer, however small it is."""
 
 
 class Readout(NamedTuple):
@@ -146,8 +148,8 @@ class KspaceBuffer:
         self._processed_place: Place | None = None
         self._allocate((frames, *_announced_rows(encoding)))
 
-    def _allocate(self, lines: tuple[int, int, int]) -> None:
-        """Take memory for so many (frames, kz, ky)."""
+    def _allocate(self, lines: tuple[int, int, int]) -> int:
+        """Take memory for so many (frames, kz, ky), and return what is kept for the memory before."""
         shape = (*lines, self.coils, self.samples)
         samples = 8 * math.prod(shape)
         if samples > MAX_BLOCK_BYTES:
@@ -155,14 +157,15 @@ class KspaceBuffer:
                 f"a block [frames, kz, ky, coils, kx] of {shape} exceeds the limit of {MAX_BLOCK_BYTES} bytes",
                 kind="block size",
             )
-        more = self._copies * samples + _LINE_BYTES * math.prod(lines) - self._kept
-        if not self._account.keep(more):
+        size, before = _BUFFER_BYTES + self._copies * samples + _LINE_BYTES * math.prod(lines), self._kept
+        # once more for a moment when it is handed on: whitened, as inputs of a network
+        if not self._account.keep(size, spare=samples):
             raise DataError(
-                f"there is no memory for a block [frames, kz, ky, coils, kx] of {shape}: {more} bytes more than the "
-                f"{self._account.ledger.kept} that the scan keeps already exceed what it may keep",
+                f"there is no memory for a block [frames, kz, ky, coils, kx] of {shape}: "
+                f"{self._account.ledger.shortage(size + samples)}",
                 kind="memory",
             )
-        self._kept += more
+        self._kept = size
         self.lines = lines
         self._cleared = False
         # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
@@ -172,6 +175,7 @@ class KspaceBuffer:
         """Sum of the squared magnitudes of the readout of each line that came last."""
         self.headers = np.zeros((*lines, _HEADER_BYTES), np.uint8)
         self._header_bytes = self.headers.reshape(-1).data
+        return before
 
     def _grow(self, frame: int, kz: int, ky: int) -> None:
         """Make room for a line that neither header nor readouts before led to expect."""
@@ -182,10 +186,11 @@ class KspaceBuffer:
                     f"{name} {counter} is far outside the encoded matrix and the encoding limits", kind="counter"
                 )
         held = self.data, self.count, self.energy, self.headers
-        self._allocate((_enlarged(before[0], frame), _enlarged(before[1], kz), _enlarged(before[2], ky)))
+        kept = self._allocate((_enlarged(before[0], frame), _enlarged(before[1], kz), _enlarged(before[2], ky)))
         old = tuple(slice(size) for size in before)
         for new, previous in zip((self.data, self.count, self.energy, self.headers), held, strict=True):
             new[old] = previous
+        self._account.release(kept)
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Copy a readout to its place; readouts of the same line are summed, ``to_kspace`` averages them.

@@ -79,7 +79,8 @@ def _arrange_later(
 ) -> Deferred:
     """Arrange a complex tensor that may have to be computed yet."""
     outline = _arrange(torch.empty(source.shape, dtype=torch.complex64, device="meta"), have, wanted, batch, sizes)
-    return Deferred(lambda: _arrange(source.get(), have, wanted, batch, sizes), tuple(outline.shape))
+    shape = tuple(outline.shape)
+    return Deferred(lambda: _arrange(source.get(), have, wanted, batch, sizes), shape, seconds=source.seconds)
 
 
 def _arrange(

@@ -1,7 +1,7 @@
 """Reconstruct blocks of k-space with a bundle."""
 
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ..flow.ahead import run_ahead
+from ..flow.deferred import Deferred
 from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
@@ -44,6 +45,10 @@ def _bundles(scan: Scan, options: Options) -> list[str]:
     return bundle_names(scan, options["bundle"], options["fallback"])
 
 
+_PATIENCE = 2.0
+"""Seconds that an image waits for other scans before its client is told."""
+
+
 @gadget(makes=(Image,), waits=True, bundles=_bundles)
 def reconstruct(
     items: Stream,
@@ -69,7 +74,7 @@ def reconstruct(
     bundle
         Name of the bundle. Empty: what the scanner's user chose (parameter ``bundle``), or else the site's default network.
     fallback
-        Bundle that takes over for a block that the first one was not made for, or on which it fails, takes longer than the
+        Bundle that takes over for a block that the first one was not made for, or on which it fails, runs longer than the
         engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order; the last
         one takes every block. The images say so, and the client is told.
     series
@@ -89,7 +94,9 @@ def reconstruct(
     reconstructor = _Reconstructor(scan, bundle, fallback, recon_grid=recon_grid)
     numbers = ImageNumbers()
     try:
-        for item in run_ahead(items, reconstructor.start, account=scan.ledger.account("ahead"), size=size_of):
+        for item in run_ahead(
+            items, reconstructor.start, account=scan.ledger.account("ahead", of_blocks=True), size=size_of
+        ):
             if not isinstance(item, _Reconstruction):
                 yield item
                 continue
@@ -122,15 +129,24 @@ class _Reconstruction:
     fov: Lengths | None = None
     """Field of view of the image, if it is not that of the block's grid."""
 
+    def fail(self, error: BaseException, reason: str) -> None:
+        """Take note that the bundle has failed."""
+        self.error = error
+        self.failures.append(f"{self.model.manifest.name!r} failed ({reason})")
+
 
 class _Reconstructor:
     def __init__(self, scan: Scan, bundle: str, fallback: str, *, recon_grid: bool) -> None:
         self.scan = scan
         self._recon_grid = recon_grid
         self.engine = scan.require_engine()
+        self._refused: list[str] = []
+        """What would have been tried before the first of ``models``, and why it is not."""
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
-        self._account = scan.ledger.account("engine")
+        self._account = scan.ledger.account("engine", of_blocks=True)
+        self._told = ""
+        self._patience = _PATIENCE
         self._made_any = False
         self._first_error: IsocenterError | None = None
 
@@ -143,6 +159,8 @@ class _Reconstructor:
                 models.append(self.engine.load(name))
             except IsocenterError as error:
                 errors.append(error)
+                if not models:
+                    self._refused.append(f"{name!r} cannot be used ({error})")
         if not models:
             raise errors[0]
         for error in errors:
@@ -153,33 +171,36 @@ class _Reconstructor:
         """Queue a block for the first bundle that was made for it."""
         if not isinstance(item, Kspace):
             return item
-        reconstruction = _Reconstruction(item, self.models[1:], self.models[0])
+        reconstruction = _Reconstruction(item, self.models[1:], self.models[0], failures=list(self._refused))
         self._submit(reconstruction, urgent=False)
         return reconstruction
 
     def _submit(self, this: _Reconstruction, *, urgent: bool) -> None:
         """Queue a block for its bundle, or for the first of the others that can take it."""
         while True:
-            this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
-            if this.misfits and this.untried:
-                reasons = "; ".join(str(reason) for reason in this.misfits)
-                this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
-            else:
-                try:
-                    inputs = arrange_inputs(this.model.manifest, self._on_grid(this))
-                except IsocenterError as error:
-                    this.error = error
-                    this.failures.append(f"{this.model.manifest.name!r} failed ({error})")
-                else:
+            try:
+                inputs = self._inputs(this)
+                if inputs is not None:
                     this.future = self.engine.submit(
                         this.model.manifest.name, inputs, scan=self.scan.name, urgent=urgent, account=self._account
                     )
                     self._waiting.add(this.future)
                     return
+            except Exception as error:  # noqa: BLE001 - another bundle may take it, and other blocks have no such trouble
+                this.fail(error, self._reason_to_tell(error))
             if not this.untried:
                 this.future = None
                 return
             this.model = this.untried.pop(0)
+
+    def _inputs(self, this: _Reconstruction) -> Mapping[str, Tensor | Deferred] | None:
+        """Return what a bundle gets of a block; None if it was not made for it, and there is another one."""
+        this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
+        if this.misfits and this.untried:
+            reasons = "; ".join(str(reason) for reason in this.misfits)
+            this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
+            return None
+        return arrange_inputs(this.model.manifest, self._on_grid(this))
 
     def _on_grid(self, this: _Reconstruction) -> Kspace:
         """Return the block as its bundle gets it: on the recon grid where only magnitudes of its coil images come back."""
@@ -196,17 +217,22 @@ class _Reconstructor:
     def images(self, this: _Reconstruction) -> Iterator[Image]:
         """Wait for a block's images; there are none of a block that no bundle can reconstruct."""
         try:
-            volume, result = self._finish(this)
-        except IsocenterError as error:
+            images = self._images(this, *self._finish(this))
+        except Exception as failure:  # noqa: BLE001 - a block's trouble is not the others'
+            error = failure if isinstance(failure, IsocenterError) else IsocenterError(self._reason_to_tell(failure))
             self._first_error = self._first_error or error
             self.scan.report(f"no image: {error.kind}", f"there is no image of {_name(this.kspace)}: {error}")
             return
         self._made_any = True
+        yield from images
+
+    def _images(self, this: _Reconstruction, volume: Tensor, result: Result) -> list[Image]:
         notes = {**this.kspace.notes, **self._remarks(this)}
         self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
         fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
+        images = []
         for frame in range(volume.shape[0]):
             header = image_header(this.kspace, frame, fov)
             header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
@@ -217,11 +243,13 @@ class _Reconstructor:
             meta["IsocenterNetwork"] = manifest.network
             meta["IsocenterRuntime"] = result.runtime
             meta["IsocenterDevice"] = result.device
+            meta["IsocenterBatch"] = result.batch
             comment = f"{made_by} (fallback)" if this.failures else made_by
             meta["ImageComment"] = meta["GADGETRON_ImageComment"] = comment
             for key, value in notes.items():
                 meta[f"Isocenter{key}"] = value
-            yield make_image(volume[frame][None].cpu().numpy(), header, meta)
+            images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
+        return images
 
     def _remarks(self, this: _Reconstruction) -> dict[str, str]:
         """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
@@ -249,18 +277,12 @@ class _Reconstructor:
         """Return images [frames, z, y, x], from the first bundle that makes any."""
         while this.future is not None:
             try:
-                result = this.future.result(timeout=self.engine.deadline)
+                result = self._result(this.future)
                 return _finite_volume(this, result), result
-            except TimeoutError as error:
-                this.error = error
-                reason = f"no result after {self.engine.deadline:g} seconds"
-                self.engine.abandon(this.future, reason)
             except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a model raises
-                this.error = error
-                reason = self._reason_to_tell(error)
+                this.fail(error, self._reason_to_tell(error))
             finally:
                 self._waiting.discard(this.future)
-            this.failures.append(f"{this.model.manifest.name!r} failed ({reason})")
             if not this.untried:
                 break
             this.model = this.untried.pop(0)
@@ -269,6 +291,16 @@ class _Reconstructor:
             raise this.error  # it names the bundle itself
         kind = this.error.kind if isinstance(this.error, IsocenterError) else ""
         raise IsocenterError("no bundle could reconstruct it: " + "; ".join(this.failures), kind=kind)
+
+    def _result(self, future: Future[Result]) -> Result:
+        """Wait for a job, however long others go before it; the client is told, less and less often."""
+        while not wait([future], timeout=self._patience).done:
+            reason = self.engine.reason_to_wait(future)
+            if reason and reason != self._told:
+                self._told = reason
+                self._patience *= 2
+                self.scan.inform(f"the reconstruction waits: {reason}")
+        return future.result()
 
     def _reason_to_tell(self, error: BaseException) -> str:
         """Return what may be said of an error: our own are written for users, others go to the log."""

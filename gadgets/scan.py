@@ -3,7 +3,7 @@
 import itertools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from types import MappingProxyType
@@ -53,6 +53,11 @@ class Result(Protocol):
         """How long that took."""
         ...
 
+    @property
+    def batch(self) -> str:
+        """What was computed together with it."""
+        ...
+
 
 class Engine(Protocol):
     """Where models run."""
@@ -64,7 +69,7 @@ class Engine(Protocol):
 
     @property
     def deadline(self) -> float:
-        """Seconds to wait for a result."""
+        """Seconds that a run may take."""
         ...
 
     def load(self, bundle: str) -> Model:
@@ -87,13 +92,15 @@ class Engine(Protocol):
         """Compute an input that a job will need, before there is the job."""
         ...
 
-    def abandon(self, future: Future[Any], reason: str) -> None:
-        """Wait for a result no longer."""
+    def reason_to_wait(self, future: Future[Any]) -> str:
+        """Return why a result has to wait for others than its own scan's; empty if it does not."""
         ...
 
 
 _MOST_ALIKE = 8
 """Messages of one kind that are kept besides the first."""
+_MOST_KINDS = 100
+"""Kinds of problems that are told apart; others are counted together."""
 _unnamed = itertools.count(1)
 
 
@@ -118,6 +125,8 @@ class Scan:
         Tells scans apart that share an engine.
     ledger
         Bytes that the scan may hold; without one, as many as it likes.
+    inform
+        Called with what the client may like to know while the scan runs; without it, the log alone has it.
     """
 
     header: ismrmrdHeader
@@ -138,6 +147,7 @@ class Scan:
     seconds: defaultdict[str, float]
     """Time that gadgets have spent elsewhere than in their own thread, by their name."""
     _problem_counts: Counter[str]
+    _inform: Callable[[str], object] | None
 
     def __init__(
         self,
@@ -150,6 +160,7 @@ class Scan:
         log: logging.Logger | logging.LoggerAdapter[logging.Logger] | None = None,
         name: str = "",
         ledger: Ledger | None = None,
+        inform: Callable[[str], object] | None = None,
     ) -> None:
         notes = Notes()
         parsed = header if isinstance(header, ismrmrdHeader) else parse_header(header, notes)
@@ -169,6 +180,7 @@ class Scan:
             problems={},
             seconds=defaultdict(float),
             _problem_counts=Counter(),
+            _inform=inform,
         )
         for accepted in notes.accepted:
             self.log.info("header: %s", accepted)
@@ -199,6 +211,12 @@ class Scan:
             raise IsocenterError("this scan has no engine to run bundles on; give one as Scan(..., engine=...)")
         return self.engine
 
+    def inform(self, text: str) -> None:
+        """Say at once what is no problem of the scan: to its client, if that takes texts, and to the log."""
+        self.log.info("%s", text)
+        if self._inform is not None:
+            self._inform(text)
+
     def report(self, kind: str, message: str, *, each: bool = False) -> None:
         """Note a problem that does not stop the scan. The first of each kind is kept and logged, the others are counted.
 
@@ -215,6 +233,8 @@ class Scan:
             alike = sum(other.startswith(f"{kind}: ") for other in self.problems)
             kind = f"{kind}: {message}" if alike < _MOST_ALIKE else f"{kind}: others"
             message = message if alike < _MOST_ALIKE else "the same is to be said of further images in other words"
+        if kind not in self._problem_counts and len(self._problem_counts) >= _MOST_KINDS:
+            kind, message = "others", "there are problems of further kinds"
         self._problem_counts[kind] += 1
         if self._problem_counts[kind] == 1:
             self.problems[kind] = message

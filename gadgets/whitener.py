@@ -15,7 +15,9 @@ from .scan import Scan
 _SAMPLES_PER_CHANNEL = 2
 """Fewer noise samples make a covariance that is singular, or nearly so."""
 _MOST_CHANNELS = 1024
-"""As many as MRD's channel mask has bits."""
+"""Noise of more channels than any receiver has is not used: its time grows with their cube."""
+_COPIES = 4
+"""Matrices of the size of the sums that are made of them: covariance, the one without dead channels, the whitening one."""
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Whitener:
         self.interrupted = False
         """Whether the stream has ended too early."""
         self._store = None if scan.noise_folder is None else NoiseStore(scan.noise_folder)
-        self._account = scan.ledger.account("noise")
         self._sums: dict[int, _Sums] = {}
+        self._account = scan.ledger.account("noise")
         self._kept_samples = 0
         self._bad = self._all = 0
         self._told: set[str] = set()
@@ -92,13 +94,10 @@ class Whitener:
 
     def add_noise(self, acquisition: Acquisition) -> None:
         """Add a noise readout; samples that are NaN or infinite in any channel stay out, and so do such channels."""
-        channels = acquisition.active_channels
-        if channels not in self._sums and not self._has_room(channels):
-            self._remark(
-                "noise memory", f"noise readouts of {channels} channels are left out: there is no room for them"
-            )
+        if not self._has_sums(acquisition.data.shape[0]):
             return
-        data = acquisition.data.astype(np.complex128)
+        with np.errstate(invalid="ignore"):  # a signalling NaN
+            data = acquisition.data.astype(np.complex128)
         finite = np.isfinite(data)
         data[~finite.any(axis=1)] = 0
         usable = np.isfinite(data).all(axis=0)
@@ -107,7 +106,7 @@ class Whitener:
             self._bad += usable.size - int(usable.sum())
             self._tell("noise samples", "noise readouts hold NaN or infinite samples, which are left out")
             data = data[:, usable]
-        sums = self._sums.setdefault(channels, _Sums(np.zeros((channels, channels), np.complex128)))
+        sums = self._sums[data.shape[0]]
         sums.products += data @ data.conj().T
         sums.samples += data.shape[1]
         dwell_time = header_of(acquisition).sample_time_us
@@ -117,11 +116,24 @@ class Whitener:
             self._problem = "noise readouts came only after the first data, so none is"
             self._tell("noise", f"{self._problem} prewhitened")
 
-    def _has_room(self, channels: int) -> bool:
-        return channels <= _MOST_CHANNELS and self._account.keep(16 * channels**2)
+    def _has_sums(self, channels: int) -> bool:
+        """Take memory for the sums of so many channels, unless it is there; False, with a word, if it cannot be taken."""
+        if channels in self._sums:
+            return True
+        size = 16 * _COPIES * channels**2
+        if channels > _MOST_CHANNELS:
+            self._problem = self._problem or f"noise readouts of more than {_MOST_CHANNELS} channels are not used"
+            self._remark("noise channels", f"noise readouts of more than {_MOST_CHANNELS} channels are not used")
+            return False
+        if not self._account.keep(size):
+            self._problem = self._problem or "there is no memory for the noise covariance"
+            self._remark("noise memory", f"noise readouts are not used: {self._account.ledger.shortage(size)}")
+            return False
+        self._sums[channels] = _Sums(np.zeros((channels, channels), np.complex128))
+        return True
 
     def close(self) -> None:
-        """Give back the memory of the noise readouts: the scan is over."""
+        """Give back all memory that is counted."""
         self._account.close()
 
     def matrix(self, channels: int, dwell_time: float) -> NDArray[np.complex64] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
+from xml.parsers import expat
 
 import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
@@ -20,7 +21,11 @@ from . import stock
 
 SHIPPED = Path(__file__).parent
 MAX_STEPS = 256
-"""Every step of a chain is a call within those before it, and some are threads."""
+"""Every step of a chain is a call within those before it."""
+MAX_THREADED_STEPS = 16
+"""Steps that run on their own: other programs, and gadgets that wait for their results while the steps before go on."""
+MAX_ELEMENTS = 10_000
+MAX_DEPTH = 50
 _naming: ContextVar[tuple[str, ...]] = ContextVar("naming", default=())
 """Pipelines that are being parsed because one names the other."""
 _IGNORED_V1 = {"reader", "writer", "property"}
@@ -154,9 +159,12 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         steps = list(_own_steps(root, name, folders))
     else:
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
-        raise PipelineError(f"the root element is <{tag}>", where=name, accepted=accepted)
-    if len(steps) > MAX_STEPS:
-        raise PipelineError(f"it has {len(steps)} steps", where=name, accepted=f"at most {MAX_STEPS}")
+        raise PipelineError(f"the root element is {tag!r}", where=name, accepted=accepted)
+    _check_number(len(steps), name)
+    threaded = sum(not isinstance(step, GadgetStep) or step.gadget.traits.waits for step in steps)
+    if threaded > MAX_THREADED_STEPS:
+        what = f"{threaded} of its steps reconstruct or are other programs"
+        raise PipelineError(what, where=name, accepted=f"at most {MAX_THREADED_STEPS}")
     return Pipeline(name, tuple(steps), _summary(xml))
 
 
@@ -186,13 +194,46 @@ def readers_of_host(xml: bytes) -> frozenset[str] | None:
     return frozenset((element.findtext("classname") or "").strip() for element in root[1].iter("reader"))
 
 
+def _check_number(steps: int, name: str) -> None:
+    """Refuse more steps than a chain may have, as soon as there are."""
+    if steps > MAX_STEPS:
+        raise PipelineError(f"it has {steps} steps or more", where=name, accepted=f"at most {MAX_STEPS}")
+
+
+class _BoundedBuilder(ElementTree.TreeBuilder):
+    """Builds a tree, and gives up where it gets larger than any pipeline is."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+        self._elements = self._depth = 0
+
+    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
+        self._elements += 1
+        self._depth += 1
+        if self._elements > MAX_ELEMENTS or self._depth > MAX_DEPTH:
+            accepted = f"at most {MAX_ELEMENTS} elements, nested {MAX_DEPTH} deep"
+            raise PipelineError("it is too large for a pipeline", where=self._name, accepted=accepted)
+        return super().start(tag, attrs)
+
+    def end(self, tag: str, /) -> Element:
+        self._depth -= 1
+        return super().end(tag)
+
+
 def _read_xml(xml: bytes, name: str) -> Element:
+    parser = SafeElementTree.DefusedXMLParser(target=_BoundedBuilder(name), forbid_dtd=True)
     try:
-        return SafeElementTree.fromstring(xml.rstrip(b"\0").strip(), forbid_dtd=True)
+        parser.feed(xml.rstrip(b"\0").strip())
+        return parser.close()
     except DefusedXmlException as error:
         raise PipelineError("a DOCTYPE is not accepted", where=name) from error
-    except (ElementTree.ParseError, ValueError) as error:
-        raise PipelineError(f"not readable as XML: {error}", where=name) from error
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        reason = expat.ErrorString(error.code)
+        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
+    except (LookupError, ValueError) as error:
+        raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
 
 
 def _tag(element: Element) -> str:
@@ -212,16 +253,17 @@ def _strip_namespaces(root: Element) -> None:
 
 def _version_1(root: Element, name: str) -> list[Step]:
     _strip_namespaces(root)
-    translator = stock.Translator(name)
+    _check_number(len(root.findall("gadget")), name)
+    translator, references = stock.Translator(name), _references(root, name)
     for element in root:
         if element.tag == "gadget":
-            _add_stock(translator, element, root, name)
+            _add_stock(translator, element, references, name)
         elif element.tag == "external":
             raise PipelineError(
                 "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
             )
         elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"<{element.tag}> is not known in a version 1 configuration", where=name)
+            raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration", where=name)
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -231,15 +273,16 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
     if version != "2":
         raise PipelineError(f"<version> is {version!r}", where=name, accepted="2")
     _check_io(root, name)
-    translator = stock.Translator(name)
+    _check_number(len(stream), name)
+    translator, references = stock.Translator(name), _references(stream, name)
     for element in stream:
         if element.tag == "gadget":
-            _add_stock(translator, element, stream, name)
+            _add_stock(translator, element, references, name)
         elif element.tag == "external":
             translator.add_steps(_external(element, name, folders))
         else:
             raise PipelineError(
-                f"a <{element.tag}> node has no counterpart here", where=name, accepted="<gadget> and <external>"
+                f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
 
@@ -257,9 +300,9 @@ def _check_io(root: Element, name: str) -> None:
                 )
 
 
-def _add_stock(translator: stock.Translator, element: Element, scope: Element, name: str) -> None:
+def _add_stock(translator: stock.Translator, element: Element, references: Mapping[str, str], name: str) -> None:
     classname = (element.findtext("classname") or "").strip()
-    properties = _properties(element, scope, name)
+    properties = _properties(element, references, name)
     if classname == "PythonGadget":
         missing = [key for key in ("python_module", "python_class") if key not in properties]
         if missing:
@@ -280,7 +323,7 @@ def _python_configuration(properties: Mapping[str, str]) -> bytes:
     return ElementTree.tostring(root, xml_declaration=True, encoding="utf-8")
 
 
-def _properties(element: Element, scope: Element | None, name: str) -> dict[str, str]:
+def _properties(element: Element, references: Mapping[str, str] | None, name: str) -> dict[str, str]:
     """Properties of a gadget: as attributes or as child elements; ``option@gadget`` refers to another gadget's option."""
     found: dict[str, str] = {}
     for entry in element.findall("property"):
@@ -290,18 +333,23 @@ def _properties(element: Element, scope: Element | None, name: str) -> dict[str,
             value = (entry.findtext("value") or "").strip()
         if not key:
             raise PipelineError("a <property> has no name", where=name)
-        found[key] = _resolve(value, scope, name) if scope is not None and "@" in value else value
+        if references is not None and "@" in value:
+            if value not in references:
+                what = f"property reference {value!r} names no property of a gadget in this pipeline"
+                raise PipelineError(what, where=name)
+            value = references[value]
+        found[key] = value
     return found
 
 
-def _resolve(reference: str, scope: Element, name: str) -> str:
-    option, _, gadget = reference.partition("@")
+def _references(scope: Element, name: str) -> dict[str, str]:
+    """Values of all properties, as ``option@gadget``; of gadgets with the same name, the first that has the option counts."""
+    values: dict[str, str] = {}
     for element in scope.iter("gadget"):
-        if (element.findtext("name") or "").strip() == gadget:
-            values = _properties(element, None, name)
-            if option in values:
-                return values[option]
-    raise PipelineError(f"property reference {reference!r} names no property of a gadget in this pipeline", where=name)
+        gadget = (element.findtext("name") or "").strip()
+        for option, value in _properties(element, None, name).items():
+            values.setdefault(f"{option}@{gadget}", value)
+    return values
 
 
 def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step]:
@@ -344,10 +392,11 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
             steps += _named_steps(path, name, folders)
         else:
             raise PipelineError(
-                f"<{element.tag}> is not known here",
+                f"{element.tag!r} is not known here",
                 where=name,
                 accepted='<gadget name="..."> and <pipeline name="...">',
             )
+        _check_number(len(steps), name)
     if not steps:
         raise PipelineError(
             "the configuration lists no gadgets; write <gadget name='...'/> for each, in order", where=name

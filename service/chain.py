@@ -42,7 +42,7 @@ class Chain:
         """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used."""
         sizes = self._announced_sizes()
         for names in self.bundles():
-            self.engine.prepare(names[0], sizes)
+            self.engine.prepare(names[0], sizes, scan=self.scan.name)
             self.engine.preload(names[1:])
 
     def run(

@@ -2,12 +2,13 @@
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .. import gadgets
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, FireStep, Pipeline
+from .logs import show_names
 from .settings import Settings
 
 
@@ -21,6 +22,17 @@ def register_gadgets(settings: Settings) -> None:
     """
     sys.path[:0] = [str(path) for path in settings.python_path if str(path) not in sys.path]
     gadgets.register(settings.gadgets)
+    show_names(_names_of_the_site(settings))
+
+
+def _names_of_the_site(settings: Settings) -> Iterator[str]:
+    """Names that no scan has brought, and that may be shown."""
+    yield from (*Settings.model_fields, *gadgets.available())
+    yield from (*settings.aliases, *settings.fire_modules, *settings.fire_modules.values(), *settings.handlers)
+    for name in loader.available(settings.pipeline_folders):
+        yield from (name, name.removesuffix(".xml"))
+    for folder in settings.bundle_folders:
+        yield from (path.name for path in folder.glob("*/"))
 
 
 def pipeline_by_name(
@@ -86,6 +98,6 @@ def _allowed(pipeline: Pipeline, settings: Settings, *, sent: bool) -> Pipeline:
                 )
         elif sent and f"{step.address}:{step.port}" not in settings.connect:
             raise loader.PipelineError(
-                f"external address {step.address}:{step.port} is not listed under 'connect' in the service's settings"
+                f"external address '{step.address}:{step.port}' is not listed under 'connect' in the service's settings"
             )
     return pipeline

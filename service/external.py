@@ -1,12 +1,9 @@
 """Other programs as steps of a pipeline: started or connected to as Gadgetron does it, and FIRE modules."""
 
 import json
-import logging
-import os
 import socket
-import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from ..flow.channel import Channel, Stopped
@@ -15,24 +12,29 @@ from ..gadgets.recon_data import from_kspace
 from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, FireStep
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
-from ..wire.errors import IsocenterError
+from ..wire.conversation import DATA
 from ..wire.header import write_header
-from ..wire.items import Acquisition, AcquisitionBucket, Image, ImageArray, ReconData, Waveform
+from ..wire.items import (
+    Acquisition,
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Feedback,
+    Image,
+    ImageArray,
+    Interruption,
+    ReconData,
+    Waveform,
+)
+from .program import ExternalError, Program
 from .settings import Settings
 from .transport import Receiver, send_buffers
 
-log = logging.getLogger("isocenter.external")
-
 _FORWARDED = (Acquisition, Waveform, Image, ReconData, ImageArray, AcquisitionBucket)
-_CONNECT_ATTEMPTS = 10
-_CONNECT_SECONDS = 2.0
-_START_SECONDS = 60.0
-
-
-class ExternalError(IsocenterError):
-    """An external program could not be reached, or failed."""
-
-    kind = "external"
+_RETURNED = (*DATA, DependencyReport, Feedback)
+_OBJECT_BYTES = 1024
+_TICK = 0.25
+_HUNG = "external program hangs"
 
 
 def run_external(
@@ -43,6 +45,8 @@ def run_external(
     say: Callable[[str], None],
 ) -> Iterator[Item]:
     """Send items through an external program and yield what it returns; what it cannot take goes on directly.
+
+    A program that fails on the way ends the stream with an ``Interruption``: the steps after it finish what they have.
 
     Parameters
     ----------
@@ -58,129 +62,144 @@ def run_external(
     Raises
     ------
     ExternalError
-        It cannot be reached, reports an error, or ends before it says so.
+        It cannot be started or reached.
     """
     header = Header(write_header(scan.header))
     if isinstance(step, FireStep):
-        name = step.module
+        program = Program(f"FIRE module {step.module}", scan, settings, is_fire=True)
         opening: list[Message] = [ConfigFile(step.config), header]
         if scan.parameters:
             opening.append(Text(json.dumps({"parameters": dict(scan.parameters)})))
-        sock, process = _start([sys.executable, "-m", "isocenter.service.fire"], [step.module], settings)
     else:
+        where = f"{step.module}.{step.target}" if step.module else f"{step.address}:{step.port}"
+        program = Program(f"external program {where}", scan, settings)
         opening = [ConfigScript(step.configuration), header]
-        if step.module:
-            name = f"{step.module}.{step.target}"
-            sock, process = _start([sys.executable, "-m", "gadgetron"], [step.module, step.target], settings)
-        else:
-            name, process = f"{step.address}:{step.port}", None
-            sock = _connect(step.address, step.port)
+    ended, failure = False, ""
     try:
-        yield from _Exchange(name, sock, scan, settings).run(opening, items, say)
+        exchange = _Exchange(program, _reach(program, step), scan, settings)
+        yield from exchange.run(opening, items, say)
+        ended = True
+    except _FailedError as error:
+        ended, failure = error.kind != _HUNG, str(error)
     finally:
-        sock.close()
-        if process is not None:
-            _end(process)
+        status = program.close(patiently=ended)
+    if status and not failure:
+        failure = f"{program.name} ended with status {status}"
+    if failure:
+        yield Interruption(failure)
 
 
-def _start(
-    command: list[str], arguments: list[str], settings: Settings
-) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Listen on a free port, start the program with it, and wait until it connects."""
-    path = os.pathsep.join([*map(str, settings.python_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with socket.create_server(("localhost", 0)) as listener:
-        port = listener.getsockname()[1]
-        process = subprocess.Popen(  # noqa: S603 - only what the settings list gets here
-            [*command, str(port), *arguments],
-            env={**os.environ, "PYTHONPATH": path, "GADGETRON_EXTERNAL_LOG_LEVEL": "WARNING"},
-            stdout=sys.stderr,
-        )
-        listener.settimeout(0.2)
-        waited = 0.0
-        while waited < _START_SECONDS:
-            try:
-                return listener.accept()[0], process
-            except TimeoutError:
-                waited += 0.2
-            if process.poll() is not None:
-                raise ExternalError(
-                    f"external program {' '.join(arguments)} ended with status {process.returncode} before it connected"
-                )
-    _end(process)
-    raise ExternalError(f"external program {' '.join(arguments)} did not connect within {_START_SECONDS:g} seconds")
+def _reach(program: Program, step: ExternalStep | FireStep) -> socket.socket:
+    if isinstance(step, FireStep):
+        return program.start("isocenter.service.fire", [step.module])
+    if step.module:
+        return program.start("gadgetron", [step.module, step.target])
+    return program.connect(step.address, step.port)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(timeout=10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _connect(address: str, port: int) -> socket.socket:
-    """Connect as Gadgetron does: ten attempts, two seconds apart."""
-    for attempt in range(_CONNECT_ATTEMPTS):
-        try:
-            sock = socket.create_connection((address, port), timeout=_CONNECT_SECONDS)
-        except OSError as error:
-            if attempt == _CONNECT_ATTEMPTS - 1:
-                raise ExternalError(f"external program at {address}:{port} cannot be reached: {error}") from error
-            threading.Event().wait(_CONNECT_SECONDS)
-        else:
-            return sock
-    raise AssertionError
+class _FailedError(ExternalError):
+    """A program failed while it was at work."""
 
 
 class _Exchange:
     """Sends to a program in one thread, takes what it returns in another, and yields both in the thread of the scan."""
 
-    def __init__(self, name: str, sock: socket.socket, scan: Scan, settings: Settings) -> None:
-        self._name = name
-        self._socket = sock
+    def __init__(self, program: Program, sock: socket.socket, scan: Scan, settings: Settings) -> None:
+        self._program = program
+        self._scan = scan
+        self._settings = settings
+        self._socket = sock.dup()  # the one that sends may still use it when the other is closed
         self._receiver = Receiver(sock, limits=settings.limits, account=scan.ledger.account("from a program"))
         self._arrivals: Channel[Item | Message] = Channel(scan.ledger.account("past a program"))
+        self._patience = settings.program_timeout
+        self._waited = 0.0
+        self._sends = False
+        self._all_sent = 0.0
 
     def run(self, opening: list[Message], items: Iterator[Item], say: Callable[[str], None]) -> Iterator[Item]:
-        threads = (lambda: self._feed(self._socket.dup(), opening, items), self._collect)
-        for work in threads:
-            threading.Thread(target=work, name="external", daemon=True).start()
+        threads = (lambda: self._feed(opening, items), self._collect)
         ends = 0
         try:
+            for work in threads:
+                threading.Thread(target=work, name="external", daemon=True).start()
             while ends < len(threads):
-                arrival = self._arrivals.take()
+                arrival = self._take()
                 if isinstance(arrival, Close):
                     ends += 1
                 elif isinstance(arrival, Text):
                     say(arrival.text)
                 elif isinstance(arrival, ErrorReport):
-                    raise ExternalError(f"external program {self._name} failed: {arrival.text}")
+                    raise self._failure(arrival)
+                elif isinstance(arrival, (*_RETURNED, Kspace, Interruption)):
+                    yield arrival
                 else:
-                    yield arrival  # type: ignore[misc]
+                    raise _FailedError(f"{self._program.name} sent a message that has no place here")
         finally:
             self._arrivals.stop()
             self._receiver.stop()
 
-    def _feed(self, sock: socket.socket, opening: list[Message], items: Iterator[Item]) -> None:
+    def _failure(self, report: ErrorReport) -> ExternalError:
+        """Return what is said of an error that a program reports: its own text may hold anything."""
+        name, scan = self._program.name, self._scan
+        scan.log.error("%s reports an error: %s", name, report.text if self._program.is_fire else repr(report.text))
+        return _FailedError(f"{name} failed; the service's log tells more about scan {scan.name}")
+
+    def _take(self) -> Item | Message:
+        """Wait for what comes next, as long as the program may keep the scan waiting."""
+        while not self._arrivals.is_closed():
+            self._check_patience()
+            start = time.monotonic()
+            try:
+                return self._arrivals.take(timeout=_TICK)
+            except TimeoutError:
+                continue
+            finally:
+                if self._sends:
+                    self._waited += time.monotonic() - start
+        return self._arrivals.take()
+
+    def _check_patience(self) -> None:
+        waited = self._waited + (time.monotonic() - self._all_sent if self._all_sent else 0.0)
+        if waited > self._patience:
+            text = f"{self._program.name} has kept the scan waiting for {self._patience:g} seconds"
+            raise _FailedError(text, kind=_HUNG)
+
+    def _feed(self, opening: list[Message], items: Iterator[Item]) -> None:
         """Send everything that the program can take; the rest goes on directly."""
         try:
-            for message in opening:
-                send_buffers(sock, encode(message))
-            for item in items:
-                data = from_kspace(item) if isinstance(item, Kspace) else item
-                if isinstance(data, _FORWARDED):
-                    send_buffers(sock, encode(data))
-                elif not self._arrivals.put(item, size_of(item)):
-                    return
-            send_buffers(sock, encode(Close()))
-        except (ConnectionError, TimeoutError) as error:
-            # it stopped reading; what it sends, or that it ended, says why
-            log.debug("external program %s takes no more: %s", self._name, error)
+            with self._socket:
+                self._feed_all(opening, items)
         except BaseException as error:  # noqa: BLE001 - raised in the thread that runs the scan
             self._arrivals.finish(error)
-        finally:
-            sock.close()
+        self._all_sent = time.monotonic()
         self._arrivals.put(Close())
+
+    def _feed_all(self, opening: list[Message], items: Iterator[Item]) -> None:
+        if not all(self._send(message) for message in opening):
+            return
+        for item in items:
+            data = from_kspace(item) if isinstance(item, Kspace) else item
+            if isinstance(data, _FORWARDED):
+                if not self._send(data):
+                    return
+                continue
+            if isinstance(item, Interruption):  # whoever waits for images may be gone
+                self._patience = min(self._patience, self._settings.shutdown_timeout)
+            if not self._arrivals.put(item, size_of(item)):
+                return
+        self._send(Close())
+
+    def _send(self, message: Message) -> bool:
+        """Send; False where the program takes no more: what it sends, or that it ended, says why."""
+        self._sends = True
+        try:
+            send_buffers(self._socket, encode(message))
+        except OSError as error:
+            self._scan.log.debug("%s takes no more: %s", self._program.name, error)
+            return False
+        finally:
+            self._sends = False
+        return True
 
     def _collect(self) -> None:
         """Take what the program returns until it closes."""
@@ -190,9 +209,14 @@ class _Exchange:
                     return
         except Stopped:
             return
-        reason = self._receiver.error or "it ended without CLOSE"
-        self._arrivals.finish(ExternalError(f"external program {self._name}: {reason}"))
+        reason = "it was ended" if self._program.was_ended else self._receiver.error or "it ended without CLOSE"
+        self._arrivals.finish(_FailedError(f"{self._program.name}: {reason}"))
 
 
 def _size(message: Message) -> int:
-    return size_of(message) if isinstance(message, _FORWARDED) else 0
+    """Bytes that a message holds while it waits, at least those of the object."""
+    if isinstance(message, Text | ErrorReport):
+        return _OBJECT_BYTES + len(message.text)
+    if isinstance(message, DicomFile):
+        return _OBJECT_BYTES + len(message.dicom)
+    return _OBJECT_BYTES + (size_of(message) if isinstance(message, _FORWARDED) else 0)

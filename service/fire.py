@@ -4,14 +4,20 @@ import importlib
 import json
 import socket
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
+from ..flow.ledger import Ledger
 from ..wire import Close, ConfigFile, ErrorReport, Header, Message, Text, encode
 from ..wire.errors import HeaderError
 from ..wire.header import parse_header
 from ..wire.items import Acquisition, Image, Waveform
+from .logs import trace
 from .transport import Receiver, send_buffers
+
+_WAITING_BYTES = 2**30
+"""Of a scan that a module has not taken yet; then TCP holds the service back."""
 
 
 class FireConnection:
@@ -19,7 +25,7 @@ class FireConnection:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._messages = iter(Receiver(sock))
+        self._messages = iter(Receiver(sock, account=Ledger(_WAITING_BYTES).account("for a module")))
         self._held: Message | None = None
         self._closed = False
         self.is_exhausted = False
@@ -78,9 +84,9 @@ class FireConnection:
             self._closed = True
             self._send(Close())
 
-    def fail(self, reason: str) -> None:
-        """Report an error to the service."""
-        self._send(ErrorReport(reason))
+    def send_failure(self, error: BaseException) -> None:
+        """Tell the service of what kind an error is, and where it was raised; its text may hold patient data."""
+        self._send(ErrorReport(trace(error)))
 
     def _send(self, message: Message) -> None:
         send_buffers(self._socket, encode(message))
@@ -102,9 +108,10 @@ def main(port: int, module: str) -> None:
             name, xml, text = connection.opening()
             config = json.loads(text) if text else name
             importlib.import_module(module).process(connection, config, _metadata(xml))
-        except BaseException as error:
-            connection.fail(f"{type(error).__name__}: {error}")
-            raise
+        except BaseException as error:  # noqa: BLE001 - the service says it, and the module ends
+            traceback.print_exc()
+            connection.send_failure(error)
+            sys.exit(1)
         finally:
             connection.send_close()
 

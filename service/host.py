@@ -2,6 +2,7 @@
 
 import torch
 
+from ..bundle.trust import Trust
 from ..engine import Engine
 from ..engine.remote import ray_devices
 from .settings import Settings
@@ -21,15 +22,19 @@ def make_engine(settings: Settings) -> Engine:
     ------
     EngineError
         The Ray cluster that the settings name cannot be used.
+    SignatureError
+        One of their keys cannot be read.
     """
     # cuDNN's convolutions use TF32 unless they are told not to
     torch.backends.cudnn.allow_tf32 = False
+    trust = Trust.of(settings.home, settings.keys)
     return Engine(
         settings.bundle_folders,
         devices=device_names(settings.device)
         if settings.ray is None
-        else ray_devices(settings.ray, settings.bundle_folders, settings.runtime),
+        else ray_devices(settings.ray, settings.bundle_folders, settings.runtime, trust),
         runtime=settings.runtime,
         default_network=settings.network,
         deadline=settings.deadline,
+        trust=trust,
     )

@@ -3,6 +3,7 @@
 from ..gadgets.scan import Scan
 from ..wire.items import Image
 
+_MOST = 65536
 Form = tuple[object, ...]
 
 
@@ -12,6 +13,8 @@ class SeriesNumbers:
     def __init__(self) -> None:
         self._numbers: dict[tuple[int, Form], int] = {}
         self._taken: set[int] = set()
+        self._next: dict[int, int] = {}
+        """Where to look for a free number in the place of one."""
 
     def settle(self, image: Image, scan: Scan) -> None:
         """Leave an image in its series if it is like the others there, or else move it to a free one, and report that.
@@ -27,9 +30,10 @@ class SeriesNumbers:
         series, form = header.image_series_index, (image.data.shape, image.data.dtype)
         number = self._numbers.get((series, form))
         if number is None:
-            number = series
-            while number in self._taken:
-                number = (number + 1) % 65536
+            number = self._next.get(series, series)
+            while number in self._taken and len(self._taken) < _MOST:
+                number = (number + 1) % _MOST
+            self._next[series] = number
             self._taken.add(number)
             self._numbers[series, form] = number
             if number != series:

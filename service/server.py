@@ -1,28 +1,57 @@
 """Accepts connections and gives each a session of its own."""
 
+import errno
 import logging
+import os
 import secrets
 import selectors
 import socket
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import Counter
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from ..engine import Engine
 from ..flow.ledger import Ledger
 from ..flow.threads import keep_to_one_core
-from ..wire import Close, Text, encode
+from ..wire.errors import IsocenterError
+from .admission import refusal
 from .configuration import register_gadgets
+from .farewell import Farewells, say_and_close
 from .session import Session
-from .settings import Settings
-from .watch import Connected, Watch, write_to_log
+from .settings import Settings, reloaded
+from .spool import Spool
+from .watch import Connected, Refused, Watch, write_to_log
 
 log = logging.getLogger("isocenter.server")
+
+_ABORT_SECONDS = 10.0
+_SPOOL_SECONDS = 10.0
+_FAREWELL_SECONDS = 2.0
+_PAUSE_SECONDS = 0.1
+_TICK = 0.05
+_NOT_OPENED = "the service could not open a session for this connection; its log tells more"
+_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+
+
+@dataclass(eq=False)
+class _Slot:
+    """A connection that is served: by a thread, in which its session is opened and run."""
+
+    sock: socket.socket
+    address: str
+    scan_id: str
+    thread: threading.Thread = field(default_factory=threading.current_thread)
+    session: Session | None = None
 
 
 class Server:
     """Listens as the settings say. ``serve`` runs until ``stop``; sessions run in threads.
+
+    Whatever goes wrong with one connection, from its acceptance on, ends that connection.
 
     Parameters
     ----------
@@ -32,6 +61,13 @@ class Server:
         Shared by all sessions; whoever made it closes it.
     watch
         Told what goes on; without one, the log is.
+    load_settings
+        Reads the settings again, for ``reload``; without it, there is nothing to read.
+
+    Attributes
+    ----------
+    refused
+        Connections that were not served, by the kind of reason.
 
     Raises
     ------
@@ -41,25 +77,42 @@ class Server:
         The address cannot be listened on.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        watch: Watch | None = None,
+        load_settings: Callable[[], Settings] | None = None,
+    ) -> None:
         register_gadgets(settings)
         self.settings = settings
         self.engine = engine
         self.watch = watch or Watch(write_to_log)
         self.memory = Ledger(settings.memory)
+        self.spool = Spool(settings, self.memory)
+        self.refused: Counter[str] = Counter()
+        self._load_settings = load_settings
         self._listeners = _listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
-        self._pool = ThreadPoolExecutor(
-            settings.max_connections, thread_name_prefix="session", initializer=keep_to_one_core
-        )
-        self._sessions: dict[Session, Future[None]] = {}
+        for end in (self._wake_reader, self._wake_writer):
+            end.setblocking(False)
+        self._spare = _spare_descriptor()
+        self._slots: set[_Slot] = set()
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._hurry = threading.Event()
+        self._reload = threading.Event()
 
     @property
     def port(self) -> int:
         """Port that is listened on."""
         return self._listeners[0].getsockname()[1]
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that run."""
+        with self._lock:
+            return [slot.session for slot in self._slots if slot.session is not None]
 
     def serve(self) -> bool:
         """Accept connections until ``stop`` is called, then let running scans finish.
@@ -67,76 +120,195 @@ class Server:
         Returns
         -------
         bool
-            Whether all of them ended; a session that an external program holds up may not.
+            Whether all of them ended; a session that something holds up for good may not, and its peer is told.
         """
+        self.spool.begin()
         with selectors.DefaultSelector() as selector:
+            farewells = Farewells(selector)
             for listener in (*self._listeners, self._wake_reader):
                 selector.register(listener, selectors.EVENT_READ)
             while not self._stopping.is_set():
-                for key, _ in selector.select():
-                    if key.fileobj is not self._wake_reader:
-                        self._accept(key.fileobj)  # type: ignore[arg-type]
-        for listener in (*self._listeners, self._wake_reader):
+                for key, _ in selector.select(farewells.timeout()):
+                    self._serve_one(key.fileobj, farewells)  # type: ignore[arg-type]
+            farewells.close()
+        for listener in self._listeners:
             listener.close()
-        all_ended = self._wait_for_sessions()
+        all_ended = self._end_sessions()
+        self.spool.finish(_SPOOL_SECONDS)
+        self._wake_reader.close()
         self._wake_writer.close()
+        log.info("stopped")
         return all_ended
 
     def stop(self) -> None:
-        """Stop accepting; safe to call from a signal handler or another thread."""
+        """Stop accepting, and let scans finish; called again, do not wait for them. Safe to call from a signal handler."""
+        if self._stopping.is_set():
+            self._hurry.set()
         self._stopping.set()
-        self._wake_writer.send(b"\0")
+        self._wake()
 
-    def _accept(self, listener: socket.socket) -> None:
+    def reload(self) -> None:
+        """Read the settings again, for the scans to come. Safe to call from a signal handler."""
+        self._reload.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # it was woken up already, or has ended
+            self._wake_writer.send(b"\0")
+
+    def _serve_one(self, sock: socket.socket, farewells: Farewells) -> None:
+        """Look after what the selector says; nothing that happens here ends the service."""
         try:
-            sock, peer = listener.accept()
-        except OSError as error:
-            log.warning("a connection could not be accepted: %s", error)
+            if sock in farewells:
+                farewells.read(sock)
+            elif sock is self._wake_reader:
+                self._wake_reader.recv(1)
+                if self._reload.is_set():
+                    self._reload.clear()
+                    self._reload_now()
+            else:
+                self._accept(sock, farewells)
+        except Exception as error:  # noqa: BLE001 - others want to be served
+            self._refused("failed", "", f"{type(error).__name__} while a connection was accepted")
+            self._stopping.wait(_PAUSE_SECONDS)
+
+    def _reload_now(self) -> None:
+        if self._load_settings is None:
+            log.warning("there is no settings file to be read again")
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        try:
+            self.settings, changed, fixed = reloaded(self.settings, self._load_settings())
+        except IsocenterError as error:
+            log.error("the settings stay as they are: %s", error)
+            return
+        log.info("settings are read again; changed: %s", ", ".join(changed) or "none")
+        if fixed:
+            log.warning("these settings need a restart: %s", ", ".join(fixed))
+
+    def _accept(self, listener: socket.socket, farewells: Farewells) -> None:
+        try:
+            sock, address = listener.accept()
+        except OSError as error:
+            if error.errno in _NO_DESCRIPTORS:
+                self._accept_with_spare(listener, farewells)
+            else:
+                self._refused("not accepted", "", f"a connection could not be accepted: {error.strerror}")
+            return
+        try:
+            self._admit(sock, address[0], farewells)
+        except Exception as error:  # noqa: BLE001 - one peer's trouble is not the others'
+            self._refused("failed", address[0], f"no session could be opened: {type(error).__name__}")
+            farewells.refuse(sock, _NOT_OPENED)
+
+    def _accept_with_spare(self, listener: socket.socket, farewells: Farewells) -> None:
+        """Tell a peer for which there is no file descriptor left, with the one that is kept for this."""
+        self._refused("no descriptor", "", "no file descriptor is left for a connection")
+        if self._spare is not None:
+            os.close(self._spare)
+            with suppress(OSError):
+                sock, _ = listener.accept()
+                farewells.refuse(sock, "the service has no file descriptor left for another scan; try again later")
+                farewells.close()  # its descriptor is the spare one
+        self._spare = _spare_descriptor()
+        self._stopping.wait(_PAUSE_SECONDS)
+
+    def _admit(self, sock: socket.socket, address: str, farewells: Farewells) -> None:
+        _set_options(sock)
         with self._lock:
-            if len(self._sessions) >= self.settings.max_connections:
-                log.warning("refused %s: %d scans are running", peer[0], len(self._sessions))
-                _refuse(
-                    sock,
-                    f"{len(self._sessions)} scans are running already, which is this service's limit; try again later",
-                )
-                return
-            scan_id = new_scan_id()
-            self.watch.tell(Connected(scan_id, peer[0]))
-            session = Session(sock, self.settings, self.engine, scan_id, memory=self.memory, watch=self.watch)
-            self._sessions[session] = self._pool.submit(self._run, session)
-
-    def _run(self, session: Session) -> None:
-        session.run()
+            running = [slot.address for slot in self._slots]
+        if refused := refusal(address, running, self.settings):
+            self._refused(refused.kind, address, refused.reason)
+            farewells.refuse(sock, refused.reason)
+            return
+        slot = _Slot(sock, address, new_scan_id())
+        slot.thread = threading.Thread(target=self._run, args=(slot,), name=f"session {slot.scan_id}", daemon=True)
         with self._lock:
-            del self._sessions[session]
+            self._slots.add(slot)
+        try:
+            slot.thread.start()
+        except BaseException:
+            self._free(slot)
+            raise
 
-    def _wait_for_sessions(self) -> bool:
-        deadline = time.monotonic() + self.settings.shutdown_timeout
+    def _run(self, slot: _Slot) -> None:
+        try:
+            keep_to_one_core()
+            self.watch.tell(Connected(slot.scan_id, slot.address))
+            slot.session = Session(
+                slot.sock,
+                self.settings,
+                self.engine,
+                slot.scan_id,
+                memory=self.memory,
+                spool=self.spool,
+                watch=self.watch,
+            )
+            slot.session.run()
+        except BaseException as error:  # noqa: BLE001 - its own thread ends, no other
+            self._refused("failed", slot.address, f"no session could be opened: {type(error).__name__}")
+            say_and_close(slot.sock, _NOT_OPENED)
+        finally:
+            self._free(slot)
+
+    def _free(self, slot: _Slot) -> None:
         with self._lock:
-            running = dict(self._sessions)
-        if running:
-            log.info("stopping: waiting for %d scans", len(running))
-        _, late = wait(running.values(), max(0.0, deadline - time.monotonic()))
-        for session, future in running.items():
-            if future in late:
-                limit = self.settings.shutdown_timeout
-                session.log.warning("aborted: it did not finish within %g seconds of the stop", limit)
-                session.abort()
-        _, stuck = wait(late, _ABORT_SECONDS)
-        self._pool.shutdown(wait=not stuck)
-        log.info("stopped")
-        return not stuck
+            self._slots.discard(slot)
+
+    def _refused(self, kind: str, address: str, reason: str) -> None:
+        self.refused[kind] += 1
+        self.watch.tell(Refused("", kind, address, reason))
+
+    def _end_sessions(self) -> bool:
+        """Let scans finish, then abort them, then let go of those that something holds up; return whether all have ended."""
+        with self._lock:
+            slots = set(self._slots)
+        limit = self.settings.shutdown_timeout
+        if slots:
+            log.info("stopping: waiting for %d scans", len(slots))
+        for slot in slots:
+            if slot.session is not None:
+                slot.session.announce(f"the service is stopping; this scan has {limit:g} seconds to finish")
+        late = _alive_after(limit, slots, self._hurry)
+        for slot in late:
+            if slot.session is not None:
+                slot.session.log.warning("aborted: it did not finish before the service had to stop")
+                slot.session.abort()
+        stuck = _alive_after(_ABORT_SECONDS, late, None)
+        for slot in stuck:
+            if slot.session is not None:
+                slot.session.abandon("the service was stopped before the scan was done")
+        return not _alive_after(_FAREWELL_SECONDS, stuck, None)
 
 
-_ABORT_SECONDS = 10.0
+def _alive_after(seconds: float, slots: Collection[_Slot], hurry: threading.Event | None) -> list[_Slot]:
+    """Wait for sessions to end; return those that have not, or had not when somebody said to hurry."""
+    end = time.monotonic() + seconds
+    alive = list(slots)
+    while alive and time.monotonic() < end and not (hurry is not None and hurry.is_set()):
+        alive[0].thread.join(_TICK)
+        alive = [slot for slot in alive if slot.thread.is_alive()]
+    return alive
+
+
+def _set_options(sock: socket.socket) -> None:
+    """Send what there is at once, and notice within minutes that a peer is gone without a word."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):  # not every system has them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+def _spare_descriptor() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def new_scan_id() -> str:
     """Name a scan by date, time and a random part."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
 
 
 def _listen(host: str, port: int) -> list[socket.socket]:
@@ -167,15 +339,3 @@ def _listen(host: str, port: int) -> list[socket.socket]:
 
 _NO_SUCH_ADDRESS = (97, 99)
 """EAFNOSUPPORT and EADDRNOTAVAIL: the host has a name for IPv6 but no IPv6."""
-
-
-def _refuse(sock: socket.socket, reason: str) -> None:
-    """Say why, then close; the bytes fit the socket's buffer, so that nothing waits."""
-    with sock:
-        message = b"".join(bytes(part) for part in (*encode(Text(f"[Isocenter] ERROR: {reason}\n")), *encode(Close())))
-        try:
-            sock.settimeout(1.0)
-            sock.sendall(message)
-            sock.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            log.debug("a refused client was gone already: %s", error)

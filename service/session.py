@@ -4,8 +4,8 @@ import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from typing import Any, BinaryIO
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ..engine import Engine
 from ..flow.channel import Stopped
@@ -22,13 +22,18 @@ from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
 from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
-from .logs import ScanLog
+from .logs import ScanLog, limited
+from .patience import Patience
 from .peer import Peer
+from .program import end_programs
 from .series import SeriesNumbers
 from .settings import Settings
+from .spool import Spool
 from .timing import Timing
 from .transport import Receiver, Sender
 from .watch import Ended, ImageSent, Started, Watch, write_to_log
+
+_FAREWELL_SECONDS = 1.0
 
 
 class Session:
@@ -46,6 +51,8 @@ class Session:
         Appears in every line of the log.
     memory
         Bytes that all scans may hold together.
+    spool
+        Keeps raw data and images, if the settings say where.
     watch
         Told what goes on.
     """
@@ -58,6 +65,7 @@ class Session:
         scan_id: str,
         *,
         memory: Ledger | None = None,
+        spool: Spool | None = None,
         watch: Watch | None = None,
     ) -> None:
         self.settings = settings
@@ -66,27 +74,31 @@ class Session:
         self.log = ScanLog(scan_id)
         self._socket = sock
         self._watch = watch or Watch(write_to_log)
-        self._ledger = Ledger(settings.queue_bytes, keeps=settings.scan_bytes, whole=memory)
-        self._spool = self._open_spool()
-        self._receiver = Receiver(
-            sock,
-            limits=settings.limits,
-            account=self._ledger.account("receiver"),
-            timeout=settings.handshake_timeout,
-            spool=self._spool,
-        )
+        waits, keeps = settings.scan_memory
+        self._ledger = Ledger(waits, keeps=keeps, whole=memory)
+        self._recording = (spool or Spool(settings, memory)).recording(scan_id, _host_of(sock))
+        self._patience = Patience(settings.message_timeout)
+        self._patience.grant(settings.handshake_timeout, "configuration and MRD header")
         self._sender = Sender(sock, account=self._ledger.account("sender"), timeout=settings.send_timeout)
+        try:
+            self._receiver = Receiver(
+                sock,
+                limits=settings.limits,
+                account=self._ledger.account("receiver"),
+                patience=self._patience,
+                recording=self._recording,
+            )
+        except BaseException:
+            self._sender.finish()
+            raise
         self._conversation = Conversation()
         self._peer = Peer(self._sender, self._conversation, self._watch, scan_id)
         self._timing = Timing()
         self._series = SeriesNumbers()
         self._chain: Chain | None = None
-
-    def _open_spool(self) -> BinaryIO | None:
-        if self.settings.spool is None:
-            return None
-        self.settings.spool.mkdir(parents=True, exist_ok=True)
-        return (self.settings.spool / f"{self.scan_id}.stream").open("xb", buffering=0)
+        self._is_over = False
+        self._is_interrupted = False
+        self._outcome = "failed"
 
     def run(self) -> None:
         """Serve the connection."""
@@ -95,18 +107,38 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            self.log.warning("the connection was lost: %s", error)
-        except Exception:
+            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
+            self._outcome = "undelivered"
+        except BaseException:
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
         finally:
             self._end()
 
+    def announce(self, text: str) -> None:
+        """Tell the peer something about its scan, from another thread; not where there is none, or none any more."""
+        if self._chain is not None and not self._is_over:
+            with suppress(OSError):
+                self._peer.tell("WARNING", text)
+
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
         self._receiver.abort()
+        end_programs(self.scan_id)
+
+    def abandon(self, reason: str) -> None:
+        """Tell the peer that its scan has failed and let go of it, from another thread, as that of the session is held up."""
+        self.log.error("%s", reason)
+        with suppress(OSError):
+            self._peer.fail(reason, [])
+            self._peer.close()
+        self._sender.finish(_FAREWELL_SECONDS)
+        self._receiver.stop()
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _end(self) -> None:
+        self._is_over = True
         self._receiver.stop()
         self._sender.finish()
         self._socket.close()
@@ -115,9 +147,10 @@ class Session:
             "MB": round(self._receiver.bytes_received / 1e6, 1),
             **self._timing.figures(),
         }
-        if self._spool is not None:
-            self._spool.close()
-            figures["spool"] = self._spool.name
+        is_lost = self._sender.error is not None and self._outcome != "failed"
+        outcome = "undelivered" if is_lost else self._outcome
+        if spooled := self._recording.end(pipeline=figures["pipeline"], outcome=outcome, sent=self._timing.images):
+            figures["spool"] = spooled
         self._watch.tell(Ended(self.scan_id, figures))
 
     def _serve(self) -> None:
@@ -127,13 +160,14 @@ class Session:
             return
         header = self._header()
         chain = Chain(pipeline, self._scan(header), self.engine)
-        self._receiver.timeout = self.settings.idle_timeout
+        self._patience.grant(self.settings.idle_timeout, "further data", DATA)
         first: Item | None = None
         if header is not None:
             chain.warm_up()
             chain, first = self._parametrised(chain)
         self._chain = chain
         self._peer.name = chain.pipeline.name
+        self._recording.note(pipeline=chain.pipeline.name)
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
         for item in chain.run(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
@@ -193,6 +227,7 @@ class Session:
             log=self.log,
             name=self.scan_id,
             ledger=self._ledger,
+            inform=lambda text: self._peer.tell("INFO", text),
         )
 
     def _parametrised(self, chain: Chain) -> tuple[Chain, Item | None]:
@@ -241,30 +276,62 @@ class Session:
 
     def _deliver(self, item: Item, scan: Scan) -> None:
         if isinstance(item, Interruption):
+            self._is_interrupted = True
             scan.report("interrupted", f"the scan was interrupted: {item.reason}")
             return
         if isinstance(item, Image):
             self._series.settle(item, scan)
-        if self._peer.send_item(item, scan.parameters):
+            self._keep(item, scan)
+        sent = False
+        with self._unless_kept():
+            sent = self._peer.send_item(item, scan.parameters)
+        if sent:
             self._timing.sent(item)
             if isinstance(item, Image):
                 self._watch.tell(ImageSent(self.scan_id, item.image_series_index, item.image_index))
         else:
             self._timing.left(item)
 
+    def _keep(self, image: Image, scan: Scan) -> None:
+        """Spool an image, which says what is not spooled of its scan."""
+        if problems := self._report_unspooled(scan):
+            image.meta["IsocenterSpool"] = "; ".join(problems)
+        self._recording.image(image)
+
+    def _report_unspooled(self, scan: Scan) -> list[str]:
+        problems = self._recording.problems()
+        for problem in problems:
+            if problem not in scan.problems.values():
+                scan.report("spool", problem, each=True)
+        return problems
+
+    @contextmanager
+    def _unless_kept(self) -> Iterator[None]:
+        """Let a client that is gone end the scan, unless its images are kept for it."""
+        try:
+            yield
+        except OSError:
+            if not self._recording.keeps_images:
+                raise
+            self.log.debug("the client is gone; what it does not get is in the spool")
+
     def _pass_on(self, text: str) -> None:
         """Pass on what an external program has for the user."""
-        self.log.info("an external program says: %s", text)
-        self._peer.say(text)
+        limited(self.log, logging.DEBUG, "program text", "an external program says: %r", text)
+        with self._unless_kept():
+            self._peer.say(text)
 
     def _finish(self, chain: Chain) -> None:
         """Say what went wrong on the way, then close."""
+        self._report_unspooled(chain.scan)
         problems = chain.scan.problem_messages()
         received, readouts = self._timing.received_items, self._timing.acquisitions
         lacks_images = chain.makes_images and not self._timing.images
         if lacks_images:
             what = f"no image was made from {readouts} acquisitions" if readouts else "no image was made"
             problems.append(what if received else "the scan ended without any data")
+        complete = "interrupted" if self._is_interrupted else "finished"
+        self._outcome = "failed" if lacks_images and received else complete
         if unused := self._timing.unused(everything=lacks_images):
             problems.append(unused)
         self._peer.report(problems, nothing_made=bool(problems) and (lacks_images or not self._timing.sent_items))
@@ -274,7 +341,10 @@ class Session:
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
         self.log.error("%s", reason)
-        problems = self._chain.scan.problem_messages() if self._chain is not None else []
+        problems: list[str] = []
+        if self._chain is not None:
+            self._report_unspooled(self._chain.scan)
+            problems = self._chain.scan.problem_messages()
         with suppress(OSError):
             self._peer.fail(reason, [problem for problem in problems if reason not in problem])
             if self._peer.is_gadgetron:
@@ -292,6 +362,8 @@ class Session:
         error = self._receiver.error
         if isinstance(error, ProtocolError):
             raise error
+        if isinstance(error, TimeoutError):
+            raise ProtocolError(str(error), kind="timeout")
         if error is None and self._receiver.bytes_received == 0:
             self.log.debug("the connection was closed without a byte")
             raise ConnectionError("closed without a byte")
@@ -303,11 +375,20 @@ def _report_stray(message: Message, scan: Scan) -> None:
     scan.report("stray message", f"{what} came after the header; it is passed over")
 
 
+def _host_of(sock: socket.socket) -> str:
+    """Address of the peer; empty if it has none."""
+    try:
+        name = sock.getpeername()
+    except OSError:
+        return ""
+    return str(name[0]) if isinstance(name, tuple) else ""
+
+
 def _json_parameters(text: str) -> Mapping[str, Any] | None:
     """Parameters of FIRE's JSON message; None if the text is something else."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
     return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)

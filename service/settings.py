@@ -1,16 +1,22 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
+import logging
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
+from .spooled import Retention
 
 MIB = 2**20
+Network = IPv4Network | IPv6Network
+
+log = logging.getLogger("isocenter.settings")
 
 
 class SettingsError(IsocenterError):
@@ -35,6 +41,9 @@ class Settings(BaseModel):
         Holds ``bundles``, ``noise`` and ``pipelines``, unless they are set on their own.
     pipelines, bundles
         Folders searched by name, before the shipped ones.
+    keys
+        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that this
+        host has made.
     network
         Bundle for pipelines that name none, such as ``network.xml``.
     default_pipeline
@@ -59,25 +68,50 @@ class Settings(BaseModel):
     connect
         ``host:port`` of external nodes that a pipeline sent over the wire may connect to. Pipelines on disk may connect anywhere.
     spool
-        Folder in which every byte received is kept before it is processed; none keeps nothing.
+        Folder in which scans are kept: every byte received, and the images; none keeps nothing.
+    spool_queue_bytes
+        Bytes of a file that may wait for the spool's disk. Where it falls behind further, the scan goes on and is not kept.
+    spool_days, spool_unfinished_days
+        Days that a spooled scan is kept: one whose images were sent, or made again; any other one. None is for ever.
+    spool_bytes
+        Bytes of all spooled scans, beyond which the oldest go whose images were sent, or made again; None is no limit.
+    recover_at_start
+        Whether spooled scans that are unfinished or failed are reconstructed when the service starts, beside its work.
     max_connections
         Scans at once; further ones are refused with a message.
-    queue_bytes
-        Bytes of a scan that may wait between reading, processing and writing, together; when they do, TCP holds the client back.
+    allow
+        Addresses and networks (``10.1.2.0/24``) that may connect; none means all.
+    max_per_address
+        Scans of one address at once; none means as many as there are slots.
+    scanners, reserved_slots
+        Addresses and networks of scanners, which may always connect, and how many of ``max_connections`` are kept for them.
     scan_bytes
-        Bytes of blocks of k-space that a scan may be filling at once; readouts of further ones are left out, which is said.
+        Bytes that a scan may hold; half of ``memory_bytes`` unless it is set. A quarter of it is for what waits to be processed
+        and to be sent, where TCP holds the client back, and for one message; the rest for what is kept until more of the scan
+        comes: blocks of k-space, calibration lines, noise. What does not fit is refused, which is said.
     memory_bytes
-        The same of all scans, waiting or being filled; three quarters of the host's memory unless it is set.
-    handshake_timeout, idle_timeout, send_timeout
-        Seconds without a byte before the scan starts, during it, and while a client does not read.
+        The same of all scans together; three quarters of the host's memory unless it is set.
+    handshake_timeout
+        Seconds from connecting to the end of the MRD header, in all.
+    idle_timeout
+        Seconds without a readout or other data after it, whatever else comes.
+    message_timeout, send_timeout
+        Seconds that a message may be on its way once it has begun, and in which a client must take one; a second more for each
+        megabyte.
     drain_timeout
         Seconds that a client may go on sending after an error.
+    program_timeout
+        Seconds that an external program or FIRE module may keep a scan waiting, in all: while it takes no data, and from the
+        last data on until it says CLOSE.
     shutdown_timeout
         Seconds that running scans get to finish on SIGTERM.
     max_text_bytes, max_message_bytes
         Longest lengths accepted from a peer.
     log_format
         ``text``, or ``json`` with one object a line.
+    log_private
+        Whether the log shows what comes from outside: names, texts of errors, and what programs, FIRE modules and libraries
+        print. Patient data may be among it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,6 +121,7 @@ class Settings(BaseModel):
     home: Path = Field(default_factory=default_home)
     pipelines: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
+    keys: tuple[str, ...] = ()
     network: str | None = "modl-brain"
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
@@ -100,18 +135,37 @@ class Settings(BaseModel):
     python_path: tuple[Path, ...] = ()
     connect: tuple[str, ...] = ()
     spool: Path | None = None
+    spool_queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
+    spool_days: Annotated[float | None, Field(ge=0)] = None
+    spool_unfinished_days: Annotated[float | None, Field(ge=0)] = None
+    spool_bytes: Annotated[int | None, Field(ge=0)] = None
+    recover_at_start: bool = False
     max_connections: Annotated[int, Field(ge=1)] = 32
-    queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    scan_bytes: Annotated[int, Field(ge=MIB)] = 32 * 1024 * MIB
+    scan_bytes: Annotated[int | None, Field(ge=MIB)] = None
     memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
+    allow: tuple[Network, ...] = ()
+    max_per_address: Annotated[int | None, Field(ge=1)] = None
+    scanners: tuple[Network, ...] = ()
+    reserved_slots: Annotated[int, Field(ge=0)] = 0
     handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
     idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    message_timeout: Annotated[float, Field(gt=0)] = 120.0
     send_timeout: Annotated[float, Field(gt=0)] = 120.0
     drain_timeout: Annotated[float, Field(gt=0)] = 30.0
+    program_timeout: Annotated[float, Field(gt=0)] = 600.0
     shutdown_timeout: Annotated[float, Field(gt=0)] = 60.0
     max_text_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
     max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
+    log_private: bool = False
+
+    @model_validator(mode="after")
+    def _reserves_for_somebody(self) -> Self:
+        if self.reserved_slots and not self.scanners:
+            raise ValueError("reserved_slots needs the addresses of the scanners that they are for ('scanners')")
+        if self.reserved_slots > self.max_connections:
+            raise ValueError(f"reserved_slots must not exceed max_connections ({self.max_connections})")
+        return self
 
     @property
     def pipeline_folders(self) -> tuple[Path, ...]:
@@ -129,14 +183,57 @@ class Settings(BaseModel):
         return self.home / "noise"
 
     @property
+    def retention(self) -> Retention:
+        """What the spool keeps."""
+        return Retention(self.spool_days, self.spool_unfinished_days, self.spool_bytes)
+
+    @property
     def memory(self) -> int:
         """Bytes that all scans together may hold."""
         return self.memory_bytes or 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
 
     @property
+    def scan_memory(self) -> tuple[int, int]:
+        """Bytes of a scan that may wait, and that may be kept."""
+        scan = min(self.scan_bytes or self.memory // 2, self.memory)
+        return scan // 4, scan - scan // 4
+
+    @property
     def limits(self) -> Limits:
-        """Longest lengths accepted."""
-        return Limits(text=self.max_text_bytes, message=self.max_message_bytes)
+        """Longest lengths accepted; a message may hold no more than may wait of a scan."""
+        return Limits(text=self.max_text_bytes, message=min(self.max_message_bytes, self.scan_memory[0]))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_retired(cls, values: object) -> object:
+        """Read settings files of earlier versions."""
+        if isinstance(values, dict) and "queue_bytes" in values:
+            log.warning("the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place")
+            values = {name: value for name, value in values.items() if name != "queue_bytes"}
+        return values
+
+
+NEED_RESTART = frozenset(
+    ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
+) | {
+    "memory_bytes",
+    "log_format",
+    "log_private",
+    "spool",
+    "spool_queue_bytes",
+    "spool_days",
+    "spool_unfinished_days",
+    "spool_bytes",
+}
+"""Settings that are read once, when the service starts."""
+
+
+def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:
+    """Return the settings for scans to come, which of them changed, and which would have but need a restart."""
+    changed = [name for name in Settings.model_fields if getattr(old, name) != getattr(new, name)]
+    fixed = [name for name in changed if name in NEED_RESTART]
+    kept = new.model_copy(update={name: getattr(old, name) for name in fixed})
+    return kept, [name for name in changed if name not in fixed], fixed
 
 
 def load_settings(path: Path | None, **overrides: object) -> Settings:

@@ -7,12 +7,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from contextlib import suppress
 
 from ..flow.channel import Channel
 from ..flow.ledger import Account, Ledger
 from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
+from ..wire.conversation import DATA
+from ..wire.cursor import OBJECT_BYTES
+from .patience import BYTES_PER_SECOND, Patience
+from .spool import Recording
 
 log = logging.getLogger("isocenter.transport")
 
@@ -37,10 +41,10 @@ class Receiver:
         Longest lengths accepted.
     account
         Charged with what waits to be processed.
-    timeout
-        Seconds without a byte after which the connection counts as lost; can be changed while it waits.
-    spool
-        File that gets every byte before it is decoded.
+    patience
+        Says for how long the peer is waited for; for ever without it.
+    recording
+        Gets every byte before it is decoded.
     """
 
     def __init__(
@@ -49,21 +53,23 @@ class Receiver:
         *,
         limits: Limits | None = None,
         account: Account | None = None,
-        timeout: float | None = None,
-        spool: BinaryIO | None = None,
+        patience: Patience | None = None,
+        recording: Recording | None = None,
     ) -> None:
         self._socket = sock
         self._decoder = Decoder(limits)
         self._account = account or Ledger().account("unbounded")
+        self._grown = 0
+        """Charged for a message that is not complete, and larger than usual."""
         self._channel: Channel[list[Message]] = Channel(self._account, lead=_LEAD_BYTES)
         self._decoded: deque[Message] = deque()
-        self._spool = spool
+        self._recording = recording
         self._closed = False
-        self._drain_until = 0.0
+        self._drain_seconds = self._drain_until = 0.0
         self._decided = threading.Event()
         self.error: Exception | None = None
         self.bytes_received = 0
-        self.timeout = timeout
+        self.patience = patience or Patience()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
@@ -74,41 +80,74 @@ class Receiver:
             self._receive()
         except (OSError, ProtocolError) as error:
             self.error = error
+        except Exception as error:  # noqa: BLE001 - whoever iterates must not wait for ever
+            log.error("a message could not be decoded", exc_info=error)
+            self.error = ProtocolError("a message could not be decoded")
+        self._forget_growth()
         self._channel.finish()
         if self._channel.is_stopped or isinstance(self.error, ProtocolError):
             self._decided.wait()
             self._drain()
 
     def _receive(self) -> None:
-        decoder, pending, grown = self._decoder, 0, 0
+        decoder, pending = self._decoder, 0
         while True:
-            grown = self._charge_growth(grown)
+            if not self._charge_growth():
+                return
             memory = decoder.writable()
             count = self._read_into(memory)
             if count == 0:
                 decoder.finish()
                 return
-            if self._spool is not None:
-                self._spool.write(memory[:count])
             self.bytes_received += count
             pending += count
-            messages = decoder.received(count)
+            messages = self._decode(memory[:count])
             if messages:
-                self._account.credit(grown)
+                self.patience.received(messages)
                 self._closed = isinstance(messages[-1], Close)
-                if not self._channel.put(messages, pending):
+                self._forget_growth()
+                if not self._channel.put(messages, pending + decoder.made):
                     return
-                pending = grown = 0
+                pending = 0
             if decoder.fault is not None:
                 raise decoder.fault
 
-    def _charge_growth(self, charged: int) -> int:
-        """Wait for room before memory is taken for a message larger than the usual piece; return what is charged for it."""
+    def _decode(self, received: memoryview) -> list[Message]:
+        """Keep bytes that lie in the decoder's memory now, and return the messages that are complete."""
+        self._record(received)
+        messages = self._decoder.received(len(received))
+        if self._recording is not None:
+            self._recording.follow(messages)
+        return messages
+
+    def _record(self, received: memoryview) -> None:
+        if self._recording is not None:
+            self._recording.write(received)
+
+    def _charge_growth(self) -> bool:
+        """Wait for room before memory is taken for a message larger than the usual piece; False once nothing is wanted.
+
+        Raises
+        ------
+        ProtocolError
+            There is none.
+        """
         size = self._decoder.growth
         if not size:
-            return charged
-        self._account.credit(charged)  # the larger piece takes the place of the one before
-        return size if self._account.charge(size, leave=self._channel.is_closed) else 0
+            return True
+        self._forget_growth()  # the larger piece takes the place of the one before
+        if self._account.admit(size, leave=self._channel.is_closed):
+            self._grown = size
+            return True
+        if self._channel.is_closed():
+            return False
+        raise ProtocolError(
+            f"there is no memory for a message of {size} bytes: {self._account.ledger.shortage(size)}", kind="memory"
+        )
+
+    def _forget_growth(self) -> None:
+        grown, self._grown = self._grown, 0
+        self._account.credit(grown)
 
     def _read_into(self, memory: memoryview) -> int:
         """Wait for bytes and receive them.
@@ -116,18 +155,15 @@ class Receiver:
         Raises
         ------
         TimeoutError
-            None came for too long.
+            What is waited for did not come in time.
         """
-        start = 0.0
         while True:
-            try:
+            with suppress(BlockingIOError):
                 return self._socket.recv_into(memory, 0, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                start = start or time.monotonic()
-            waited, limit = time.monotonic() - start, self.timeout
-            if limit is not None and waited >= limit:
-                raise TimeoutError(f"nothing was received for {limit:g} seconds")
-            self._poll.poll(1000 * (_TICK if limit is None else min(_TICK, limit - waited)))
+            decoder, start = self._decoder, time.monotonic()
+            left = self.patience.left(decoder.announced if decoder.held else 0)
+            self._poll.poll(1000 * min(_TICK, left))
+            self.patience.waited(time.monotonic() - start, message_begun=decoder.held > 0)
 
     def __iter__(self) -> Iterator[Message]:
         return self
@@ -139,40 +175,47 @@ class Receiver:
 
     def abort(self) -> None:
         """Take the connection for ended here; what had come is still iterated over."""
-        try:
+        with suppress(OSError):  # the peer has closed it already
             self._socket.shutdown(socket.SHUT_RD)
-        except OSError:
-            log.debug("the peer has closed the connection already")
 
     def drain(self, seconds: float) -> None:
         """Drop what waits and what still comes until the peer says CLOSE or is silent: unread data would reset the connection.
 
-        Whoever still iterates gets ``Stopped``.
+        Where the raw data are recorded, this goes on as long as data come. Whoever still iterates gets ``Stopped``.
         """
+        self._drain_seconds = seconds
         self._drain_until = time.monotonic() + seconds
         self._channel.stop()
         self._decided.set()
-        if not self._closed:
-            self._thread.join(seconds)
+        while not self._closed and self._thread.is_alive() and (left := self._drain_until - time.monotonic()) > 0:
+            self._thread.join(left)
 
     def _drain(self) -> None:
         try:
             while not self._closed and (left := self._drain_until - time.monotonic()) > 0:
                 self._closed = self._drop(left)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - the scan is over, and nothing of this is used
             log.debug("the rest of the stream is not read: %s", error)
 
     def _drop(self, seconds: float) -> bool:
         """Receive once; return whether that was the end. What cannot be followed any more ends when nothing comes for a while."""
-        if self._decoder.fault is not None:
-            self.timeout = min(seconds, _SILENT_SECONDS)
-            return self._read_into(memoryview(bytearray(_SCRATCH_BYTES))) == 0
-        self.timeout = seconds
-        count = self._read_into(self._decoder.writable())
+        is_lost = self._decoder.fault is not None
+        self.patience.grant(min(seconds, _SILENT_SECONDS) if is_lost else seconds)
+        memory = memoryview(bytearray(_SCRATCH_BYTES)) if is_lost else self._decoder.writable()
+        count = self._read_into(memory)
+        if count == 0:
+            return True
+        if is_lost:
+            self._record(memory[:count])
+            return False
         try:
-            return count == 0 or any(isinstance(message, Close) for message in self._decoder.received(count))
+            messages = self._decode(memory[:count])
         except ProtocolError:
             return False
+        has_data = any(isinstance(message, DATA) for message in messages)
+        if has_data and self._recording is not None and self._recording.keeps_raw_data:
+            self._drain_until = time.monotonic() + self._drain_seconds
+        return any(isinstance(message, Close) for message in messages)
 
     def stop(self) -> None:
         """End: nothing more is read, and whoever iterates gets ``Stopped``."""
@@ -191,24 +234,37 @@ class Sender:
     account
         Charged with what waits to be sent.
     timeout
-        Seconds that a single write may take.
+        Seconds in which the peer must take a message, besides those for its size; and all that is left, at the end.
     """
 
     def __init__(self, sock: socket.socket, *, account: Account | None = None, timeout: float | None = None) -> None:
         self._socket = sock.dup()
-        self._socket.settimeout(timeout)
-        self._channel: Channel[Sequence[Buffer]] = Channel(account)
+        self._timeout = timeout
+        self._end: float | None = None
+        self._account = account or Ledger().account("unbounded")
+        self._channel: Channel[Sequence[Buffer]] = Channel(self._account)
         self.error: OSError | None = None
         self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._socket.close()
+            raise
 
     def _run(self) -> None:
         try:
             for buffers in self._channel:
-                send_buffers(self._socket, buffers)
+                send_buffers(self._socket, buffers, deadline=self._deadline(_size(buffers)))
         except OSError as error:
             self.error = error
             self._channel.stop()
+
+    def _deadline(self, size: int) -> float | None:
+        """Time by which so many bytes must be taken."""
+        if self._timeout is None:
+            return None
+        deadline = time.monotonic() + self._timeout + size / BYTES_PER_SECOND
+        return deadline if self._end is None else min(deadline, self._end)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         """Queue an encoded message.
@@ -218,21 +274,55 @@ class Sender:
         OSError
             Sending has failed before.
         """
-        if not self._channel.put(buffers, sum(len(buffer) for buffer in buffers)):
+        if not self._channel.put(buffers, OBJECT_BYTES + _size(buffers)):
             raise self.error or ConnectionError("the connection is closed")
 
-    def finish(self) -> None:
-        """Wait until everything is sent."""
+    def finish(self, seconds: float | None = None) -> None:
+        """Wait until everything is sent, or the peer has not taken it in time; at most ``seconds`` if they are given."""
+        self._end = self._deadline(self._account.waiting)
+        if seconds is not None:
+            self._end = time.monotonic() + seconds
         self._channel.finish()
-        self._thread.join()
+        self._thread.join(seconds)
+        if self._thread.is_alive():
+            self.abort()
+            self._thread.join()
         self._socket.close()
 
+    def abort(self) -> None:
+        """Send nothing more, whatever waits, and let go of a peer that does not read."""
+        self._channel.stop()
+        with suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
-def send_buffers(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
-    """Send buffers one after another without joining them."""
+
+def send_buffers(sock: socket.socket, buffers: Sequence[Buffer], *, deadline: float | None = None) -> None:
+    """Send buffers one after another without joining them.
+
+    Parameters
+    ----------
+    sock
+        Connected socket; its time-out is changed where there is a deadline.
+    buffers
+        What to send.
+    deadline
+        Of ``time.monotonic``, by which all of it must be taken.
+
+    Raises
+    ------
+    TimeoutError
+        It was not.
+    OSError
+        The connection is lost.
+    """
     pending = deque(memoryview(buffer).cast("B") for buffer in buffers if len(buffer))
     while pending:
         batch = [pending[index] for index in range(min(len(pending), _MAX_BUFFERS))]
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("the peer did not read what was sent in time")
+            sock.settimeout(left)
         sent = sock.sendmsg(batch)
         while sent:
             if sent >= len(pending[0]):
@@ -240,3 +330,7 @@ def send_buffers(sock: socket.socket, buffers: Sequence[Buffer]) -> None:
             else:
                 pending[0] = pending[0][sent:]
                 sent = 0
+
+
+def _size(buffers: Sequence[Buffer]) -> int:
+    return sum(len(buffer) for buffer in buffers)

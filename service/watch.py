@@ -5,7 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .logs import limited
+
 log = logging.getLogger("isocenter.watch")
+
+_MOST = 120
+"""Lines a minute about connections that bring no scan."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,15 @@ class Connected(Event):
     """A peer has connected."""
 
     peer: str
+
+
+@dataclass(frozen=True)
+class Refused(Event):
+    """A connection is not served; ``kind`` is what it is counted under. It has no scan."""
+
+    kind: str
+    peer: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -82,14 +96,22 @@ class Watch:
 
 def write_to_log(event: Event) -> None:
     """Write an event as a line of the log; what the peer is told is there already."""
-    fields: dict[str, Any]
+    scans = logging.getLogger("isocenter.scan")
     match event:
         case Connected():
-            message, fields = "connected", {"peer": event.peer}
+            # whoever connects without a scan may do so as often as he likes
+            extra = {"scan": event.scan, "fields": {"peer": event.peer}}
+            limited(scans, logging.INFO, "connected", "connected", most=_MOST, extra=extra)
+        case Refused():
+            key, who = f"refused: {event.kind}", event.peer or "a connection"
+            limited(log, logging.WARNING, key, "refused %s: %s", who, event.reason)
         case Started():
-            message, fields = "scan started", {"pipeline": event.pipeline}
+            scans.info("scan started", extra={"scan": event.scan, "fields": {"pipeline": event.pipeline}})
         case Ended():
-            message, fields = "session ended", dict(event.figures)
+            extra = {"scan": event.scan, "fields": dict(event.figures)}
+            if event.figures.get("pipeline"):
+                scans.info("session ended", extra=extra)
+            else:
+                limited(scans, logging.INFO, "ended", "session ended", most=_MOST, extra=extra)
         case _:
             return
-    logging.getLogger("isocenter.scan").info(message, extra={"scan": event.scan, "fields": fields})

@@ -149,7 +149,7 @@ def test_serving_says_how_long_threads_spin_before_torch_is_loaded(bundles, own)
         "from isocenter.commands import serve\n"
         "from isocenter.service.settings import Settings\n"
         "assert 'torch' not in sys.modules and os.environ.get('GOMP_SPINCOUNT', '') in ('', '777')\n"
-        "try: serve.serve(Settings(host='256.256.256.256'))\n"
+        "try: serve.serve(lambda: Settings(host='256.256.256.256'))\n"
         "except OSError: print(os.environ['GOMP_SPINCOUNT'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}

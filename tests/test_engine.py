@@ -12,15 +12,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers import Recorder, numbered, rss_inputs, wait_until
-from isocenter.bundle.folder import Bundle, relative_error
+from isocenter.bundle.folder import Bundle, relative_error, sha256
 from isocenter.bundle.manifest import TensorSpec
 from isocenter.commands.cli import app
 from isocenter.engine import Engine, EngineError, LoadedModel, choice
+from isocenter.engine import commission as commission_module
 from isocenter.engine.choice import CACHE
 from isocenter.engine.commission import commission
 from isocenter.engine.jobs import DeviceLostError
-from isocenter.engine.runtimes import ChannelsLastRuntime
+from isocenter.engine.runtimes import RUNTIMES, ChannelsLastRuntime
 from isocenter.export.cases import make_case
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
@@ -56,7 +58,7 @@ def busy():
 
 
 class TestQueue:
-    def test_scans_take_turns(self):
+    def test_scans_take_turns_by_time(self):
         device = Recorder()
         engine = Engine([], devices=[device])
         first = engine.submit("b", numbered(0), scan="a")
@@ -68,7 +70,15 @@ class TestQueue:
         results = [float(future.result(20).outputs["y"]) for future in futures]
         engine.close()
         assert results == [2, 4, 6, 22, 24, 198]
-        assert device.runs == [[0], [99], [11], [1], [12], [2], [3]]
+        assert device.runs == [
+            [0],
+            [11],
+            [12],
+            [99],
+            [1],
+            [2],
+            [3],
+        ]  # the first job of a has taken longer than all of b
 
     def test_like_slices_that_wait_are_computed_together(self):
         device = Recorder(batch=4)
@@ -87,7 +97,7 @@ class TestQueue:
         assert other.result(20).outputs["y"].item() == 8
         assert pair.result(20).outputs["y"].shape == (2, 1)
         engine.close()
-        assert device.runs == [[0], [7, 7], [2, 5, 5, 1], [4], [3]]
+        assert device.runs == [[0], [7, 7], [2, 3, 5, 5], [1], [4]]
 
     def test_what_is_cancelled_is_never_run(self):
         device = Recorder()
@@ -288,7 +298,7 @@ class TestModels:
         convolution = torch.nn.Conv3d(2, 4, 3).eval()
         torch.jit.script(convolution).save(str(tmp_path / "model.ts"))
         spec = TensorSpec(name="x", axes=("batch", "2", "frames", "ky", "kx"))
-        manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,))
+        manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,), files={})
         runtime = ChannelsLastRuntime(tmp_path / "model.ts", manifest, CPU)
         x = torch.randn(1, 2, 5, 8, 9)
         assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
@@ -311,7 +321,9 @@ class TestModels:
 
     def test_what_was_measured_holds_for_the_files_that_were_measured(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
-        measured = choice.Choice(runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, waited=0.0)
+        measured = choice.Choice(
+            runtime="torchscript", milliseconds={"torchscript": 1.0}, batch=1, pace=0.0, waited=0.0
+        )
         choice.remember(Bundle.open(folder), CPU, measured)
         assert choice.recall(Bundle.open(folder), CPU) == measured
         for path in (bundles / "sense").iterdir():
@@ -365,6 +377,97 @@ class TestModels:
         kspace = torch.rand(5, 3, 8, 6, 2)
         expected = kspace.square().sum((1, 4)).sqrt()
         assert torch.allclose(model.run({"kspace": kspace})["image"], expected)
+
+
+class Hanging(ChannelsLastRuntime):
+    def run(self, inputs):
+        threading.Event().wait()
+
+
+class Wrong(ChannelsLastRuntime):
+    def run(self, inputs):
+        return {name: 2 * tensor for name, tensor in super().run(inputs).items()}
+
+
+class FailsInUse(ChannelsLastRuntime):
+    """Reproduces the probe, and is the fastest: as long as inputs are as weak as those are."""
+
+    def run(self, inputs):
+        if inputs["kspace"].abs().max() > 100:
+            raise RuntimeError("a text of its own")
+        return super().run(inputs)
+
+
+class TestSecondRuntime:
+    """One that is broken costs only itself."""
+
+    @pytest.fixture
+    def bundle(self, bundles, tmp_path):
+        folder = shutil.copytree(bundles / "varnet-brain", tmp_path / "varnet-brain")
+        (folder / CACHE).unlink(missing_ok=True)
+        return Bundle.open(folder)
+
+    def inputs(self, bundle, scale=1.0):
+        inputs = make_case(bundle.manifest.inputs, {"batch": 1, "coils": 3, "ky": 50, "kx": 44}, phantom=True)
+        return inputs | {"kspace": scale * inputs["kspace"]}
+
+    @pytest.mark.parametrize(
+        ("runtime", "reason"),
+        [
+            (Hanging, "it did not come back within 0.5 seconds"),
+            (Wrong, "the probe deviates by"),
+            (None, "it fails here (TypeError)"),
+        ],
+    )
+    def test_the_other_one_is_used_and_the_log_says_so(self, bundle, monkeypatch, caplog, runtime, reason):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.5 if runtime is Hanging else 60.0)
+        monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", runtime)
+        model = LoadedModel(bundle, CPU)
+        assert model.runtime == "torchscript"
+        assert model.result(self.inputs(bundle)).runtime == "torchscript"
+        assert f"bundle varnet-brain is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
+
+    def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
+        folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
+        (folder / CACHE).unlink(missing_ok=True)
+        manifest = yaml.safe_load((folder / "model.yaml").read_text())
+        (folder / "model.onnx").write_bytes(b"no graph")
+        manifest["files"]["model.onnx"] = sha256(folder / "model.onnx")
+        (folder / "model.yaml").write_text(yaml.safe_dump(manifest))
+        assert LoadedModel(Bundle.open(folder), CPU).runtime == "torchscript"
+        assert "is used without a runtime, onnx" in caplog.text
+
+    def test_a_job_on_which_the_fastest_one_fails_is_computed_by_another(self, bundle, monkeypatch, caplog):
+        monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", FailsInUse)
+        measured = choice.Choice(runtime="torchscript-nhwc", milliseconds={}, batch=1, pace=0.0, waited=0.0)
+        choice.remember(bundle, CPU, measured)
+        model = LoadedModel(bundle, CPU)
+        strong = self.inputs(bundle, 1e9)
+        for _ in range(2):
+            result = model.result(strong)
+            assert result.runtime == "torchscript"
+            assert torch.equal(
+                result.outputs["image"], commission(bundle, CPU, "torchscript")["torchscript"].run(strong)["image"]
+            )
+        assert model.result(self.inputs(bundle)).runtime == "torchscript-nhwc"
+        assert "torchscript-nhwc failed on a job that torchscript computed" in caplog.text
+        assert "a text of its own" not in caplog.text
+
+    def test_a_job_on_which_all_fail_says_what_the_first_one_says(self, faulty_bundles):
+        model = LoadedModel(Bundle.open(faulty_bundles / "Raises"), CPU)
+        with pytest.raises(Exception, match="too strong"):
+            model.result({"kspace": torch.full((1, 2, 8, 8, 2), 200.0)})
+
+    def test_what_is_pinned_is_not_replaced(self, bundle, monkeypatch):
+        monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", FailsInUse)
+        with pytest.raises(RuntimeError):
+            LoadedModel(bundle, CPU, "torchscript-nhwc").result(self.inputs(bundle, 1e9))
+
+
+def test_a_batch_that_is_split_says_so(faulty_bundles):
+    model = LoadedModel(Bundle.open(faulty_bundles / "NeedsMemory"), CPU)
+    assert model.result({"kspace": torch.rand(1, 3, 8, 6, 2)}).batch == "1 of 1"
+    assert model.result({"kspace": torch.rand(5, 3, 8, 6, 2)}).batch == "1-5 of 2+1+2"
 
 
 def scan_of(slices=1, scale=1.0):
@@ -451,7 +554,7 @@ class TestFaults:
         wait_until(lambda: engine.waiting >= 4)
         sock.close()
         device.go.set()
-        wait_until(lambda: not service.server._sessions, 30)
+        wait_until(lambda: not service.server.sessions, 30)
         assert engine.waiting == 0
         engine.close()
 

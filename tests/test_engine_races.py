@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from concurrent.futures import CancelledError
 
 import pytest
@@ -10,13 +11,20 @@ from helpers import Recorder, numbered, rss_inputs, wait_until
 from isocenter.bundle.manifest import BundleError
 from isocenter.engine import Engine, EngineError
 from isocenter.engine import device as device_module
+from isocenter.engine.events import Overran
 from isocenter.engine.jobs import DeviceLostError
+from isocenter.flow.deferred import Deferred
 
 
 def in_thread(function, *arguments):
     thread = threading.Thread(target=function, args=arguments, daemon=True)
     thread.start()
     return thread
+
+
+def overrun(engine):
+    """Let the time of what runs be over, now."""
+    engine._crew.tell(Overran("recorder", engine._crew.state.devices["recorder"].run, "it hangs"))
 
 
 def is_used(engine, bundle="b"):
@@ -84,7 +92,7 @@ class TestGivingUp:
         logger = logging.getLogger("isocenter.engine")
         logger.addHandler(handler)
         try:
-            engine.abandon(running, "it hangs")
+            overrun(engine)
         finally:
             logger.removeHandler(handler)
         wait_until(lambda: is_used(engine), 5)
@@ -93,7 +101,7 @@ class TestGivingUp:
         reached, go_on = hold("Finished")
         device.go.set()
         assert reached.wait(20)
-        engine.abandon(running, "it hangs")
+        overrun(engine)
         with pytest.raises(EngineError, match="bundle 'b': it hangs"):
             running.result(20)
         with pytest.raises(EngineError, match="bundle 'b' is suspended: it hangs"):
@@ -103,16 +111,17 @@ class TestGivingUp:
         assert engine.run("b", numbered(1))["y"].item() == 2
 
     def test_a_job_that_is_done_is_given_up_in_vain(self, engine, device, running):
+        run = engine._crew.state.devices["recorder"].run
         device.go.set()
         running.result(20)
-        engine.abandon(running, "it hangs")
+        engine._crew.tell(Overran("recorder", run, "it hangs"))
         assert not engine.suspended
         assert running.result(0).outputs["y"].item() == 0
 
     def test_nothing_runs_on_a_device_while_it_is_reset(self, engine, device, running, monkeypatch):
         resetting, go_on = threading.Event(), threading.Event()
         monkeypatch.setattr(device, "reset", lambda: (resetting.set(), go_on.wait(20)))
-        engine.abandon(running, "it hangs")
+        overrun(engine)
         assert resetting.wait(20)
         after = engine.submit("another", numbered(1))
         device.go.set()
@@ -123,9 +132,137 @@ class TestGivingUp:
 
     def test_a_reset_that_fails_leaves_the_device_in_use(self, engine, device, running, monkeypatch):
         monkeypatch.setattr(device, "reset", lambda: 1 / 0)
-        engine.abandon(running, "it hangs")
+        overrun(engine)
         device.go.set()
         assert engine.run("another", numbered(1))["y"].item() == 2
+
+
+class Late(Recorder):
+    """A device that takes a while for everything."""
+
+    def __init__(self, *, seconds, **options):
+        super().__init__(**options)
+        self.go.set()
+        self.seconds = seconds
+
+    def run(self, bundle, inputs):
+        time.sleep(self.seconds)
+        return super().run(bundle, inputs)
+
+
+class TestDeadlines:
+    """They count the time in which a run goes on, and no other."""
+
+    @pytest.fixture
+    def make(self):
+        engines = []
+
+        def make(device, deadline):
+            engine = Engine([], devices=[device], deadline=deadline)
+            engine.prepare("b", {})[0].result(20)
+            engines.append((device, engine))
+            return engine
+
+        yield make
+        for device, engine in engines:
+            device.go.set()
+            engine.close()
+
+    def test_waiting_for_a_turn_does_not_count(self, make):
+        engine = make(Late(seconds=0.1), 0.4)
+        futures = [engine.submit("b", numbered(value), scan=f"scan {value}") for value in range(12)]
+        assert [future.result(20).outputs["y"].item() for future in futures] == [2.0 * value for value in range(12)]
+        assert not engine.suspended
+
+    def test_what_runs_for_too_long_is_given_up_by_itself(self, make, device):
+        engine = make(device, 0.2)
+        future, waiting = engine.submit("b", numbered(0)), engine.submit("another", numbered(1))
+        with pytest.raises(EngineError, match=r"bundle 'b': no result after 0\.2 seconds"):
+            future.result(20)
+        device.go.set()
+        assert waiting.result(20).outputs["y"].item() == 2
+        wait_until(lambda: not engine.suspended)
+
+    def test_a_large_job_may_take_longer_as_was_measured(self, make):
+        late = Late(seconds=0.3)
+        late.pace = lambda bundle: 0.01  # seconds for a byte
+        engine = make(late, 0.1)
+        assert engine.submit("b", numbered(1, (1, 100))).result(20).outputs["y"].shape == (1, 100)
+
+    def test_inputs_that_take_too_long_cost_their_job_and_no_bundle(self, make, device):
+        device.go.set()
+        engine = make(device, 0.2)
+        go_on = threading.Event()
+        value = Deferred(lambda: go_on.wait(20) and torch.ones(1, 1), (1, 1))
+        hanging, other = engine.submit("b", {"x": value}), engine.submit("b", numbered(1), scan="other")
+        with pytest.raises(EngineError, match=r"no inputs after 0\.2 seconds"):
+            hanging.result(20)
+        assert other.result(20).outputs["y"].item() == 2
+        assert not engine.suspended
+        go_on.set()
+
+    def test_an_input_that_was_begun_and_hangs_holds_up_nobody(self, make):
+        device = Recorder("cpu")
+        device.go.set()
+        engine = make(device, 0.2)
+        go_on = threading.Event()
+        value = Deferred(lambda: go_on.wait(20) and torch.ones(1, 1), (1, 1), seconds=0.2)
+        engine.begin(value)
+        other = engine.submit("b", numbered(1), scan="other")
+        assert other.result(20).outputs["y"].item() == 2
+        with pytest.raises(EngineError, match="inputs take too long"):
+            engine.submit("b", {"x": value}).result(20)
+        assert not engine.suspended
+        go_on.set()
+
+    def test_a_device_that_stays_away_keeps_no_job_waiting(self, make, monkeypatch):
+        monkeypatch.setattr("isocenter.engine.engine._LOAD_SECONDS", 0.1)
+        lost = LostOnDemand()
+        engine = make(lost, 0.1)
+        future = engine.submit("b", numbered(0))
+        lost.go.set()
+        with pytest.raises(EngineError, match=r"recorder has been away for 0\.1 seconds"):
+            future.result(20)
+
+
+class TestBatches:
+    """Jobs that are computed together do not share their troubles."""
+
+    @pytest.fixture
+    def engine(self):
+        device = Recorder(batch=4)
+        engine = Engine([], devices=[device])
+        engine.prepare("b", {})[0].result(20)
+        first = engine.submit("b", numbered(0, (1, 2)))
+        wait_until(first.running)
+        yield engine, device
+        device.go.set()
+        engine.close()
+
+    def test_one_that_fails_leaves_the_others_their_results(self, engine):
+        engine, device = engine
+        run = device.run
+
+        def fail(bundle, inputs):
+            if (inputs["x"] == 2).any():
+                raise ValueError("two")
+            return run(bundle, inputs)
+
+        device.run = fail
+        futures = [engine.submit("b", numbered(value), scan=str(value)) for value in (1, 2, 3)]
+        device.go.set()
+        assert [future.exception(20) is None for future in futures] == [True, False, True]
+        assert futures[2].result().outputs["y"].item() == 6
+
+    def test_an_input_that_fails_is_the_failure_of_its_own_job(self, engine):
+        engine, device = engine
+        broken = Deferred(lambda: 1 / 0, (1, 1))
+        futures = [
+            engine.submit("b", {"x": value}, scan=str(i)) for i, value in enumerate((broken, *[torch.ones(1, 1)] * 2))
+        ]
+        device.go.set()
+        assert isinstance(futures[0].exception(20), ZeroDivisionError)
+        assert [future.result(20).batch for future in futures[1:]] == ["1 of 2", "2 of 2"]
 
 
 class TestCancelling:
@@ -275,7 +412,7 @@ class TestLoading:
         try:
             assert begun.wait(20)
             assert torch.equal(engine.submit("rss", inputs).result(5).outputs["image"], expected)
-            engine.abandon(hanging, "it hangs")
+            hanging.cancel()
             assert torch.equal(engine.submit("rss", inputs).result(5).outputs["image"], expected)
         finally:
             go_on.set()
@@ -298,13 +435,23 @@ class TestLoading:
         wait_until(lambda: is_used(engine, "hangs"))
         engine.close()
 
-    def test_nobody_waits_for_what_is_loaded(self, engine):
-        wait_until(lambda: not any(isinstance(thread, threading.Timer) for thread in threading.enumerate()), 5)
+    def test_what_is_loaded_in_the_background_does_not_wait_for_one_that_hangs(self, device, loads, monkeypatch):
+        """Nor is that one refused so early: somebody may wait for it."""
+        monkeypatch.setattr("isocenter.engine.crew._SLOW_SECONDS", 0.05)
+        begun, hanging = loads
+        device.go.set()
+        engine = Engine([], devices=[device])
+        engine.preload(["hangs", "next", "last"])
+        wait_until(lambda: "last" in begun, 5)
+        waiting = engine.submit("hangs", numbered(1))
+        hanging["hangs"].set()
+        assert waiting.result(20).outputs["y"].item() == 2
+        engine.close()
 
-    def test_a_job_that_waits_for_a_bundle_is_given_up_and_nothing_is_suspended(self, engine, device, loads):
+    def test_a_job_that_waits_for_a_bundle_can_be_cancelled_and_nothing_is_suspended(self, engine, device, loads):
         device.go.set()
         waiting = engine.submit("hangs", numbered(1))
-        engine.abandon(waiting, "it takes too long")
+        assert waiting.cancel()
         with pytest.raises(CancelledError):
             waiting.result(5)
         assert not engine.suspended
@@ -316,6 +463,7 @@ class TestLoading:
         first, second = (engine.submit("broken", numbered(value)).exception(20) for value in range(2))
         for error in (first, second):
             assert "bundle 'broken' cannot be loaded on recorder: ZeroDivisionError" in str(error)
+            assert "division by zero" not in str(error)
             assert isinstance(error, EngineError)
         monkeypatch.setattr(device, "load", refuse := Refusing())
         first, second = (engine.submit("damaged", numbered(value)).exception(20) for value in range(2))

@@ -1,22 +1,29 @@
 """Isocenter inside Gadgetron, and other programs inside Isocenter: real processes, real sockets."""
 
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import gadgetron.external
 import ismrmrd
 import numpy as np
 import pytest
-from helpers import collect
+from helpers import collect, wait_until
+from isocenter.commands.client import connect
 from isocenter.gadgets import load
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.recon_data import from_kspace
+from isocenter.service.logs import configure_logging, finish
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigScript, Decoder, ErrorReport, Header, encode
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, encode
 from isocenter.wire.items import AcquisitionBucket, Image, Waveform
 
 RECONSTRUCT = b"""<?xml version="1.0"?>
@@ -45,6 +52,12 @@ def as_gadgetron(sock, configuration, header, items):
 @pytest.fixture(scope="module")
 def scan():
     return simulate(ScanProtocol(matrix=32, coils=3, slices=2, waveforms=True))
+
+
+@pytest.fixture(scope="module")
+def large():
+    """More than sockets hold."""
+    return simulate(ScanProtocol(matrix=128, coils=16, slices=2))
 
 
 @pytest.fixture
@@ -265,7 +278,7 @@ class TestProgramsOfOthers:
     def test_an_address_that_a_peer_sends_must_be_listed(self, service, scan):
         node = b'<external><connect address="127.0.0.1" port="22"/></external>'
         xml = b"<configuration><version>2</version><stream>" + node + b"</stream></configuration>"
-        assert "127.0.0.1:22 is not listed under 'connect'" in service.replay(scan, xml).texts[0]
+        assert "'127.0.0.1:22' is not listed under 'connect'" in service.replay(scan, xml).texts[0]
 
     def test_a_fire_module_runs_unchanged(self, make_service, lab, scan):
         service = make_service(fire_modules={"labfire": "lab_fire"}, python_path=(lab,))
@@ -311,3 +324,268 @@ class TestProgramsOfOthers:
         result = service.replay(scan, "broken")
         assert "no_such_module" in "".join(result.texts)
         assert result.failed
+
+
+FAULTY = """
+import os, subprocess, sys, time
+import numpy as np, ismrmrd
+
+def child():
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    return subprocess.Popen([sys.executable, "-c", code]).pid
+
+def process(connection, config, metadata):
+    with open(os.environ["LAB_PIDS"], "a") as file:
+        print(os.getpid(), child(), file=file)
+    first = next(connection)
+    image = ismrmrd.Image.from_array(np.ones((4, 4), np.float32), acquisition=first)
+    if config == "hangs":
+        connection.send_image(image)
+        time.sleep(600)
+    if config == "hangs_at_the_end":
+        for item in connection:
+            pass
+        time.sleep(600)
+    if config == "drips":
+        for item in connection:
+            pass
+        while True:
+            connection.send_text(".")
+            time.sleep(0.05)
+    if config == "floods":
+        while True:
+            connection.send_image(image)
+    if config == "dies":
+        connection.send_image(image)
+        os._exit(3)
+    if config == "raises":
+        connection.send_image(image)
+        print("printed CANARY")
+        raise ValueError("CANARY is no number")
+    if config == "exits":
+        sys.exit("CANARY")
+    if config == "dawdles":
+        connection.send_image(image)
+        connection.send_close()
+        time.sleep(600)
+"""
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def threads():
+    """Threads that an exchange with a program has."""
+    return [thread for thread in threading.enumerate() if thread.name in ("external", "program output", "receiver")]
+
+
+@pytest.fixture
+def faulty(make_service, tmp_path, monkeypatch):
+    """Make a service with FIRE modules that go wrong; at the end nothing of them may be left."""
+    (tmp_path / "lab_faulty.py").write_text(FAULTY)
+    monkeypatch.setenv("LAB_PIDS", str(tmp_path / "pids"))
+    names = ("hangs", "hangs_at_the_end", "drips", "floods", "dies", "raises", "exits", "dawdles")
+
+    def make(**settings):
+        modules = dict.fromkeys(names, "lab_faulty")
+        return make_service(fire_modules=modules, python_path=(tmp_path,), drain_timeout=1, **settings)
+
+    yield make
+    wait_until(lambda: not any(map(is_running, pids_of(tmp_path))))
+    wait_until(lambda: not threads())
+
+
+def pids_of(folder):
+    return [int(pid) for pid in (folder / "pids").read_text().split()] if (folder / "pids").exists() else []
+
+
+class TestProgramsThatGoWrong:
+    @pytest.mark.parametrize(
+        ("name", "said", "images"),
+        [
+            ("hangs", "kept the scan waiting for 1 seconds", 1),
+            ("hangs_at_the_end", "kept the scan waiting for 1 seconds", 0),
+            ("drips", "kept the scan waiting for 1 seconds", 0),
+            ("dies", "ended without CLOSE", 1),
+            ("raises", "failed; the service's log tells more about scan", 1),
+            ("exits", "failed; the service's log tells more about scan", 0),
+        ],
+    )
+    def test_the_scan_says_so_and_keeps_what_was_made(self, faulty, scan, name, said, images, caplog):
+        service = faulty(program_timeout=1)
+        with caplog.at_level("DEBUG", logger="isocenter"):
+            result = service.replay(scan, name)
+        assert len(result.images) == images
+        texts = "".join(result.texts)
+        assert f"FIRE module lab_faulty{': it' if name == 'dies' else ''}" in texts
+        assert said in texts
+        assert result.failed == (images == 0)
+        assert "CANARY" not in texts
+        assert "CANARY" not in caplog.text
+        if name == "raises":
+            assert "ValueError in" in caplog.text
+            assert "lab_faulty.py:" in caplog.text
+            assert "has printed" in caplog.text
+
+    def test_a_module_that_never_stops_sending_ends_with_the_time_it_has(self, faulty, scan):
+        service = faulty(program_timeout=1)
+        start = time.monotonic()
+        result = service.replay(scan, "floods")
+        assert result.images
+        assert "kept the scan waiting" in "".join(result.texts)
+        assert time.monotonic() - start < 20
+
+    def test_one_that_does_not_end_after_its_last_word_is_ended(self, faulty, scan, monkeypatch):
+        monkeypatch.setattr("isocenter.service.program._GOODBYE_SECONDS", 0.2)
+        result = faulty().replay(scan, "dawdles")
+        assert len(result.images) == 1
+        assert not result.texts
+
+    def test_what_it_prints_is_in_the_log_if_the_site_wants_that(self, faulty, scan, capsys):
+        configure_logging(private=True)
+        try:
+            faulty(log_private=True).replay(scan, "raises")
+            finish()
+            log = capsys.readouterr().err
+        finally:
+            configure_logging()
+        assert "prints: printed CANARY" in log
+        assert "prints: ValueError: CANARY is no number" in log
+        assert 'lab_faulty.py", line' in log
+
+    def test_a_handler_that_fails_says_goodbye_and_yet_has_failed(self, make_service, lab, scan, caplog):
+        """The gadgetron package sends CLOSE in any case."""
+        service = make_service(handlers=("lab_handlers.fail",), python_path=(lab,))
+        result = service.replay(scan, PROGRAM.format(target="fail").encode())
+        assert "external program lab_handlers.fail ended with status 1" in "".join(result.texts)
+        assert "deliberate" not in "".join(result.texts) + caplog.text
+
+    def test_a_scan_that_is_aborted_ends_its_programs(self, faulty, scan, tmp_path):
+        service = faulty(shutdown_timeout=0.5)
+        with service.connect() as sock:
+            for message in (ConfigFile("hangs"), Header(scan.header.encode()), *scan.items):
+                for buffer in encode(message):
+                    sock.sendall(buffer)
+            wait_until(lambda: len(pids_of(tmp_path)) == 2)
+            start = time.monotonic()
+            service.stop()
+            assert time.monotonic() - start < 8
+
+    def test_nothing_of_it_outlives_a_service_that_is_killed(self, bundles, lab, tmp_path, scan):
+        (lab / "lab_faulty.py").write_text(FAULTY)
+        settings = tmp_path / "isocenter.yaml"
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        settings.write_text(f"port: {port}\nfire_modules: {{hangs: lab_faulty}}\npython_path: [{lab}]\n")
+        environment = {**os.environ, "ISOCENTER_HOME": str(bundles.parent), "LAB_PIDS": str(tmp_path / "pids")}
+        command = [sys.executable, "-m", "isocenter.commands.cli", "serve", "--config", str(settings)]
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            with connect("127.0.0.1", port, 60) as sock:
+                for message in (ConfigFile("hangs"), Header(scan.header.encode()), *scan.items):
+                    for buffer in encode(message):
+                        sock.sendall(buffer)
+                wait_until(lambda: len(pids_of(tmp_path)) == 2, 60)
+                assert all(map(is_running, pids_of(tmp_path)))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                wait_until(lambda: not any(map(is_running, pids_of(tmp_path))))
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def node(behaviour):
+    """Listen as someone else's program that does what ``behaviour`` does with its connection."""
+    with socket.create_server(("localhost", 0)) as listener:
+        over = threading.Event()
+
+        def serve():
+            sock, _ = listener.accept()
+            with sock:
+                try:
+                    behaviour(sock)
+                    over.wait(20)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+    over.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def silent(sock):
+    while sock.recv(65536):
+        pass
+
+
+def deaf(_sock):
+    """Reads nothing."""
+
+
+def garbage(sock):
+    sock.sendall(b"\xfe" * 4096)
+    silent(sock)
+
+
+def enormous(sock):
+    """Announces an image of 1 GiB and begins to send it."""
+    sock.sendall(b"\xfe\x03" + bytes(198))
+    silent(sock)
+
+
+def error(sock):
+    for buffer in (*encode(ErrorReport("patient CANARY")), *encode(Close())):
+        sock.sendall(buffer)
+    silent(sock)
+
+
+def header(sock):
+    for buffer in encode(Header(b"<x/>")):
+        sock.sendall(buffer)
+    silent(sock)
+
+
+def gone(sock):
+    sock.recv(10)
+    sock.close()
+
+
+class TestNodesThatGoWrong:
+    @pytest.mark.parametrize(
+        ("behaviour", "said"),
+        [
+            (silent, "kept the scan waiting for 1 seconds"),
+            (deaf, "kept the scan waiting for 1 seconds"),
+            (garbage, "message id 65278 is not known"),
+            (enormous, "kept the scan waiting for 1 seconds"),
+            (error, "failed; the service's log tells more about scan"),
+            (header, "sent a message that has no place here"),
+            (gone, "Connection reset|ended without CLOSE"),
+        ],
+    )
+    def test_the_scan_says_so(self, make_service, scan, large, behaviour, said, caplog):
+        with node(behaviour) as port, caplog.at_level("DEBUG", logger="isocenter"):
+            service = make_service(connect=(f"localhost:{port}",), program_timeout=1, drain_timeout=1)
+            xml = (
+                "<configuration><version>2</version><stream>"
+                f'<external><connect address="localhost" port="{port}"/><configuration><x/></configuration></external>'
+                '<external><connect port="1"/><configuration><pipeline name="rss"/></configuration></external>'
+                "</stream></configuration>"
+            )
+            start = time.monotonic()
+            result = service.replay(large, xml.encode())
+        assert re.search(said, "".join(result.texts))
+        assert f"external program localhost:{port}" in "".join(result.texts)
+        assert "CANARY" not in "".join(result.texts) + caplog.text
+        assert time.monotonic() - start < 15
+        assert len(service.replay(scan, "rss.xml").images) == 2
+        wait_until(lambda: not [thread for thread in threads() if thread.name == "external"])

@@ -403,6 +403,7 @@ def acquisitions(count=4, samples=16):
 
 
 SCAN = joined(Header(NO_HEADER.encode()), *acquisitions())
+WHOLE = SCAN + joined(Close())
 
 
 @contextmanager
@@ -449,13 +450,13 @@ def send(tmp_path, content, **options):
 @pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
-        (SCAN + joined(Close()), {"config": "rss.xml"}, joined(ConfigFile("rss.xml")) + SCAN),
+        (WHOLE, {"config": "rss.xml"}, joined(ConfigFile("rss.xml")) + SCAN),
         (SCAN, {"config": "rss.xml"}, joined(ConfigFile("rss.xml")) + SCAN),
         (SCAN, {}, joined(ConfigFile("default.xml")) + SCAN),
-        (joined(ConfigFile("sense.xml")) + SCAN, {}, joined(ConfigFile("sense.xml")) + SCAN),
-        (joined(ConfigFile("sense.xml")) + SCAN, {"config": "rss.xml"}, joined(ConfigFile("rss.xml")) + SCAN),
-        (joined(ConfigScript(b"<a/>", True)) + SCAN + joined(Close()), {}, joined(ConfigScript(b"<a/>", True)) + SCAN),
-        (joined(ConfigScript(b"<a/>")) + SCAN, {"config": "default.xml"}, joined(ConfigFile("default.xml")) + SCAN),
+        (joined(ConfigFile("sense.xml")) + WHOLE, {}, joined(ConfigFile("sense.xml")) + SCAN),
+        (joined(ConfigFile("sense.xml")) + WHOLE, {"config": "rss.xml"}, joined(ConfigFile("rss.xml")) + SCAN),
+        (joined(ConfigScript(b"<a/>", True)) + WHOLE, {}, joined(ConfigScript(b"<a/>", True)) + SCAN),
+        (joined(ConfigScript(b"<a/>")) + WHOLE, {"config": "default.xml"}, joined(ConfigFile("default.xml")) + SCAN),
     ],
 )
 def test_a_recorded_stream_has_one_configuration_and_one_end(tmp_path, content, options, expected):
@@ -476,10 +477,18 @@ def test_a_local_pipeline_and_parameters_go_with_a_recorded_stream(tmp_path):
 
 
 def test_a_stream_that_ends_inside_a_message_is_sent_up_to_there(tmp_path):
+    """And as a scan that was cut off, without the end marker."""
     received, said, result = send(tmp_path, SCAN[:-10], config="rss.xml")
-    assert received == joined(ConfigFile("rss.xml"), Header(NO_HEADER.encode()), *acquisitions(3), Close())
+    assert received == joined(ConfigFile("rss.xml"), Header(NO_HEADER.encode()), *acquisitions(3))
     assert said == [f"{tmp_path / 'scan.stream'} ends inside a message; what came before it was sent"]
     assert result.acquisitions == 3
+
+
+def test_a_spooled_stream_without_its_end_marker_is_a_scan_that_was_cut_off(tmp_path):
+    content = joined(ConfigFile("sense.xml")) + SCAN
+    received, said, _ = send(tmp_path, content)
+    assert received == content
+    assert said == [f"{tmp_path / 'scan.stream'} ends without the end of its scan; what is there was sent"]
 
 
 def test_what_is_no_message_is_sent_as_it_was_recorded(tmp_path):

@@ -152,10 +152,11 @@ class TestLedger:
 
 
 class TestKept:
-    """What a block that is being filled takes of a ledger: samples, and 352 bytes for header, count and energy of each line."""
+    """What a block that is being filled takes of a ledger: samples, 352 bytes for header, count and energy of each line, and 8192."""
 
     LINES, COILS, SAMPLES = 16, 2, 32
-    BLOCK = 8 * LINES * COILS * SAMPLES + 352 * LINES
+    SPARE = 8 * LINES * COILS * SAMPLES
+    BLOCK = SPARE + 352 * LINES + 8192
     PROTOCOL = ScanProtocol(matrix=LINES, coils=COILS, noise_scan=False)
 
     def items(self, **change):
@@ -175,7 +176,7 @@ class TestKept:
                 held.append(ledger.kept)
 
         work = EarlyWork(crop=True) if early else None
-        expected = self.BLOCK + (8 * self.LINES * self.COILS * self.SAMPLES if early else 0)
+        expected = self.BLOCK + (self.SPARE if early else 0)
         stream, _ = self.accumulate(watched(), ledger, early=work, slices=2)
         for _ in range(2):
             assert isinstance(next(stream), Kspace)
@@ -213,16 +214,16 @@ class TestKept:
         assert ledger.held == 0
 
     def test_a_block_that_may_not_be_kept_is_refused_before_its_memory_is_taken(self):
-        ledger = Ledger(keeps=2 * self.BLOCK - 1)
+        ledger = Ledger(keeps=2 * self.BLOCK + self.SPARE - 1)
         items = self.items(slices=2)
         first, last = items[: self.LINES - 1], items[self.LINES - 1]
         stream, scan = self.accumulate(iter([*first, *items[self.LINES :], last]), ledger, slices=2)
         (block,) = stream
         assert block.mask.all()
         assert (
-            f"there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): {self.BLOCK} bytes"
-            in (scan.problems["memory"])
-        )
+            "there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): it needs 30.2 kB more; "
+            "the scan may keep 52.2 kB (three quarters of scan_bytes), of which 30.2 kB are free"
+        ) in scan.problems["memory"]
         assert ledger.held == 0
 
 

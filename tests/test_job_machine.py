@@ -1,15 +1,16 @@
 """The job machine under whatever may happen, in any order; ``test_job_rules`` has each rule by itself."""
 
+from collections import Counter
 from itertools import count
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from isocenter.engine.events import (
-    Abandoned,
     Cancelled,
     Closed,
     DeviceBack,
+    DeviceGone,
     DeviceLost,
     Expired,
     Finished,
@@ -17,11 +18,15 @@ from isocenter.engine.events import (
     Loaded,
     LoadFailed,
     Overdue,
+    Overran,
+    Pardoned,
     Revive,
     Run,
+    Slow,
     Submitted,
 )
-from isocenter.engine.machine import JOB_MOVES, DevicePhase, JobPhase, ModelPhase, start, step
+from isocenter.engine.machine import start, step
+from isocenter.engine.phases import JOB_MOVES, DevicePhase, JobPhase, ModelPhase
 
 DEVICES = "one", "two", "three"
 BUNDLES = "b", "c", "d"
@@ -56,8 +61,14 @@ class World(RuleBasedStateMachine):
         """What each device's thread has to do yet."""
         self.hanging = []
         """Runs of threads that were replaced."""
+        self.on_probation = []
+        """Given-up runs that ended because their device was stopped."""
         self.stopped = set()
-        """Bundles of given-up runs that ended because their device was stopped."""
+        """Bundles of such runs that ended after all was closed."""
+        self.runs = []
+        """Devices and numbers of all runs."""
+        self.places = {}
+        """On which device a job runs, or ran last."""
 
     def tell(self, event):
         self.is_sound = False
@@ -91,6 +102,8 @@ class World(RuleBasedStateMachine):
             assert (job.likeness, job.bundle) == (first.likeness, first.bundle)
             assert self.can_do(effect.device, job)
             self.leave(job)
+        self.runs.append((effect.device, effect.run))
+        self.places.update(dict.fromkeys(effect.jobs, effect.device))
         if others:
             assert sum(job.entries for job in (first, *others)) <= self.state.models[effect.device, first.bundle].batch
         assert first.bundle not in self.state.suspended or not first.bundle
@@ -128,10 +141,17 @@ class World(RuleBasedStateMachine):
     def resume(self, effect):
         assert effect.bundle not in self.state.suspended
 
+    def probation(self, effect):
+        assert not self.state.closed
+        self.on_probation.append(effect.run)
+
     # the queue, as the words have it
 
     def next(self, device):
-        queue = (*self.front, *(job for row in self.rows.values() for job in row))
+        running = [job for job, place in self.places.items() if self.phases[job] is JobPhase.RUNNING]
+        runs = Counter(scan for scan, _ in {(self.jobs[job].scan, self.places[job]) for job in running})
+        scans = sorted(self.rows, key=lambda scan: (runs[scan], self.state.turns.had[scan]))
+        queue = (*self.front, *(job for scan in scans for job in self.rows[scan]))
         return next((job for job in queue if self.can_do(device, job)), None)
 
     def can_do(self, device, job):
@@ -170,7 +190,8 @@ class World(RuleBasedStateMachine):
             if not job.bundle:
                 job = job._replace(likeness=None)
             self.jobs[job.id], self.phases[job.id] = job, JobPhase.WAITING
-            (self.front if job.urgent else self.rows.setdefault(job.scan, [])).append(job)
+            row = self.rows.setdefault(job.scan, [])
+            row.insert(sum(other.urgent for other in row) if job.urgent else len(row), job)
             self.tell(Submitted(job))
 
     @precondition(lambda self: self.jobs)
@@ -182,16 +203,37 @@ class World(RuleBasedStateMachine):
         self.tell(Cancelled(job))
         assert self.phases == before if begun else self.phases[job] is JobPhase.ANSWERED
 
-    @precondition(lambda self: self.jobs)
-    @rule(data=st.data())
-    def abandon_one(self, data):
+    @precondition(lambda self: self.runs)
+    @rule(data=st.data(), hangs=st.booleans(), seconds=st.integers(0, 9))
+    def overrun(self, data, hangs, seconds):
         """Also one that has ended: then nothing happens."""
-        job = data.draw(st.sampled_from(sorted(self.jobs)))
-        before, phase = self.state, self.phases[job]
-        self.tell(Abandoned(job, "hangs"))
-        assert self.phases[job] is JobPhase.ANSWERED
-        if phase is JobPhase.ANSWERED:
+        device, run = data.draw(st.sampled_from(self.runs))
+        before = self.state
+        jobs = before.devices[device].jobs if before.devices[device].run == run else ()
+        self.tell(Overran(device, run, "hangs", seconds, hangs))
+        assert all(self.phases[job.id] is JobPhase.ANSWERED for job in jobs)
+        if not jobs:
             assert self.state == before
+
+    @rule(device=st.sampled_from(DEVICES))
+    def stay_away(self, device):
+        """Also one that is there: then nothing happens."""
+        if device in self.names:
+            before = self.state
+            self.tell(DeviceGone(device, "away"))
+            if before.devices[device].phase in (DevicePhase.IDLE, DevicePhase.RUNNING):
+                assert self.state == before
+
+    @precondition(lambda self: self.on_probation)
+    @rule()
+    def pardon(self):
+        self.tell(Pardoned(self.on_probation.pop(0)))
+
+    @rule(device=st.sampled_from(DEVICES), bundle=st.sampled_from(BUNDLES))
+    def be_slow(self, device, bundle):
+        """Also too late."""
+        if device in self.names:
+            self.tell(Slow(device, bundle))
 
     @rule(device=st.sampled_from(DEVICES), bundle=st.sampled_from(BUNDLES))
     def be_overdue(self, device, bundle):
@@ -205,11 +247,17 @@ class World(RuleBasedStateMachine):
         return [*sorted(self.loads), *at_work, *self.hanging]
 
     @precondition(lambda self: self.under_way())
-    @rule(data=st.data(), well=st.sampled_from((True, True, True, False)), batch=st.integers(1, 4), lost=st.booleans())
-    def something_ends(self, data, well, batch, lost):
-        self.end(data.draw(st.sampled_from(self.under_way())), well, batch, lost)
+    @rule(
+        data=st.data(),
+        well=st.sampled_from((True, True, True, False)),
+        batch=st.integers(1, 4),
+        lost=st.booleans(),
+        seconds=st.integers(0, 9),
+    )
+    def something_ends(self, data, well, batch, lost, seconds):
+        self.end(data.draw(st.sampled_from(self.under_way())), well, batch, lost, seconds)
 
-    def end(self, work, well=True, batch=1, lost=False):
+    def end(self, work, well=True, batch=1, lost=False, seconds=0):
         if work in self.loads:
             self.loads.remove(work)
             self.tell(Loaded(*work, batch) if well else LoadFailed(*work, "broken", lost))
@@ -222,11 +270,11 @@ class World(RuleBasedStateMachine):
         if type(work) is not Run:
             self.tell(DeviceBack(work.device))
             return
-        if not well and work.run in self.state.hung:
+        if not well and work.run in self.state.hung and self.state.closed:
             self.stopped.add(work.bundle)
         self.ending = work.jobs if self.state.devices[work.device].run == work.run else ()
         results = [f"result {job}" for job in work.jobs]
-        self.tell(Finished(work.device, work.run, results) if well else DeviceLost(work.device, work.run))
+        self.tell(Finished(work.device, work.run, results, seconds) if well else DeviceLost(work.device, work.run))
         self.ending = None
 
     @precondition(lambda self: len(self.jobs) > self.life)
@@ -259,6 +307,17 @@ class World(RuleBasedStateMachine):
                 assert device.phase is not DevicePhase.IDLE or self.next(name) is None
 
     @invariant()
+    def scans_that_are_there_have_accounts(self):
+        if hasattr(self, "state"):
+            assert {job.scan for job in self.state.waiting} | set(self.state.running) <= set(self.state.turns.had)
+
+    @invariant()
+    def no_job_waits_for_a_device_that_stays_away(self):
+        if hasattr(self, "state") and not self.state.closed:
+            present = {name for name, device in self.state.devices.items() if device.trouble is None}
+            assert all(present & ({job.device} if job.device else set(self.names)) for job in self.state.waiting)
+
+    @invariant()
     def suspended_bundles_have_no_job(self):
         if hasattr(self, "state"):
             assert not {job.bundle for job in self.state.waiting} & set(self.state.suspended)
@@ -270,7 +329,10 @@ class World(RuleBasedStateMachine):
         while under_way := self.under_way():
             self.end(under_way[-1])
         assert set(self.phases.values()) <= {JobPhase.ANSWERED}
+        for run in self.on_probation:
+            self.tell(Pardoned(run))
         assert set(self.state.suspended) <= self.stopped
+        assert not self.state.turns.had, "accounts of scans that are gone"
 
 
 World.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)

@@ -2,12 +2,12 @@
 
 import pytest
 from isocenter.engine.events import (
-    Abandoned,
     Answer,
     Cancel,
     Cancelled,
     Closed,
     DeviceBack,
+    DeviceGone,
     DeviceLost,
     Expired,
     Finished,
@@ -16,16 +16,21 @@ from isocenter.engine.events import (
     Loaded,
     LoadFailed,
     Overdue,
+    Overran,
+    Pardoned,
+    Probation,
     Refuse,
     Replace,
     Reset,
     Resume,
     Revive,
     Run,
+    Slow,
     Submitted,
     Suspend,
 )
-from isocenter.engine.machine import DevicePhase, start, step
+from isocenter.engine.machine import start, step
+from isocenter.engine.phases import DevicePhase
 
 
 class Machine:
@@ -57,9 +62,15 @@ class Machine:
         effects, self.effects = self.effects, []
         return effects
 
-    def finish(self, device="one"):
+    def finish(self, device="one", seconds=0.0):
         running = self.state.devices[device]
-        return self.tell(Finished(device, running.run, [f"result {job.id}" for job in running.jobs]))
+        return self.tell(Finished(device, running.run, [f"result {job.id}" for job in running.jobs], seconds))
+
+    def overrun(self, device="one", reason="hangs", **how):
+        """Let the run of a device go on for too long; return its number."""
+        run = self.state.devices[device].run
+        self.tell(Overran(device, run, reason, **how))
+        return run
 
     def work_off(self, device="one"):
         """Let everything be done that can be; return the jobs of each run."""
@@ -79,15 +90,13 @@ class TestOrder:
         machine = Machine().submit(b(0), b(1, "x"), b(2, "x"), b(3, "x"), b(4, "y"), b(5, "y"))
         assert machine.work_off() == [(0,), (1,), (4,), (2,), (5,), (3,)]
 
-    def test_urgent_jobs_go_first_and_use_up_the_turn_of_their_scan(self):
+    def test_urgent_jobs_go_before_the_others_of_their_scan(self):
         machine = Machine().submit(b(0), b(1, "x"), b(2, "y"), b(3, "x", urgent=True), b(4, "x", urgent=True))
-        assert machine.work_off() == [(0,), (3,), (4,), (2,), (1,)]
+        assert machine.work_off() == [(0,), (3,), (2,), (4,), (1,)]
 
     def test_jobs_that_are_put_back_keep_their_order_and_go_before_all_others(self):
         machine = Machine("one", "two", batch=3)
         machine.submit(*(b(number, likeness="l", device="one") for number in range(4)))
-        machine.submit(b(4, "y", urgent=True, device="one")).finish()
-        assert machine.state.devices["one"].jobs[0].id == 4
         machine.finish()
         assert [job.id for job in machine.state.devices["one"].jobs] == [1, 2, 3]
         machine.submit(b(5, "z", urgent=True, device="one"), b(6, "y", device="one"))
@@ -174,11 +183,18 @@ class TestLoading:
         assert machine.tell(Overdue("one", "c", "too long")).said() == [Refuse(0, "too long"), Load("one", "d")]
         assert machine.tell(LoadFailed("one", "d", "broken")).said() == [Refuse(1, "broken"), Load("one", "e")]
 
-    def test_a_job_that_waits_for_a_bundle_can_be_given_up_and_nothing_is_suspended(self):
+    def test_in_the_background_none_waits_behind_one_that_is_slow(self):
+        machine = Machine(ready=())
+        machine.submit(*(Job(number, name, background=True) for number, name in enumerate("cd")))
+        assert machine.said() == [Load("one", "c")]
+        assert machine.tell(Slow("one", "c")).said() == [Load("one", "d")]
+        assert machine.tell(Loaded("one", "c", 1)).said() == [Run("one", 1, "c", (0,))]
+        assert machine.tell(Slow("one", "c")).said() == []
+
+    def test_a_job_that_waits_for_a_bundle_can_be_cancelled(self):
         machine = Machine(ready=()).submit(Job(0, "c"), Job(1, "c"))
         machine.said()
-        assert machine.tell(Abandoned(0, "too long"), Cancelled(1)).said() == [Cancel(0), Cancel(1)]
-        assert machine.submit(Job(2, "c")).state.suspended == {}
+        assert machine.tell(Cancelled(0), Cancelled(1)).said() == [Cancel(0), Cancel(1)]
 
     def test_a_device_that_is_back_is_asked_for_its_bundles_anew(self):
         machine = Machine().submit(b(0))
@@ -191,6 +207,21 @@ class TestLoading:
         assert machine.tell(LoadFailed("one", "c", "gone", lost=True)).said() == [Revive("one")]
         assert machine.tell(DeviceBack("one")).said() == [Load("one", "c")]
 
+    def test_a_device_that_stays_away_keeps_no_job_waiting(self):
+        machine = Machine("one", "two").submit(b(0), b(1, device="one"), b(2, device="two"), b(3))
+        machine.tell(DeviceLost("one", machine.state.devices["one"].run))
+        machine.said()
+        assert machine.tell(DeviceGone("one", "away")).said() == [Refuse(1, "away")]
+        assert machine.submit(b(4, device="one"), Job(5, device="one")).said() == [Refuse(4, "away"), Refuse(5, "away")]
+        assert [job.id for job in machine.state.waiting] == [0, 3]
+        machine.tell(DeviceBack("one"))
+        assert machine.submit(b(6, device="one")).said() == [Load("one", "b")]
+
+    def test_a_device_that_is_back_is_not_away(self):
+        machine = Machine().submit(b(0)).tell(DeviceLost("one", 2), DeviceBack("one"))
+        machine.said()
+        assert machine.tell(DeviceGone("one", "away")).said() == []
+
 
 class TestSuspension:
     @pytest.fixture
@@ -201,9 +232,9 @@ class TestSuspension:
         return machine
 
     def test_a_run_that_is_given_up(self, machine):
-        run = machine.state.devices["one"].run
         reason = "bundle 'b' is suspended: hangs"
-        effects = machine.tell(Abandoned(0, "hangs")).said()
+        run = machine.overrun()
+        effects = machine.said()
         assert effects == [
             Refuse(0, "bundle 'b': hangs"),
             Replace("one"),
@@ -217,32 +248,48 @@ class TestSuspension:
         assert machine.state.suspended == {}
         assert machine.submit(b(4)).said() == [Load("one", "b")]
 
-    def test_a_job_that_ended_before_it_was_given_up_suspends_nothing(self, machine):
+    def test_a_run_that_ended_before_it_was_given_up_suspends_nothing(self, machine):
+        run = machine.state.devices["one"].run
         machine.finish().said()
-        assert machine.tell(Abandoned(0, "hangs")).said() == []
+        assert machine.tell(Overran("one", run, "hangs")).said() == []
         assert machine.state.suspended == {}
 
+    def test_inputs_that_take_too_long_suspend_no_bundle(self, machine):
+        run = machine.overrun(reason="no inputs", hangs=False)
+        assert machine.said() == [Refuse(0, "no inputs"), Replace("one"), Reset("one")]
+        assert machine.state.suspended == {}
+        assert machine.tell(Finished("one", run, [])).said() == []
+        machine.tell(DeviceBack("one"), Loaded("one", "b", 1))
+        assert [job.id for job in machine.state.devices["one"].jobs] == [1]
+
     def test_it_comes_back_with_the_last_of_its_runs(self):
-        machine = Machine("one", "two").submit(b(0), b(1)).tell(Abandoned(0, "hangs"), Abandoned(1, "hangs"))
-        first, second = machine.state.hung
+        machine = Machine("one", "two").submit(b(0), b(1))
+        first, second = machine.overrun("one"), machine.overrun("two")
         machine.said()
         assert machine.tell(Finished("one", first, ["late"])).said() == []
         assert machine.tell(Finished("two", second, ["late"])).said() == [Resume("b")]
 
-    def test_a_run_that_was_stopped_has_not_come_back(self, machine):
-        run = machine.state.devices["one"].run
-        machine.tell(Abandoned(0, "hangs"), DeviceLost("one", run), DeviceBack("one"))
+    def test_a_run_that_was_stopped_has_not_come_back_and_is_pardoned_after_a_while(self, machine):
+        run = machine.overrun()
+        machine.said()
+        assert machine.tell(DeviceLost("one", run)).said() == [Probation(run)]
+        machine.tell(DeviceBack("one"))
         assert machine.state.suspended == {"b": "hangs"}
         assert machine.state.devices["one"].phase is DevicePhase.IDLE
+        machine.said()
+        assert machine.tell(Pardoned(run)).said() == [Resume("b")]
+        assert machine.state.suspended == {}
 
     def test_a_job_that_is_put_back_finds_its_bundle_suspended(self):
-        machine = Machine("one", "two").submit(b(0), b(1)).tell(Abandoned(0, "hangs"))
+        machine = Machine("one", "two").submit(b(0), b(1))
+        machine.overrun()
         machine.said()
         machine.tell(DeviceLost("two", machine.state.devices["two"].run))
         assert machine.said() == [Revive("two"), Refuse(1, "bundle 'b' is suspended: hangs")]
 
     def test_an_order_without_a_bundle_suspends_none(self):
-        machine = Machine().submit(Job(0, device="one")).tell(Abandoned(0, "hangs"))
+        machine = Machine().submit(Job(0, device="one"))
+        machine.overrun()
         assert Suspend not in [type(effect) for effect in machine.said()]
         assert [type(effect) for effect in machine.submit(Job(1, device="one")).tell(DeviceBack("one")).said()] == [Run]
 

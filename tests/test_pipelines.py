@@ -156,12 +156,12 @@ def test_properties_as_attributes():
         (b"", "not readable as XML"),
         (b"<configuration", "not readable as XML"),
         (b'<!DOCTYPE a [<!ENTITY b "c">]><configuration/>', "DOCTYPE"),
-        (b"<html/>", "root element is <html>"),
+        (b"<html/>", "root element is 'html'"),
         (v2(node("SharpenGadget")), "gadget 'SharpenGadget' has no counterpart here"),
         (v2(node("NoiseAdjustGadget", colour="red")), "property 'colour' of NoiseAdjustGadget"),
         (v2(BUFFERED + node("CoilReductionGadget", coils_out="many")), "option 'coils_out': 'many' is not accepted"),
-        (v2("<parallel/>"), "<parallel> node has no counterpart"),
-        (v2("<distributed/>"), "<distributed> node has no counterpart"),
+        (v2("<parallel/>"), "node 'parallel' has no counterpart"),
+        (v2("<distributed/>"), "node 'distributed' has no counterpart"),
         (v2(""), "the stream is empty"),
         (v2(BUFFERED).replace(b">2<", b">3<"), "<version> is '3'; accepted: 2"),
         (
@@ -177,7 +177,7 @@ def test_properties_as_attributes():
         (v2('<external><execute name="a" target="b" type="matlab"/></external>'), "only 'python' has"),
         (b"<configuration/>", "lists no gadgets"),
         (b'<configuration><gadget name="sharpen"/></configuration>', "there is no gadget 'sharpen'"),
-        (b"<configuration><magic/></configuration>", "<magic> is not known here"),
+        (b"<configuration><magic/></configuration>", "'magic' is not known here"),
         (b'<configuration><pipeline name="../x"/></configuration>', "not the name of a pipeline"),
     ],
 )
@@ -245,10 +245,22 @@ def test_pipelines_that_name_each_other_are_refused(tmp_path):
     assert loader.load("a", [tmp_path]).steps
 
 
-def test_a_pipeline_of_too_many_steps_is_refused():
-    xml = "<configuration>" + "<gadget name='extract'/>" * 300 + "</configuration>"
-    with pytest.raises(PipelineError, match="it has 300 steps; accepted: at most 256"):
-        loader.parse(xml.encode())
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("<gadget name='extract'/>" * 300, "it has 257 steps or more; accepted: at most 256"),
+        ("<pipeline name='rss'/>" * 5000, "it has 2.. steps or more; accepted: at most 256"),
+        (
+            "<gadget name='reconstruct'><property name='bundle' value='rss'/></gadget>" * 17,
+            "17 of its steps reconstruct or are other programs; accepted: at most 16",
+        ),
+        ("<pipeline name='rss'/>" * 20_000, "too large for a pipeline; accepted: at most 10000 elements"),
+        ("<a>" * 51 + "</a>" * 51, "too large for a pipeline; .* nested 50 deep"),
+    ],
+)
+def test_a_pipeline_of_too_many_steps_is_refused(body, reason):
+    with pytest.raises(PipelineError, match=reason):
+        parse(f"<configuration>{body}</configuration>".encode())
 
 
 CINE = {"phantom": "heart", "frames": 3, "acceleration": 2}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import collect
 from isocenter.gadgets import load
+from isocenter.gadgets import reconstruct as module
 from isocenter.gadgets.estimate_coil_maps import calibration_region
 from isocenter.gadgets.kspace import Kspace
 from isocenter.simulate.scan import ScanProtocol, simulate
@@ -129,6 +130,40 @@ def test_sense_is_as_good_as_barts(engine, tmp_path):
     truth = scan.truth[0, 0]
     assert abs(psnr(np.abs(ours.data[0, 0]), truth) - psnr(theirs, truth)) < 1
     assert calibration_region(kspace, 24).shape == (8, 1, 24, 24)
+
+
+class TestBadBlocks:
+    """A block that cannot be reconstructed costs only itself, whatever goes wrong with it, and wherever."""
+
+    @pytest.fixture
+    def reconstruct(self, engine, monkeypatch):
+        """Reconstruct five slices, of which some function fails on the third; return the images' slices, and the scan."""
+        simulated = simulate(ScanProtocol(matrix=24, coils=2, slices=5, noise_scan=False))
+
+        def run(module, name, place, fallback=""):
+            function = getattr(module, name)
+
+            def fail(*arguments, **options):
+                kspace = next(value for value in map(place, arguments) if isinstance(value, Kspace))
+                if int(kspace.reference[0].idx.slice) == 2:
+                    raise RuntimeError("a text of its own")
+                return function(*arguments, **options)
+
+            monkeypatch.setattr(module, name, fail)
+            steps = [(load("accumulate"), {}), (load("reconstruct"), {"bundle": "rss", "fallback": fallback})]
+            out, scan = collect(steps, simulated, engine=engine)
+            return [item.slice for item in out if isinstance(item, Image)], scan
+
+        return run
+
+    @pytest.mark.parametrize("fallback", ["", "sense"])
+    @pytest.mark.parametrize("name", ["misfits", "arrange_inputs", "image_header", "image_meta", "_finite_volume"])
+    def test_it_costs_only_itself(self, reconstruct, name, fallback):
+        slices, scan = reconstruct(module, name, lambda value: getattr(value, "kspace", value), fallback)
+        assert slices == [0, 1, 3, 4]
+        (problem,) = scan.problem_messages()
+        assert problem.startswith("there is no image of slice 2")
+        assert "a text of its own" not in problem
 
 
 class TestRealScan:

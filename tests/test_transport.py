@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import tracemalloc
+from contextlib import suppress
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from helpers import random_acquisition, wait_until
 from isocenter.flow.channel import Stopped
 from isocenter.flow.ledger import Ledger
+from isocenter.service.patience import Patience
 from isocenter.service.transport import Receiver, Sender
 from isocenter.wire import Close, ProtocolError, Text, encode
 from isocenter.wire.items import AcquisitionBucket
@@ -28,22 +30,79 @@ def pair():
         yield ours, theirs
 
 
+def patience(seconds, message_seconds=None, progress=()):
+    granted = Patience(message_seconds)
+    granted.grant(seconds, progress=progress)
+    return granted
+
+
 def test_a_changed_time_reaches_whoever_waits_already(pair):
     ours, _theirs = pair
-    receiver = Receiver(ours, timeout=1000.0)
+    receiver = Receiver(ours, patience=patience(1000.0))
     start = time.monotonic()
-    receiver.timeout = 0.05
+    receiver.patience.grant(0.05, "news")
     assert list(receiver) == []
     assert time.monotonic() - start < 5
-    assert "nothing was received for 0.05 seconds" in str(receiver.error)
+    assert str(receiver.error) == "news did not come within 0.05 seconds"
 
 
 def test_a_longer_time_counts_as_well(pair):
     ours, theirs = pair
-    receiver = Receiver(ours, timeout=0.3)
-    receiver.timeout = 1000.0
+    receiver = Receiver(ours, patience=patience(0.3))
+    receiver.patience.grant(1000.0)
     threading.Timer(0.6, theirs.sendall, [joined(Text("late"))]).start()
     assert next(receiver) == Text("late")
+    receiver.stop()
+
+
+def drip(sock, data, seconds=0.01):
+    """Send a byte at a time until the other end has had enough."""
+    with suppress(OSError):
+        for value in data:
+            sock.sendall(bytes([value]))
+            time.sleep(seconds)
+
+
+@pytest.mark.parametrize(
+    ("granted", "reason"),
+    [
+        (lambda: patience(0.3), "a message did not come within 0.3 seconds"),
+        (lambda: patience(1000.0, 0.3), "a message was not complete within 0.3"),
+    ],
+)
+def test_single_bytes_do_not_set_the_clock_back(pair, granted, reason):
+    ours, theirs = pair
+    receiver = Receiver(ours, patience=granted())
+    threading.Thread(target=drip, args=(theirs, joined(random_acquisition(4, 128)))).start()
+    start = time.monotonic()
+    assert list(receiver) == []
+    assert time.monotonic() - start < 5
+    assert reason in str(receiver.error)
+    receiver.stop()
+    ours.shutdown(socket.SHUT_RDWR)
+
+
+def test_only_what_is_awaited_sets_the_clock_back(pair):
+    ours, theirs = pair
+    receiver = Receiver(ours, patience=patience(0.6, progress=(AcquisitionBucket,)))
+    for message in (Text("chatter"), AcquisitionBucket(), Text("chatter"), Text("chatter")):
+        theirs.sendall(joined(message))
+        time.sleep(0.25)
+    arrived = list(receiver)
+    assert [type(message) for message in arrived] == [Text, AcquisitionBucket, Text, Text]
+    assert "did not come" in str(receiver.error)
+
+
+def test_the_clock_stands_still_while_this_end_has_no_room(pair):
+    """A slow reconstruction is not the peer's fault."""
+    ours, theirs = pair
+    readout = random_acquisition(16, 1024)
+    receiver = Receiver(ours, account=Ledger(2**18).account("receiver"), patience=patience(0.5, 0.5))
+    sent = threading.Thread(target=lambda: theirs.sendall(joined(*[readout] * 40, Close())))
+    sent.start()
+    time.sleep(1.0)
+    assert len(list(islice(receiver, 41))) == 41
+    sent.join(10)
     receiver.stop()
 
 
@@ -219,6 +278,28 @@ def test_a_peer_that_does_not_read_is_an_error_of_who_sends(pair):
     with pytest.raises(TimeoutError):
         send()
     sender.finish()
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_peer_that_reads_byte_by_byte_is_waited_for_no_longer_than_a_message_may_take(pair, at_the_end):
+    ours, theirs = pair
+    sender = Sender(ours, timeout=0.4)
+    for _ in range(1 if not at_the_end else 20):
+        sender.send([bytes(2**20)])
+    stop = threading.Event()
+
+    def read():
+        while not stop.wait(0.01):
+            theirs.recv(1)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    start = time.monotonic()
+    sender.finish(0.5 if at_the_end else None)
+    assert time.monotonic() - start < 10
+    assert isinstance(sender.error, OSError)
+    stop.set()
+    reader.join(10)
 
 
 def test_receive_memory_is_not_used_again_while_a_readout_refers_to_it(pair):

@@ -328,7 +328,7 @@ def test_memory_is_not_used_again_while_any_part_of_one_readout_refers_to_it(nam
         (struct.pack("<HI", 5, 2**24 + 1), "the limit is 16777216"),
         (struct.pack("<HQQQ", 6, 1, 0, 0), "reserved"),
         (b"\x01\x00" + b"x" * 1024, "not NUL-terminated"),
-        (struct.pack("<H", 1050) + struct.pack("<13Q", 2**60, *[0] * 12), "1152921504606846976 data"),
+        (struct.pack("<H", 1050) + struct.pack("<13Q", 2**60, *[0] * 12), "1152921504606846976 readouts"),
         (struct.pack("<HQQ", 1023, 1, 2**40), "number of dimensions"),
         (struct.pack("<HQQQQ", 1023, 1, 2, 2**40, 2**40), "exceeds the limit"),
         (struct.pack("<H", 1022) + bytes(198) + struct.pack("<Q", 0), "data type 0"),

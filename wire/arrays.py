@@ -3,6 +3,7 @@
 Gadgetron writes arrays with the first dimension fastest; read in C order their axes are reversed, and so they are kept.
 """
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +30,15 @@ from .items import (
 SAMPLING_BYTES = 56
 _BUCKET = struct.Struct("<13Q")
 _MAX_DIMENSIONS = 10
-_MAX_COUNT = 2**24
+_MOST_VALUES = 2**16
+"""A counter has no more values."""
+_VALUE_BYTES = 40
+"""What one takes in a list."""
 _STATS_PER_SPACE = 9
 _WAVEFORM_HEADER = 40
+_WAVEFORM_SIZES = np.dtype(
+    {"names": ["channels", "samples"], "formats": ["<u2", "<u2"], "offsets": [30, 28], "itemsize": _WAVEFORM_HEADER}
+)
 
 Buffer = bytes | memoryview
 
@@ -41,6 +48,8 @@ def read_array(cursor: Cursor, dtype: Any, what: str) -> NDArray[Any]:
     count = cursor.length(U64, f"number of dimensions of {what}", _MAX_DIMENSIONS)
     dimensions = cursor.array("<u8", (count,), f"dimensions of {what}")
     shape = tuple(int(n) for n in reversed(dimensions))
+    if math.prod(max(n, 1) for n in shape) > cursor.limits.message:
+        raise ProtocolError(f"{what} announces {shape} elements, which exceeds the limit of {cursor.limits.message} bytes a message")
     return cursor.array(dtype, shape if shape else (0,), what)
 
 
@@ -69,11 +78,21 @@ def write_optional(value: Any, write: Callable[[Any], list[Buffer]]) -> list[Buf
 
 def read_waveform(cursor: Cursor) -> Waveform:
     """Read a waveform's header (40 bytes) and samples [channels, samples]."""
-    header = Waveform(cursor.array(np.uint8, (_WAVEFORM_HEADER,), "waveform header").tobytes())
-    return _fill_waveform(cursor, header)
+    header = cursor.array(np.uint8, (1, _WAVEFORM_HEADER), "waveform header")
+    _expect_samples(cursor, header)
+    return _fill_waveform(cursor, header[0])
 
 
-def _fill_waveform(cursor: Cursor, waveform: Waveform) -> Waveform:
+def _expect_samples(cursor: Cursor, headers: NDArray[np.uint8]) -> None:
+    """Make sure that the samples that waveform headers [waveforms, 40] announce are there, before memory is taken for them."""
+    sizes = headers.view(_WAVEFORM_SIZES)[:, 0]
+    samples = 4 * int((sizes["channels"].astype(np.int64) * sizes["samples"]).sum())
+    cursor.make(samples, "waveform samples")
+    cursor.expect(samples, "waveform samples")
+
+
+def _fill_waveform(cursor: Cursor, header: NDArray[np.uint8]) -> Waveform:
+    waveform = Waveform(header.tobytes())
     waveform.data[:] = cursor.array("<u4", waveform.data.shape, "waveform samples")
     return waveform
 
@@ -86,20 +105,23 @@ def write_waveform(waveform: Waveform) -> list[Buffer]:
 def read_bucket(cursor: Cursor) -> AcquisitionBucket:
     """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms."""
     meta = cursor.unpack(_BUCKET, "bucket header")
-    counts = {"data": meta[0], "reference": meta[4], "waveforms": meta[10]}
-    for name, count in counts.items():
-        if count > _MAX_COUNT:
-            raise ProtocolError(f"bucket announces {count} {name}, the limit is {_MAX_COUNT}")
-    data = _read_acquisitions(cursor, counts["data"])
+    data = _read_acquisitions(cursor, meta[0])
     data_stats = _read_stats(cursor)
-    reference = _read_acquisitions(cursor, counts["reference"])
+    reference = _read_acquisitions(cursor, meta[4])
     reference_stats = _read_stats(cursor)
-    headers = cursor.array(np.uint8, (counts["waveforms"], _WAVEFORM_HEADER), "waveform headers")
-    waveforms = [_fill_waveform(cursor, Waveform(header.tobytes())) for header in headers]
-    return AcquisitionBucket(data, reference, data_stats, reference_stats, waveforms)
+    return AcquisitionBucket(data, reference, data_stats, reference_stats, _read_waveforms_of_bucket(cursor, meta[10]))
+
+
+def _read_waveforms_of_bucket(cursor: Cursor, count: int) -> list[Waveform]:
+    """Read all headers, then all samples."""
+    cursor.make_objects(count, "waveforms")
+    headers = cursor.array(np.uint8, (count, _WAVEFORM_HEADER), "waveform headers")
+    _expect_samples(cursor, headers)
+    return [_fill_waveform(cursor, header) for header in headers]
 
 
 def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
+    cursor.make_objects(count, "readouts")
     table = cursor.array(ACQUISITION_HEADER, (count,), "acquisition headers")
     samples, channels, dimensions = (
         table[name].astype(np.int64) for name in ("number_of_samples", "active_channels", "trajectory_dimensions")
@@ -117,15 +139,16 @@ def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
 
 
 def _read_stats(cursor: Cursor) -> list[list[list[int]]]:
-    spaces = cursor.length(U64, "number of encoding spaces", _MAX_COUNT)
-    stats = []
-    for _ in range(spaces):
-        space = []
-        for _ in range(_STATS_PER_SPACE):
-            count = cursor.length(U64, "number of counter values", _MAX_COUNT)
-            space.append(cursor.array("<u2", (count,), "counter values").tolist())
-        stats.append(space)
-    return stats
+    return cursor.each(U64, _read_stats_of_space, "encoding spaces")
+
+
+def _read_stats_of_space(cursor: Cursor) -> list[list[int]]:
+    space = []
+    for _ in range(_STATS_PER_SPACE):
+        count = cursor.length(U64, "counter values", _MOST_VALUES)
+        cursor.make(_VALUE_BYTES * count, "counter values")
+        space.append(cursor.array("<u2", (count,), "counter values").tolist())
+    return space
 
 
 def write_bucket(bucket: AcquisitionBucket) -> list[Buffer]:
@@ -175,12 +198,11 @@ def _write_stats(stats: list[list[list[int]]]) -> bytes:
 
 def read_recon_data(cursor: Cursor) -> ReconData:
     """Read buffered data: one bit per encoding space, each with data and optional reference."""
-    count = cursor.length(U64, "number of recon bits", _MAX_COUNT)
-    bits = []
-    for _ in range(count):
-        data = _read_buffer(cursor)
-        bits.append(ReconBit(data, read_optional(cursor, _read_buffer, "reference")))
-    return ReconData(bits)
+    return ReconData(cursor.each(U64, _read_bit, "buffers"))
+
+
+def _read_bit(cursor: Cursor) -> ReconBit:
+    return ReconBit(_read_buffer(cursor), read_optional(cursor, _read_buffer, "reference"))
 
 
 def _read_buffer(cursor: Cursor) -> ReconBuffer:
@@ -219,22 +241,25 @@ def read_image_array(cursor: Cursor) -> ImageArray:
     table = read_array(cursor, header_dtype, "image headers")
     if table.ndim != 3:
         raise ProtocolError(f"image array has headers with {table.ndim} dimensions", accepted="3 (N, S, LOC)")
-    headers = [ImageHeader.from_buffer_copy(entry.tobytes()) for entry in table.ravel()]
-    count = cursor.length(U64, "number of meta attributes", _MAX_COUNT)
-    meta = [cursor.blob(U64, "meta attributes", cursor.limits.text).decode("utf-8", "replace") for _ in range(count)]
+    cursor.make_objects(table.size, "image headers")
     return ImageArray(
         data=data,
-        headers=headers,
+        meta=cursor.each(U64, _read_meta_text, "meta attributes"),
+        headers=[ImageHeader.from_buffer_copy(entry.tobytes()) for entry in table.ravel()],
         shape=(table.shape[0], table.shape[1], table.shape[2]),
-        meta=meta,
         waveforms=read_optional(cursor, _read_waveforms, "waveforms"),
         acquisition_headers=read_optional(cursor, lambda c: read_array(c, ACQUISITION_HEADER, "headers"), "headers"),
     )
 
 
+def _read_meta_text(cursor: Cursor) -> str:
+    text = cursor.blob(U64, "meta attributes", cursor.limits.text)
+    cursor.make(len(text), "meta attributes")
+    return text.decode("utf-8", "replace")
+
+
 def _read_waveforms(cursor: Cursor) -> list[Waveform]:
-    count = cursor.length(U64, "number of waveforms", _MAX_COUNT)
-    return [read_waveform(cursor) for _ in range(count)]
+    return cursor.each(U64, read_waveform, "waveforms")
 
 
 def write_image_array(array: ImageArray) -> list[Buffer]:

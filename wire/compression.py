@@ -12,6 +12,12 @@ from .errors import ProtocolError
 
 _NHLBI_HEADER = struct.Struct("<QfB")
 _MAX_BITS = 32
+_PIECE = 2**14
+"""Values that are unpacked together; a multiple of eight, so that a piece begins with a byte."""
+_ZFP_FLOAT = 3
+_ZFP_BITS = (48, 24, 16, 12)
+"""Bits of each size in a ZFP header, for 1 to 4 dimensions."""
+_ZFP_SLACK = 2**16
 
 
 def compress_nhlbi(data: NDArray[np.complex64], *, bits: int | None = None, tolerance: float | None = None) -> bytes:
@@ -77,10 +83,14 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
             f"NHLBI-compressed readout says {elements} values of {bits} bits in {packed.size} bytes",
             accepted=f"{count} values",
         )
-    planes = np.unpackbits(packed, count=bits * elements, bitorder="little").reshape(elements, bits)
     weights = (1 << np.arange(bits, dtype=np.int64)).astype(np.float64)
     weights[-1] = -weights[-1]
-    return (planes @ weights / scale).astype(np.float32)
+    values = np.empty(elements, np.float32)
+    for first in range(0, elements, _PIECE):
+        piece = values[first : first + _PIECE]
+        planes = np.unpackbits(packed[first * bits // 8 :], count=bits * piece.size, bitorder="little")
+        piece[:] = planes.reshape(-1, bits) @ weights / scale
+    return values
 
 
 def compress_zfp(data: NDArray[np.complex64], tolerance: float) -> bytes:
@@ -97,14 +107,36 @@ def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
     ProtocolError
         The blob is not ZFP or does not hold ``count`` floats, or ``zfpy`` is not installed.
     """
+    announced = _zfp_values(bytes(blob[:32]))
+    if announced != count:
+        raise ProtocolError(f"ZFP-compressed readout says that it holds {announced} values", accepted=f"{count} values")
     zfpy = _zfpy()
     try:
-        values = zfpy.decompress_numpy(bytes(blob))
+        # where values are missing, the library reads on behind the end: what it can read at most is there, and zero
+        values = zfpy.decompress_numpy(bytes(blob) + bytes(max(0, 8 * count + _ZFP_SLACK - len(blob))))
     except (TypeError, ValueError) as error:
-        raise ProtocolError(f"ZFP-compressed readout cannot be read: {error}") from error
+        raise ProtocolError("ZFP-compressed readout cannot be read") from error
     if values.size != count:
         raise ProtocolError(f"ZFP-compressed readout holds {values.size} values", accepted=f"{count} values")
     return np.ascontiguousarray(values, dtype=np.float32).ravel()
+
+
+def _zfp_values(header: bytes) -> int:
+    """Return how many values a ZFP header announces: ``zfp``, version, and 52 bits of type, number and sizes of dimensions.
+
+    Raises
+    ------
+    ProtocolError
+        It is none, or not of single-precision numbers.
+    """
+    if len(header) < 12 or header[:3] != b"zfp":
+        raise ProtocolError("ZFP-compressed readout has no ZFP header")
+    meta = int.from_bytes(header[4:11], "little")
+    kind, dimensions, sizes = (meta & 3) + 1, (meta >> 2 & 3) + 1, meta >> 4
+    if kind != _ZFP_FLOAT:
+        raise ProtocolError("ZFP-compressed readout does not hold single-precision numbers")
+    bits = _ZFP_BITS[dimensions - 1]
+    return math.prod((sizes >> bits * axis & (1 << bits) - 1) + 1 for axis in range(dimensions))
 
 
 def _zfpy() -> Any:

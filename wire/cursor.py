@@ -1,12 +1,18 @@
 """Reads values one after another from bytes that may not all be there yet."""
 
 import struct
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import Limits, ProtocolError
+
+Entry = TypeVar("Entry")
+
+OBJECT_BYTES = 1024
+"""What a readout, a waveform or another object takes besides its samples, however small it is."""
 
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
@@ -31,14 +37,26 @@ class Cursor:
         Where the message starts, and where the received bytes end.
     limits
         Longest lengths accepted.
+    progress
+        How far lists were looked through when less of the message was there, by their place in it.
     """
 
-    def __init__(self, slab: NDArray[np.uint8], start: int, end: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        slab: NDArray[np.uint8],
+        start: int,
+        end: int,
+        limits: Limits,
+        progress: dict[int, tuple[int, int]] | None = None,
+    ) -> None:
         self.slab = slab
         self.start = start
         self.position = start
         self.end = end
         self.limits = limits
+        self.made = 0
+        """Bytes of memory that the message takes besides its own."""
+        self._progress = {} if progress is None else progress
 
     def take(self, count: int, what: str) -> int:
         """Move on by ``count`` bytes and return where they start.
@@ -71,6 +89,67 @@ class Cursor:
         """
         self.take(count, what)
         self.position -= count
+
+    def make(self, size: int, what: str) -> None:
+        """Take note of memory that is made of the message, before it is.
+
+        Raises
+        ------
+        ProtocolError
+            It would exceed the limit of a message.
+        """
+        self.made += size
+        if self.made > self.limits.message:
+            raise ProtocolError(
+                f"{what} of a message would take {self.made} bytes, the limit is {self.limits.message} bytes a message"
+            )
+
+    def make_objects(self, count: int, what: str) -> None:
+        """Take note of so many objects that are made of the message, before they are.
+
+        Raises
+        ------
+        ProtocolError
+            They would exceed the limit of a message.
+        """
+        if count * OBJECT_BYTES > self.limits.message:
+            raise ProtocolError(
+                f"a message announces {count} {what}, of which {self.limits.message // OBJECT_BYTES} fit in the limit of "
+                f"{self.limits.message} bytes a message"
+            )
+        self.make(count * OBJECT_BYTES, what)
+
+    def each(self, layout: struct.Struct, read: Callable[["Cursor"], Entry], what: str) -> list[Entry]:
+        """Read a number, and so many entries of any length. They are read once all are there, however many pieces they come in.
+
+        Raises
+        ------
+        ProtocolError
+            There would be too many of them.
+        NeedMoreError
+            They have not been received yet.
+        """
+        return self.entries(self.length(layout, what, self.limits.message), read, what)
+
+    def entries(self, count: int, read: Callable[["Cursor"], Entry], what: str) -> list[Entry]:
+        """Read so many entries of any length, as ``each`` does."""
+        self.make_objects(count, what)
+        first, made = self.position, self.made
+        self._look_through(count, read)
+        self.position, self.made = first, made
+        return [read(self) for _ in range(count)]
+
+    def _look_through(self, count: int, read: Callable[["Cursor"], Any]) -> None:
+        """Make sure that entries are there; those that were looked at before are not looked at again."""
+        place = self.position - self.start
+        done, offset = self._progress.get(place, (0, place))
+        self.position = self.start + offset
+        try:
+            while done < count:
+                read(self)
+                done, offset = done + 1, self.position - self.start
+        finally:
+            self._progress[place] = done, offset
 
     def unpack(self, layout: struct.Struct, what: str) -> tuple[Any, ...]:
         """Read a fixed struct."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import read_bucket, read_image_array, read_recon_data, read_waveform
 from .compression import decompress_nhlbi, decompress_zfp
-from .cursor import U32, U64, Cursor, NeedMoreError
+from .cursor import OBJECT_BYTES, U32, U64, Cursor, NeedMoreError
 from .errors import Limits, ProtocolError, TruncatedError, UnknownMessageError
 from .items import (
     IMAGE_DTYPES,
@@ -52,6 +52,10 @@ _PLAIN_HEADER = struct.Struct("<H2xQ24xH2xH136xH162x")
 _PLAIN_HEADER_BYTES = _ID.size + _ACQUISITION_HEADER_BYTES
 _SLAB_BYTES = 2 * 2**20
 _LARGE_MESSAGE = 4096
+_META_BYTES = 8
+"""What meta attributes take, parsed, for each byte of their XML."""
+_FIRST_BYTES = 2**16
+"""Received of a message that is probably too large for the usual piece, before memory of its own is taken for it."""
 
 
 def _count_references(pool: list[NDArray[np.uint8]]) -> int:
@@ -87,6 +91,9 @@ class Decoder:
         self._end = 0
         self._need = _ID.size
         self._last_size = 0
+        self._progress: dict[int, tuple[int, int]] = {}
+        self.made = 0
+        """Bytes of memory that the messages returned last take besides those that were received."""
         self.fault: ProtocolError | None = None
 
     def writable(self) -> memoryview:
@@ -100,9 +107,19 @@ class Decoder:
     @property
     def growth(self) -> int:
         """Bytes of memory that ``writable`` will take for a message that announces more than the usual piece holds; or 0."""
-        if self._need <= self._slab_bytes or self._room() > 0:
-            return 0
-        return max(self._need, self._last_size)
+        return self._next_size() if self._need > self._slab_bytes and self._room() <= 0 else 0
+
+    def _next_size(self) -> int:
+        """Bytes of the next piece: enough for the message, and twice what came where it goes on after what was announced."""
+        if self._need <= self._slab_bytes:
+            return self._slab_bytes
+        goes_on = self.held > self._slab_bytes
+        return min(max(self._need, 2 * self.held if goes_on else 0), max(self._need, self.limits.message))
+
+    @property
+    def announced(self) -> int:
+        """Bytes that the message on its way has at least."""
+        return self._need
 
     @property
     def held(self) -> int:
@@ -114,13 +131,15 @@ class Decoder:
         capacity = self._slab.size - self._start
         if self._need > capacity:
             return 0
-        if self._last_size >= _LARGE_MESSAGE and self._need <= self._last_size:
+        if self._last_size > self._slab_bytes >= self._need:
+            capacity = min(capacity, _FIRST_BYTES)
+        elif self._last_size >= _LARGE_MESSAGE and self._need <= self._last_size:
             capacity = capacity // self._last_size * self._last_size
         return self._start + capacity - self._end
 
     def _change_slab(self) -> None:
-        held = self._end - self._start
-        slab = self._free_slab(max(self._slab_bytes, self._need, self._last_size))
+        held = self.held
+        slab = self._free_slab(self._next_size())
         slab[:held] = self._slab[self._start : self._end]
         self._slab, self._start, self._end = slab, 0, held
 
@@ -144,10 +163,11 @@ class Decoder:
         if self.fault is not None:
             raise self.fault
         self._end += count
+        self.made = 0
         messages: list[Message] = self._plain_acquisitions()
         while self._end - self._start >= self._need:
             try:
-                cursor = Cursor(self._slab, self._start, self._end, self.limits)
+                cursor = Cursor(self._slab, self._start, self._end, self.limits, self._progress)
                 messages.append(self._parse(cursor))
             except NeedMoreError as more:
                 self._need = more.total
@@ -160,6 +180,9 @@ class Decoder:
             self._last_size = cursor.position - self._start
             self._start = cursor.position
             self._need = _ID.size
+            self._progress = {}
+            self.made += cursor.made
+        self.made += OBJECT_BYTES * len(messages)
         return messages
 
     def _plain_acquisitions(self) -> list[Message]:
@@ -231,6 +254,7 @@ def _read_acquisition(cursor: Cursor) -> Acquisition:
 def _read_compressed(cursor: Cursor, header: AcquisitionHeader) -> NDArray[np.complex64]:
     count = 2 * header.number_of_samples * header.active_channels
     blob = cursor.blob(U32, "compressed samples", 8 * count + 2**16)
+    cursor.make(4 * count, "decompressed samples")
     decompress = decompress_nhlbi if header.flags & _NHLBI_FLAG else decompress_zfp
     values = decompress(blob, count)
     header.flags &= ~(_NHLBI_FLAG | _ZFP_FLAG)
@@ -241,6 +265,7 @@ def _read_image(cursor: Cursor) -> Image:
     offset = cursor.take(_IMAGE_HEADER_BYTES, "image header")
     header = ImageHeader.from_buffer_copy(cursor.slab[offset : offset + _IMAGE_HEADER_BYTES].tobytes())
     attributes = cursor.blob(U64, "image attributes", cursor.limits.text).rstrip(b"\0")
+    cursor.make(_META_BYTES * len(attributes), "meta attributes")
     dtype = IMAGE_DTYPES.get(header.data_type)
     if dtype is None:
         raise ProtocolError(f"image has data type {header.data_type}", accepted=f"{sorted(IMAGE_DTYPES)}")
@@ -255,7 +280,7 @@ def _read_meta(xml: bytes) -> ismrmrd.Meta:
     try:
         return ismrmrd.Meta.deserialize(xml.decode("utf-8", "replace"))
     except (AssertionError, ParseError) as error:
-        raise ProtocolError(f"meta attributes are not MRD meta XML: {error}") from error
+        raise ProtocolError("meta attributes are not MRD meta XML") from error
 
 
 def _read_dependency(cursor: Cursor) -> DependencyReport:

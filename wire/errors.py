@@ -11,6 +11,7 @@ IsocenterError
 │   └── TruncatedError
 ├── FileError          an MRD file cannot be read
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
+│   ├── SignatureError a key or a signature is not what it must be  (bundle)
 │   └── NothingToGainError                                          (engine)
 ├── EngineError        a job cannot be taken or finished                (engine)
 │   └── DeviceLostError

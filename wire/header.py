@@ -1,6 +1,7 @@
 """The MRD header: a tolerant parser, and the encoding spaces as plain numbers."""
 
 import copy
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,9 @@ NO_HEADER = (
 
 _MOST = 65535
 """The largest number that a counter, and so a matrix, can have."""
+
+_SHOWN = re.compile(r"[+-]?[0-9.,]{1,20}")
+"""What is shown of a size that cannot be used; anything else may be what no log and no text is to hold."""
 
 _MULTIBAND_NAMES = ("multibandfactor", "smsfactor", "multiband", "mbfactor")
 
@@ -113,7 +117,7 @@ def parse_header(text: str | bytes, notes: Notes | None = None) -> ismrmrdHeader
     root = parse_markup(text, notes)
     if root.tag.casefold() != "ismrmrdheader":
         raise HeaderError(
-            f"the header's root element is <{root.tag[:40]}>", accepted=f"<ismrmrdHeader xmlns={NAMESPACE!r}>"
+            f"the header's root element is {root.tag[:40]!r}", accepted=f"<ismrmrdHeader xmlns={NAMESPACE!r}>"
         )
     header = read_element(root, ismrmrdHeader, notes)
     if not header.encoding:
@@ -219,7 +223,7 @@ class _Size:
         usable = number is not None and number > 0 and (not whole or (number <= _MOST and number == int(number)))
         self.path = f"{space}.{name}.{axis}"
         self.value = number if usable else None
-        self.found = "is missing" if raw is None else f"is {str(raw)[:40]!r}"
+        self.found = "is missing" if raw is None else f"is {raw}" if _SHOWN.fullmatch(str(raw)) else "is no number"
         self.is_of_missing_space = spaces is None
 
 

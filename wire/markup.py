@@ -24,6 +24,10 @@ _END = re.compile(r"</(?:[\w.-]+:)?ismrmrdHeader\s*>", re.IGNORECASE)
 _FORBIDDEN = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 _LITERAL = re.compile(r"<!--|<!\[CDATA\[")
 _REFERENCE = re.compile(r"&(?:(amp|lt|gt|quot|apos);|#(x[0-9a-fA-F]{1,6}|[0-9]{1,7});|([A-Za-z][A-Za-z0-9]{1,30};))?")
+_MOST_ELEMENTS = 2**17
+"""Elements of a header; one takes a hundred times as many bytes in memory as in XML."""
+_MOST_LEVELS = 64
+_MOST_NOTES = 64
 _LONE_BRACKET = re.compile(r"<(?![A-Za-z_/!?])")
 
 
@@ -44,13 +48,38 @@ class Notes:
 
     def accept(self, note: str) -> None:
         """Note a fault that changes no image."""
-        if note not in self.accepted:
-            self.accepted.append(note)
+        _add(note, self.accepted)
 
     def doubt(self, note: str) -> None:
         """Note an assumption that the images depend on."""
-        if note not in self.doubts:
-            self.doubts.append(note)
+        _add(note, self.doubts)
+
+
+def _add(note: str, notes: list[str]) -> None:
+    if note in notes or len(notes) > _MOST_NOTES:
+        return
+    notes.append(note if len(notes) < _MOST_NOTES else "more of the header is not as it should be")
+
+
+class _Builder:
+    """Builds elements that are named without namespace, as many as a header may have."""
+
+    def __init__(self) -> None:
+        self.tree = TreeBuilder()
+        self._elements = self._levels = 0
+
+    def start(self, tag: str, _attributes: object) -> None:
+        self._elements += 1
+        self._levels += 1
+        if self._elements > _MOST_ELEMENTS or self._levels > _MOST_LEVELS:
+            raise HeaderError(
+                f"the MRD header has more than {_MOST_ELEMENTS} elements, or more than {_MOST_LEVELS} within each other"
+            )
+        self.tree.start(tag.rpartition(":")[2], {})
+
+    def end(self, tag: str) -> None:
+        self._levels -= 1
+        self.tree.end(tag.rpartition(":")[2])
 
 
 def parse_markup(data: bytes | str, notes: Notes) -> Element:
@@ -59,16 +88,16 @@ def parse_markup(data: bytes | str, notes: Notes) -> Element:
     Raises
     ------
     HeaderError
-        It is no XML, or has a DOCTYPE.
+        It is no XML, has a DOCTYPE, or too many elements.
     """
     text = _repair(_cut_out(data if isinstance(data, str) else _decode(bytes(data), notes), notes), notes)
-    builder = TreeBuilder()
+    builder = _Builder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.StartDoctypeDeclHandler = _refuse_doctype
-    parser.StartElementHandler = lambda tag, _attributes: builder.start(tag.rpartition(":")[2], {})
-    parser.EndElementHandler = lambda tag: builder.end(tag.rpartition(":")[2])
-    parser.CharacterDataHandler = builder.data
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.tree.data
     try:
         parser.Parse(text, True)
     except expat.ExpatError as error:
@@ -76,7 +105,7 @@ def parse_markup(data: bytes | str, notes: Notes) -> Element:
             f"the MRD header is not readable XML: {expat.ErrorString(error.code)} in line {error.lineno}, "
             f"column {error.offset + 1}"
         ) from error
-    return builder.close()
+    return builder.tree.close()
 
 
 def _refuse_doctype(*_declaration: object) -> None:
@@ -103,7 +132,7 @@ def _decode(data: bytes, notes: Notes) -> str:
     except UnicodeDecodeError:
         return _decode_bytes(data, declared, notes)
     if declared.startswith(("utf-16", "utf-32", "ucs")) or not (declared in ("utf-8", "utf8") or text.isascii()):
-        notes.accept(f"the header declares the encoding {declared} and is UTF-8")
+        notes.accept(f"the header declares the encoding {declared!r} and is UTF-8")
     return text
 
 
@@ -115,9 +144,9 @@ def _decode_bytes(data: bytes, declared: str, notes: Notes) -> str:
         except (LookupError, ValueError):
             continue
         if encoding != declared:
-            notes.accept(f"the header declares the encoding {declared} and is read as {encoding}")
+            notes.accept(f"the header declares the encoding {declared!r} and is read as {encoding}")
         return text
-    notes.accept(f"the header declares the encoding {declared} and is read as latin-1")
+    notes.accept(f"the header declares the encoding {declared!r} and is read as latin-1")
     return data.decode("latin-1")
 
 

@@ -83,7 +83,7 @@ def read_element(element: Element, schema_type: type[Parsed], notes: Notes, path
             continue
         where = f"{path}.{each.name}" if path else each.name
         if child.tag != each.name:
-            notes.accept(f"{where} is written <{child.tag}>")
+            notes.accept(f"{where} is written {child.tag!r}")
         if each.name in seen and not each.is_list:
             notes.accept(f"{where} is there more than once; the first is taken")
             continue

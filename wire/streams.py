@@ -7,7 +7,7 @@ from pathlib import Path
 from .cursor import U32
 from .decoder import Decoder
 from .errors import FileError, Limits, ProtocolError
-from .messages import Message, MessageId
+from .messages import Close, Message, MessageId
 
 _ID = struct.Struct("<H")
 _CONFIG_FILE_BYTES = 1024
@@ -28,8 +28,8 @@ class RecordedStream:
     ----------
     configuration, header
         The messages that it starts with, as bytes with their ids; empty where it has none.
-    is_cut_off
-        Whether it ends inside a message; known once the pieces have been read.
+    is_cut_off, is_closed
+        Whether it ends inside a message, and whether its end marker (CLOSE) came; known once the pieces have been read.
 
     Raises
     ------
@@ -39,7 +39,7 @@ class RecordedStream:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.is_cut_off = False
+        self.is_cut_off = self.is_closed = False
         if not path.is_file():
             raise FileError(f"{path} does not exist or is no file")
         with path.open("rb") as file:
@@ -83,9 +83,26 @@ class RecordedStream:
                     messages = _decode(decoder, piece)
                 whole = len(held) - (decoder.held if decoder.fault is None else 0)
                 if whole:
+                    self.is_closed = self.is_closed or any(isinstance(message, Close) for message in messages)
                     yield bytes(held[:whole]), messages
                     del held[:whole]
         self.is_cut_off = bool(held)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the scan did not come to its end. Streams of converters, which hold no configuration, may lack the marker."""
+        return self.is_cut_off or (bool(self.configuration) and not self.is_closed)
+
+
+def read_messages(path: Path) -> Iterator[Message]:
+    """Iterate over the messages of a file, up to where it ends, even inside a message, or holds something else."""
+    decoder = Decoder()
+    with path.open("rb", buffering=0) as file:
+        while decoder.fault is None and (count := file.readinto(decoder.writable())):
+            try:
+                yield from decoder.received(count)
+            except ProtocolError:
+                return
 
 
 def _decode(decoder: Decoder, piece: bytes) -> list[Message]:
