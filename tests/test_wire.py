@@ -296,6 +296,22 @@ def test_byte_by_byte_through_small_slabs():
     assert messages == [random_acquisition(seed=seed, samples=64) for seed in range(20)]
 
 
+def test_large_messages_in_a_row():
+    """The second one announces less at first than the first one had."""
+    image = make_image(np.ones((1, 1, 4, 4), np.float32), ismrmrd.ImageHeader(), ismrmrd.Meta({"note": "x" * 3 * 2**20}))
+    data = 3 * b"".join(bytes(part) for part in encode(image))
+    decoder, count = Decoder(), 0
+    for start in range(0, len(data), 2**16):
+        piece = memoryview(data)[start : start + 2**16]
+        while piece:
+            memory = decoder.writable()[: len(piece)]
+            assert memory
+            memory[:] = piece[: len(memory)]
+            count += len(decoder.received(len(memory)))
+            piece = piece[len(memory) :]
+    assert count == 3
+
+
 def test_memory_is_used_again_only_when_nothing_refers_to_it():
     stream = b"".join(joined(random_acquisition(seed=seed, samples=600)) for seed in range(60))
     kept = Decoder(slab_bytes=32768).feed(stream)

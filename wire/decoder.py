@@ -133,7 +133,7 @@ class Decoder:
             return 0
         if self._last_size > self._slab_bytes >= self._need:
             capacity = min(capacity, _FIRST_BYTES)
-        elif self._last_size >= _LARGE_MESSAGE and self._need <= self._last_size:
+        elif _LARGE_MESSAGE <= self._last_size <= capacity and self._need <= self._last_size:
             capacity = capacity // self._last_size * self._last_size
         return self._start + capacity - self._end
 

@@ -37,10 +37,10 @@ def run_case(house, phase_name: str, fault_name: str, seed: int = 0) -> str:
         if not fault.holds:
             peer.end()
         answer = peer.listen(seconds=PATIENCE)
-    return _verdict(expected(phase, fault), answer, house.small)
+    return verdict(expected(phase, fault), answer, house.small)
 
 
-def _verdict(expect: Expect, answer, alone) -> str:
+def verdict(expect: Expect, answer, alone) -> str:
     if answer.ended.startswith("nothing"):
         return f"the session does not end: {answer.ended}"
     if INTERNAL.search(answer.said):

@@ -315,7 +315,9 @@ READOUTS = {
     "no samples": Fault(changes(another_size(2, 0)), Expect.TOLD, streaming),
     "far more samples": Fault(changes(another_size(2, 60000)), Expect.TOLD, streaming),
     "every readout with more samples": Fault(changes(another_size(2, 3000), 1000), Expect.TOLD, streaming),
-    "lines out of range": Fault(changes(sets(idx__kspace_encode_step_1=lambda p: 30 + p.random.randrange(60000))), Expect.TOLD, streaming),
+    "lines out of range": Fault(
+        changes(sets(idx__kspace_encode_step_1=lambda p: 30 + p.random.randrange(60000))), Expect.TOLD, streaming
+    ),
     "partitions out of range": Fault(changes(sets(idx__kspace_encode_step_2=60000)), Expect.TOLD, streaming),
     **{
         f"huge {name}": Fault(changes(sets(**{f"idx__{name}": 65535})), Expect.CLOSED, streaming)
@@ -338,12 +340,18 @@ READOUTS = {
     "flags at random": Fault(changes(sets(flags=_random_flags), 1000), Expect.CLOSED, streaming),
     "every flag": Fault(changes(sets(flags=2**52 - 1), 1000), Expect.CLOSED, streaming),
     "a random header": Fault(
-        changes(lambda m, p: m[:2] + p.random.randbytes(HEADER_BYTES) + m[2 + HEADER_BYTES :], 1), Expect.ENDED, streaming
+        changes(lambda m, p: m[:2] + p.random.randbytes(HEADER_BYTES) + m[2 + HEADER_BYTES :], 1),
+        Expect.ENDED,
+        streaming,
     ),
     "centre sample out of range": Fault(changes(sets(center_sample=65535)), Expect.CLOSED, streaming),
-    "discards more than there is": Fault(changes(sets(discard_pre=65535, discard_post=65535)), Expect.CLOSED, streaming),
+    "discards more than there is": Fault(
+        changes(sets(discard_pre=65535, discard_post=65535)), Expect.CLOSED, streaming
+    ),
     "NaN positions": Fault(changes(sets(position=np.nan, read_dir=np.nan, phase_dir=np.inf)), Expect.CLOSED, streaming),
-    "huge time stamps": Fault(changes(sets(acquisition_time_stamp=2**32 - 1, scan_counter=2**32 - 1)), Expect.CLOSED, streaming),
+    "huge time stamps": Fault(
+        changes(sets(acquisition_time_stamp=2**32 - 1, scan_counter=2**32 - 1)), Expect.CLOSED, streaming
+    ),
     "every readout twice": Fault(changes(lambda m, p: m + m, 1000), Expect.CLOSED, streaming),
     "no readouts": Fault(lambda p: (p.rest.__setitem__(slice(1, -1), []), p.finish()), Expect.TOLD, streaming),
 }
@@ -357,7 +365,9 @@ NOISE = {
     "noise without end": Fault(says(lambda: 100 * _another_noise_scan()), Expect.CLOSED, past_the_opening),
 }
 FLOODS = {
-    "queries": Fault(says(2000 * joined(Query("gadgetron::info::memory", 7))), Expect.SERVED, lambda p: whole(p) and not p.long),
+    "queries": Fault(
+        says(2000 * joined(Query("gadgetron::info::memory", 7))), Expect.SERVED, lambda p: whole(p) and not p.long
+    ),
     "texts": Fault(says(2000 * joined(Text("still here"))), Expect.SERVED, lambda p: whole(p) and not p.long),
     "large texts": Fault(says(8 * joined(Text("x" * 2**20))), Expect.SERVED, lambda p: whole(p) and not p.long),
     "parameters": Fault(
@@ -366,10 +376,14 @@ FLOODS = {
     "deep parameters": Fault(says(lambda: _deep(100_000)), Expect.CLOSED, whole),
     "deep lists as parameters": Fault(says(joined(Text("[" * 500_000))), Expect.CLOSED, whole),
     "huge numbers as parameters": Fault(
-        says(joined(Text(json.dumps({"parameters": {"bundle": 1.0}}).replace("1.0", "9" * 10_000)))), Expect.CLOSED, whole
+        says(joined(Text(json.dumps({"parameters": {"bundle": 1.0}}).replace("1.0", "9" * 10_000)))),
+        Expect.CLOSED,
+        whole,
     ),
     "parameters of every type": Fault(
-        says(joined(Text('{"parameters": {"config": [1], "customconfig": {"a": NaN}, "bundle": {"b": []}, "": null}}'))),
+        says(
+            joined(Text('{"parameters": {"config": [1], "customconfig": {"a": NaN}, "bundle": {"b": []}, "": null}}'))
+        ),
         Expect.CLOSED,
         whole,
     ),

@@ -18,7 +18,7 @@ from .phases import small_scan
 
 PATIENCE = 20.0
 """Seconds that anything may take on a busy machine before it counts as hanging."""
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 """Seconds of the service's time-outs in these tests."""
 PACE = 0.004
 """Seconds between readouts of an honest scan while a fault lasts."""

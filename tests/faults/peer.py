@@ -7,7 +7,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 
-from isocenter.wire import Close, ConfigFile, Decoder, Header, ProtocolError, Text, encode
+from isocenter.wire import Close, ConfigFile, Decoder, ErrorReport, Header, ProtocolError, Text, encode
 from isocenter.wire.items import Image
 
 INTERNAL = re.compile(
@@ -136,6 +136,8 @@ class Peer:
                 self.answer.images.append(message)
             elif isinstance(message, Text):
                 self.answer.texts.append(message.text)
+            elif isinstance(message, ErrorReport):  # what a Gadgetron is told
+                self.answer.texts.append(f"ERROR: {message.text}\n")
             elif isinstance(message, Close):
                 self.answer.closed = True
             else:

@@ -14,12 +14,14 @@ LARGEST = 2**16
 
 def split(data: bytes) -> list[bytes]:
     """Split a session into its messages; what the decoder cannot follow stays one piece."""
-    decoder, messages, start = Decoder(slab_bytes=max(len(data), 2)), [], 0
-    for end in range(1, len(data) + 1):
+    decoder, messages, start, end = Decoder(), [], 0, 0
+    while end < len(data):
+        count = max(1, decoder.announced - decoder.held)
         try:
-            complete = decoder.feed(data[end - 1 : end])
+            complete = decoder.feed(data[end : end + count])
         except ProtocolError:
             break
+        end = min(end + count, len(data))
         if complete:
             messages.append(data[start:end])
             start = end

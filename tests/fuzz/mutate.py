@@ -9,12 +9,45 @@ from isocenter.wire.items import ACQUISITION_HEADER
 
 Session = list[bytes]
 
-NUMBERS = (0, 1, 2, 3, 7, 127, 128, 255, 256, 1000, 2**15 - 1, 2**15, 2**16 - 1, 2**16, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
+NUMBERS = (
+    0,
+    1,
+    2,
+    3,
+    7,
+    127,
+    128,
+    255,
+    256,
+    1000,
+    2**15 - 1,
+    2**15,
+    2**16 - 1,
+    2**16,
+    2**24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+)
 """Where arithmetic goes wrong; as far as a field holds them."""
 LARGE_NUMBERS = (*NUMBERS, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 FLOATS = (0.0, -0.0, 1e-45, 1e38, -1e38, float("inf"), float("-inf"), float("nan"))
 IDS = (0, 1, 2, 3, 4, 5, 6, 7, 8, 1008, 1018, 1019, 1022, 1023, 1024, 1026, 1028, 1050, 65535)
-TEXTS = (b"", b"NaN", b"-1", b"1e400", b"0", b"\0", b"99999999999999999999", b"<", b"&#0;", b"\xff\xfe", b"]]>", b'"', b"x" * 5000)
+TEXTS = (
+    b"",
+    b"NaN",
+    b"-1",
+    b"1e400",
+    b"0",
+    b"\0",
+    b"99999999999999999999",
+    b"<",
+    b"&#0;",
+    b"\xff\xfe",
+    b"]]>",
+    b'"',
+    b"x" * 5000,
+)
 ACQUISITION = 1008
 LENGTHS = {2: (2, "<I"), 3: (2, "<I"), 5: (2, "<I"), 6: (18, "<Q"), 7: (10, "<Q"), 8: (2, "<Q"), 1018: (2, "<I")}
 LENGTHS |= {1019: (2, "<Q"), 1022: (200, "<Q"), 1023: (2, "<Q"), 1024: (2, "<Q"), 1028: (2, "<I"), 1050: (2, "<Q")}
@@ -142,7 +175,9 @@ def _cut(message: bytearray, random: Random) -> None:
 
 def _stuff(message: bytearray, random: Random) -> None:
     start = random.randrange(len(message) + 1)
-    message[start:start] = random.choice((random.randbytes(random.choice((1, 2, 4, 50))), bytes(random.choice((1, 8, 400)))))
+    message[start:start] = random.choice(
+        (random.randbytes(random.choice((1, 2, 4, 50))), bytes(random.choice((1, 8, 400))))
+    )
 
 
 def _text(message: bytearray, random: Random) -> None:
@@ -169,6 +204,9 @@ def _identity(message: bytearray, random: Random) -> None:
 
 CHANGES = (
     *(_drop, _duplicate, _move, _splice, _splice, _insert, _insert),
-    *(_change_bytes(change) for change in (_field, _field, _field, _length, _length, _number, _number, _text, _text, _text)),
+    *(
+        _change_bytes(change)
+        for change in (_field, _field, _field, _length, _length, _number, _number, _text, _text, _text)
+    ),
     *(_change_bytes(change) for change in (_flip, _cut, _stuff, _identity)),
 )
