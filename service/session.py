@@ -256,7 +256,10 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
-        self.log.error("%s", reason)
+        if self._chain is None:  # whoever brings no scan may connect as often as he likes
+            limited(self.log, logging.ERROR, "failed", "%s", reason, most=120)
+        else:
+            self.log.error("%s", reason)
         problems = self._chain.scan.problem_messages() if self._chain is not None else []
         with suppress(OSError):
             self._peer.fail(reason, [problem for problem in problems if reason not in problem])
