@@ -340,9 +340,11 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
-        self.log.error("%s", reason)
         problems: list[str] = []
-        if self._chain is not None:
+        if self._chain is None:  # whoever brings no scan may connect as often as he likes
+            limited(self.log, logging.ERROR, "failed", "%s", reason, most=120)
+        else:
+            self.log.error("%s", reason)
             self._report_unspooled(self._chain.scan)
             problems = self._chain.scan.problem_messages()
         with suppress(OSError):
