@@ -91,14 +91,15 @@ class Bundle:
         if not os.path.lexists(path):
             raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}")
         try:
-            name, entries = folder.resolve().name, sorted(os.listdir(folder))
+            name, entries = folder.resolve().name, sorted(path.name for path in folder.iterdir())
         except OSError as error:
             raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
         text = read_regular(path, _LONGEST_MANIFEST)
         try:
             signer = trust.signer(text, folder / SIGNATURE)
         except BundleError as error:
-            raise BundleError(error.what, where=f"bundle {name!r}", accepted=error.accepted) from error
+            error.where = f"bundle {name!r}"
+            raise
         digest = hashlib.sha256(text).hexdigest()
         manifest = _parse(text, path).model_copy(update={"name": name, "digest": digest})
         bundle = cls(folder, manifest, digest, signer)
@@ -147,7 +148,8 @@ class Bundle:
             arrays = _read_arrays(read_listed(self.folder / PROBE, self.manifest))
             return _tensors(arrays, "input", self.manifest.inputs), _tensors(arrays, "output", self.manifest.outputs)
         except BundleError as error:
-            raise BundleError(error.what, where=f"bundle {self.manifest.name!r}") from error
+            error.where = f"bundle {self.manifest.name!r}"
+            raise
 
 
 class _Loader(yaml.SafeLoader):

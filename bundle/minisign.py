@@ -16,7 +16,7 @@ from .manifest import BundleError
 
 _LEGACY, _HASHED, _NO_PASSWORD, _CHECKSUM = b"Ed", b"ED", b"\0\0", b"B2"
 _ID, _KEY, _SIGNATURE = 8, 32, 64
-_KDF_BYTES = 32 + 8 + 8
+_KDF_BYTES, _CHECKSUM_BYTES = 32 + 8 + 8, 32
 _COMMENT, _TRUSTED_COMMENT = "untrusted comment: ", "trusted comment: "
 
 
@@ -85,6 +85,11 @@ class Signature:
     comment: str
     of_comment: bytes
 
+    @property
+    def signer(self) -> str:
+        """Number of the key, as minisign prints it."""
+        return self.number[::-1].hex().upper()
+
     @classmethod
     def parse(cls, content: bytes) -> "Signature":
         """Read a signature.
@@ -133,14 +138,14 @@ class SecretKey:
             raise SignatureError(f"key {path} cannot be read") from error
         content = _decode(lines[-1]) if lines else b""
         start = 2 + 2 + 2 + _KDF_BYTES
-        if len(content) != start + _ID + 2 * _KEY + 32 or content[:2] != _LEGACY or content[4:6] != _CHECKSUM:
+        if len(content) != start + _ID + 2 * _KEY + _CHECKSUM_BYTES or content[:2] != _LEGACY or content[4:6] != _CHECKSUM:
             raise SignatureError(f"{path} is no secret key of minisign")
         if content[2:4] != _NO_PASSWORD:
             raise SignatureError(
                 f"key {path} is protected by a password; sign with minisign itself: minisign -S -s {path} -m model.yaml"
             )
         key = cls(content[start : start + _ID], content[start + _ID : start + _ID + _KEY])
-        if content != key._pack():  # its checksum and public half are the last parts
+        if content[start:] not in (key._secret() + key._checksum(), key._secret() + bytes(_CHECKSUM_BYTES)):
             raise SignatureError(f"{path} is damaged")
         return key
 
@@ -188,10 +193,14 @@ class SecretKey:
     def _signer(self) -> Ed25519PrivateKey:
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 
+    def _secret(self) -> bytes:
+        return self.number + self.seed + self.public.key
+
+    def _checksum(self) -> bytes:
+        return hashlib.blake2b(_LEGACY + self._secret(), digest_size=_CHECKSUM_BYTES).digest()
+
     def _pack(self) -> bytes:
-        secret = self.number + self.seed + self.public.key
-        checksum = hashlib.blake2b(_LEGACY + secret, digest_size=32).digest()
-        return _LEGACY + _NO_PASSWORD + _CHECKSUM + bytes(_KDF_BYTES) + secret + checksum
+        return _LEGACY + _NO_PASSWORD + _CHECKSUM + bytes(_KDF_BYTES) + self._secret() + self._checksum()
 
 
 def _encode(content: bytes) -> str:

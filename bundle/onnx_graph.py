@@ -1,7 +1,7 @@
 """Check an ONNX file before ONNX Runtime reads it: it must hold all of itself, and use no operators but ONNX's and its own.
 
-ONNX Runtime would look for external data in files that no manifest lists, and some of its own operators name files of compiled code.
-The file is a protocol buffer. Only its structure is followed here, for which no package is needed.
+ONNX Runtime would look for external data in files that no manifest lists, and some of its own operators name files of compiled
+code. The file is a protocol buffer. Only its structure is followed here, for which no package is needed.
 """
 
 from collections.abc import Iterator

@@ -98,13 +98,12 @@ ATEN = frozenset(
 )
 """Operators of torch, by name."""
 
-PRIM = frozenset(
-    """
-    ConstantChunk EnumName EnumValue IfThenElse NumToTensor RaiseException StringIndex TupleIndex TupleUnpack Uninitialized
-    VarConcat VarStack abs data device dtype index is_cpu is_cuda is_meta is_mkldnn is_mps is_nested is_quantized is_sparse
-    is_xla itemsize layout max min nbytes rangelist requires_grad tolist type unchecked_cast unchecked_unwrap_optional
-    """.split()
-)
+_PRIM_NAMES = """
+ConstantChunk EnumName EnumValue IfThenElse NumToTensor RaiseException StringIndex TupleIndex TupleUnpack Uninitialized
+VarConcat VarStack abs data device dtype index is_cpu is_cuda is_meta is_mkldnn is_mps is_nested is_quantized is_sparse is_xla
+itemsize layout max min nbytes rangelist requires_grad tolist type unchecked_cast unchecked_unwrap_optional
+"""
+PRIM = frozenset(_PRIM_NAMES.split())
 """Operators of the language."""
 
 

@@ -14,8 +14,8 @@ import torch
 from .manifest import BundleError
 from .operators import PRIM, is_allowed
 
-# Python's tokens as torch's printer writes them. Comments, prefixes of strings, other quotes and continued lines are not among them:
-# so nobody can write what Python takes for text and torch for code, or the other way round.
+# Python's tokens as torch's printer writes them. Comments, prefixes of strings, other quotes and continued lines are not among
+# them: so nobody can write what Python takes for text and torch for code, or the other way round.
 _TOKENS = re.compile(
     r"""(?:[A-Za-z_]\w*+(?!["\w])|[0-9](?:[eE][+-]|[\w.])*+|"(?:[^"\\\n]|\\[^\n])*+"(?!")|[][(){},.:=+\-*/%<>!&|^~]|[ \n])*+""",
     re.ASCII,
@@ -27,13 +27,12 @@ _NODES = (
     *(ast.UnaryOp, ast.BinOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.expr_context),
     *(ast.operator, ast.unaryop, ast.boolop, ast.cmpop),
 )
-_FUNCTIONS = frozenset(
-    """
-    Any Device Dict Final Interface List Module NamedTuple NoneType Optional Tensor Tuple Union abs all annotate any bool
-    complex dict divmod enumerate float getattr hasattr inf infj int isinstance len list max min nan nanj number ord pow range
-    round sorted str sum tuple unchecked_cast unchecked_unwrap_optional uninitialized zip Enum chr hash
-    """.split()
-)
+_FUNCTIONS_NAMES = """
+Any Device Dict Final Interface List Module NamedTuple NoneType Optional Tensor Tuple Union abs all annotate any bool complex
+dict divmod enumerate float getattr hasattr inf infj int isinstance len list max min nan nanj number ord pow range round
+sorted str sum tuple unchecked_cast unchecked_unwrap_optional uninitialized zip Enum chr hash
+"""
+_FUNCTIONS = frozenset(_FUNCTIONS_NAMES.split())
 """Names that torch knows by itself and that may be used."""
 _ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})
 """Names that may only be used with an attribute."""
@@ -109,7 +108,7 @@ def _path(node: ast.expr) -> list[str]:
 def _attribute(node: ast.Attribute) -> Iterator[str]:
     """Look at a whole ``a.b.c``, or at an attribute of anything else, which may be an operator, too."""
     if isinstance(node.ctx, ast.Store | ast.Del):
-        yield f"an assignment to {node.attr!r}, which would outlive the call"
+        yield f"an assignment to {node.attr!r} (it would outlive the call)"
     path = _path(node)
     match path:
         case ["torch" | "ops", *_]:

@@ -1,7 +1,7 @@
 """Check the pickles in a TorchScript archive, which hold its weights and attributes, before torch reads them.
 
-Torch believes what they say about the sizes of tensors: it would read memory that is not the tensor's, or crash. And they may name
-classes of torch that are not on any list. So they are read here first, by a reader that makes nothing of what they name.
+Torch believes what they say about the sizes of tensors: it would read memory that is not the tensor's, or crash. And they may
+name classes of torch that are on no list. So they are read here first, by a reader that makes nothing of what they name.
 """
 
 import io
@@ -14,13 +14,12 @@ from typing import Any
 
 from .manifest import BundleError
 
-_OPCODES = frozenset(
-    """
-    APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD EMPTY_DICT EMPTY_LIST EMPTY_TUPLE
-    GLOBAL LONG1 LONG_BINGET LONG_BINPUT MARK NEWFALSE NEWOBJ NEWTRUE NONE POP PROTO REDUCE SETITEM SETITEMS STOP TUPLE TUPLE1
-    TUPLE2 TUPLE3
-    """.split()
-)
+_OPCODES_NAMES = """
+APPEND APPENDS BINFLOAT BINGET BININT BININT1 BININT2 BINPERSID BINPUT BINUNICODE BUILD EMPTY_DICT EMPTY_LIST EMPTY_TUPLE
+GLOBAL LONG1 LONG_BINGET LONG_BINPUT MARK NEWFALSE NEWOBJ NEWTRUE NONE POP PROTO REDUCE SETITEM SETITEMS STOP TUPLE TUPLE1
+TUPLE2 TUPLE3
+"""
+_OPCODES = frozenset(_OPCODES_NAMES.split())
 """What torch writes."""
 _PUTS = frozenset({"BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET"})
 _ITEM_BYTES = {

@@ -1,7 +1,7 @@
 """Check a TorchScript file before anything of it runs, and write anew what was checked.
 
-Loading such a file runs code: methods that restore objects. And torch finds the parts of the archive in its own way, which need not
-be the way of whoever checked it. So every part is read and checked here, and torch gets an archive that is made of these parts.
+Loading such a file runs code: methods that restore objects. And torch finds the parts of the archive in its own way, which need
+not be the way of whoever checked it. So every part is read and checked here, and torch gets an archive that is made of these.
 """
 
 import io
@@ -23,7 +23,7 @@ _TENSOR = re.compile(r"(data|constants)/\d{1,9}")
 _CODE = re.compile(r"code/(\w+/)*\w+\.py", re.ASCII)
 _PICKLES = ("data.pkl", "constants.pkl")
 _PLAIN = {"version": re.compile(rb"\d{1,3}\s*"), "byteorder": re.compile(rb"little")}
-_IGNORED = re.compile(r"\.data/\w+|code/.*\.debug_pkl", re.ASCII)
+_IGNORED = re.compile(r"\.data/\w+|code/.*\.debug_pkl|traced_inputs(\.pkl|/\d{1,9})", re.ASCII)
 """What nothing depends on: it is left out."""
 
 

@@ -40,9 +40,12 @@ class Trust:
         SignatureError
             One of them is no public key of minisign.
         """
+        trusted = tuple(_public_key(key) for key in keys)
         path = home / HOST_KEY
-        own = SecretKey.read(path).public if os.access(path, os.R_OK) else None
-        return cls(tuple(_public_key(key) for key in keys), own)
+        if trusted and not path.exists():
+            with suppress(SignatureError):  # where none can be made, nothing is made
+                host_key(home)
+        return cls(trusted, SecretKey.read(path).public if path.exists() else None)
 
     def signer(self, manifest: bytes, signature: Path) -> PublicKey | None:
         """Return the trusted key that signed a manifest; None where nobody did whom we know, and nobody has to.
@@ -66,7 +69,7 @@ class Trust:
                 key.verify(manifest, found)
                 return key
         if self.keys:
-            how = "not signed" if found is None else f"signed by key {found.number[::-1].hex().upper()}"
+            how = "not signed" if found is None else f"signed by key {found.signer}"
             raise SignatureError(f"it is {how}", accepted=f"key {', '.join(map(str, self.keys))}")
         return None
 

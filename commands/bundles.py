@@ -1,5 +1,6 @@
-"""Commands on bundles: list, prepare, show, verify, bench."""
+"""Commands on bundles: list, prepare, show, keygen, sign, verify, bench."""
 
+import hashlib
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -11,6 +12,8 @@ from rich.table import Table
 from ..wire.errors import IsocenterError
 
 if TYPE_CHECKING:
+    from ..bundle.folder import Bundle
+    from ..bundle.trust import Trust
     from ..service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
@@ -23,13 +26,17 @@ ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings fi
 @app.command("list")
 def list_bundles(config: ConfigOption = None) -> None:
     """List the bundles and how they deviate from the module that they were made from."""
-    from ..bundle.folder import Bundle
     from ..engine.device import Shelf
     from ..service.settings import load_settings
 
-    for name, path in sorted(Shelf(load_settings(config).bundle_folders).available().items()):
+    try:
+        settings = load_settings(config)
+        shelf = Shelf(settings.bundle_folders, _trust(config))
+    except IsocenterError as error:
+        _fail(error)
+    for name in sorted(shelf.available()):
         try:
-            manifest = Bundle.open(path).manifest
+            manifest = shelf.open(name).manifest
         except IsocenterError as error:
             out.print(f"{name:<20} damaged: {error}", markup=False)
             continue
@@ -44,6 +51,9 @@ def prepare(
     runtime: Annotated[str | None, typer.Option(help="The only runtime that the service will use.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write their ONNX files as well, which takes minutes.")] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build, and run no probes.")] = False,
+    sign: Annotated[
+        bool, typer.Option("--sign", help="Sign them with this host's key; so do settings with keys.")
+    ] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
 ) -> None:
     """Build the bundles that come with Isocenter and are missing, and run the probe of every bundle."""
@@ -52,17 +62,17 @@ def prepare(
 
     try:
         settings = load_settings(config, home=home, runtime=runtime, log_format=log_format)
-        configure_logging(settings.log_format)
-        _prepare(settings, onnx=onnx, build_only=build_only)
+        configure_logging(settings.log_format, private=True)
+        _prepare(settings, onnx=onnx, build_only=build_only, sign=sign)
     except IsocenterError as error:
         _fail(error)
 
 
-def _prepare(settings: "Settings", *, onnx: bool, build_only: bool) -> None:
+def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) -> None:
     from ..service.host import make_engine
     from .prepare import prepare_bundles
 
-    prepare_bundles(settings, onnx=onnx)
+    prepare_bundles(settings, onnx=onnx, sign=sign)
     if build_only:
         return
     engine = make_engine(settings)
@@ -74,36 +84,96 @@ def _prepare(settings: "Settings", *, onnx: bool, build_only: bool) -> None:
 
 
 @app.command()
-def show(folder: Path) -> None:
-    """Show what a bundle takes, returns, was made from, and how exact it is."""
+def show(folder: Path, config: ConfigOption = None) -> None:
+    """Show what a bundle takes, returns, was made from, how exact it is, and who signed it."""
     import yaml
 
     from ..bundle.folder import Bundle
 
     try:
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(folder, _trust(config))
+        signature = _signature(bundle)
     except IsocenterError as error:
         _fail(error)
     content = bundle.manifest.model_dump(mode="json", exclude={"files"})
     out.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
     for name in bundle.manifest.files:
         out.print(f"{name:<12} {(folder / name).stat().st_size / 1e6:8.2f} MB", markup=False)
+    out.print(signature, markup=False)
+
+
+def _signature(bundle: "Bundle") -> str:
+    from ..bundle.files import read_regular
+    from ..bundle.manifest import SIGNATURE
+    from ..bundle.minisign import Signature
+
+    path = bundle.folder / SIGNATURE
+    if bundle.signer is not None:
+        return f"signed by key {bundle.signer}, which is trusted here"
+    if path.is_file():
+        return f"signed by key {Signature.parse(read_regular(path)).signer}, which is not known here"
+    return "not signed"
 
 
 @app.command()
-def verify(folder: Path, device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu") -> None:
-    """Check the hashes of a bundle, and that every runtime reproduces its probe here."""
+def keygen(output: Annotated[Path, typer.Option("-o", "--output", help="File of the secret key.")]) -> None:
+    """Make a key that signs bundles: a secret file, and beside it OUTPUT.pub, whose second line belongs into settings."""
+    from ..bundle.minisign import SecretKey
+
+    key = SecretKey.generate()
+    public = output.with_name(f"{output.name}.pub")
+    try:
+        key.write(output)
+        public.write_text(
+            f"untrusted comment: minisign public key {key.public}\n{key.public.line()}\n", encoding="utf-8"
+        )
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"secret key in {output}, without a password: keep it where nobody else can read it", markup=False)
+    out.print(f"keys: [{key.public.line()}]", markup=False)
+
+
+@app.command()
+def sign(
+    folder: Path, key: Annotated[Path, typer.Option(help="File of the secret key, or one of minisign -G -W.")]
+) -> None:
+    """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml."""
+    from ..bundle.folder import Bundle
+    from ..bundle.manifest import MANIFEST, SIGNATURE
+    from ..bundle.minisign import SecretKey
+
+    try:
+        secret = SecretKey.read(key)
+        bundle = Bundle.open(folder)
+        content = (folder / MANIFEST).read_bytes()
+        if hashlib.sha256(content).hexdigest() != bundle.digest:
+            _fail(f"{folder / MANIFEST} has just changed")
+        partial = folder.with_name(f".{folder.name}.minisig")
+        partial.write_text(secret.sign(content), encoding="utf-8")
+        partial.replace(folder / SIGNATURE)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"bundle {bundle.manifest.name} is signed by key {secret.public}", markup=False)
+
+
+@app.command()
+def verify(
+    folder: Path,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    config: ConfigOption = None,
+) -> None:
+    """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here."""
     import torch
 
     from ..bundle.folder import Bundle, relative_error
-    from ..engine.runtimes import RUNTIMES
+    from ..engine.commission import load_runtime
 
     failed = False
     try:
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(folder, _trust(config))
         inputs, expected = bundle.probe()
         for name, path in bundle.runtime_files().items():
-            runtime = RUNTIMES[name](path, bundle.manifest, torch.device(device))
+            runtime = load_runtime(bundle, name, path, torch.device(device))
             error = relative_error(runtime.run(inputs), expected)
             passed = error <= bundle.manifest.tolerance
             failed = failed or not passed
@@ -124,6 +194,7 @@ def bench(
     frames: Annotated[int, typer.Option(min=1)] = 8,
     repetitions: Annotated[int, typer.Option(min=1)] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
+    config: ConfigOption = None,
 ) -> None:
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device."""
     import torch
@@ -140,7 +211,7 @@ def bench(
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = torch.device(device)
     try:
-        bundle = Bundle.open(folder)
+        bundle = Bundle.open(folder, _trust(config))
         inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(bundle, place)
     except IsocenterError as error:
@@ -159,6 +230,14 @@ def bench(
     out.print(f"the service will use {measured.runtime} here, {together}", markup=False)
     if measured.is_doubtful:
         out.print("other programs kept the processor busy: measure again without them", markup=False)
+
+
+def _trust(config: Path | None) -> "Trust":
+    from ..bundle.trust import Trust
+    from ..service.settings import load_settings
+
+    settings = load_settings(config)
+    return Trust.of(settings.home, settings.keys)
 
 
 def _fail(error: Exception | str) -> NoReturn:

@@ -1,5 +1,6 @@
 """The command line."""
 
+import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -183,6 +184,8 @@ def recover(
     try:
         settings = load_settings(config, spool=spool)
         configure_logging(settings.log_format, verbose=verbose)
+        if not verbose and not beside_service:  # what a client would be told is said anyway
+            logging.getLogger("isocenter").setLevel(logging.ERROR)
         if beside_service:
             recovery.recover_beside_service(settings)
         elif show or show_all:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..flow.channel import Stopped
 from ..service.transport import Receiver, send_buffers
-from ..wire import Close, ConfigFile, ConfigScript, Header, Message, Query, Response, Text, encode
+from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Query, Response, Text, encode
 from ..wire.arrays import Buffer, as_bytes
 from ..wire.compression import compress_nhlbi, compress_zfp
 from ..wire.cursor import U32
@@ -149,6 +149,9 @@ class Client:
         elif isinstance(message, Text):
             self.result.texts.append(message.text)
             self._on_text(message.text)
+        elif isinstance(message, ErrorReport):
+            self.result.texts.append(f"ERROR: {message.text}")
+            self._on_text(self.result.texts[-1])
         elif isinstance(message, DependencyReport):
             self.result.reports.append(message)
         elif isinstance(message, DicomFile):

@@ -1,12 +1,15 @@
 """Commands on networks: models, export, train, evaluate."""
 
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from ..wire.errors import IsocenterError
+
+if TYPE_CHECKING:
+    from ..bundle.minisign import SecretKey
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -48,7 +51,7 @@ def export(
     from ..export.own_module import export_module
     from ..service.logs import configure_logging
 
-    configure_logging()
+    configure_logging(private=True)
     if (network is None) == (module is None):
         _fail("name either --network or --module")
     chosen = [{"pt2": "aoti"}.get(name.strip(), name.strip()) for name in formats.split(",")]
@@ -57,13 +60,14 @@ def export(
         _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and pt2")
     try:
         options = load_options(config)
+        key = _host_key()
         if network is not None:
             if checkpoint is None:
                 _fail("--network needs its weights, --checkpoint")
-            bundle = export_network(network, checkpoint, output, options, chosen)
+            bundle = export_network(network, checkpoint, output, options, chosen, key)
         else:
             assert module is not None
-            bundle = export_module(module, checkpoint, output, options, chosen)
+            bundle = export_module(module, checkpoint, output, options, chosen, key)
     except (IsocenterError, OSError) as error:
         _fail(error)
     for runtime, parity in bundle.manifest.parity.items():
@@ -73,6 +77,19 @@ def export(
             markup=False,
         )
     out.print(f"bundle {bundle.manifest.name} in {output}", markup=False)
+
+
+def _host_key() -> "SecretKey | None":
+    """Return the key with which this host signs; a bundle can do without."""
+    from ..bundle.minisign import SignatureError
+    from ..bundle.trust import host_key
+    from ..service.settings import default_home
+
+    try:
+        return host_key(default_home())
+    except SignatureError as error:
+        err.print(f"warning: the bundle will not be signed: {error}", markup=False)
+        return None
 
 
 def train(

@@ -1,12 +1,21 @@
 """Build the bundles that come with Isocenter, where they are missing or were made from something else."""
 
-from collections.abc import Collection
+import fcntl
+import logging
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
-from ..export.build import DEFAULT_FORMATS, SHIPPED_FORMATS
+from ..bundle.manifest import BundleError
+from ..bundle.trust import host_key
+from ..export.build import DEFAULT_FORMATS, PARTIAL, SHIPPED_FORMATS
 from ..export.classical import METHODS, ensure_classical
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
 from . import stamp
+
+log = logging.getLogger("isocenter.prepare")
 
 
 def ships(name: str) -> bool:
@@ -15,9 +24,14 @@ def ships(name: str) -> bool:
 
 
 def prepare_bundles(
-    settings: Settings, *, networks: bool = True, onnx: bool = False, only: Collection[str] | None = None
+    settings: Settings,
+    *,
+    networks: bool = True,
+    onnx: bool = False,
+    sign: bool = False,
+    only: Collection[str] | None = None,
 ) -> None:
-    """Build what is missing, or was made from something else.
+    """Build what is missing, or was made from something else. Of several processes with one home, one builds and the others wait.
 
     Parameters
     ----------
@@ -28,18 +42,50 @@ def prepare_bundles(
     onnx
         Whether the bundles must have ONNX, too, which takes minutes to write; they also get it where the settings pin a runtime
         that reads it.
+    sign
+        Whether this host must have signed them; it must, too, where the settings name keys.
     only
         Names of the bundles to look at; None: all.
 
     Raises
     ------
     BundleError
-        One of them cannot be built.
+        Some of them cannot be built; the others are there.
     """
     folder = settings.home / "bundles"
     formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
-    bundles = ensure_classical(folder, formats, only)
-    if networks:
-        bundles += ensure_shipped(folder, formats, only)
-        if only is None:
-            stamp.write(settings, [bundle.manifest.name for bundle in bundles])
+    builders = dict.fromkeys(METHODS, ensure_classical) | (dict.fromkeys(SHIPPED, ensure_shipped) if networks else {})
+    failures = []
+    with _alone(settings.home):
+        key = host_key(settings.home) if sign or settings.keys else None
+        for name, build in builders.items():
+            if only is not None and name not in only:
+                continue
+            for left in folder.glob(f".{name}.*{PARTIAL}"):  # nobody else builds it now
+                shutil.rmtree(left, ignore_errors=True)
+            try:
+                build(folder, formats, [name], key)
+            except BundleError as error:
+                failures.append(str(error))
+        if failures:
+            raise BundleError("; ".join(failures))
+        if networks and only is None:
+            with suppress(OSError):  # without the stamp, they are looked at again at the next start
+                stamp.write(settings, builders)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Wait until no other process builds bundles in this home; where no lock can be had, nothing can be built either."""
+    with ExitStack() as stack:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((home / ".lock").open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("waiting for another process that builds bundles in %s", home)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): no other process may build bundles there now", home, error.strerror)
+        yield

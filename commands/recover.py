@@ -11,11 +11,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from ..engine import Engine
 from ..flow.ledger import Ledger
-from ..service.configuration import register_gadgets
-from ..service.host import make_engine
-from ..service.session import Session
 from ..service.settings import Settings
 from ..service.spooled import Index, SpooledScan, keep_images, locked, now, read_spool
 from ..wire import ConfigFile
@@ -29,6 +25,7 @@ from .client import Client, ReplayResult, replay_stream
 log = logging.getLogger("isocenter.recover")
 
 _NICENESS = 10
+_STOP_SECONDS = 5.0
 _MOST_TRIES = 3
 """How often a service tries to recover a scan when it starts: one that crashes the process must not do so for ever."""
 
@@ -93,6 +90,9 @@ class Recovery:
     """
 
     def __init__(self, settings: Settings) -> None:
+        from ..service.configuration import register_gadgets
+        from ..service.host import make_engine
+
         register_gadgets(settings)
         self._folder = spool_of(settings)
         self._settings = settings.model_copy(update={"spool": None})
@@ -100,7 +100,7 @@ class Recovery:
             from .prepare import prepare_bundles
 
             prepare_bundles(settings)
-        self._engine: Engine = make_engine(settings)
+        self._engine = make_engine(settings)
 
     def __enter__(self) -> "Recovery":
         return self
@@ -147,8 +147,7 @@ class Recovery:
             index.append(scan.scan, tried=scan.fields.get("tried", 0) + 1)
             try:
                 stream = RecordedStream(scan.stream)
-            except FileError as error:
-                on_text(str(error))
+            except FileError:  # there is no whole header
                 stream = None
             result = None if stream is None else self._replay(scan.scan, stream, on_text, pipeline)
             if result is None or not (result.acquisitions or result.images):
@@ -173,6 +172,8 @@ class Recovery:
     @contextmanager
     def _connection(self, name: str) -> Iterator[socket.socket]:
         """Connect to a session that runs in a thread."""
+        from ..service.session import Session
+
         ours, theirs = socket.socketpair()
         session = Session(theirs, self._settings, self._engine, name, memory=Ledger(self._settings.memory))
         thread = threading.Thread(target=session.run, name="recovery")
@@ -209,7 +210,7 @@ def recover(
         _write(images, outfile, scan.scan, say)
 
     with Recovery(settings) as recovery:
-        recovered = [_recover_one(recovery, scan, keep, say, pipeline) for scan in scans]
+        recovered = [_recover_one(recovery, scan, keep, say, say, pipeline) for scan in scans]
     return all(recovered)
 
 
@@ -218,10 +219,11 @@ def _recover_one(
     scan: SpooledScan,
     keep: Callable[[SpooledScan, list[Image]], None],
     say: Callable[[str], None],
-    pipeline: str | None,
+    on_text: Callable[[str], None],
+    pipeline: str | None = None,
 ) -> bool:
     try:
-        if recovery.run(scan, keep, say, pipeline) is None:
+        if recovery.run(scan, keep, on_text, pipeline) is None:
             say(f"scan {scan.scan} has nothing in it that could be reconstructed")
     except (IsocenterError, OSError) as error:
         say(f"scan {scan.scan} is not recovered: {error}")
@@ -268,22 +270,32 @@ def recover_beside_service(settings: Settings) -> None:
     names = [scan.scan for scan in find(folder) if needs_recovery(scan) and scan.fields.get("tried", 0) < _MOST_TRIES]
     if not names:
         return
+
+    def keep(scan: SpooledScan, images: list[Image]) -> None:
+        keep_images(folder, scan.scan, images)
+        log.info("the scan was recovered; its %d images are in the spool", len(images), extra={"scan": scan.scan})
+
     with Recovery(settings) as recovery:
         for name in names:
             # another service may have done it by now
             for scan in (scan for scan in find(folder) if scan.scan == name and needs_recovery(scan)):
-                say = partial(log.info, "%s", extra={"scan": name})
-                if _recover_one(recovery, scan, lambda scan, images: keep_images(folder, scan.scan, images), say, None):
-                    say("it was recovered; its images are in the spool")
+                _recover_one(recovery, scan, keep, partial(log.info, "%s", extra={"scan": name}), lambda _text: None)
 
 
-def start_beside_service(settings: Settings) -> "subprocess.Popen[bytes] | None":
-    """Recover in a program of its own, if the settings ask for it: a scan that crashes it does no harm to the service."""
+@contextmanager
+def beside_service(settings: Settings) -> Iterator["subprocess.Popen[bytes] | None"]:
+    """Recover in a program of its own while a service runs, if the settings ask for it: a scan may crash it without harm."""
     if settings.spool is None or not settings.recover_at_start:
-        return None
+        yield None
+        return
     command = [sys.executable, "-m", "isocenter.commands.cli", "recover", "--beside-service", "--config", "/dev/stdin"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)  # noqa: S603
     assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as settings_file:
-        settings_file.write(settings.model_dump_json().encode())
-    return process
+    try:
+        with suppress(BrokenPipeError), process.stdin as settings_file:
+            settings_file.write(settings.model_dump_json().encode())
+        yield process
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)

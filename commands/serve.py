@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ..service import settings as service_settings
 from ..service.log_writer import open_closed_streams
@@ -44,7 +44,7 @@ def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> No
     Raises
     ------
     PrepareError
-        A bundle that comes with Isocenter is missing and cannot be built.
+        There are no bundles, and those that come with Isocenter cannot be built.
     EngineError, OSError
         The devices or the address of the settings cannot be used.
     """
@@ -65,15 +65,16 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
         from ..service.host import make_engine
         from ..service.memory import keep_freed_memory
         from ..service.server import Server
-        from .recover import start_beside_service
+        from .recover import beside_service
 
-        if preparation is not None and preparation.wait() != 0:
-            raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+        prepared = preparation is None or preparation.wait() == 0
     finally:
         if preparation is not None:
             preparation.terminate()
     keep_freed_memory()
     engine = make_engine(settings)
+    if not prepared:
+        _say_what_is_missing(engine.available())
     server = Server(settings, engine, load_settings=load_settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
@@ -82,10 +83,8 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     devices = ", ".join(device.name for device in engine.devices)
     folder = settings.home / "pipelines"
     log.info("listening on %s:%d (%s), pipelines in %s", settings.host, server.port, devices, folder)
-    recovery = start_beside_service(settings)
-    scans_ended = server.serve()
-    if recovery is not None:
-        recovery.terminate()
+    with beside_service(settings):
+        scans_ended = server.serve()
     if not engine.close() or not scans_ended:
         logging.shutdown()
         os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
@@ -95,7 +94,19 @@ def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":
     """Build bundles in a program of its own: the one that serves scans needs no network's class, nor the memory for it."""
     command = [sys.executable, "-m", "isocenter.commands.cli", "bundle", "prepare", "--build-only"]
     options = ["--home", str(settings.home), "--runtime", settings.runtime, "--log-format", settings.log_format]
+    if settings.keys:
+        options.append("--sign")
     return subprocess.Popen([*command, *options], stdout=sys.__stderr__)  # noqa: S603
+
+
+def _say_what_is_missing(available: Collection[str]) -> None:
+    """Go on with the bundles that there are, if there are any."""
+    if not available:
+        raise PrepareError("the bundles that come with Isocenter could not be prepared; the lines above say why")
+    log.error(
+        "not all bundles that come with Isocenter could be prepared; the lines above say why. What there is: %s",
+        ", ".join(sorted(available)),
+    )
 
 
 def serve_one(descriptor: int) -> None:
@@ -110,6 +121,7 @@ def serve_one(descriptor: int) -> None:
     settings = service_settings.load_settings(None)
     configure_logging(settings.log_format, private=settings.log_private)
     with only_the_log(), socket.socket(fileno=descriptor) as sock:
-        prepare_bundles(settings, networks=False)
+        if not stamp.is_current(settings):
+            prepare_bundles(settings, networks=False)
         register_gadgets(settings)
         Session(sock, settings, make_engine(settings), new_scan_id()).run()

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..bundle.manifest import MANIFEST, SIGNATURE
 from ..service.settings import Settings
 
 _STAMP = ".prepared.json"
@@ -19,7 +20,7 @@ def is_current(settings: Settings) -> bool:
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
         return stamp["made_of"] == _digest(settings) and stamp["bundles"] == _manifests(folder, stamp["bundles"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
@@ -32,7 +33,7 @@ def write(settings: Settings, names: Iterable[str]) -> None:
 
 def _digest(settings: Settings) -> str:
     """Hash of everything that the bundles are made of: code, weights, torch, and the runtime that must be able to read them."""
-    digest = hashlib.sha256(f"{importlib.metadata.version('torch')} {settings.runtime}".encode())
+    digest = hashlib.sha256(f"{importlib.metadata.version('torch')} {settings.runtime} {bool(settings.keys)}".encode())
     for pattern in _SOURCES:
         for path in sorted(_ROOT.glob(pattern)):
             digest.update(path.relative_to(_ROOT).as_posix().encode() + path.read_bytes())
@@ -41,4 +42,11 @@ def _digest(settings: Settings) -> str:
 
 def _manifests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """Hashes of the bundles' manifests, which hold those of their files; these are checked when a bundle is opened."""
-    return {name: hashlib.sha256((folder / name / "model.yaml").read_bytes()).hexdigest() for name in sorted(names)}
+    return {name: _manifest(folder / name) for name in sorted(names) if (folder / name).is_dir()}
+
+
+def _manifest(folder: Path) -> str:
+    """Hash of a manifest and, where it is signed, of the signature."""
+    signature = folder / SIGNATURE
+    signed = signature.read_bytes() if signature.is_file() else b""
+    return hashlib.sha256((folder / MANIFEST).read_bytes() + signed).hexdigest()

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import logging
 import platform
-import tempfile
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import wait
@@ -74,7 +74,7 @@ class Choice(BaseModel):
 def recall(bundle: Bundle, device: torch.device) -> Choice | None:
     """Return what was measured before on such a device with the same software and the same files; None if nothing was.
 
-    What was written by hand chooses among the runtimes that measuring could have chosen; they have to pass the probe all the same.
+    What was written by hand chooses among the runtimes that measuring could have chosen; they must pass the probe all the same.
     """
     try:
         choice = Choice.model_validate(_read(bundle).get(_key(bundle, device)))
@@ -96,14 +96,12 @@ def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Write beside the folder, which may hold nothing else, and move it there: whoever reads it finds all of it."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent.parent, prefix=".measured-", delete=False) as file:
-        partial = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+    partial = path.parent.parent / f".measured-{secrets.token_hex(4)}"
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read(bundle: Bundle) -> dict[str, object]:

@@ -51,30 +51,38 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
     }
     runtimes: dict[str, Runtime] = {}
     late: dict[str, Future[Runtime]] = {}
-    failures = []
+    failures: dict[str, str] = {}
     for name, path in files.items():
         outcome = in_thread(partial(_commissioned, name, path, bundle, device))
         if not wait([outcome], _SECONDS if len(files) > 1 else None).done:
             late[name] = outcome
-            failures.append(f"{name}: it did not come back within {_SECONDS:g} seconds")
+            failures[name] = f"it did not come back within {_SECONDS:g} seconds"
             continue
         try:
             runtimes[name] = outcome.result()
         except NothingToGainError as error:
             log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
         except BundleError as error:
-            failures.append(f"{name}: {error}")
-        except Exception as error:
+            failures[name] = str(error)
+        except Exception as error:  # noqa: BLE001 - the programs that run models raise what they like
             log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
-            failures.append(f"{name}: it fails here ({type(error).__name__})")
+            failures[name] = f"it cannot be run here ({type(error).__name__})"
     runtimes = runtimes or _first(late)
+    told = _told({name: reason for name, reason in failures.items() if name not in runtimes})
     if not runtimes:
-        reasons = "; ".join(failures) or f"it has no model file for runtime {wanted!r}"
+        reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
         raise BundleError(f"bundle {bundle.manifest.name!r} cannot be used on {device}: {reasons}")
-    for failure in failures:
-        if failure.partition(":")[0] not in runtimes:
-            log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
+    for failure in told:
+        log.warning("bundle %s is used without a runtime, %s", bundle.manifest.name, failure)
     return runtimes
+
+
+def _told(failures: Mapping[str, str]) -> list[str]:
+    """Say each reason once, of all that have it: several runtimes read the same file."""
+    names: dict[str, list[str]] = {}
+    for name, reason in failures.items():
+        names.setdefault(reason, []).append(name)
+    return [f"{', '.join(alike)}: {reason}" for reason, alike in names.items()]
 
 
 def _first(late: Mapping[str, Future[Runtime]]) -> dict[str, Runtime]:
@@ -94,16 +102,27 @@ def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -
     BundleError
         The probe deviates, or it may not be used here.
     """
-    if name in MACHINE_CODE and not bundle.may_hold_machine_code:
-        raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
     inputs, expected = bundle.probe()
-    runtime = RUNTIMES[name](path, bundle.manifest, device)
+    runtime = load_runtime(bundle, name, path, device)
     error = relative_error(runtime.run(inputs), expected)
     if not error <= bundle.manifest.tolerance:
         raise BundleError(
             f"the probe deviates by {error:.1e} of the maximum", accepted=f"{bundle.manifest.tolerance:.0e}"
         )
     return runtime
+
+
+def load_runtime(bundle: Bundle, name: str, path: Path, device: torch.device) -> Runtime:
+    """Load a model file, if what it is made of can be checked, or it is known who made it.
+
+    Raises
+    ------
+    BundleError
+        It is refused, or cannot be loaded.
+    """
+    if name in MACHINE_CODE and not bundle.may_hold_machine_code:
+        raise BundleError(f"{path.name} is machine code, and no key that is trusted here has signed the bundle")
+    return RUNTIMES[name](path, bundle.manifest, device)
 
 
 def in_thread(call: Callable[[], T]) -> Future[T]:

@@ -1,6 +1,7 @@
 """A bundle on a device: commissioned by its probe, with the runtime that is fastest there."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,6 +19,8 @@ from .runtimes import Runtime
 
 log = logging.getLogger("isocenter.engine")
 
+_MOST_TO_WARM_UP = 2**28
+"""Values of the inputs of a warm-up: nothing of a scan has come yet that would pay for more."""
 _Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
@@ -112,9 +115,14 @@ class LoadedModel:
             Lengths of the named axes.
         """
         key = tuple(sorted(sizes.items())) if self.device.type != "cpu" else ()
-        if key not in self._prepared:
-            self._prepared.add(key)
-            self.run(self.zeros(sizes) if key else self.bundle.probe()[0])
+        if key in self._prepared or (key and self._size(sizes) > _MOST_TO_WARM_UP):
+            return
+        self._prepared.add(key)
+        self.run(self.zeros(sizes) if key else self.bundle.probe()[0])
+
+    def _size(self, sizes: Mapping[str, int]) -> int:
+        """Return how many values inputs of these sizes have."""
+        return sum(math.prod(shape_of(spec, sizes)) for spec in self.manifest.inputs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""

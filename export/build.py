@@ -261,9 +261,7 @@ def _models_digest() -> str:
     return digest.hexdigest()
 
 
-def find_current(
-    folder: Path, fingerprint: str, formats: Sequence[str], key: SecretKey | None = None
-) -> Bundle | None:
+def find_current(folder: Path, fingerprint: str, formats: Sequence[str], key: SecretKey | None = None) -> Bundle | None:
     """Return a bundle that need not be built again, or None, and log why.
 
     Parameters

@@ -43,9 +43,12 @@ def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, pat
     del manifest, inputs
     with _quiet():
         try:
-            torch.jit.script(module).save(str(path))
+            # torch ends the process where a disk is full: it gets memory instead
+            buffer = io.BytesIO()
+            torch.jit.save(torch.jit.script(module), buffer)
         except Exception as error:
             raise ExportError(_cause(error)) from error
+    path.write_bytes(buffer.getvalue())
 
 
 def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:

@@ -77,9 +77,7 @@ def ensure_shipped(
     ]
 
 
-def _ensure(
-    name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None
-) -> Bundle:
+def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
     bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats, key)
     if bundle is not None:
         same_step = bundle.manifest.conventions.sense_step == shipped.sense_step

@@ -56,6 +56,8 @@ class Ledger:
         self.whole = whole
         self.waiting = 0
         self.kept = 0
+        self.peak = 0
+        """The most that was held since whoever looks at it set it back."""
         self.in_flight = 0
         """Those bytes of what waits that are of blocks which were handed on."""
         self.patience = PATIENCE
@@ -83,12 +85,12 @@ class Ledger:
     def shortage(self, size: int) -> str:
         """Say why there is no room for so many bytes more, and how many there is room for."""
         words = f"it needs {in_words(size)} more"
-        fits = max(0, self.keeps - self.kept)
         if self.keeps < NO_LIMIT:
-            words += f"; the scan may keep {in_words(self.keeps)} (three quarters of scan_bytes), of which {in_words(fits)} are free"
+            scan, free = in_words(self.keeps), in_words(max(0, self.keeps - self.kept))
+            words += f"; the scan may keep {scan} (three quarters of scan_bytes), of which {free} are free"
         if self.whole is not None and self.whole.capacity < NO_LIMIT:
-            free = max(0, self.whole.capacity - self.whole.held)
-            words += f"; all scans may hold {in_words(self.whole.capacity)} (memory_bytes), of which {in_words(free)} are free"
+            service, free = in_words(self.whole.capacity), in_words(max(0, self.whole.capacity - self.whole.held))
+            words += f"; all scans may hold {service} (memory_bytes), of which {free} are free"
         return words
 
     def wake(self) -> None:
@@ -118,6 +120,8 @@ class Ledger:
             ledger.waiting += waiting
             ledger.kept += kept
             ledger.in_flight += in_flight
+            if ledger.peak < ledger.waiting + ledger.kept:
+                ledger.peak = ledger.waiting + ledger.kept
             ledger = ledger.whole
         if waiting < 0 or kept < 0:
             self.condition.notify_all()

@@ -219,7 +219,7 @@ class _Accumulator:
             if not over:
                 raise
             gone = [item for other in over for item in self._hand_on(other)]
-            self.blocks.forgive(key)
+            self.blocks.refused.forgive(key)
             self._place(acquisition, fields, key)
             return gone
         return []
@@ -248,14 +248,14 @@ class _Accumulator:
         """Begin a block."""
         if self._is_late(key):
             self.scan.report("late readouts", "readouts came for an image that was reconstructed already")
-        self.blocks.check(key)
+        self.blocks.refused.check(key)
         self.plan.image_readout(fields.encoding)
         count = frame_count(self.scan.encodings[fields.encoding], self.frames)
         block = self._new_block(count)
         try:
             block.open(fields)
         except DataError as error:
-            self.blocks.refuse(key, error)
+            self.blocks.refused.add(key, error)
             raise
         self.blocks.open(key, block)
         self.guesses[key] = self.plan.provisional(block.buffer, fields, header_of(acquisition))
@@ -318,14 +318,13 @@ class _Accumulator:
         """Hand on a block if it lacks nothing, its calibration lines included; else say when to look again."""
         block = self.blocks[key]
         sure = self.scan.encodings[key[0]].acceleration == (1, 1) and not block.unusable
-        received = self._received(key)
-        if not block.readouts or (sure and received < block.check_at) or received + block.unusable < block.least:
+        received, filled = self._received(key), self.assembler.filled(key)
+        if not block.may_be_complete(received, filled, sure=sure):
             return []
         grid = self._grid(key)
         missing = self.assembler.missing(key, block.buffer, grid)
         if missing.readouts > (block.unusable if block.ended else 0):
-            block.check_at = received + missing.readouts
-            block.least = received + missing.frames
+            block.look_again(received, filled, missing)
             return []
         if self._waits_for_calibration(key, grid):
             block.check_at = 2**62

@@ -100,6 +100,11 @@ class Assembler:
         together = encoding.calibration_mode in ("embedded", "") or encoding.acceleration == (1, 1)
         return self._fill_calibration and together
 
+    def filled(self, key: Key) -> int:
+        """Number of lines of a block that calibration lines fill."""
+        own = self._store.own(key) if self.fills(key[0]) else None
+        return 0 if own is None else int(own.measured.sum())
+
     def missing(self, key: Key, buffer: KspaceBuffer, grid: Grid) -> Missing:
         """Say what a block lacks of what is announced."""
         own = self._store.own(key) if self.fills(key[0]) else None

@@ -1,16 +1,53 @@
 """The readouts of one image or one set of calibration lines while they come. A majority decides what they are like."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from ..flow.ledger import Account
 from ..wire.cursor import OBJECT_BYTES
+from ..wire.errors import DataError
 from ..wire.items import Acquisition, AcquisitionHeader, header_of, make_acquisition
 from .kspace_buffer import KspaceBuffer, Readout
+from .missing import Missing
 
 Shape = tuple[int, int]
 _WAITING = 8
 """Readouts of another shape that wait for more of their kind before they get memory of their own."""
 _MOST_SHAPES = 4
+_MOST_REFUSED = 65536
+"""Refused blocks that are remembered; once there are more, none is begun any more."""
+
+
+class Refusals:
+    """Blocks for which there was no memory. They stay refused: one that began later would lack the lines before."""
+
+    def __init__(self) -> None:
+        self._errors: dict[Hashable, DataError] = {}
+        self._all: DataError | None = None
+
+    def __contains__(self, key: Hashable) -> bool:
+        return self._all is not None or key in self._errors
+
+    def add(self, key: Hashable, error: DataError) -> None:
+        """Remember a block."""
+        self._errors[key] = error
+        if len(self._errors) >= _MOST_REFUSED:
+            self._all = error
+
+    def forgive(self, key: Hashable) -> None:
+        """Let a block begin after all."""
+        self._errors.pop(key, None)
+
+    def check(self, key: Hashable) -> None:
+        """Make sure that a block may begin.
+
+        Raises
+        ------
+        DataError
+            It was refused before.
+        """
+        error = self._all or self._errors.get(key)
+        if error is not None:
+            raise DataError(error.what, kind=error.kind)
 
 
 class Block:
@@ -39,8 +76,9 @@ class Block:
         """Readouts of it that hold nothing usable and will not come again."""
         self.check_at = 0
         """Number of readouts before which the block cannot be complete, if it has to have all that are missing."""
-        self.least = 0
-        """Number of readouts before which it cannot be complete in any case."""
+        self._least = 0
+        """Number of readouts before which it cannot be complete in any case, as long as as many lines are filled."""
+        self._filled = 0
         self.latest = 0
         """When its last readout came, in an order of its owner's."""
 
@@ -55,6 +93,26 @@ class Block:
         """Readouts in the fullest buffer."""
         return 0 if self._shape is None else self._buffers[self._shape].readouts
 
+    def may_be_complete(self, received: int, filled: int, *, sure: bool) -> bool:
+        """Say whether it is worth a look, without one.
+
+        Parameters
+        ----------
+        received
+            Readouts, calibration lines that fill the block included.
+        filled
+            Lines that these fill.
+        sure
+            Whether all that were missing have to come.
+        """
+        if not self.readouts or (sure and received < self.check_at):
+            return False
+        return filled != self._filled or received + self.unusable >= self._least
+
+    def look_again(self, received: int, filled: int, missing: Missing) -> None:
+        """Note what is missing now."""
+        self.check_at, self._least, self._filled = received + missing.readouts, received + missing.least, filled
+
     def open(self, first: Readout) -> None:
         """Take memory for readouts like a first one.
 
@@ -63,8 +121,9 @@ class Block:
         DataError
             There is none.
         """
-        self._shape = first.channels, first.samples
-        self._buffers[self._shape] = self._make_buffer(first)
+        shape = first.channels, first.samples
+        self._buffers[shape] = self._make_buffer(first)
+        self._shape = shape
 
     def add(self, acquisition: Acquisition, fields: Readout, frame: int = 0) -> None:
         """Keep a readout.

@@ -3,15 +3,12 @@
 from collections.abc import Iterator
 from itertools import islice
 
-from ..wire.errors import DataError
-from .block import Block
+from .block import Block, Refusals
 from .calibration import Key
 from .kspace_buffer import KspaceBuffer
 
 _WITNESSES = 8
 """Other blocks that are asked where lines belong, before the first one leaves."""
-_MOST_REFUSED = 65536
-"""Refused blocks that are remembered; once there are more, none is begun any more."""
 _REPETITION = 4
 
 
@@ -22,13 +19,14 @@ class Blocks:
     ----------
     largest
         Readouts of the largest block so far.
+    refused
+        Those for which there was no memory.
     """
 
     def __init__(self) -> None:
         self._blocks: dict[Key, Block] = {}
         self._by_encoding: dict[int, dict[Key, Block]] = {}
-        self._refused: dict[Key, DataError] = {}
-        self._refusal: DataError | None = None
+        self.refused = Refusals()
         self._looks = 0
         self.largest = 0
 
@@ -74,32 +72,11 @@ class Blocks:
         return [key for key in self._all() if self._blocks[key].ended and key != but]
 
     def _all(self) -> list[Key]:
-        """All blocks, as often as there were readouts for looking at each: where every readout says that everything is over,
-        most are not believed.
+        """All blocks, as often as there were readouts for looking at each.
+
+        Where every readout says that everything is over, most are not believed.
         """
         if self._looks < len(self._blocks):
             return []
         self._looks -= len(self._blocks)
         return list(self._blocks)
-
-    def refuse(self, key: Key, error: DataError) -> None:
-        """Remember that there was no memory for a block: one that began later would lack the lines before."""
-        self._refused[key] = error
-        if len(self._refused) >= _MOST_REFUSED:
-            self._refusal = error
-
-    def forgive(self, key: Key) -> None:
-        """Let a block begin after all."""
-        self._refused.pop(key, None)
-
-    def check(self, key: Key) -> None:
-        """Make sure that a block may begin.
-
-        Raises
-        ------
-        DataError
-            It was refused before.
-        """
-        error = self._refusal or self._refused.get(key)
-        if error is not None:
-            raise DataError(error.what, kind=error.kind)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..flow.ledger import Account
+from ..wire.errors import DataError
 from ..wire.items import ACQUISITION_HEADER, Acquisition
-from .block import Block
+from .block import Block, Refusals
 from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer, Place, Readout
 from .plan import Grid, Plan, calibration_middle
@@ -63,6 +64,7 @@ class CalibrationStore:
         """Blocks that differ in phase and repetition alone."""
         self._slices: dict[int, dict[Key, dict[Key, Block]]] = {}
         """Groups of each slice."""
+        self._refused = Refusals()
         self._clock = itertools.count(1)
 
     def add(self, key: Key, acquisition: Acquisition, fields: Readout) -> None:
@@ -73,12 +75,19 @@ class CalibrationStore:
         DataError
             It does not fit, or there is no memory for it.
         """
-        block = self._blocks.get(key) or self._begin(key)
+        block = self._blocks.get(key) or self._begin(key, fields)
         block.add(acquisition, fields)
         block.latest = next(self._clock)
 
-    def _begin(self, key: Key) -> Block:
-        block = self._blocks[key] = self._make_block()
+    def _begin(self, key: Key, first: Readout) -> Block:
+        self._refused.check(key)
+        block = self._make_block()
+        try:
+            block.open(first)
+        except DataError as error:
+            self._refused.add(key, error)
+            raise
+        self._blocks[key] = block
         group = self._groups.setdefault(_group(key), {})
         group[key] = self._slices.setdefault(key[_SLICE], {}).setdefault(_group(key), group)[key] = block
         return block
@@ -134,7 +143,10 @@ class CalibrationStore:
             alike = (block for name, group in groups.items() if fits(name) for block in group.values())
             if found := _latest(alike, image.coils):
                 return Reference(found), ""
-        return self._borrowed(key, image, encodings) if borrow else (None, self._misfit(image, encodings))
+        found, problem = self._borrowed(key, image, encodings) if borrow else (None, self._misfit(image, encodings))
+        if found is None and key in self._refused:
+            problem = "there was no memory for its calibration (reference) lines"
+        return found, problem
 
     def _borrowed(self, key: Key, image: KspaceBuffer, encodings: set[int]) -> tuple[Reference | None, str]:
         """Find the lines of the next slice, as ``find`` does."""

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 DEFAULT_ADDRESS = "localhost:9012"
@@ -18,6 +19,8 @@ _CONFIG, _HEADER, _QUERY, _RESPONSE = 2, 3, 6, 7
 _CLOSE = struct.pack("<H", 4)
 _QUESTION = b"isocenter::version"
 _CHUNK = 2**20
+_RESIDENT_SECONDS = 5.0
+"""That a resident service may take to say that it is one."""
 
 log = logging.getLogger("isocenter.external")
 
@@ -42,14 +45,15 @@ def external(connection: Any) -> None:
 def connect_resident() -> socket.socket | None:
     """Connect to the resident service; None if there is none, or something else answers there."""
     host, _, port = os.environ.get("ISOCENTER_ADDRESS", DEFAULT_ADDRESS).rpartition(":")
+    end = time.monotonic() + _RESIDENT_SECONDS
     try:
-        service = socket.create_connection((host, int(port)), timeout=5)
+        service = socket.create_connection((host, int(port)), timeout=_RESIDENT_SECONDS)
     except OSError:
         return None
     try:
         service.sendall(struct.pack("<HQQQ", _QUERY, 0, 1, len(_QUESTION)) + _QUESTION)
-        number, _, length = struct.unpack("<HQQ", _read(service, 18))
-        answer = _read(service, min(length, 4096))
+        number, _, length = struct.unpack("<HQQ", _read(service, 18, end))
+        answer = _read(service, min(length, 4096), end)
     except (OSError, struct.error):
         service.close()
         return None
@@ -80,9 +84,11 @@ def _message(number: int, body: bytes) -> bytes:
     return struct.pack("<HI", number, len(body)) + body
 
 
-def _read(source: socket.socket, count: int) -> bytes:
+def _read(source: socket.socket, count: int, end: float) -> bytes:
+    """Read so many bytes before the end of a time, however they come."""
     data = b""
     while len(data) < count:
+        source.settimeout(max(0.001, end - time.monotonic()))
         part = source.recv(count - len(data))
         if not part:
             raise ConnectionResetError("the connection ended inside a message")

@@ -1,5 +1,6 @@
 """What a block of k-space lacks of what header and pattern announce."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +19,8 @@ class Missing:
     ----------
     readouts
         How many readouts have to come before it can be complete; 0 if it is.
-    frames
-        How many frames lack some.
+    least
+        How many at least, if its frames may hold fewer lines than those of a regular pattern.
     lines
         How many lines never came.
     text
@@ -29,10 +30,10 @@ class Missing:
     readouts: int = 0
     lines: int = 0
     text: str = ""
-    frames: int = 1
+    least: int = 0
 
 
-COMPLETE = Missing(frames=0)
+COMPLETE = Missing()
 
 
 def find_missing(
@@ -63,7 +64,12 @@ def find_missing(
     if not lacking:
         return COMPLETE
     worst = max(lacking, key=lambda entry: entry.lines)
-    return Missing(sum(entry.readouts for entry in lacking), worst.lines, worst.text, len(lacking))
+    return Missing(
+        sum(entry.readouts for entry in lacking),
+        worst.lines,
+        worst.text,
+        sum(max(1, entry.least) for entry in lacking),
+    )
 
 
 def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int) -> Missing:
@@ -75,13 +81,14 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
     again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
     wanted = _wanted(part > 0, reference, grid, (z0, y0))
     lacking = wanted & ~measured
-    if not measured.any():
-        return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came")
+    if not (part > 0).any():
+        least = _fewest(grid, measured) - int(reference.sum())
+        return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came", least)
     lines = int(lacking.sum())
     if not lines:
         few, came = _too_few(measured, grid), int(measured.sum())
         text = f"only {came} line{'s' if came > 1 else ''} came, of at least {came + few}"
-        return Missing(few + again, few, text) if few + again else COMPLETE
+        return Missing(few + again, few, text, few) if few + again else COMPLETE
     text = f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
     return Missing(lines + again, lines, text)
 
@@ -160,14 +167,19 @@ def _too_few(measured: NDArray[np.bool_], grid: Grid) -> int:
     r_y, r_z = grid.encoding.acceleration
     if r_y * r_z == 1:
         return 0
-    share = 0.9 if measured.shape[0] == 1 else 0.7  # the corners of a volume may be left out
-    least = int(share * measured.size / (r_y * r_z))
+    least = _fewest(grid, measured)
     if measured.shape[0] > 1:
         planes = np.flatnonzero(measured.any(axis=1))
         edges = max(int(planes[0]), measured.shape[0] - 1 - int(planes[-1]))
         if edges > r_z or (np.diff(planes) > r_z).any():
             least = max(least, int(measured.sum()) + 1)
     return max(0, least - int(measured.sum()))
+
+
+def _fewest(grid: Grid, measured: NDArray[np.bool_]) -> int:
+    """How many lines an irregular pattern has at least."""
+    share = 0.9 if measured.shape[0] == 1 else 0.7  # the corners of a volume may be left out
+    return int(share * measured.size / math.prod(grid.encoding.acceleration))
 
 
 def _spell(lacking: NDArray[np.bool_], first: tuple[int, int], grid: Grid) -> str:

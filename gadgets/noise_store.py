@@ -67,6 +67,11 @@ class Kept:
     path: Path
 
     @property
+    def entry(self) -> str:
+        """What it has in common with others of the same measurement and system."""
+        return self.path.stem.removesuffix(_AGAIN)
+
+    @property
     def is_again(self) -> bool:
         """Whether another measurement of the same id and system was there before."""
         return self.path.stem.endswith(_AGAIN)
@@ -121,16 +126,14 @@ class NoiseStore:
         """
         name = f"noise measurement {short_name(measurement_id)}"
         found, faults = self._read_all(measurement_id)
-        degrees = {each.path: agreement(each.system, system) for each in found}
-        best = max((degree for degree in degrees.values() if degree is not None), default=None)
-        chosen = [each for each in found if best is not None and degrees[each.path] == best]
+        _, chosen = _closest(found, system)
         if not chosen and faults:
             raise DataError(f"the stored {name} {faults[0]}", kind="noise")
         if not chosen and found:
             raise DataError(f"{name} was kept by another system only", kind="noise")
-        if len({_entry(each.path) for each in chosen}) > 1:
+        if len({each.entry for each in chosen}) > 1:
             raise DataError(f"{name} was kept by several systems, of which the header names none", kind="noise")
-        return sorted(chosen, key=lambda each: each.is_again)
+        return chosen
 
     def keep(
         self,
@@ -172,16 +175,12 @@ class NoiseStore:
             raise DataError(f"the noise covariance {fault}", kind="noise")
         system = system_of(scan)
         with _writing:
-            found, _ = self._read_all(measurement_id)
-            own = [each for each in found if _is_same(each.system, system)]
-            first = next((each for each in own if not each.is_again), None)
-            path = self._path(measurement_id, system) if first is None else first.path
-            if first is None and len({_entry(each.path) for each in found}) >= MOST_SYSTEMS:
-                raise DataError(f"it is kept of {MOST_SYSTEMS} other systems already", kind="noise")
+            first = self._first(measurement_id, system)
             stays = first is not None and not (first.interrupted or first.is_old or _is_of(first, before))
             if first is not None and stays and first.covariance.equals(covariance):
                 return False
-            again = path.with_name(f"{_entry(path)}{_AGAIN}.npz")
+            path = self._path(measurement_id, system) if first is None else first.path
+            again = path.with_name(f"{path.stem}{_AGAIN}.npz")
             if not stays:
                 again.unlink(missing_ok=True)
             self._write(again if stays else path, covariance, system, scan.name, interrupted)
@@ -192,6 +191,24 @@ class NoiseStore:
                 kind="noise",
             )
         return True
+
+    def _first(self, measurement_id: str, system: System) -> Kept | None:
+        """Return the first measurement on this very system, None if there is room for one.
+
+        Raises
+        ------
+        DataError
+            There is no room: those of too many systems are kept.
+        """
+        found, _ = self._read_all(measurement_id)
+        # a system that nobody names is the same as others of that sort, and never one that has a name
+        degree, closest = _closest([each for each in found if bool(each.system) == bool(system)], system)
+        firsts = [each for each in closest if not each.is_again]
+        if len(firsts) == 1 and (degree > 0 or not system):
+            return firsts[0]
+        if len({each.entry for each in found}) >= MOST_SYSTEMS:
+            raise DataError(f"it is kept of {MOST_SYSTEMS} other systems already", kind="noise")
+        return None
 
     def _path(self, measurement_id: str, system: System) -> Path:
         """File of a measurement: hashes, since ids come from outside and are no file names."""
@@ -239,17 +256,16 @@ class NoiseStore:
             partial.unlink(missing_ok=True)
 
 
-def _entry(path: Path) -> str:
-    return path.stem.removesuffix(_AGAIN)
-
-
 def _is_of(kept: Kept, before: NoiseCovariance | None) -> bool:
     return before is not None and kept.covariance.digest == before.digest
 
 
-def _is_same(one: System, other: System) -> bool:
-    """Whether two descriptions are of one system for certain; those that say nothing are taken for one."""
-    return bool(agreement(one, other)) or not (one or other)
+def _closest(found: list[Kept], system: System) -> tuple[int, list[Kept]]:
+    """Return those whose system agrees most with another, first measurements first, and in how much it does."""
+    degrees = [agreement(each.system, system) for each in found]
+    most = max((degree for degree in degrees if degree is not None), default=0)
+    chosen = [each for each, degree in zip(found, degrees, strict=True) if degree == most]
+    return most, sorted(chosen, key=lambda each: each.is_again)
 
 
 def _read(path: Path) -> Kept:

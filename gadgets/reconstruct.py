@@ -140,6 +140,8 @@ class _Reconstructor:
         self.scan = scan
         self._recon_grid = recon_grid
         self.engine = scan.require_engine()
+        self._refused: list[str] = []
+        """What would have been tried before the first of ``models``, and why it is not."""
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
         self._account = scan.ledger.account("engine", of_blocks=True)
@@ -157,6 +159,8 @@ class _Reconstructor:
                 models.append(self.engine.load(name))
             except IsocenterError as error:
                 errors.append(error)
+                if not models:
+                    self._refused.append(f"{name!r} cannot be used ({error})")
         if not models:
             raise errors[0]
         for error in errors:
@@ -167,7 +171,7 @@ class _Reconstructor:
         """Queue a block for the first bundle that was made for it."""
         if not isinstance(item, Kspace):
             return item
-        reconstruction = _Reconstruction(item, self.models[1:], self.models[0])
+        reconstruction = _Reconstruction(item, self.models[1:], self.models[0], failures=list(self._refused))
         self._submit(reconstruction, urgent=False)
         return reconstruction
 

@@ -1,5 +1,6 @@
 """A pipeline's steps on one scan: what is made ready as soon as the header is known, and the chain that runs."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -103,4 +104,5 @@ class Chain:
         for step in self._gadget_steps():
             if step.gadget.traits.sizes is not None:
                 sizes |= step.gadget.traits.sizes(encoding, {**step.gadget.defaults, **step.options})
-        return sizes
+        # a block that the scan may not hold will never come
+        return sizes if 8 * math.prod(sizes.values()) <= self.scan.ledger.keeps else {}

@@ -113,7 +113,7 @@ class _Exchange:
         self._arrivals: Channel[Item | Message] = Channel(scan.ledger.account("past a program"))
         self._patience = settings.program_timeout
         self._waited = 0.0
-        self._sends = False
+        self._send_began = 0.0
         self._all_sent = 0.0
 
     def run(self, opening: list[Message], items: Iterator[Item], say: Callable[[str], None]) -> Iterator[Item]:
@@ -154,13 +154,18 @@ class _Exchange:
             except TimeoutError:
                 continue
             finally:
-                if self._sends:
+                if self._send_began:
                     self._waited += time.monotonic() - start
         return self._arrivals.take()
 
     def _check_patience(self) -> None:
-        waited = self._waited + (time.monotonic() - self._all_sent if self._all_sent else 0.0)
-        if waited > self._patience:
+        """Add up the time in which nothing came while the program took nothing, and that since it has everything.
+
+        What the steps after it need does not count; but one message may not take longer than all together.
+        """
+        now, began = time.monotonic(), self._send_began
+        waited = self._waited + (now - self._all_sent if self._all_sent else 0.0)
+        if max(waited, now - began if began else 0.0) > self._patience:
             text = f"{self._program.name} has kept the scan waiting for {self._patience:g} seconds"
             raise _FailedError(text, kind=_HUNG)
 
@@ -191,14 +196,14 @@ class _Exchange:
 
     def _send(self, message: Message) -> bool:
         """Send; False where the program takes no more: what it sends, or that it ended, says why."""
-        self._sends = True
+        self._send_began = time.monotonic()
         try:
             send_buffers(self._socket, encode(message))
         except OSError as error:
             self._scan.log.debug("%s takes no more: %s", self._program.name, error)
             return False
         finally:
-            self._sends = False
+            self._send_began = 0.0
         return True
 
     def _collect(self) -> None:

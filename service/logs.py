@@ -239,16 +239,25 @@ def configure_logging(style: Literal["text", "json"] = "text", *, verbose: bool 
     private
         Whether the log may show what comes from outside, such as names and the texts of errors. Patient data may be among it.
     """
+    logger = logging.getLogger("isocenter")
+    for former in _writers():
+        former.close()
+    logger.handlers[:] = [Writer(sys.stderr)]
+    logger.propagate = False
+    change_logging(style, verbose=verbose, private=private)
+
+
+def change_logging(style: Literal["text", "json"], *, verbose: bool = False, private: bool = False) -> None:
+    """Change what lines look like from now on; they go where they went before. Parameters as for ``configure_logging``."""
     global _private
     _private = private
-    logger = logging.getLogger("isocenter")
-    for former in (handler for handler in logger.handlers if isinstance(handler, Writer)):
-        former.close()
-    writer = Writer(sys.stderr)
-    writer.setFormatter(_Format(style))
-    logger.handlers[:] = [writer]
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.propagate = False
+    logging.getLogger("isocenter").setLevel(logging.DEBUG if verbose else logging.INFO)
+    for writer in _writers():
+        writer.setFormatter(_Format(style))
+
+
+def _writers() -> list[Writer]:
+    return [handler for handler in logging.getLogger("isocenter").handlers if isinstance(handler, Writer)]
 
 
 def finish(seconds: float = 2.0) -> bool:
@@ -259,5 +268,4 @@ def finish(seconds: float = 2.0) -> bool:
     bool
         Whether it is.
     """
-    writers = [handler for handler in logging.getLogger("isocenter").handlers if isinstance(handler, Writer)]
-    return all(writer.finish(seconds) for writer in writers)
+    return all(writer.finish(seconds) for writer in _writers())

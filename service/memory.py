@@ -5,6 +5,8 @@ import logging
 
 log = logging.getLogger("isocenter.memory")
 
+MUCH = 2**29
+"""Bytes that scans have to have held together before what they have freed is returned."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
@@ -22,3 +24,11 @@ def keep_freed_memory() -> None:
     for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, 2**30), (_TRIM_THRESHOLD, 2**31 - 1)):
         if not mallopt(option, value):
             log.debug("the allocator refused option %d", option)
+
+
+def return_freed_memory() -> None:
+    """Let the C library return all freed blocks to the kernel; the next scan pays for it with page faults."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except OSError:
+        log.debug("no glibc: freed memory stays as it is")

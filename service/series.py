@@ -27,9 +27,8 @@ class SeriesNumbers:
             Reported to.
         """
         header = image._head
-        series, form = header.image_series_index, (image.data.shape, image.data.dtype)
-        number = self._numbers.get((series, form))
-        if number is None:
+        series, form = int(header.image_series_index or 0), (image.data.shape, image.data.dtype)
+        if (series, form) not in self._numbers:
             number = self._next.get(series, series)
             while number in self._taken and len(self._taken) < _MOST:
                 number = (number + 1) % _MOST
@@ -40,4 +39,4 @@ class SeriesNumbers:
                 scan.report(
                     "series", f"images of series {series} differ in size or type; some have a series of their own"
                 )
-        header.image_series_index = number
+        header.image_series_index = self._numbers[series, form]

@@ -21,6 +21,7 @@ from ..wire.errors import IsocenterError
 from .admission import refusal
 from .configuration import register_gadgets
 from .farewell import Farewells, say_and_close
+from .memory import MUCH, return_freed_memory
 from .session import Session
 from .settings import Settings, reloaded
 from .spool import Spool
@@ -253,6 +254,9 @@ class Server:
     def _free(self, slot: _Slot) -> None:
         with self._lock:
             self._slots.discard(slot)
+        if self.memory.peak > MUCH and not self.memory.held:
+            self.memory.peak = 0
+            return_freed_memory()
 
     def _refused(self, kind: str, address: str, reason: str) -> None:
         self.refused[kind] += 1

@@ -42,8 +42,8 @@ class Settings(BaseModel):
     pipelines, bundles
         Folders searched by name, before the shipped ones.
     keys
-        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that are made
-        on this host.
+        Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that this
+        host has made.
     network
         Bundle for pipelines that name none, such as ``network.xml``.
     default_pipeline
@@ -54,7 +54,8 @@ class Settings(BaseModel):
         Where and with what bundles run: ``auto`` for every GPU there is or else the CPU, or names separated by commas; the
         fastest runtime, or one of them.
     deadline
-        Seconds that an image may take before the fallback makes it.
+        Seconds that an image may be computed before the fallback makes it, or ten times what was measured for its size, if
+        that is longer. Waiting for other scans does not count.
     ray
         Address of a Ray cluster whose devices run the bundles instead, such as ``auto``.
     gadgets

@@ -30,7 +30,7 @@ _SLOW_SECONDS = 5.0
 _STUCK_SECONDS = 30.0
 """Seconds after which further scans are not given to it."""
 _PATIENCE = 1.0
-"""Seconds in all that a scan waits for room in the queue of a disk that cannot keep up."""
+"""Seconds that a scan waits for room in the queue of a disk that cannot keep up; they come back ten times as slowly."""
 _MOMENT = 0.05
 _TIDY_SECONDS = 10.0
 _OPENING_BYTES = 64 * 2**20
@@ -268,6 +268,7 @@ class _File:
         self._scan_id = scan_id
         self._channel: Channel[bytes] = Channel(queue.account("spool"))
         self._patience = _PATIENCE
+        self._waited = time.monotonic()
         self._finished = False
         self._descriptor: int | None = None
         self._busy_since: float | None = None
@@ -287,8 +288,10 @@ class _File:
         if self._channel.put(data, len(data), timeout=0):
             return True
         start = time.monotonic()
-        taken = self._channel.put(data, len(data), timeout=self._patience)
-        self._patience = max(0.0, self._patience - (time.monotonic() - start))
+        patience = min(_PATIENCE, self._patience + (start - self._waited) / 10)
+        taken = self._channel.put(data, len(data), timeout=patience)
+        self._waited = time.monotonic()
+        self._patience = max(0.0, patience - (self._waited - start))
         return taken
 
     def finish(self, *, kept: bool) -> None:

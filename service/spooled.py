@@ -224,7 +224,7 @@ def read_spool(folder: Path) -> list[SpooledScan]:
     for path in sorted(folder.iterdir()):  # without .partial comes first, and stays
         name = path.name.removesuffix(PARTIAL)
         for kind in (STREAM, IMAGES):
-            if name.endswith(kind):
+            if name.endswith(kind) and path.is_file():
                 found[name.removesuffix(kind)].setdefault(kind, path)
     entries = Index(folder).read()
     scans = [
@@ -261,7 +261,7 @@ def _is_locked(path: Path) -> bool:
     try:
         with locked(path) as free:
             return not free
-    except FileNotFoundError:  # it has just been finished, or removed
+    except OSError:  # it has just been finished or removed, or is not ours
         return False
 
 
@@ -298,7 +298,7 @@ class Retention:
         Raises
         ------
         OSError
-            The folder cannot be read, or written to.
+            The folder cannot be read.
         """
         if not self._has_work(folder):
             return
@@ -334,8 +334,12 @@ class Retention:
         return is_old or (self.size is not None and sum(size for size, _ in statuses) > self.size)
 
 
-def _remove(scan: SpooledScan, index: Index, reason: str) -> None:
-    for path in scan.files:
-        path.unlink(missing_ok=True)
-    index.append(scan.scan, deleted=now(), reason=reason)
-    log.info("scan %s was removed from the spool by its %s", scan.scan, reason, extra={"scan": scan.scan})
+def _remove(scan: SpooledScan, index: Index, why: str) -> None:
+    try:
+        for path in scan.files:
+            path.unlink(missing_ok=True)
+        index.append(scan.scan, deleted=now(), reason=why)
+    except OSError as error:  # the others go all the same
+        log.warning("scan %s cannot be removed from the spool: %s", scan.scan, reason(error), extra={"scan": scan.scan})
+    else:
+        log.info("scan %s was removed from the spool by its %s", scan.scan, why, extra={"scan": scan.scan})

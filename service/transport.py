@@ -13,7 +13,6 @@ from ..flow.channel import Channel
 from ..flow.ledger import Account, Ledger
 from ..wire import Close, Decoder, Limits, Message, ProtocolError
 from ..wire.arrays import Buffer
-from ..wire.conversation import DATA
 from ..wire.cursor import OBJECT_BYTES
 from .patience import BYTES_PER_SECOND, Patience
 from .spool import Recording
@@ -66,6 +65,7 @@ class Receiver:
         self._recording = recording
         self._closed = False
         self._drain_seconds = self._drain_until = 0.0
+        self._dropped = 0
         self._decided = threading.Event()
         self.error: Exception | None = None
         self.bytes_received = 0
@@ -181,7 +181,7 @@ class Receiver:
     def drain(self, seconds: float) -> None:
         """Drop what waits and what still comes until the peer says CLOSE or is silent: unread data would reset the connection.
 
-        Where the raw data are recorded, this goes on as long as data come. Whoever still iterates gets ``Stopped``.
+        Where the raw data are recorded, the time begins anew with every 64 KiB. Whoever still iterates gets ``Stopped``.
         """
         self._drain_seconds = seconds
         self._drain_until = time.monotonic() + seconds
@@ -205,17 +205,16 @@ class Receiver:
         count = self._read_into(memory)
         if count == 0:
             return True
+        self._dropped += count
+        if self._dropped >= _SCRATCH_BYTES and self._recording is not None and self._recording.keeps_raw_data:
+            self._dropped, self._drain_until = 0, time.monotonic() + self._drain_seconds
         if is_lost:
             self._record(memory[:count])
             return False
         try:
-            messages = self._decode(memory[:count])
+            return any(isinstance(message, Close) for message in self._decode(memory[:count]))
         except ProtocolError:
             return False
-        has_data = any(isinstance(message, DATA) for message in messages)
-        if has_data and self._recording is not None and self._recording.keeps_raw_data:
-            self._drain_until = time.monotonic() + self._drain_seconds
-        return any(isinstance(message, Close) for message in messages)
 
     def stop(self) -> None:
         """End: nothing more is read, and whoever iterates gets ``Stopped``."""

@@ -279,6 +279,12 @@ class TestModels:
         probe = tuple(model.bundle.probe()[0]["kspace"].shape)
         assert shapes == [probe if device == "cpu" else (1, 3, 1, 24, 20, 2)]
 
+    def test_sizes_that_a_header_only_claims_are_not_warmed_up(self, make_engine, monkeypatch):
+        model = make_engine().devices[0].load("rss")
+        monkeypatch.setattr(model, "device", torch.device("cuda"))
+        monkeypatch.setattr(model, "zeros", lambda sizes: pytest.fail("memory is taken"))
+        model.prepare({"batch": 1, "coils": 64, "kz": 512, "ky": 4096, "kx": 4096})
+
     def test_a_runtime_can_be_pinned(self, bundles_with_onnx):
         assert LoadedModel(Bundle.open(bundles_with_onnx / "rss"), CPU, "onnx").runtime == "onnx"
         with pytest.raises(IsocenterError, match="no model file for runtime 'aoti'"):

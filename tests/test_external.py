@@ -19,6 +19,7 @@ import pytest
 from helpers import collect, wait_until
 from isocenter.commands.client import connect
 from isocenter.gadgets import load
+from isocenter.gadgets.external import connect_resident
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.recon_data import from_kspace
 from isocenter.service.logs import configure_logging, finish
@@ -189,8 +190,6 @@ class TestStartedByGadgetron:
         assert "no resident service" in log
 
     def test_it_does_not_take_another_server_for_a_resident_service(self, scan):
-        from isocenter.gadgets.external import connect_resident
-
         with socket.create_server(("localhost", 0)) as listener:
 
             def answer():
@@ -208,12 +207,27 @@ class TestStartedByGadgetron:
             finally:
                 del os.environ["ISOCENTER_ADDRESS"]
 
+    def test_a_server_that_answers_a_byte_at_a_time_is_not_waited_for(self, monkeypatch):
+        monkeypatch.setattr(sys.modules["isocenter.gadgets.external"], "_RESIDENT_SECONDS", 0.5)
+
+        def drip(sock):
+            while True:
+                sock.sendall(b"\x07")
+                time.sleep(0.1)
+
+        with node(drip) as port:
+            monkeypatch.setenv("ISOCENTER_ADDRESS", f"localhost:{port}")
+            start = time.monotonic()
+            assert connect_resident() is None
+            assert time.monotonic() - start < 5
+
     def test_starting_imports_no_torch(self):
         code = "import sys, isocenter.gadgets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 HANDLER = """
+import os
 import numpy as np
 
 def negate(connection):
@@ -225,6 +239,12 @@ def negate(connection):
 
 def fail(connection):
     raise RuntimeError("deliberate")
+
+def die(connection):
+    for number, item in enumerate(connection):
+        connection.send(item)
+        if number == 60:
+            os._exit(1)
 """
 
 FIRE = """
@@ -431,8 +451,11 @@ class TestProgramsThatGoWrong:
             assert "lab_faulty.py:" in caplog.text
             assert "has printed" in caplog.text
 
-    def test_a_module_that_never_stops_sending_ends_with_the_time_it_has(self, faulty, scan):
+    @pytest.mark.parametrize("size", ["scan", "large"])
+    def test_a_module_that_never_stops_sending_ends_with_the_time_it_has(self, faulty, size, request):
+        """It has taken everything, or takes nothing any more."""
         service = faulty(program_timeout=1)
+        scan = request.getfixturevalue(size)
         start = time.monotonic()
         result = service.replay(scan, "floods")
         assert result.images
@@ -457,12 +480,27 @@ class TestProgramsThatGoWrong:
         assert "prints: ValueError: CANARY is no number" in log
         assert 'lab_faulty.py", line' in log
 
+    def test_what_a_handler_has_sent_before_it_died_is_reconstructed(self, make_service, lab, scan, expected):
+        service = make_service(handlers=("lab_handlers.die",), python_path=(lab,))
+        result = service.replay(scan, PROGRAM.format(target="die").encode())
+        whole, part = result.images
+        assert np.array_equal(whole.data, next(image for image in expected if image.slice == whole.slice).data)
+        assert "IsocenterIncomplete" not in whole.meta
+        assert "IsocenterIncomplete" in part.meta
+        assert "the scan was interrupted: external program lab_handlers.die" in "".join(result.texts)
+
     def test_a_handler_that_fails_says_goodbye_and_yet_has_failed(self, make_service, lab, scan, caplog):
         """The gadgetron package sends CLOSE in any case."""
         service = make_service(handlers=("lab_handlers.fail",), python_path=(lab,))
         result = service.replay(scan, PROGRAM.format(target="fail").encode())
         assert "external program lab_handlers.fail ended with status 1" in "".join(result.texts)
         assert "deliberate" not in "".join(result.texts) + caplog.text
+
+    def test_a_program_that_does_not_connect_is_not_waited_for(self, faulty, scan, tmp_path, monkeypatch):
+        monkeypatch.setattr("isocenter.service.program._START_SECONDS", 1.0)
+        (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(600)")
+        result = faulty().replay(scan, "dies")
+        assert "FIRE module lab_faulty did not connect within 1 seconds" in "".join(result.texts)
 
     def test_a_scan_that_is_aborted_ends_its_programs(self, faulty, scan, tmp_path):
         service = faulty(shutdown_timeout=0.5)
@@ -474,6 +512,15 @@ class TestProgramsThatGoWrong:
             start = time.monotonic()
             service.stop()
             assert time.monotonic() - start < 8
+
+    def test_a_client_that_vanishes_is_not_waited_for_long(self, faulty, scan, tmp_path):
+        service = faulty(shutdown_timeout=0.5)
+        with service.connect() as sock:
+            for message in (ConfigFile("hangs_at_the_end"), Header(scan.header.encode()), *scan.items[:20]):
+                for buffer in encode(message):
+                    sock.sendall(buffer)
+            wait_until(lambda: len(pids_of(tmp_path)) == 2)
+        wait_until(lambda: not service.server._sessions)
 
     def test_nothing_of_it_outlives_a_service_that_is_killed(self, bundles, lab, tmp_path, scan):
         (lab / "lab_faulty.py").write_text(FAULTY)
@@ -589,3 +636,15 @@ class TestNodesThatGoWrong:
         assert time.monotonic() - start < 15
         assert len(service.replay(scan, "rss.xml").images) == 2
         wait_until(lambda: not [thread for thread in threads() if thread.name == "external"])
+        wait_until(lambda: service.server.memory.held == 0)
+
+    def test_one_that_is_not_there(self, make_service, scan, monkeypatch):
+        monkeypatch.setattr("isocenter.service.program._CONNECT_SECONDS", 0.05)
+        service = make_service(connect=("localhost:1",))
+        xml = (
+            b"<configuration><version>2</version><stream>"
+            b'<external><connect address="localhost" port="1"/><configuration><x/></configuration></external>'
+            b"</stream></configuration>"
+        )
+        said = "".join(service.replay(scan, xml).texts)
+        assert "external program localhost:1 cannot be reached: Connection refused" in said

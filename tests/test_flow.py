@@ -132,6 +132,64 @@ class TestLedger:
         queue.close()
         assert (whole.waiting, whole.kept, ledger.held) == (0, 0, 0)
 
+    def test_what_is_refused_is_said_with_what_would_fit(self):
+        ledger = Ledger(10, keeps=3_000_000, whole=Ledger(10_000_000))
+        account = ledger.account("buffer")
+        assert account.keep(2_500_000)
+        assert not account.keep(1_234_567)
+        assert ledger.shortage(1_234_567) == (
+            "it needs 1.2 MB more; the scan may keep 3.0 MB (three quarters of scan_bytes), of which 500.0 kB are free; "
+            "all scans may hold 10.0 MB (memory_bytes), of which 7.5 MB are free"
+        )
+
+    def test_room_for_what_will_be_made_must_be_free_and_is_not_taken(self):
+        account = Ledger(keeps=30).account("buffer")
+        assert not account.keep(10, spare=21)
+        assert account.keep(10, spare=20)
+        assert account.keep(10, spare=10)
+        assert account.kept == 20
+
+    def test_a_block_waits_for_those_that_were_handed_on(self):
+        ledger = Ledger(keeps=30)
+        buffer, ahead = ledger.account("buffer"), ledger.account("ahead", of_blocks=True)
+        assert ahead.charge(20)
+        thread, outcome = in_thread(buffer.keep, 20)
+        wait_until(lambda: is_waiting(ledger.condition))
+        assert not buffer.keep(31)
+        ahead.credit(20)
+        thread.join(10)
+        assert outcome == [True]
+        assert (ledger.in_flight, ledger.kept) == (0, 20)
+
+    def test_a_scan_is_patient_with_others_for_a_while_in_all(self):
+        whole = Ledger(10)
+        other, ledger = Ledger(whole=whole).account("other"), Ledger(whole=whole)
+        assert other.keep(10)
+        ledger.patience = 0.05
+        assert not ledger.account("buffer").keep(1)
+        assert ledger.patience <= 0
+        assert not ledger.account("receiver").admit(1)
+        patient = Ledger(whole=whole)
+        thread, outcome = in_thread(patient.account("buffer").keep, 1)
+        wait_until(lambda: is_waiting(whole.condition))
+        other.close()
+        thread.join(10)
+        assert outcome == [True]
+
+    def test_a_large_entry_needs_room_in_the_service_and_waits_for_the_scan(self):
+        whole = Ledger(100)
+        ledger = Ledger(10, whole=whole)
+        account = ledger.account("receiver")
+        assert account.admit(20)
+        thread, outcome = in_thread(account.admit, 20)
+        wait_until(lambda: is_waiting(whole.condition))
+        account.credit(20)
+        thread.join(10)
+        assert outcome == [True]
+        ledger.patience = 0
+        assert not ledger.account("another").admit(81)
+        assert not account.admit(1, leave=lambda: True)
+
     @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 12), st.booleans()), max_size=60))
     def test_no_more_than_its_capacity_and_one_entry_for_each_account(self, steps):
         whole = Ledger(40)
@@ -152,7 +210,7 @@ class TestLedger:
 
 
 class TestKept:
-    """What a block that is being filled takes of a ledger: samples, 352 bytes for header, count and energy of each line, and 8192."""
+    """What a block that is being filled takes of a ledger: samples, and bytes for each line and for itself."""
 
     LINES, COILS, SAMPLES = 16, 2, 32
     SPARE = 8 * LINES * COILS * SAMPLES

@@ -20,7 +20,7 @@ import pytest
 from isocenter.commands.client import Client, connect, replay
 from isocenter.service import logs
 from isocenter.service.log_writer import Writer
-from isocenter.service.logs import ScanLog, configure_logging, finish, limited, show_names
+from isocenter.service.logs import ScanLog, change_logging, configure_logging, finish, limited, show_names
 from isocenter.service.outside import only_the_log
 from isocenter.wire import ConfigFile
 from isocenter.wire.errors import DataError
@@ -132,6 +132,18 @@ def test_with_log_private_all_is_shown(monkeypatch, log):
     assert "ValueError (Jane)" in lines[0]
 
 
+def test_lines_change_when_settings_do(monkeypatch, log):
+    with written(monkeypatch) as lines, only_the_log():
+        log.debug("%r", "Doe")
+        finish()
+        change_logging("json", private=True)
+        log.debug("not said")
+        log.info("%r", "Doe")
+    assert len(lines) == 2
+    assert lines[0].endswith("DEBUG   '…'")
+    assert json.loads(lines[1])["message"] == "'Doe'"
+
+
 def test_what_others_write_becomes_lines_without_what_it_is_about(monkeypatch, log):
     def in_thread():
         int("Doe")
@@ -192,7 +204,7 @@ class TestWriter:
             received += ours.read(4096)
         lines = received.decode().splitlines()
         assert lines[0] == "line 0"
-        lost = int(re.search(r"lost: (\d+)", lines[-1])[1])
+        lost = int(lines[-1].rpartition("lost: ")[2])
         assert lost + len(lines) - 1 == 10_000
         assert lost > 5000
         assert writer.finish(5)

@@ -120,6 +120,16 @@ class TestWhoseItIs:
         assert "not prewhitened" in block.notes["Noise"]
         assert "by several systems" in scan.problems["noise store"]
 
+    def test_noise_of_an_uncertain_system_replaces_nobodys(self, tmp_path):
+        stations = [{"systemVendor": "Maker", "stationName": name} for name in ("MR1", "MR2")]
+        covariances = [measure(tmp_path, seed, system)[0] for seed, system in enumerate(stations)]
+        measure(tmp_path, 7, {"systemVendor": "Maker"})
+        measure(tmp_path, 8, {})
+        for system, covariance in zip(stations, covariances, strict=True):
+            block, scan = depend(tmp_path, system)
+            assert is_whitened_by(block, covariance)
+            assert not scan.problems
+
     def test_systems_of_one_id_are_bounded(self, tmp_path):
         for serial in range(MOST_SYSTEMS + 1):
             _, scan = measure(tmp_path, serial, {"deviceSerialNumber": f"{serial}x"})
@@ -362,5 +372,5 @@ def test_noise_of_ever_new_channels_is_bounded():
     readouts = [noise(channels=channels, samples=2 * channels, seed=channels) for channels in (4, 100, 200, 300, 1025)]
     (block,), scan = blocks_of(scan_with(*readouts), ledger=Ledger(keeps=2**20))
     assert is_whitened_by(block, covariance_of(readouts[0].data))
-    assert "there is no room" in scan.problems["noise memory"]
+    assert "noise readouts are not used" in scan.problems["noise memory"]
     assert not scan.ledger.kept

@@ -21,7 +21,7 @@ import pytest
 from ismrmrd import xsd
 from isocenter.commands.client import Client, connect
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Query, Text
+from isocenter.wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Query, Text, encode
 from isocenter.wire.items import DicomFile, Waveform, make_image
 from xsdata.models.datatype import XmlDate, XmlTime
 
@@ -150,6 +150,7 @@ def headers(scan, canaries):
         "right": right.encode(),
         "wrong types": odd.encode(),
         "sizes are texts": sizes.encode(),
+        "decimal commas": full_header(scan, canaries).replace(".7391<", ",7391<").encode(),
         "cut off": right.encode()[: len(right) * 2 // 3],
         "broken": right.replace("</patientName>", "<").encode(),
         "doctype": f"<!DOCTYPE x [<!ENTITY e '{canaries.text()}'>]>{right}".encode(),
@@ -225,21 +226,29 @@ PROGRAM = (
 )
 
 
+def image_with(canaries):
+    meta = ismrmrd.Meta({canaries.text(): canaries.text()})
+    return make_image(np.ones((1, 1, 4, 4), np.float32), ismrmrd.ImageHeader(), meta)
+
+
 def items_with(scan, canaries):
     """A scan's items, among them others with texts of their own."""
     name = canaries.text().encode()
-    meta = ismrmrd.Meta({canaries.text(): canaries.text()})
-    image = make_image(np.ones((1, 1, 4, 4), np.float32), ismrmrd.ImageHeader(), meta)
+    image = image_with(canaries)
     waveform = Waveform.from_array(np.zeros((1, 4), np.uint32))
     texts = [Text(canaries.text()), Query(canaries.text(), 1)]
     return [*texts, image, waveform, DicomFile(name, name, f"<{canaries.text()}".encode()), *scan.items]
 
 
 def converse(service, messages):
-    """Send messages as they are, and return the texts that come back."""
-    client = Client(service.connect())
+    """Send messages, or bytes as they are, and return the texts that come back."""
+    sock = service.connect()
+    client = Client(sock)
     for message in messages:
-        client.send(message)
+        if isinstance(message, bytes):
+            sock.sendall(message)
+        else:
+            client.send(message)
     return "".join(client.finish().texts)
 
 
@@ -254,6 +263,9 @@ def test_no_log_no_text_and_no_name_of_a_file_has_it(log):
             opening = [message, Header(header), parameters]
             texts[name, config] = converse(log, [*opening, *items_with(scan, theirs), Close()])
     right = full_header(scan, theirs).encode()
+    image = b"".join(bytes(part) for part in encode(image_with(theirs)))
+    for damaged in (image.replace(b"<meta>", b"<mexa>"), image.replace(b"</value>", b"<value/>"), b"\xee" + image):
+        texts[repr(damaged)] = converse(log, [ConfigFile("rss.xml"), Header(right), *scan.items[:40], damaged])
     new = asked.text
     for opening in (
         [ConfigFile(new())],

@@ -160,7 +160,7 @@ class TestBadBlocks:
     @pytest.mark.parametrize("name", ["misfits", "arrange_inputs", "image_header", "image_meta", "_finite_volume"])
     def test_it_costs_only_itself(self, reconstruct, name, fallback):
         slices, scan = reconstruct(module, name, lambda value: getattr(value, "kspace", value), fallback)
-        assert slices == [0, 1, 3, 4]
+        assert sorted(slices) == [0, 1, 3, 4]
         (problem,) = scan.problem_messages()
         assert problem.startswith("there is no image of slice 2")
         assert "a text of its own" not in problem

@@ -326,9 +326,10 @@ def test_a_service_whose_file_may_not_grow_and_that_is_killed_in_the_middle_of_a
 def test_a_service_recovers_beside_its_work_when_it_starts(settings, recorded, bundles, tmp_path):
     """The program that ``isocenter serve`` starts for it."""
     (settings.spool / "left.stream.partial").write_bytes(recorded[:-100_000])
-    assert recovery.start_beside_service(settings) is None
-    process = recovery.start_beside_service(settings.model_copy(update={"recover_at_start": True}))
-    assert process.wait(300) == 0
+    with recovery.beside_service(settings) as process:
+        assert process is None
+    with recovery.beside_service(settings.model_copy(update={"recover_at_start": True})) as process:
+        assert process.wait(300) == 0
     (scan,) = read_spool(settings.spool)
     assert scan.state == "recovered"
     assert len(list(read_messages(scan.images))) == 2

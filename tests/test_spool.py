@@ -114,12 +114,12 @@ class TestWhatIsKept:
 
     def test_what_comes_after_a_failure_is_kept_to_its_end(self, make_service, slices, spool):
         """However long that takes: the raw data are worth as much as ever."""
-        service = make_service(spool=spool, drain_timeout=0.4)
+        service = make_service(spool=spool, drain_timeout=1.0)
         data = stream_of(slices, "there_is_no_such_pipeline.xml")
         with service.connect() as sock:
             for start in range(0, len(data), len(data) // 8):
                 sock.sendall(data[start : start + len(data) // 8])
-                time.sleep(0.15)
+                time.sleep(0.2)
         scan = only_scan(service, spool)
         assert scan.stream.read_bytes() == data
         assert scan.state == "failed"
@@ -277,6 +277,7 @@ class TestTroubles:
         service = make_service(spool=spool)
         start = time.monotonic()
         self.check(service, slices, "the disk does not answer")
+        time.sleep(0.1)
         self.check(service, slices, "the raw data of this scan are not kept: the disk does not answer")
         assert time.monotonic() - start < 10
         service.stop()
@@ -358,9 +359,12 @@ class TestIndex:
         (tmp_path / "y.stream").write_bytes(b"1")
         (tmp_path / "y.images.partial").write_bytes(b"1")
         (tmp_path / "notes.txt").write_bytes(b"1")
+        (tmp_path / "folder.stream").mkdir()
+        os.mkfifo(tmp_path / "pipe.stream")
         found = {scan.scan: scan for scan in read_spool(tmp_path)}
         assert found["x"] == SpooledScan("x", {}, tmp_path / "x.stream.partial", None)
         assert found["y"].files == [tmp_path / "y.stream", tmp_path / "y.images.partial"]
+        assert set(found) == {"x", "y"}
         assert {scan.state for scan in found.values()} == {"unfinished"}
 
 
@@ -413,6 +417,20 @@ class TestRetention:
         Retention(days=0, unfinished_days=0, size=0).tidy(folder)
         assert [scan.scan for scan in read_spool(folder)] == ["running"]
         os.close(descriptor)
+
+    def test_what_cannot_be_removed_costs_nothing_else(self, folder, caplog, monkeypatch):
+        unlink = Path.unlink
+
+        def fails_for_one(path, **options):
+            if path.name == "old.stream":
+                raise PermissionError(1, "Operation not permitted")
+            unlink(path, **options)
+
+        monkeypatch.setattr(Path, "unlink", fails_for_one)
+        Retention(days=5).tidy(folder)
+        assert (folder / "old.stream").exists()
+        assert not (folder / "again.stream").exists()
+        assert "scan old cannot be removed from the spool: Operation not permitted" in caplog.text
 
     def test_it_says_where_only_unfinished_scans_are_left(self, folder, caplog):
         Retention(size=100).tidy(folder)

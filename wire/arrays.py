@@ -49,7 +49,9 @@ def read_array(cursor: Cursor, dtype: Any, what: str) -> NDArray[Any]:
     dimensions = cursor.array("<u8", (count,), f"dimensions of {what}")
     shape = tuple(int(n) for n in reversed(dimensions))
     if math.prod(max(n, 1) for n in shape) > cursor.limits.message:
-        raise ProtocolError(f"{what} announces {shape} elements, which exceeds the limit of {cursor.limits.message} bytes a message")
+        raise ProtocolError(
+            f"{what} announces {shape} elements, which exceeds the limit of {cursor.limits.message} bytes a message"
+        )
     return cursor.array(dtype, shape if shape else (0,), what)
 
 

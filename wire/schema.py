@@ -21,8 +21,8 @@ NEAR = 0.01
 
 _NUMBER = re.compile(r"([+-]?(?:[0-9]+(?:[.,][0-9]*)?|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*(?:mm|m|ms|s|T|Hz|kg|deg)?")
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_PRIVATE = ("subjectInformation", "studyInformation", "measurementInformation", "userParameters")
-"""Parts of the header whose values are not shown."""
+_SHOWN_PART, _PRIVATE_PART = "encoding[", ".userParameter"
+"""Of the header, only the values of encodings are shown, and of these no parameters of the site's own."""
 _SIZES = (xsd.matrixSizeType, xsd.fieldOfViewMm)
 """Their values stay text where they cannot be read: whether they are needed is known only with the other space's."""
 _ROUNDED_UP = (xsd.accelerationFactorType,)
@@ -152,7 +152,7 @@ def _text(element: Element) -> str:
 
 
 def _is_private(where: str) -> bool:
-    return where.startswith(_PRIVATE)
+    return not where.startswith(_SHOWN_PART) or _PRIVATE_PART in where
 
 
 def _shown(where: str, text: str) -> str:
