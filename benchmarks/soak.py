@@ -1,9 +1,10 @@
 """Thousands of scans and faults, mixed: does the service's memory stay flat, and do honest images stay the same?
 
-A service runs in a process of its own. Several clients at once send it honest scans of several pipelines and sizes, and
-between them faults from ``tests/faults`` at any point of a session, all drawn from one seed. After each twentieth of them, when
-no session runs, resident memory, threads and file descriptors of the service are printed. Every honest image must be, byte by byte, what it
-was the first time; images of another batch size count as others, since the same runtime, device and batching make the same image.
+A service runs in a process of its own. Several clients at once send it honest scans of several pipelines and sizes,
+and between them faults from ``tests/faults`` at any point of a session, all drawn from one seed. After each twentieth
+of them, when no session runs, resident memory, threads and file descriptors of the service are printed. Every honest
+image must be, byte by byte, what it was the first time; images of another batch size count as others, since the same
+runtime, device and batching make the same image.
 
 ``flat`` is the verdict: memory in the last quarter is at most 5 % above that in the quarter before it, with as many threads and
 descriptors.
