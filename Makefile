@@ -37,6 +37,7 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/ingest.py
 	$(BIN)/python -W ignore benchmarks/runtimes.py
 	$(BIN)/python -W ignore benchmarks/busy.py
+	$(BIN)/python -W ignore benchmarks/soak.py
 
 clean:
 	rm -rf $(VENV) .isocenter demo build *.egg-info

@@ -1,7 +1,6 @@
 """What a client can do wrong at any point of a session. Each fault is a function on a peer that has come so far."""
 
 import json
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -14,7 +13,6 @@ from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import (
     Close,
     ConfigFile,
-    ConfigScript,
     ErrorReport,
     Header,
     Query,

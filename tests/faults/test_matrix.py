@@ -6,7 +6,6 @@ import pytest
 from faults.cases import CASES, run_case
 from faults.faults import FAULTS
 
-
 SHARE = 4
 """Of the phases of a fault, one of so many belongs to the core that every run tries."""
 NAMES = list(FAULTS)

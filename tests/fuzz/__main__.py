@@ -110,7 +110,7 @@ class Fuzzer:
             seen = self.mode.run(data)
         except Broken as error:
             return str(error), set()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a finding
             return f"{type(error).__name__}: {error}", set()
         finally:
             self._watchdog.end()

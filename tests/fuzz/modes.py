@@ -34,7 +34,7 @@ SECONDS = 20.0
 """What a session may take to end on a busy machine."""
 
 
-class Broken(Exception):  # noqa: N818 - it is a finding
+class Broken(Exception):
     """Something that must never happen has happened."""
 
 
