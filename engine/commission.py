@@ -64,7 +64,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
             log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
         except BundleError as error:
             failures[name] = str(error)
-        except Exception as error:  # noqa: BLE001 - the programs that run models raise what they like
+        except Exception as error:  # the programs that run models raise what they like
             log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
             failures[name] = f"it cannot be run here ({type(error).__name__})"
     runtimes = runtimes or _first(late)
