@@ -177,7 +177,6 @@ def test_what_is_too_large_is_refused_with_the_number_and_costs_only_itself(smal
 
 
 def assert_says(said, complaint):
-
     assert re.search(complaint, said), said
     assert "internal" not in said
 
