@@ -182,7 +182,7 @@ class Recording:
 
     def image(self, image: Image) -> None:
         """Keep an image."""
-        if self._folder is None:
+        if self._folder is None or not self._begun:
             return
         if self._images is None:
             self._images = self._spool.file(self._folder / f"{self._scan_id}{IMAGES}", "images", self._scan_id)
