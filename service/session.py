@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -272,7 +273,7 @@ class Session:
                     _report_stray(message, scan)
         except ProtocolError as error:
             reason = error
-        yield Interruption(str(reason or self._receiver.error or "the connection ended without CLOSE"))
+        yield Interruption(_why(reason or self._receiver.error) or "the connection ended without CLOSE")
 
     def _deliver(self, item: Item, scan: Scan) -> None:
         if isinstance(item, Interruption):
@@ -365,11 +366,17 @@ class Session:
         if isinstance(error, ProtocolError):
             raise error
         if isinstance(error, TimeoutError):
-            raise ProtocolError(str(error), kind="timeout")
+            raise ProtocolError(_why(error), kind="timeout")
         if error is None and self._receiver.bytes_received == 0:
             self.log.debug("the connection was closed without a byte")
             raise ConnectionError("closed without a byte")
-        raise ConnectionError(f"ended {when}: {error or 'the peer closed the connection'}")
+        raise ConnectionError(f"ended {when}: {_why(error) or 'the peer closed the connection'}")
+
+
+def _why(error: Exception | None) -> str:
+    """Say what an error of the connection is, without Python's way of saying it."""
+    known = isinstance(error, OSError) and error.errno is not None
+    return os.strerror(error.errno) if known else str(error or "")  # type: ignore[union-attr]
 
 
 def _report_stray(message: Message, scan: Scan) -> None:

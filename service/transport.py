@@ -80,7 +80,7 @@ class Receiver:
             self._receive()
         except (OSError, ProtocolError) as error:
             self.error = error
-        except Exception as error:  # noqa: BLE001 - whoever iterates must not wait for ever
+        except Exception as error:
             log.error("a message could not be decoded", exc_info=error)
             self.error = ProtocolError("a message could not be decoded")
         self._forget_growth()
