@@ -422,7 +422,7 @@ class TestSecondRuntime:
         [
             (Hanging, "it did not come back within 0.5 seconds"),
             (Wrong, "the probe deviates by"),
-            (None, "it fails here (TypeError)"),
+            (None, "it cannot be run here (TypeError)"),
         ],
     )
     def test_the_other_one_is_used_and_the_log_says_so(self, bundle, monkeypatch, caplog, runtime, reason):
