@@ -138,7 +138,11 @@ class SecretKey:
             raise SignatureError(f"key {path} cannot be read") from error
         content = _decode(lines[-1]) if lines else b""
         start = 2 + 2 + 2 + _KDF_BYTES
-        if len(content) != start + _ID + 2 * _KEY + _CHECKSUM_BYTES or content[:2] != _LEGACY or content[4:6] != _CHECKSUM:
+        if (
+            len(content) != start + _ID + 2 * _KEY + _CHECKSUM_BYTES
+            or content[:2] != _LEGACY
+            or content[4:6] != _CHECKSUM
+        ):
             raise SignatureError(f"{path} is no secret key of minisign")
         if content[2:4] != _NO_PASSWORD:
             raise SignatureError(
