@@ -298,7 +298,9 @@ def test_byte_by_byte_through_small_slabs():
 
 def test_large_messages_in_a_row():
     """The second one announces less at first than the first one had."""
-    image = make_image(np.ones((1, 1, 4, 4), np.float32), ismrmrd.ImageHeader(), ismrmrd.Meta({"note": "x" * 3 * 2**20}))
+    image = make_image(
+        np.ones((1, 1, 4, 4), np.float32), ismrmrd.ImageHeader(), ismrmrd.Meta({"note": "x" * 3 * 2**20})
+    )
     data = 3 * b"".join(bytes(part) for part in encode(image))
     decoder, count = Decoder(), 0
     for start in range(0, len(data), 2**16):
