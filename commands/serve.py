@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Collection
 
 from ..service import settings as service_settings
@@ -21,6 +22,7 @@ log = logging.getLogger("isocenter.serve")
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
 SPIN_COUNT = ("GOMP_SPINCOUNT", "10000")
+_TICK = 0.1
 
 
 class PrepareError(IsocenterError):
@@ -60,6 +62,9 @@ def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> No
 
 
 def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
     preparation = None if stamp.is_current(settings) else _start_preparation(settings)
     try:
         from ..service.host import make_engine
@@ -67,10 +72,14 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
         from ..service.server import Server
         from .recover import beside_service
 
-        prepared = preparation is None or preparation.wait() == 0
+        while preparation is not None and preparation.poll() is None and not stopped.wait(_TICK):
+            continue
     finally:
         if preparation is not None:
             preparation.terminate()
+    if stopped.is_set():
+        return
+    prepared = preparation is None or preparation.returncode == 0
     keep_freed_memory()
     engine = make_engine(settings)
     if not prepared:
@@ -78,6 +87,8 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     server = Server(settings, engine, load_settings=load_settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
+    if stopped.is_set():
+        server.stop()
     signal.signal(signal.SIGHUP, lambda *_: server.reload())
     engine.preload()
     devices = ", ".join(device.name for device in engine.devices)

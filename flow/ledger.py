@@ -93,6 +93,14 @@ class Ledger:
             words += f"; all scans may hold {service} (memory_bytes), of which {free} are free"
         return words
 
+    def settle(self) -> None:
+        """Give everything back to the ledger of all scans: this one is over. What is still credited to it counts for nobody."""
+        with self.condition:
+            whole, self.whole = self.whole, None
+            if whole is not None:
+                whole._add(-self.waiting, -self.kept, in_flight=-self.in_flight)
+            self.condition.notify_all()
+
     def wake(self) -> None:
         """Let those who wait for room ask again whether they should leave."""
         with self.condition:

@@ -1,6 +1,7 @@
 """What a gadget is: a function over a stream of items whose options are its keyword arguments, and what it says of itself."""
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -96,12 +97,19 @@ class Gadget:
 
     def _parse_option(self, name: str, text: str) -> Any:
         try:
-            return self.options[name].validate_python(text)
+            value = self.options[name].validate_python(text)
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise OptionError(
                 f"{text!r} is not accepted: {reason}", where=f"gadget {self.name!r}, option {name!r}"
             ) from error
+        if isinstance(value, float) and not math.isfinite(value):
+            raise OptionError(
+                f"{text!r} is not accepted",
+                where=f"gadget {self.name!r}, option {name!r}",
+                accepted="finite numbers",
+            )
+        return value
 
 
 def _is_from_chain(hint: Any) -> bool:

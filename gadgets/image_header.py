@@ -26,6 +26,8 @@ _COPIED = (
 _COUNTERS = ("average", "slice", "contrast", "phase", "repetition", "set")
 
 
+_LONGEST = 1024
+"""Characters of the header's texts that images have: it may have any number of them, and every image would."""
 MOST_IMAGES = 65535
 """Largest number of an image within its series; MRD keeps it in 16 bits, and DICOM counts from 1."""
 
@@ -102,7 +104,7 @@ def image_meta(kspace: Kspace, frame: int, header: ImageHeader, scan: Scan) -> i
         meta["acquisition_time_range"] = [str(stamps.min()), str(stamps.max())]
     for name in ("measurementID", "protocolName"):
         if value := getattr(information, name, None):
-            meta[name] = value
+            meta[name] = str(value)[:_LONGEST]
     if information is not None and information.patientPosition is not None:
         meta["patient_position"] = str(getattr(information.patientPosition, "value", information.patientPosition))
     return meta

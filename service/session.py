@@ -152,6 +152,7 @@ class Session:
         outcome = "undelivered" if is_lost else self._outcome
         if spooled := self._recording.end(pipeline=figures["pipeline"], outcome=outcome, sent=self._timing.images):
             figures["spool"] = spooled
+        self._ledger.settle()
         self._watch.tell(Ended(self.scan_id, figures))
 
     def _serve(self) -> None:

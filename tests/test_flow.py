@@ -488,3 +488,19 @@ class TestAhead:
         rest = list(results)
         assert len(rest) == repetitions - 1
         assert scan.ledger.held == 0
+
+
+def test_a_ledger_that_is_settled_leaves_nothing_on_that_of_all_scans():
+    """Threads that end late may still give back what they hold."""
+    whole = Ledger(1000)
+    scan, other = Ledger(500, keeps=500, whole=whole), Ledger(500, keeps=500, whole=whole)
+    waiting, kept = scan.account("waiting", of_blocks=True), scan.account("kept")
+    assert waiting.charge(100)
+    assert kept.keep(200)
+    assert other.account("waiting").charge(10)
+    scan.settle()
+    assert (whole.held, whole.in_flight) == (10, 0)
+    waiting.credit(100)
+    kept.release(200)
+    scan.settle()
+    assert whole.held == 10

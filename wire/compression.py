@@ -89,7 +89,8 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
     for first in range(0, elements, _PIECE):
         piece = values[first : first + _PIECE]
         planes = np.unpackbits(packed[first * bits // 8 :], count=bits * piece.size, bitorder="little")
-        piece[:] = planes.reshape(-1, bits) @ weights / scale
+        with np.errstate(over="ignore"):  # infinite samples are left out, and said, like any others
+            piece[:] = planes.reshape(-1, bits) @ weights / scale
     return values
 
 
