@@ -218,6 +218,7 @@ class _Accumulator:
             over = self.blocks.ended(key) if error.kind == "memory" else []
             if not over:
                 raise
+            self.blocks.weigh()
             gone = [item for other in over for item in self._hand_on(other)]
             self.blocks.refused.forgive(key)
             self._place(acquisition, fields, key)
@@ -241,7 +242,7 @@ class _Accumulator:
             self._open(key, fields, acquisition)
         block = self.blocks[key]
         block.add(acquisition, fields, 0 if self.frames == "none" else getattr(fields, self.frames))
-        self.blocks.count(block)
+        self.blocks.readouts += 1
         return block
 
     def _open(self, key: Key, fields: Readout, acquisition: Acquisition) -> None:
@@ -344,6 +345,7 @@ class _Accumulator:
 
     def flush(self) -> Iterator[Item]:
         """Hand on every block, in ascending order of the counters: nothing more can come."""
+        self.blocks.weigh()
         for key in sorted(self.blocks):
             yield from self._hand_on(key)
         yield from self.assembler.end_series()

@@ -18,7 +18,9 @@ class Blocks:
     Attributes
     ----------
     largest
-        Readouts of the largest block so far.
+        Readouts of the largest block so far, as of the last ``weigh``.
+    readouts
+        How many came for which no look was had at all blocks.
     refused
         Those for which there was no memory.
     """
@@ -27,7 +29,7 @@ class Blocks:
         self._blocks: dict[Key, Block] = {}
         self._by_encoding: dict[int, dict[Key, Block]] = {}
         self.refused = Refusals()
-        self._looks = 0
+        self.readouts = 0
         self.largest = 0
 
     def __contains__(self, key: Key) -> bool:
@@ -51,12 +53,13 @@ class Blocks:
     def pop(self, key: Key) -> Block:
         """Remove a block."""
         del self._by_encoding[key[0]][key]
-        return self._blocks.pop(key)
-
-    def count(self, block: Block) -> None:
-        """Take note of a readout."""
-        self._looks += 1
+        block = self._blocks.pop(key)
         self.largest = max(self.largest, block.readouts)
+        return block
+
+    def weigh(self) -> None:
+        """Look for the largest block."""
+        self.largest = max(self.largest, *(block.readouts for block in self._blocks.values()), 0)
 
     def witnesses(self, key: Key) -> list[KspaceBuffer]:
         """Buffers of some other blocks of the same encoding space."""
@@ -76,7 +79,7 @@ class Blocks:
 
         Where every readout says that everything is over, most are not believed.
         """
-        if self._looks < len(self._blocks):
+        if self.readouts < len(self._blocks):
             return []
-        self._looks -= len(self._blocks)
+        self.readouts -= len(self._blocks)
         return list(self._blocks)
