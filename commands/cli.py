@@ -312,14 +312,17 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
 
 @pipelines_app.command()
 def check(file: Path, config: ConfigOption = None) -> None:
-    """Check a pipeline file, and show the steps that it has here."""
+    """Check a pipeline, by its file or its name, and show the steps that it has here."""
     from ..pipelines import loader
     from ..service.configuration import register_gadgets
     from ..service.settings import load_settings
 
     try:
-        register_gadgets(load_settings(config))
-        pipeline = loader.parse(file.read_bytes(), file.name, (file.parent,))
+        settings = load_settings(config)
+        register_gadgets(settings)
+        if not file.is_file():
+            file = loader.find(str(file), settings.pipeline_folders)
+        pipeline = loader.parse(file.read_bytes(), file.name, (file.parent, *settings.pipeline_folders))
     except (IsocenterError, OSError) as error:
         _fail(error)
     for step in pipeline.steps:

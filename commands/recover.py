@@ -154,7 +154,7 @@ class Recovery:
                 index.append(scan.scan, outcome="empty")
                 return None
             if result.failed:
-                raise IsocenterError(f"scan {scan.scan} could not be reconstructed")
+                raise IsocenterError("what its reconstruction says is above")
             keep(scan, result.images)
             index.append(scan.scan, recovered=now(), images=len(result.images))
             return result
@@ -187,7 +187,8 @@ class Recovery:
 
 def listing(settings: Settings, names: Collection[str], *, everything: bool) -> list[str]:
     """Describe these scans, or all: those whose images were not sent, or everything."""
-    return [describe(scan) for scan in find(spool_of(settings), names) if everything or not scan.is_done]
+    shown = [describe(scan) for scan in find(spool_of(settings), names) if everything or not scan.is_done]
+    return shown or ["there is no scan in the spool" if everything else "the images of every scan were sent or fetched"]
 
 
 def recover(
@@ -202,8 +203,12 @@ def recover(
     """
     found = find(spool_of(settings), names)
     scans = found if names else [scan for scan in found if needs_recovery(scan)]
+    if waiting := [] if names else [scan.scan for scan in found if not (scan.is_done or scan.running or scan in scans)]:
+        say(
+            f"the spool has images of {len(waiting)} scans that were not sent; fetch them with --images {' '.join(waiting)}"
+        )
     if not scans:
-        say("there is nothing to recover")
+        say("there is nothing to reconstruct")
         return True
 
     def keep(scan: SpooledScan, images: list[Image]) -> None:
@@ -246,6 +251,7 @@ def fetch(settings: Settings, names: Collection[str], outfile: Path, say: Callab
             raise FileError(f"the spool has no images of scan {scan.scan}")
         images = (message for message in read_messages(scan.images) if isinstance(message, Image))
         _write(images, outfile, scan.scan, say)
+        Index(spool_of(settings)).append(scan.scan, fetched=now())
 
 
 def _write(images: Iterable[Image], outfile: Path, group: str, say: Callable[[str], None]) -> None:
@@ -289,7 +295,12 @@ def beside_service(settings: Settings) -> Iterator["subprocess.Popen[bytes] | No
         yield None
         return
     command = [sys.executable, "-m", "isocenter.commands.cli", "recover", "--beside-service", "--config", "/dev/stdin"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr)  # noqa: S603
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.__stderr__)  # noqa: S603
+    except OSError as error:
+        log.error("earlier scans are not recovered: %s", error)
+        yield None
+        return
     assert process.stdin is not None
     try:
         with suppress(BrokenPipeError), process.stdin as settings_file:

@@ -62,6 +62,8 @@ def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> No
 
 
 def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
+    for note in settings.notes:
+        log.warning("%s", note)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

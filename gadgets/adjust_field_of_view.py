@@ -1,6 +1,8 @@
 """Bring images to the matrix and field of view of the recon space."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ def adjust_field_of_view(items: Stream, scan: Scan) -> Stream:
     for item in split_image_arrays(items, scan):
         if isinstance(item, Image):
             index = str(item.meta.get("encoding", 0))
-            known = index.isdigit() and int(index) < len(scan.encodings)
+            known = index in map(str, range(len(scan.encodings)))
             yield _adjust(item, scan.encodings[int(index)]) if known else item
         else:
             yield item
@@ -51,10 +53,11 @@ def _field_of_view(image: Image, encoding: Encoding) -> Sequence[float]:
 
     Gadgetron's headers name the recon space's from the beginning; which it is along y and z stands in their meta attributes.
     """
-    x, y, z = image.field_of_view
-    if min(x, y) <= 0:
-        return grid_fov(encoding, image.data.shape[1:])
+    lengths = tuple(image.field_of_view)
     named = image.meta.get("encoding_FOV")
     if isinstance(named, list) and len(named) == 3:
-        y, z = float(named[1]), float(named[2])
-    return x, y, z
+        with suppress(ValueError):  # what programs write there need not be numbers
+            lengths = (lengths[0], float(named[1]), float(named[2]))
+    usual = grid_fov(encoding, image.data.shape[1:])
+    pairs = zip(lengths, usual, strict=True)
+    return [length if math.isfinite(length) and length > 0 else known for length, known in pairs]

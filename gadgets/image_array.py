@@ -16,15 +16,16 @@ def split_image_arrays(items: Stream, scan: Scan) -> Stream:
     Parameters
     ----------
     items
-        Image arrays; others pass by.
+        Image arrays; others pass by, but for images without pixels.
     scan
-        Told of meta attributes that cannot be read, which such images go without.
+        Told of these, and of meta attributes that cannot be read, which such images go without.
     """
     for item in items:
-        if isinstance(item, ImageArray):
-            yield from _images(item, scan)
-        else:
-            yield item
+        for each in _images(item, scan) if isinstance(item, ImageArray) else (item,):
+            if isinstance(each, Image) and not each.data.size:
+                scan.report("no pixels", "an image without pixels came and is left out")
+            else:
+                yield each
 
 
 def _images(array: ImageArray, scan: Scan) -> Iterator[Image]:

@@ -11,6 +11,9 @@ from .gadget import Stream, gadget
 from .image_array import split_image_arrays
 from .scan import Scan
 
+_LEAST = 1e-30
+"""An image that is smaller counts as empty: what brings it to ``target`` would make others infinite."""
+
 
 @gadget
 def scale(
@@ -48,8 +51,9 @@ def scale(
         ratio = factor or (factors.get(item.image_series_index) if once else None)
         if ratio is None:
             level = float(np.percentile(np.abs(item.data), percentile))
-            ratio = target / level if level > 0 else 1.0
-            if level > 0:
+            known = level >= _LEAST
+            ratio = target / level if known else 1.0
+            if known:
                 factors[item.image_series_index] = ratio
         data = (item.data * np.float32(ratio)).astype(item.data.dtype)
         meta = item.meta

@@ -35,6 +35,8 @@ _FAREWELL_SECONDS = 2.0
 _PAUSE_SECONDS = 0.1
 _TICK = 0.05
 _NOT_OPENED = "the service could not open a session for this connection; its log tells more"
+_NO_SUCH_ADDRESS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+"""The host has a name for IPv6 but no IPv6."""
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -339,7 +341,3 @@ def _listen(host: str, port: int) -> list[socket.socket]:
             sock.close()
         raise OSError(f"cannot listen on {host}:{port}: {failures[0] if failures else 'no address'}")
     return listeners
-
-
-_NO_SUCH_ADDRESS = (97, 99)
-"""EAFNOSUPPORT and EADDRNOTAVAIL: the host has a name for IPv6 but no IPv6."""

@@ -1,13 +1,12 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
-import logging
 import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
@@ -15,8 +14,6 @@ from .spooled import Retention
 
 MIB = 2**20
 Network = IPv4Network | IPv6Network
-
-log = logging.getLogger("isocenter.settings")
 
 
 class SettingsError(IsocenterError):
@@ -116,6 +113,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    _notes: tuple[str, ...] = PrivateAttr(())
 
     host: str = "localhost"
     port: Annotated[int, Field(ge=0, le=65535)] = 9002
@@ -204,16 +202,13 @@ class Settings(BaseModel):
         """Longest lengths accepted; a message may hold no more than may wait of a scan."""
         return Limits(text=self.max_text_bytes, message=min(self.max_message_bytes, self.scan_memory[0]))
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_retired(cls, values: object) -> object:
-        """Read settings files of earlier versions."""
-        if isinstance(values, dict) and "queue_bytes" in values:
-            log.warning("the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place")
-            values = {name: value for name, value in values.items() if name != "queue_bytes"}
-        return values
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be said about the settings, once there is a log."""
+        return self._notes
 
 
+_RETIRED = {"queue_bytes": "a quarter of scan_bytes takes its place"}
 NEED_RESTART = frozenset(
     ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
 ) | {
@@ -254,8 +249,11 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
     if not isinstance(values, dict):
         raise SettingsError(f"settings file {path} must hold names and values")
     values = {**values, **{name: value for name, value in overrides.items() if value is not None}}
+    notes = [f"the setting {name} is not used any more: {why}" for name, why in _RETIRED.items() if name in values]
     try:
-        return Settings.model_validate(values)
+        settings = Settings.model_validate({name: value for name, value in values.items() if name not in _RETIRED})
+        settings._notes = tuple(notes)
+        return settings
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise SettingsError(f"settings: {problems}") from error

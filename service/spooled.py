@@ -183,18 +183,21 @@ class SpooledScan:
 
     @property
     def state(self) -> str:
-        """``running``, ``unfinished``, ``recovered``, ``empty``, or how it ended.
+        """``running``, ``unfinished``, ``recovered``, ``fetched``, ``empty``, or how it ended.
 
         ``finished``, ``interrupted`` (the stream ended without its end marker), ``failed``, or ``undelivered``.
         """
         if self.running:
             return "running"
-        return "recovered" if self.fields.get("recovered") else str(self.fields.get("outcome", "unfinished"))
+        for later in ("fetched", "recovered"):
+            if self.fields.get(later):
+                return later
+        return str(self.fields.get("outcome", "unfinished"))
 
     @property
     def is_done(self) -> bool:
-        """Whether its images were made and sent, as far as the service can tell, or made again, or there are none to be made."""
-        return self.state in ("finished", "recovered", "empty")
+        """Whether its images were sent, as far as the service can tell, fetched, or made again, or there are none to be made."""
+        return self.state in ("finished", "recovered", "fetched", "empty")
 
     @property
     def files(self) -> list[Path]:

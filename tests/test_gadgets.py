@@ -455,3 +455,18 @@ def test_noise_summary_reports_what_is_kept(tmp_path):
 def test_encodings_are_those_of_the_scan():
     assert scan().encodings == parse_encodings(parse_header(header_xml(ScanProtocol(matrix=32, coils=4))))
     assert isinstance(image(np.ones((1, 1, 1, 1), np.float32)), Image)
+
+
+@pytest.mark.parametrize("name", ["scale", "finish", "adjust_field_of_view", "to_integer"])
+@pytest.mark.parametrize("fov", [(0, 0, 0), (240, 240, 0), (math.nan, 240, 5), (math.inf, -1, 5)])
+@pytest.mark.parametrize("attribute", [["0", "0", "0"], ["nan", "240", "5"], ["a", "b", "c"]])
+def test_images_from_outside_may_hold_anything(name, fov, attribute):
+    meta = {"encoding_FOV": attribute}
+    images = [
+        image(np.ones(shape, np.float32), meta, field_of_view=fov)
+        for shape in ((1, 1, 0, 0), (0, 1, 16, 16), (1, 1, 16, 16), (1, 1, 1, 1))
+    ]
+    out, scan = collect([(load(name), {})], simulate(ScanProtocol(matrix=16, coils=2)), images)
+    assert len(out) == 2
+    assert all(np.isfinite(each.data).all() for each in out)
+    assert scan.problem_messages() == ["an image without pixels came and is left out (2 times)"]

@@ -1,5 +1,6 @@
 """The service as a whole: who is served, what one connection can do to it, and how it is told to stop and to reload."""
 
+import json
 import os
 import resource
 import signal
@@ -233,6 +234,20 @@ def test_a_second_sigterm_does_not_wait_for_scans(tmp_path, bundles, small_scan)
         assert "the service is stopping" in heard
         assert "interrupted" in heard
         assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_recovery_beside_it_is_a_program_of_its_own(tmp_path, bundles, small_scan):
+    """It makes what a client did not get that vanished before its images were made."""
+    spool = tmp_path / "spool"
+    with serving(tmp_path, bundles, spool=spool) as (process, port, _), connect("127.0.0.1", port, 5) as sock:
+        sock.sendall(stream(small_scan)[:110_000])
+        wait_until(lambda: any(path.stat().st_size >= 110_000 for path in spool.glob("*.stream.partial")))
+        process.kill()
+        process.wait()
+    with serving(tmp_path, bundles, spool=spool, recover_at_start="true", log_format="json", queue_bytes=2**20):
+        wait_until(lambda: list(spool.glob("*.images")), 60)
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert any("queue_bytes is not used any more" in line["message"] for line in lines)
 
 
 class _Hangs:
