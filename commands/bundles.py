@@ -38,7 +38,7 @@ def list_bundles(config: ConfigOption = None) -> None:
         try:
             manifest = shelf.open(name).manifest
         except IsocenterError as error:
-            out.print(f"{name:<20} damaged: {error}", markup=False)
+            out.print(f"{name:<20} cannot be used: {error}", markup=False)
             continue
         parity = ", ".join(f"{runtime} {value.error:.0e}" for runtime, value in manifest.parity.items())
         out.print(f"{name:<20} {manifest.version:<8} {manifest.network:<20} {parity}", markup=False)

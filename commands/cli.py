@@ -183,12 +183,13 @@ def recover(
 
     try:
         settings = load_settings(config, spool=spool)
-        configure_logging(settings.log_format, verbose=verbose)
-        if not verbose and not beside_service:  # what a client would be told is said anyway
-            logging.getLogger("isocenter").setLevel(logging.ERROR)
+        configure_logging(settings.log_format, verbose=verbose, private=settings.log_private or not beside_service)
         if beside_service:
             recovery.recover_beside_service(settings)
-        elif show or show_all:
+            return
+        if not verbose:  # what a client would be told is said anyway
+            logging.getLogger("isocenter").setLevel(logging.ERROR)
+        if show or show_all:
             for line in recovery.listing(settings, scans or (), everything=show_all):
                 out.print(line, markup=False)
         elif images:

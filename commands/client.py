@@ -92,7 +92,9 @@ def connect(address: str, port: int, timeout: float) -> socket.socket:
             sock = socket.create_connection((address, port), timeout=max(0.1, deadline - time.monotonic()))
         except OSError as error:
             if time.monotonic() + _CONNECT_RETRY_SECONDS > deadline:
-                raise ClientError(f"cannot connect to {address}:{port} within {timeout:g} seconds: {error}") from error
+                raise ClientError(
+                    f"cannot connect to {address}:{port} within {timeout:g} seconds: {error.strerror or error}"
+                ) from error
             time.sleep(_CONNECT_RETRY_SECONDS)
         else:
             sock.settimeout(None)

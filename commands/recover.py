@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from ..flow.ledger import Ledger
+from ..service.outside import only_the_log
 from ..service.settings import Settings
 from ..service.spooled import Index, SpooledScan, keep_images, locked, now, read_spool
 from ..wire import ConfigFile
@@ -264,14 +265,16 @@ def _write(images: Iterable[Image], outfile: Path, group: str, say: Callable[[st
 
 
 def recover_beside_service(settings: Settings) -> None:
-    """Recover what earlier services left, at low priority; the images stay in the spool, what is said in the log.
-
-    Raises
-    ------
-    IsocenterError, OSError
-        The spool, the settings or the bundles cannot be used.
-    """
+    """Recover what earlier services left, at low priority; the images stay in the spool, what is said in the log."""
     os.nice(_NICENESS)
+    with only_the_log():
+        try:
+            _recover_into_spool(settings)
+        except (IsocenterError, OSError) as error:
+            log.error("earlier scans are not recovered: %s", error)
+
+
+def _recover_into_spool(settings: Settings) -> None:
     folder = spool_of(settings)
     names = [scan.scan for scan in find(folder) if needs_recovery(scan) and scan.fields.get("tried", 0) < _MOST_TRIES]
     if not names:

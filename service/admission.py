@@ -37,21 +37,26 @@ def refusal(peer: str, running: Collection[str], settings: Settings) -> Refusal 
     settings
         Hold the limits: ``allow``, ``max_connections``, ``max_per_address``, and ``scanners`` with their ``reserved_slots``.
     """
-    if settings.allow and not _is_in(peer, (*settings.allow, *settings.scanners)):
+    is_scanner = _is_in(peer, settings.scanners)
+    if settings.allow and not is_scanner and not _is_in(peer, settings.allow):
         return Refusal(
             "not allowed", "this address is not among those that this service is for ('allow' in its settings)"
         )
     if len(running) >= settings.max_connections:
-        what = f"{len(running)} scans are running already, which is this service's limit; try again later"
+        what = f"{_scans(len(running))} running already, which is this service's limit; try again later"
         return Refusal("no slot", what)
     alike = sum(_same(peer, other) for other in running)
-    if settings.max_per_address is not None and alike >= settings.max_per_address:
-        what = f"{alike} scans of this address are running already, which is its limit; try again later"
+    if settings.max_per_address is not None and not is_scanner and alike >= settings.max_per_address:
+        what = f"{_scans(alike)} running already from this address, which is its limit; try again later"
         return Refusal("address limit", what)
     free = settings.max_connections - len(running)
-    if free <= _kept_free(running, settings) and not _is_in(peer, settings.scanners):
+    if free <= _kept_free(running, settings) and not is_scanner:
         return Refusal("reserved", "the slots that are left are reserved for scanners; try again later")
     return None
+
+
+def _scans(number: int) -> str:
+    return "1 scan is" if number == 1 else f"{number} scans are"
 
 
 def _kept_free(running: Collection[str], settings: Settings) -> int:

@@ -22,10 +22,10 @@ def register_gadgets(settings: Settings) -> None:
     """
     sys.path[:0] = [str(path) for path in settings.python_path if str(path) not in sys.path]
     gadgets.register(settings.gadgets)
-    show_names(_names_of_the_site(settings))
+    show_names(names_of_the_site(settings))
 
 
-def _names_of_the_site(settings: Settings) -> Iterator[str]:
+def names_of_the_site(settings: Settings) -> Iterator[str]:
     """Names that no scan has brought, and that may be shown."""
     yield from (*Settings.model_fields, *gadgets.available())
     yield from (*settings.aliases, *settings.fire_modules, *settings.fire_modules.values(), *settings.handlers)

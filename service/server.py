@@ -19,8 +19,9 @@ from ..flow.ledger import Ledger
 from ..flow.threads import keep_to_one_core
 from ..wire.errors import IsocenterError
 from .admission import refusal
-from .configuration import register_gadgets
+from .configuration import names_of_the_site, register_gadgets
 from .farewell import Farewells, say_and_close
+from .logs import show_names
 from .memory import MUCH, return_freed_memory
 from .session import Session
 from .settings import Settings, reloaded
@@ -184,6 +185,7 @@ class Server:
         except IsocenterError as error:
             log.error("the settings stay as they are: %s", error)
             return
+        show_names(names_of_the_site(self.settings))
         log.info("settings are read again; changed: %s", ", ".join(changed) or "none")
         if fixed:
             log.warning("these settings need a restart: %s", ", ".join(fixed))

@@ -124,7 +124,7 @@ class Session:
 
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
-        self._receiver.abort()
+        self._receiver.abort("the service was stopped")
         end_programs(self.scan_id)
 
     def abandon(self, reason: str) -> None:

@@ -82,7 +82,8 @@ class Settings(BaseModel):
     max_per_address
         Scans of one address at once; none means as many as there are slots.
     scanners, reserved_slots
-        Addresses and networks of scanners, which may always connect, and how many of ``max_connections`` are kept for them.
+        Addresses and networks of scanners, for which ``allow`` and ``max_per_address`` do not hold, and how many of
+        ``max_connections`` are kept for them.
     scan_bytes
         Bytes that a scan may hold; half of ``memory_bytes`` unless it is set. A quarter of it is for what waits to be processed
         and to be sent, where TCP holds the client back, and for one message; the rest for what is kept until more of the scan
@@ -212,7 +213,9 @@ _RETIRED = {"queue_bytes": "a quarter of scan_bytes takes its place"}
 NEED_RESTART = frozenset(
     ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
 ) | {
+    "keys",
     "memory_bytes",
+    "recover_at_start",
     "log_format",
     "log_private",
     "spool",
@@ -244,7 +247,9 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
     if path is not None:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
             raise SettingsError(f"settings file {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"settings file {path} must hold names and values")
@@ -255,5 +260,12 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
         settings._notes = tuple(notes)
         return settings
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise SettingsError(f"settings: {problems}") from error
+        problems = [_problem(".".join(map(str, e["loc"])), e["type"], e["msg"]) for e in error.errors()]
+        raise SettingsError(f"settings: {'; '.join(problems)}") from error
+
+
+def _problem(name: str, kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return f"there is no setting {name}"
+    message = message.removeprefix("Value error, ")
+    return f"{name}: {message}" if name else message

@@ -68,6 +68,7 @@ class Receiver:
         self._dropped = 0
         self._decided = threading.Event()
         self.error: Exception | None = None
+        self._reason: ConnectionError | None = None
         self.bytes_received = 0
         self.patience = patience or Patience()
         self._poll = select.poll()
@@ -83,6 +84,7 @@ class Receiver:
         except Exception as error:
             log.error("a message could not be decoded", exc_info=error)
             self.error = ProtocolError("a message could not be decoded")
+        self.error = self._reason or self.error
         self._forget_growth()
         self._channel.finish()
         if self._channel.is_stopped or isinstance(self.error, ProtocolError):
@@ -173,8 +175,10 @@ class Receiver:
             self._decoded.extend(self._channel.take())
         return self._decoded.popleft()
 
-    def abort(self) -> None:
-        """Take the connection for ended here; what had come is still iterated over."""
+    def abort(self, reason: str = "") -> None:
+        """Take the connection for ended here, for this reason; what had come is still iterated over."""
+        if reason:
+            self._reason = ConnectionError(reason)
         with suppress(OSError):  # the peer has closed it already
             self._socket.shutdown(socket.SHUT_RD)
 

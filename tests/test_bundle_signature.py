@@ -322,7 +322,7 @@ class TestCommands:
         assert "rss                  1.0" in self.run("list", "--config", config)
         (copy / "model.yaml.minisig").unlink()
         assert "it is not signed" in self.run("verify", copy, "--config", config, status=1)
-        assert "damaged: bundle 'rss': it is not signed" in self.run("list", "--config", config)
+        assert "cannot be used: bundle 'rss': it is not signed" in self.run("list", "--config", config)
         assert "cannot be written" in self.run("keygen", "-o", tmp_path / "lab.key", status=1)
 
     def test_a_damaged_bundle_is_not_signed(self, copy, tmp_path):

@@ -81,6 +81,11 @@ class TestAdmission:
         assert refusal(other, [other, one, two], settings) is None
         assert refusal(one, [other, other, one, two], settings).kind == "no slot"
 
+    def test_other_limits_are_not_for_scanners(self):
+        settings = Settings(max_per_address=1, allow=["192.0.2.1"], scanners=["10.0.0.1"])
+        assert refusal("10.0.0.1", ["10.0.0.1"], settings) is None
+        assert refusal("192.0.2.1", ["192.0.2.1"], settings).reason.startswith("1 scan is running already from this")
+
     @pytest.mark.parametrize("wrong", [{"reserved_slots": 1}, {"reserved_slots": 40, "scanners": ["10.0.0.1"]}])
     def test_slots_are_reserved_for_somebody(self, wrong):
         with pytest.raises(SettingsError, match="reserved_slots"):
@@ -232,7 +237,7 @@ def test_a_second_sigterm_does_not_wait_for_scans(tmp_path, bundles, small_scan)
             heard = said(sock)
         assert process.wait(20) == 0
         assert "the service is stopping" in heard
-        assert "interrupted" in heard
+        assert "interrupted: the service was stopped" in heard
         assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -370,7 +370,7 @@ class TestBadInput:
                 messages = talk(service, b"")
                 if texts(messages):
                     break
-            assert "1 scans are running already" in texts(messages)
+            assert "1 scan is running already" in texts(messages)
             first.sendall(stream(small_scan)[3000:])
             first.settimeout(20)
             received = b""
