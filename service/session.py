@@ -98,6 +98,7 @@ class Session:
         self._series = SeriesNumbers()
         self._chain: Chain | None = None
         self._is_over = False
+        self._notice = ""
         self._is_interrupted = False
         self._outcome = "failed"
 
@@ -117,8 +118,13 @@ class Session:
             self._end()
 
     def announce(self, text: str) -> None:
-        """Tell the peer something about its scan, from another thread; not where there is none, or none any more."""
-        if self._chain is not None and not self._is_over:
+        """Tell the peer something about its scan, from another thread; not before there is one, nor after it."""
+        self._notice = text
+        self._pass_notice()
+
+    def _pass_notice(self) -> None:
+        if self._notice and self._chain is not None and not self._is_over:
+            text, self._notice = self._notice, ""
             with suppress(OSError):
                 self._peer.tell("WARNING", text)
 
@@ -171,6 +177,7 @@ class Session:
         self._peer.name = chain.pipeline.name
         self._recording.note(pipeline=chain.pipeline.name)
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
+        self._pass_notice()
         for item in chain.run(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
         self._timing.stages |= chain.scan.seconds

@@ -530,7 +530,13 @@ class TestMeasured:
     )
     def test_nor_chooses_what_measuring_could_not(self, copy, change):
         bundle = Bundle.open(copy)
-        sound = {"runtime": "torchscript", "milliseconds": {"torchscript": 1.0}, "batch": 1, "waited": 0.0}
+        sound = {
+            "runtime": "torchscript",
+            "milliseconds": {"torchscript": 1.0},
+            "batch": 1,
+            "pace": 1e-9,
+            "waited": 0.0,
+        }
         choice.remember(bundle, CPU, choice.Choice(**sound))
         (key,) = json.loads((copy / "measured.json").read_text())
         assert choice.recall(bundle, CPU) is not None
@@ -541,7 +547,9 @@ class TestMeasured:
         bundle = Bundle.open(copy)
         (tmp_path / "precious").write_text("precious")
         (copy / "measured.json").symlink_to(tmp_path / "precious")
-        choice.remember(bundle, CPU, choice.Choice(runtime="torchscript", milliseconds={}, batch=1, waited=0.0))
+        choice.remember(
+            bundle, CPU, choice.Choice(runtime="torchscript", milliseconds={}, batch=1, pace=1e-9, waited=0.0)
+        )
         assert (tmp_path / "precious").read_text() == "precious"
         assert not (copy / "measured.json").is_symlink()
         assert sorted(path.name for path in copy.parent.iterdir()) == ["rss"]

@@ -213,4 +213,4 @@ def test_a_network_is_used_on_a_scan_that_it_was_made_for(service):
     (image,) = result.images
     assert image.meta["IsocenterBundle"] == "modl-brain"
     assert image.meta["IsocenterDevice"] == "cpu"
-    assert not result.texts
+    assert not [text for text in result.texts if "INFO" not in text]  # its bundle may be waited for

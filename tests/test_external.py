@@ -520,7 +520,7 @@ class TestProgramsThatGoWrong:
                 for buffer in encode(message):
                     sock.sendall(buffer)
             wait_until(lambda: len(pids_of(tmp_path)) == 2)
-        wait_until(lambda: not service.server._sessions)
+        wait_until(lambda: not service.server.sessions)
 
     def test_nothing_of_it_outlives_a_service_that_is_killed(self, bundles, lab, tmp_path, scan):
         (lab / "lab_faulty.py").write_text(FAULTY)
