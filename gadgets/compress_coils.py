@@ -16,7 +16,7 @@ def compress_coils(
     items: Stream,
     scan: Scan,  # noqa: ARG001
     *,
-    coils: Annotated[int, Field(ge=0)] = 0,
+    coils: Annotated[int, Field(ge=0, le=65535)] = 0,
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> Stream:
     """Combine the coils into fewer virtual ones by principal component analysis (Buehrer et al., MRM 2007;57:1131).

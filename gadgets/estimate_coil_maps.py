@@ -36,8 +36,8 @@ def estimate_coil_maps(
     scan: Scan,
     *,
     method: Literal["espirit", "adaptive"] = "espirit",
-    calibration_size: Annotated[int, Field(ge=4)] = 24,
-    kernel: Annotated[int, Field(ge=2, le=16)] = 6,
+    calibration_size: Annotated[int, Field(ge=4, le=1024)] = 24,
+    kernel: Annotated[int, Field(ge=2, le=8)] = 6,
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.8,
     begin_maps: Annotated[bool, FromChain] = True,
 ) -> Stream:

@@ -26,7 +26,7 @@ def filter_kspace(
     readout: Shape = "Gaussian",
     phase: Shape = "Gaussian",
     partition: Shape = "Gaussian",
-    sigma: Annotated[float, Field(gt=0)] = 1.0,
+    sigma: Annotated[float, Field(ge=1e-3)] = 1.0,
     width: Annotated[float, Field(gt=0, lt=0.5)] = 0.15,
 ) -> Stream:
     """Multiply the k-space of complex images by a symmetric filter of unit mean square along each axis.

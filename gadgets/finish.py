@@ -1,6 +1,9 @@
 """The last touch before images leave."""
 
+from typing import Annotated
+
 import numpy as np
+from pydantic import Field
 
 from ..wire.items import Image
 from .gadget import Stream, gadget
@@ -9,7 +12,7 @@ from .scan import Scan
 
 
 @gadget
-def finish(items: Stream, scan: Scan, *, window_percentile: float = 99.5) -> Stream:
+def finish(items: Stream, scan: Scan, *, window_percentile: Annotated[float, Field(gt=0, le=100)] = 99.5) -> Stream:
     """Set what a scanner needs to show an image: window, description, image number.
 
     Parameters

@@ -1,7 +1,6 @@
 """What a gadget is: a function over a stream of items whose options are its keyword arguments, and what it says of itself."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import update_wrapper
@@ -17,6 +16,8 @@ from .scan import Scan
 if TYPE_CHECKING:
     from .early import EarlyWork
 
+LARGEST = 1e9
+"""No option needs a larger number; whoever sends a pipeline could make a scan take any time or memory with it."""
 Stream = Iterator[Item]
 Options = Mapping[str, Any]
 
@@ -101,13 +102,13 @@ class Gadget:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise OptionError(
-                f"{text!r} is not accepted: {reason}", where=f"gadget {self.name!r}, option {name!r}"
+                f"{text[:40]!r} is not accepted: {reason}", where=f"gadget {self.name!r}, option {name!r}"
             ) from error
-        if isinstance(value, float) and not math.isfinite(value):
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
             raise OptionError(
-                f"{text!r} is not accepted",
+                f"{text[:40]!r} is not accepted",
                 where=f"gadget {self.name!r}, option {name!r}",
-                accepted="finite numbers",
+                accepted=f"numbers up to {LARGEST:g}",
             )
         return value
 

@@ -113,7 +113,7 @@ class HeadStart:
         middle = grid.place.grid[1] // 2
         wanted = self._work.maps.calibration_size
         start = middle - wanted // 2
-        complete = set(range(start, start + wanted)) <= set(lines)
+        complete = len(lines) >= wanted and set(range(start, start + wanted)) <= set(lines)
         if self._made_from == source or not lines or (not complete and before != lines):
             return
         self._process_both(block, calibration, grid)

@@ -10,7 +10,7 @@ from .scan import Scan
 
 
 @gadget
-def select_coils(items: Stream, scan: Scan, *, coils_out: Annotated[int, Field(ge=1)]) -> Stream:  # noqa: ARG001
+def select_coils(items: Stream, scan: Scan, *, coils_out: Annotated[int, Field(ge=1, le=65535)]) -> Stream:  # noqa: ARG001
     """Keep the first ``coils_out`` channels of a block, which after ``compress_coils`` are the strongest.
 
     Parameters

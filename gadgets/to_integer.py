@@ -34,20 +34,22 @@ def to_integer(
     dtype
         Unsigned or signed.
     min_intensity, max_intensity
-        The range.
+        The range, as far as the type holds it.
     intensity_offset
         Where zero of real, imaginary and phase images goes; phase is multiplied by ``intensity_offset / pi``.
     """
+    held = np.iinfo(dtype)
+    low, high = max(min_intensity, held.min), min(max_intensity, held.max)
     for item in split_image_arrays(items, scan):
         if isinstance(item, Image) and item.data.dtype.kind == "f":
             values = _shift(item, intensity_offset)
-            clipped = float(np.mean(values > max_intensity))
+            clipped = float(np.mean(values > high))
             if clipped > 0.01:
                 scan.report(
                     "clipped",
-                    f"{clipped:.1%} of an image's pixels exceed {max_intensity} and are clipped; scale it first",
+                    f"{clipped:.1%} of an image's pixels exceed {high} and are clipped; scale it first",
                 )
-            data = np.clip(np.rint(values), min_intensity, max_intensity).astype(dtype)
+            data = np.clip(np.rint(np.nan_to_num(values)), low, high).astype(dtype)
             yield make_image(data, item.getHead(), item.meta)
         else:
             yield item

@@ -24,6 +24,7 @@ MAX_STEPS = 256
 """Every step of a chain is a call within those before it."""
 MAX_THREADED_STEPS = 16
 """Steps that run on their own: other programs, and gadgets that wait for their results while the steps before go on."""
+_LONGEST_NAME = 200
 MAX_ELEMENTS = 10_000
 MAX_DEPTH = 50
 _naming: ContextVar[tuple[str, ...]] = ContextVar("naming", default=())
@@ -111,6 +112,8 @@ def find(name: str, folders: Sequence[Path]) -> Path:
     PipelineError
         There is none, or the name is no plain file name.
     """
+    if len(name) > _LONGEST_NAME:
+        raise PipelineError(f"a name of {len(name)} characters is not that of a pipeline")
     if not name or Path(name).name != name or name.startswith(".") or "\\" in name:
         raise PipelineError(f"{name!r} is not the name of a pipeline: it must be a plain file name")
     for folder in (*folders, SHIPPED):
@@ -373,7 +376,7 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
             return [ExternalStep(xml, module=action.get("name", ""), target=action.get("target", ""))]
         if action.tag == "connect":
             port = action.get("port", "")
-            if not port.isdigit() or not 0 < int(port) < 65536:
+            if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
                 raise PipelineError(f"<connect> needs a port from 1 to 65535, got {port!r}", where=name)
             return [ExternalStep(xml, address=action.get("address", "localhost"), port=int(port))]
     raise PipelineError("an <external> node needs <execute> or <connect>", where=name)

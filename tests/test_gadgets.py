@@ -470,3 +470,59 @@ def test_images_from_outside_may_hold_anything(name, fov, attribute):
     assert len(out) == 2
     assert all(np.isfinite(each.data).all() for each in out)
     assert scan.problem_messages() == ["an image without pixels came and is left out (2 times)"]
+
+
+FAR = [
+    "1e11",
+    "100000000000",
+    "1e308",
+    "9" * 5000,
+    "nan",
+    "inf",
+    "-inf",
+    "-1",
+    "0",
+    "1e-308",
+    "1e9",
+    "-1e9",
+    "65535",
+    "²",
+]
+CHAIN = {
+    "accumulate": {},
+    "prewhiten": {},
+    "remove_oversampling": {},
+    "select_coils": {"coils_out": "2"},
+    "compress_coils": {},
+    "filter_kspace": {},
+    "filter_partial_fourier": {},
+    "estimate_coil_maps": {},
+    "reconstruct": {"bundle": "rss"},
+    "adjust_field_of_view": {},
+    "extract": {},
+    "scale": {},
+    "to_integer": {},
+    "finish": {},
+}
+NUMBERS = [
+    (name, option)
+    for name in CHAIN
+    for option, default in load(name).defaults.items()
+    if isinstance(default, int | float) and not isinstance(default, bool)
+]
+
+
+@pytest.mark.parametrize(("name", "option"), [*NUMBERS, ("select_coils", "coils_out")])
+def test_no_number_that_a_peer_may_write_does_harm(engine, name, option):
+    """It is refused when the pipeline is read, or a scan goes through with it, and soon."""
+    simulation = simulate(ScanProtocol(matrix=16, coils=2, noise=0.1, acceleration=2, acs=8))
+    for text in FAR:
+        try:
+            changed = load(name).parse({**CHAIN[name], option: text})
+        except OptionError:
+            continue
+        given = {each: changed if each == name else load(each).parse(options) for each, options in CHAIN.items()}
+        with np.errstate(all="ignore"):
+            out, scan = collect([(load(each), options) for each, options in given.items()], simulation, engine=engine)
+        assert out or scan.problem_messages()
+        assert all(np.isfinite(each.data).all() for each in out if isinstance(each, Image))
