@@ -209,6 +209,7 @@ def lab(tmp_path, monkeypatch):
     sys.modules.pop("mylab", None)
 
 
+@pytest.mark.long
 def test_an_own_module_with_complex_tensors_and_a_boolean_mask_is_exported(lab):
     import mylab
 
@@ -295,7 +296,7 @@ def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
         assert not zeros["image"].any()
 
 
-@pytest.mark.parametrize("scaling", ["none", "zero-filled"])
+@pytest.mark.parametrize("scaling", [pytest.param("none", marks=pytest.mark.long), "zero-filled"])
 def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
     """The zero-filled image, made three times as large by the module, ends as the solution of the regularised least squares."""
     axes = ["batch", "ky", "kx", "complex"]

@@ -50,6 +50,7 @@ def centred(kspace):
     return np.fft.fftshift(shifted, axes=(-2, -1))
 
 
+@pytest.mark.long
 @needs_oracles
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_dynamic_networks_answer_like_the_published_programs(name):

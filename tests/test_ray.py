@@ -69,6 +69,7 @@ def ticks(process):
     return int(fields[11]) + int(fields[12])
 
 
+@pytest.mark.long
 def test_a_worker_that_is_killed_within_a_slice_is_replaced_and_the_slice_is_done_again(remote):
     strong = {"kspace": torch.full((1, 2, 8, 8, 2), 200.0)}
     for device in remote.devices:
@@ -105,6 +106,7 @@ def test_errors_of_a_worker_name_their_cause(remote):
         remote.run("nothing", {"kspace": torch.ones(1, 2, 8, 8, 2)})
 
 
+@pytest.mark.long
 def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
     node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
     engine = make_engine(Settings(home=bundles.parent, ray=cluster.address))

@@ -260,6 +260,7 @@ def test_phases_of_mrd_files_are_frames_or_are_averaged(tmp_path):
     assert (series[:, 0] - series[:, 1]).norm() > 0.01 * series[:, 0].norm()
 
 
+@pytest.mark.long
 def test_a_dynamic_network_learns_from_series(tmp_path):
     recipe = {
         "network": "jotlasnet",
