@@ -82,7 +82,7 @@ def run_external(
     except _FailedError as error:
         ended, failure = error.kind != _HUNG, str(error)
     finally:
-        status = program.close(patiently=ended)
+        status = program.close(patiently=ended and not program.was_ended)
     if status and not failure:
         failure = f"{program.name} ended with status {status}"
     if failure:
