@@ -28,7 +28,7 @@ log = logging.getLogger("isocenter.recover")
 _NICENESS = 10
 _STOP_SECONDS = 5.0
 _MOST_TRIES = 3
-"""How often a service tries to recover a scan when it starts: one that crashes the process must not do so for ever."""
+"""How often a scan is tried that nobody names: one that cannot be recovered, or crashes the process, must not be for ever."""
 
 
 def spool_of(settings: Settings) -> Path:
@@ -65,6 +65,10 @@ def needs_recovery(scan: SpooledScan) -> bool:
     if scan.state in ("interrupted", "undelivered") and scan.images is not None:
         return False
     return scan.stream is not None and not scan.is_done and not scan.running
+
+
+def _may_be_tried(scan: SpooledScan) -> bool:
+    return scan.fields.get("tried", 0) < _MOST_TRIES
 
 
 def describe(scan: SpooledScan) -> str:
@@ -155,7 +159,7 @@ class Recovery:
                 index.append(scan.scan, outcome="empty")
                 return None
             if result.failed:
-                raise IsocenterError("what its reconstruction says is above")
+                raise IsocenterError("no image could be made of it")
             keep(scan, result.images)
             index.append(scan.scan, recovered=now(), images=len(result.images))
             return result
@@ -203,11 +207,7 @@ def recover(
         The spool, the settings or the bundles cannot be used.
     """
     found = find(spool_of(settings), names)
-    scans = found if names else [scan for scan in found if needs_recovery(scan)]
-    if waiting := [] if names else [scan.scan for scan in found if not (scan.is_done or scan.running or scan in scans)]:
-        say(
-            f"the spool has images of {len(waiting)} scans that were not sent; fetch them with --images {' '.join(waiting)}"
-        )
+    scans = found if names else _due(found, say)
     if not scans:
         say("there is nothing to reconstruct")
         return True
@@ -218,6 +218,17 @@ def recover(
     with Recovery(settings) as recovery:
         recovered = [_recover_one(recovery, scan, keep, say, say, pipeline) for scan in scans]
     return all(recovered)
+
+
+def _due(found: list[SpooledScan], say: Callable[[str], None]) -> list[SpooledScan]:
+    """Return the scans that need recovery and may be tried; say which others have no images yet, or images that wait."""
+    needy = [scan for scan in found if needs_recovery(scan)]
+    if given_up := [scan.scan for scan in needy if not _may_be_tried(scan)]:
+        say(f"tried {_MOST_TRIES} times and left; name it to try again: {', '.join(given_up)}")
+    others = [scan for scan in found if scan.images is not None and not (scan.is_done or scan.running)]
+    if waiting := [scan.scan for scan in others if scan not in needy]:
+        say(f"images that were not sent are in the spool, for --images: {', '.join(waiting)}")
+    return [scan for scan in needy if _may_be_tried(scan)]
 
 
 def _recover_one(
@@ -233,6 +244,10 @@ def _recover_one(
             say(f"scan {scan.scan} has nothing in it that could be reconstructed")
     except (IsocenterError, OSError) as error:
         say(f"scan {scan.scan} is not recovered: {error}")
+        return False
+    except Exception as error:
+        log.exception("scan %s is not recovered", scan.scan)
+        say(f"scan {scan.scan} is not recovered: {type(error).__name__}, an error of its own")
         return False
     return True
 
@@ -276,7 +291,7 @@ def recover_beside_service(settings: Settings) -> None:
 
 def _recover_into_spool(settings: Settings) -> None:
     folder = spool_of(settings)
-    names = [scan.scan for scan in find(folder) if needs_recovery(scan) and scan.fields.get("tried", 0) < _MOST_TRIES]
+    names = [scan.scan for scan in find(folder) if needs_recovery(scan) and _may_be_tried(scan)]
     if not names:
         return
 

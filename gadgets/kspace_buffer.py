@@ -28,7 +28,7 @@ _REVERSE = 1 << (ismrmrd.ACQ_IS_REVERSE - 1)
 _HEADER_BYTES = ACQUISITION_HEADER.itemsize
 _LINE_BYTES = _HEADER_BYTES + 12
 """Held for each line besides its samples: header, count and energy."""
-_BUFFER_BYTES = 8192
+_BUFFER_BYTES = 24576
 """Held for each buffer, however small it is."""
 
 

@@ -127,7 +127,9 @@ class NoiseStore:
         name = f"noise measurement {short_name(measurement_id)}"
         found, faults = self._read_all(measurement_id)
         _, chosen = _closest(found, system)
-        if not chosen and faults:
+        if faults and all(
+            each.is_again for each in chosen
+        ):  # another one's noise does not take the place of a damaged one
             raise DataError(f"the stored {name} {faults[0]}", kind="noise")
         if not chosen and found:
             raise DataError(f"{name} was kept by another system only", kind="noise")

@@ -13,6 +13,7 @@ from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, FireStep
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Text, encode
 from ..wire.conversation import DATA
+from ..wire.cursor import OBJECT_BYTES
 from ..wire.header import write_header
 from ..wire.items import (
     Acquisition,
@@ -32,7 +33,6 @@ from .transport import Receiver, send_buffers
 
 _FORWARDED = (Acquisition, Waveform, Image, ReconData, ImageArray, AcquisitionBucket)
 _RETURNED = (*DATA, DependencyReport, Feedback)
-_OBJECT_BYTES = 1024
 _TICK = 0.25
 _HUNG = "external program hangs"
 
@@ -221,7 +221,7 @@ class _Exchange:
 def _size(message: Message) -> int:
     """Bytes that a message holds while it waits, at least those of the object."""
     if isinstance(message, Text | ErrorReport):
-        return _OBJECT_BYTES + len(message.text)
+        return OBJECT_BYTES + len(message.text)
     if isinstance(message, DicomFile):
-        return _OBJECT_BYTES + len(message.dicom)
-    return _OBJECT_BYTES + (size_of(message) if isinstance(message, _FORWARDED) else 0)
+        return OBJECT_BYTES + len(message.dicom)
+    return OBJECT_BYTES + (size_of(message) if isinstance(message, _FORWARDED) else 0)

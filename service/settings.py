@@ -154,7 +154,7 @@ class Settings(BaseModel):
     drain_timeout: Annotated[float, Field(gt=0)] = 30.0
     program_timeout: Annotated[float, Field(gt=0)] = 600.0
     shutdown_timeout: Annotated[float, Field(gt=0)] = 60.0
-    max_text_bytes: Annotated[int, Field(ge=1024)] = 16 * MIB
+    max_text_bytes: Annotated[int, Field(ge=1024)] = 4 * MIB
     max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
     log_private: bool = False

@@ -31,6 +31,8 @@ from ..wire.items import Image
 STREAM, IMAGES, PARTIAL = ".stream", ".images", ".partial"
 _INDEX = "index.jsonl"
 _DAY = 86400.0
+_NUMBERS = frozenset({"bytes", "whole", "images", "sent", "tried"})
+"""Fields of the index that are numbers; the others are texts."""
 log = logging.getLogger("isocenter.spool")
 
 
@@ -152,11 +154,18 @@ class Index:
         if self._path.is_file():
             with self._path.open("rb") as lines:
                 for line in lines:
-                    with contextlib.suppress(ValueError):
+                    with contextlib.suppress(ValueError, RecursionError):
                         fields = json.loads(line)
                         if isinstance(fields, dict) and isinstance(fields.get("scan"), str):
-                            entries[fields["scan"]] |= fields
+                            entries[fields["scan"]] |= {
+                                name: value for name, value in fields.items() if _is_sound(name, value)
+                            }
         return entries
+
+
+def _is_sound(name: str, value: object) -> bool:
+    """Whether a field holds what is written there: lines may be damaged, or written by hand."""
+    return isinstance(value, bool | int | float if name in _NUMBERS else str)
 
 
 @dataclass(frozen=True)

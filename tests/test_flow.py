@@ -216,7 +216,7 @@ class TestKept:
 
     LINES, COILS, SAMPLES = 16, 2, 32
     SPARE = 8 * LINES * COILS * SAMPLES
-    BLOCK = SPARE + 352 * LINES + 8192
+    BLOCK = SPARE + 352 * LINES + 24576
     PROTOCOL = ScanProtocol(matrix=LINES, coils=COILS, noise_scan=False)
 
     def items(self, **change):
@@ -281,8 +281,8 @@ class TestKept:
         (block,) = stream
         assert block.mask.all()
         assert (
-            "there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): it needs 30.2 kB more; "
-            "the scan may keep 52.2 kB (three quarters of scan_bytes), of which 30.2 kB are free"
+            "there is no memory for a block [frames, kz, ky, coils, kx] of (1, 1, 16, 2, 32): it needs 46.6 kB more; "
+            "the scan may keep 85.0 kB (three quarters of scan_bytes), of which 46.6 kB are free"
         ) in scan.problems["memory"]
         assert ledger.held == 0
 

@@ -100,7 +100,7 @@ class TestEveryWholeReadout:
             content = recorded[:cut]
             readouts = whole_readouts(content) - 1  # the first is noise
             if readouts == 0:
-                with pytest.raises(IsocenterError, match="could not be reconstructed"):
+                with pytest.raises(IsocenterError, match="no image could be made"):
                     recover(content)
                 continue
             images, said = recover(content)
@@ -176,7 +176,7 @@ class TestCommand:
         result = command("--pipeline", "rss.xml")
         assert result.exit_code == 0
         assert "3 images in" in result.output
-        assert "there is nothing to recover" in command().output
+        assert "there is nothing to reconstruct" in command().output
 
     def test_a_scan_that_is_named(self, command, spool):
         result = command("fine")
@@ -203,6 +203,32 @@ class TestCommand:
         content = joined(*service.replay(slices).images)
         (spool / "crashed.images.partial").write_bytes(content[:-1])
         assert "2 images in" in command("--images", "crashed").output
+
+    def test_images_that_were_fetched_are_no_longer_waiting(self, command, spool, service, slices):
+        write_images(spool, "gone", service.replay(slices).images)
+        (spool / "gone.stream").write_bytes(b"")
+        Index(spool).append("gone", outcome="undelivered")
+        assert "images that were not sent are in the spool, for --images: gone" in command().output
+        assert "3 images in" in command("--images", "gone").output
+        assert "gone" not in command("--list").output
+
+    def test_what_cannot_be_recovered_is_tried_three_times(self, command, spool):
+        for _ in range(3):
+            assert "scan failed is not recovered" in command().output
+        result = command()
+        assert result.exit_code == 0
+        assert "tried 3 times and left; name it to try again: failed" in result.output
+        assert "scan failed is not recovered" in command("failed").output
+
+    def test_a_damaged_index_costs_the_lines_that_are(self, command, spool):
+        with (spool / "index.jsonl").open("a") as index:
+            index.write(
+                "[" * 100_000
+                + "\n"
+                + '{"scan": "crashed", "tried": "abc", "time": []}\n{"scan": "crashed", "peer": 7}\n'
+            )
+        assert "10.0.0.1" in command("--list").output
+        assert "2 images in" in command().output
 
     def test_without_a_spool(self, command, settings):
         settings.spool.rmdir()

@@ -10,6 +10,7 @@ from .errors import FileError, Limits, ProtocolError
 from .messages import Close, Message, MessageId
 
 _ID = struct.Struct("<H")
+_CLOSE = _ID.pack(MessageId.CLOSE)
 _CONFIG_FILE_BYTES = 1024
 _PIECE = 2**20
 _OTHER_STARTS = (MessageId.TEXT, MessageId.QUERY)
@@ -45,7 +46,10 @@ class RecordedStream:
         with path.open("rb") as file:
             start = file.read(_ID.size + Limits().text)
         self.configuration = self._opening_message(start, (MessageId.CONFIG_FILE, MessageId.CONFIG_SCRIPT))
-        self.header = self._opening_message(start[len(self.configuration) :], (MessageId.HEADER,))
+        rest = start[len(self.configuration) :]
+        if self.configuration and len(rest) <= _ID.size + U32.size and rest != _CLOSE:
+            raise FileError(f"{path} ends before its MRD header")
+        self.header = self._opening_message(rest, (MessageId.HEADER,))
         self._start = len(self.configuration) + len(self.header)
         if not self._start and (len(start) < _ID.size or _ID.unpack_from(start)[0] not in _OTHER_STARTS):
             raise FileError(
