@@ -15,6 +15,7 @@ from isocenter.engine import Engine  # noqa: E402
 from isocenter.export.build import DEFAULT_FORMATS  # noqa: E402
 from isocenter.export.classical import METHODS, ensure_classical  # noqa: E402
 from isocenter.export.shipped import ensure_shipped  # noqa: E402
+from isocenter.service import logs  # noqa: E402
 from isocenter.service.server import Server  # noqa: E402
 from isocenter.service.settings import Settings  # noqa: E402
 from isocenter.simulate.scan import ScanProtocol, simulate  # noqa: E402
@@ -133,9 +134,11 @@ def small_scan():
 
 @pytest.fixture(autouse=True)
 def log_as_it_was():
-    """Commands that run in this process send the log to a stream that is closed after them."""
+    """Commands that run in this process send the log to a stream that is closed after them, and may show more in it."""
+    private = logs._private
     logger = logging.getLogger("isocenter")
     before = list(logger.handlers), logger.level, logger.propagate
     yield
     logger.handlers[:], level, logger.propagate = before
     logger.setLevel(level)
+    logs._private = private

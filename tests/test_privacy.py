@@ -206,7 +206,7 @@ class Log:
         return self._path.read_text("utf-8")
 
 
-@pytest.fixture(scope="module", params=["json", "text"])
+@pytest.fixture(scope="module", params=["json", pytest.param("text", marks=pytest.mark.long)])
 def log(request, tmp_path_factory, bundles):
     folder = tmp_path_factory.mktemp(request.param)
     (folder / "home").mkdir()

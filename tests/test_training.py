@@ -110,6 +110,7 @@ VARNET = {
 }
 
 
+@pytest.mark.long
 def test_a_sensitivity_model_learns_the_true_maps_and_hands_them_to_the_whole_network(tmp_path):
     train(load_recipe(write(tmp_path, **VARNET, epochs=15)), tmp_path / "maps", progress=False)
     with (tmp_path / "maps" / "metrics.csv").open(newline="") as file:
