@@ -208,14 +208,17 @@ class Server:
     def _accept_with_spare(self, listener: socket.socket, farewells: Farewells) -> None:
         """Tell a peer for which there is no file descriptor left, with the one that is kept for this."""
         self._refused("no descriptor", "", "no file descriptor is left for a connection")
+        is_told = False
         if self._spare is not None:
             os.close(self._spare)
             with suppress(OSError):
                 sock, _ = listener.accept()
                 farewells.refuse(sock, "the service has no file descriptor left for another scan; try again later")
                 farewells.close()  # its descriptor is the spare one
+                is_told = True
         self._spare = _spare_descriptor()
-        self._stopping.wait(_PAUSE_SECONDS)
+        if not is_told:  # it would be asked for again at once, and in vain
+            self._stopping.wait(_PAUSE_SECONDS)
 
     def _admit(self, sock: socket.socket, address: str, farewells: Farewells) -> None:
         _set_options(sock)

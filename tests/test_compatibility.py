@@ -24,7 +24,10 @@ def test_a_bundle_opens_and_passes_its_probe():
 
 def test_every_setting_of_its_example_is_read():
     settings = load_settings(MADE / "isocenter.yaml")
-    assert settings.model_dump(exclude={"home"}) == Settings().model_dump(exclude={"home"})
+    changed = {"home", "max_text_bytes"}
+    assert settings.model_dump(exclude=changed) == Settings().model_dump(exclude=changed)
+    assert settings.max_text_bytes == 16 * 2**20
+    assert "queue_bytes is not used any more" in settings.notes[0]
 
 
 def test_a_pipeline_for_gadgetron_is_read():
