@@ -57,8 +57,6 @@ class Bundle:
         Where it is.
     manifest
         What it says of itself.
-    digest
-        SHA-256 of the manifest's file, in hexadecimal; as it holds those of the others, it stands for the whole bundle.
     signer
         The trusted key that signed it, if one did.
     made_here
@@ -67,7 +65,6 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
-    digest: str = ""
     signer: PublicKey | None = None
     made_here: bool = False
 
@@ -102,7 +99,7 @@ class Bundle:
             raise
         digest = hashlib.sha256(text).hexdigest()
         manifest = _parse(text, path).model_copy(update={"name": name, "digest": digest})
-        bundle = cls(folder, manifest, digest, signer)
+        bundle = cls(folder, manifest, signer)
         bundle._check_listing(entries)
         for file, expected in manifest.files.items():
             if sha256(folder / file) != expected:

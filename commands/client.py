@@ -290,7 +290,7 @@ def replay_stream(
     *,
     configuration: ConfigFile | ConfigScript | None = None,
     parameters: str | None = None,
-    on_acquisition: Callable[[], None] | None = None,
+    on_acquisition: Callable[[], None] = lambda: None,
 ) -> ReplayResult:
     """Send a recorded stream byte by byte as it came, whole messages only, and return what came back.
 
@@ -313,8 +313,8 @@ def replay_stream(
         for piece, messages in stream.pieces():
             acquisitions = sum(isinstance(message, Acquisition) for message in messages)
             client.send_recorded(piece, acquisitions)
-            for _ in range(acquisitions if on_acquisition else 0):
-                on_acquisition()  # type: ignore[misc]
+            for _ in range(acquisitions):
+                on_acquisition()
         if stream.is_interrupted:
             client.interrupt()
     except OSError:

@@ -25,7 +25,6 @@ from .runtimes import Runtime, readers
 
 log = logging.getLogger("isocenter.engine")
 
-CACHE = MEASURED
 _LONGEST_CACHE = 2**20
 ROUNDS = 3
 _WORTH = 0.9
@@ -86,7 +85,7 @@ def recall(bundle: Bundle, device: torch.device) -> Choice | None:
 
 def remember(bundle: Bundle, device: torch.device, choice: Choice) -> None:
     """Keep what was measured; a bundle on a disk that cannot be written is measured again every time."""
-    path = bundle.folder / CACHE
+    path = bundle.folder / MEASURED
     entries = {**_read(bundle), _key(bundle, device): choice.model_dump()}
     try:
         _write(path, json.dumps(entries, indent=1) + "\n")
@@ -106,7 +105,7 @@ def _write(path: Path, text: str) -> None:
 
 def _read(bundle: Bundle) -> dict[str, object]:
     try:
-        content = json.loads(read_regular(bundle.folder / CACHE, _LONGEST_CACHE))
+        content = json.loads(read_regular(bundle.folder / MEASURED, _LONGEST_CACHE))
     except (BundleError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -111,7 +111,7 @@ class Session:
         except (ConnectionError, TimeoutError, Stopped) as error:
             limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
             self._outcome = "undelivered"
-        except BaseException:
+        except BaseException:  # whatever a gadget does, also what would only end this thread
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
         finally:
@@ -383,8 +383,9 @@ class Session:
 
 def _why(error: Exception | None) -> str:
     """Say what an error of the connection is, without Python's way of saying it."""
-    known = isinstance(error, OSError) and error.errno is not None
-    return os.strerror(error.errno) if known else str(error or "")  # type: ignore[union-attr]
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error or "")
 
 
 def _report_stray(message: Message, scan: Scan) -> None:

@@ -11,6 +11,17 @@ from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import _dynamic_kspace
+from isocenter.wire import Close, ConfigFile, Header, encode
+
+
+def joined(*messages):
+    """Messages as they are on the wire."""
+    return b"".join(bytes(part) for message in messages for part in encode(message))
+
+
+def stream(scan, config="rss.xml", items=None):
+    """A whole scan as a client sends it; with other items, or its own."""
+    return joined(ConfigFile(config), Header(scan.header.encode()), *(scan.items if items is None else items), Close())
 
 
 def collect(gadgets, scan_or_simulation, items=None, **scan_options):

@@ -15,11 +15,10 @@ import torch
 import yaml
 from helpers import Recorder, numbered, rss_inputs, wait_until
 from isocenter.bundle.folder import Bundle, relative_error, sha256
-from isocenter.bundle.manifest import TensorSpec
+from isocenter.bundle.manifest import MEASURED, TensorSpec
 from isocenter.commands.cli import app
 from isocenter.engine import Engine, EngineError, LoadedModel, choice
 from isocenter.engine import commission as commission_module
-from isocenter.engine.choice import CACHE
 from isocenter.engine.commission import commission
 from isocenter.engine.jobs import DeviceLostError
 from isocenter.engine.runtimes import RUNTIMES, ChannelsLastRuntime
@@ -312,17 +311,17 @@ class TestModels:
     def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles_with_onnx, tmp_path, monkeypatch):
         monkeypatch.setattr(choice, "_waiting_seconds", lambda: 0.0)
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
-        (folder / CACHE).unlink(missing_ok=True)
+        (folder / MEASURED).unlink(missing_ok=True)
         first = LoadedModel(Bundle.open(folder), CPU)
-        content = json.loads((folder / CACHE).read_text())
+        content = json.loads((folder / MEASURED).read_text())
         (entry,) = content.values()
         assert set(entry["milliseconds"]) == {"onnx", "torchscript"}
         assert entry["runtime"] == first.runtime
         other = "onnx" if first.runtime == "torchscript" else "torchscript"
         entry["runtime"] = other
-        (folder / CACHE).write_text(json.dumps(content))
+        (folder / MEASURED).write_text(json.dumps(content))
         assert LoadedModel(Bundle.open(folder), CPU).runtime == other
-        (folder / CACHE).write_text("no json")
+        (folder / MEASURED).write_text("no json")
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
 
     def test_what_was_measured_holds_for_the_files_that_were_measured(self, bundles, tmp_path):
@@ -333,19 +332,19 @@ class TestModels:
         choice.remember(Bundle.open(folder), CPU, measured)
         assert choice.recall(Bundle.open(folder), CPU) == measured
         for path in (bundles / "sense").iterdir():
-            if path.name != CACHE:
+            if path.name != MEASURED:
                 shutil.copy(path, folder)
         assert choice.recall(Bundle.open(folder), CPU) is None
-        shutil.copytree(bundles / "rss", folder, ignore=shutil.ignore_patterns(CACHE), dirs_exist_ok=True)
+        shutil.copytree(bundles / "rss", folder, ignore=shutil.ignore_patterns(MEASURED), dirs_exist_ok=True)
         assert choice.recall(Bundle.open(folder), CPU) == measured
 
     def test_what_was_measured_on_a_busy_machine_is_used_and_not_remembered(
         self, bundles_with_onnx, tmp_path, busy, caplog
     ):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
-        (folder / CACHE).unlink(missing_ok=True)
+        (folder / MEASURED).unlink(missing_ok=True)
         assert LoadedModel(Bundle.open(folder), CPU).runtime in ("onnx", "torchscript")
-        assert not (folder / CACHE).exists()
+        assert not (folder / MEASURED).exists()
         assert "other programs kept the processor busy" in caplog.text
 
     @pytest.mark.parametrize(
@@ -360,10 +359,10 @@ class TestModels:
 
     def test_the_command_measures_and_the_engine_follows(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "rss", tmp_path / "rss")
-        (folder / CACHE).unlink(missing_ok=True)
+        (folder / MEASURED).unlink(missing_ok=True)
         result = CliRunner().invoke(app, ["bundle", "bench", str(folder), "--matrix", "48x40x3", "--repetitions", "1"])
         assert result.exit_code == 0, result.output
-        (entry,) = json.loads((folder / CACHE).read_text()).values()
+        (entry,) = json.loads((folder / MEASURED).read_text()).values()
         assert f"the service will use {entry['runtime']} here" in result.output
         assert LoadedModel(Bundle.open(folder), CPU).runtime == entry["runtime"]
 
@@ -410,7 +409,7 @@ class TestSecondRuntime:
     @pytest.fixture
     def bundle(self, bundles, tmp_path):
         folder = shutil.copytree(bundles / "varnet-brain", tmp_path / "varnet-brain")
-        (folder / CACHE).unlink(missing_ok=True)
+        (folder / MEASURED).unlink(missing_ok=True)
         return Bundle.open(folder)
 
     def inputs(self, bundle, scale=1.0):
@@ -435,7 +434,7 @@ class TestSecondRuntime:
 
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
-        (folder / CACHE).unlink(missing_ok=True)
+        (folder / MEASURED).unlink(missing_ok=True)
         manifest = yaml.safe_load((folder / "model.yaml").read_text())
         (folder / "model.onnx").write_bytes(b"no graph")
         manifest["files"]["model.onnx"] = sha256(folder / "model.onnx")

@@ -9,9 +9,10 @@ import h5py
 import ismrmrd
 import numpy as np
 import pytest
+from helpers import joined
 from isocenter.commands.client import ClientError
 from isocenter.commands.replay import Options, ReplayError, run
-from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Text, encode
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Text
 from isocenter.wire.errors import FileError
 from isocenter.wire.files import ImageWriter, MrdFile
 from isocenter.wire.header import NO_HEADER
@@ -392,10 +393,6 @@ def test_what_cannot_be_written_is_told_without_a_trace_of_python(tmp_path, monk
     monkeypatch.setattr(ismrmrd.Dataset, "append_image", full)
     with pytest.raises(FileError, match="No space left on device"):
         ImageWriter(tmp_path / "new.h5", "images").write(image((1, 1, 2, 2)))
-
-
-def joined(*messages):
-    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
 
 
 def acquisitions(count=4, samples=16):

@@ -7,7 +7,7 @@ import ismrmrd
 import isocenter
 import numpy as np
 import pytest
-from helpers import random_acquisition
+from helpers import joined, random_acquisition
 from isocenter.commands.client import Compression, _encode_compressed
 from isocenter.flow.ledger import Ledger
 from isocenter.gadgets.accumulate import accumulate
@@ -28,7 +28,6 @@ from isocenter.wire import (
     Query,
     Response,
     Text,
-    encode,
 )
 from isocenter.wire.cursor import Cursor
 from isocenter.wire.header import parse_header
@@ -80,10 +79,6 @@ def assert_linear(cost, size):
     few, many = cost(size), cost(8 * size)
     assert few
     assert many <= EIGHT_TIMES * few, (few, many)
-
-
-def joined(*messages):
-    return b"".join(bytes(part) for message in messages for part in encode(message))
 
 
 def waveform(samples):

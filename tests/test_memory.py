@@ -7,22 +7,18 @@ import struct
 
 import ismrmrd
 import pytest
-from helpers import random_acquisition, wait_until
+from helpers import joined, random_acquisition, wait_until
 from isocenter.flow import ledger
 from isocenter.gadgets.readouts import flag_mask
 from isocenter.service.settings import MIB, Settings, load_settings
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, Decoder, Header, Query, Text, encode
+from isocenter.wire import Close, ConfigFile, Decoder, Header, Query, Text
 from isocenter.wire.items import AcquisitionHeader, Image, ImageHeader
 
 SCAN = 32 * MIB
 NOISE = flag_mask(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
 CALIBRATION = flag_mask(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
 LAST = flag_mask(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
-
-
-def joined(*messages):
-    return b"".join(bytes(part) for message in messages for part in encode(message))
 
 
 def readout(channels, samples=64, flags=0, **counters):

@@ -10,21 +10,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import wait_until
+from helpers import joined, wait_until
 from isocenter.commands import recover as recovery
 from isocenter.commands.cli import app
 from isocenter.service.settings import Settings
 from isocenter.service.spooled import Index, create, read_spool
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, Decoder, Header, encode
+from isocenter.wire import Close, ConfigFile, Decoder, Header
 from isocenter.wire.errors import IsocenterError
 from isocenter.wire.items import Acquisition, Image
 from isocenter.wire.streams import read_messages
 from typer.testing import CliRunner
-
-
-def joined(*messages):
-    return b"".join(bytes(part) for message in messages for part in encode(message))
 
 
 @pytest.fixture(scope="module")

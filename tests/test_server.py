@@ -14,21 +14,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import wait_until
+from helpers import stream, wait_until
 from isocenter.commands.client import ask, connect
 from isocenter.engine import Engine
 from isocenter.service import server as server_module
 from isocenter.service.admission import refusal
 from isocenter.service.settings import Settings, SettingsError, load_settings, reloaded
-from isocenter.wire import Close, ConfigFile, Decoder, Header, Text, encode
-
-
-def joined(*messages):
-    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
-
-
-def stream(scan, config="rss.xml"):
-    return joined(ConfigFile(config), Header(scan.header.encode()), *scan.items, Close())
+from isocenter.wire import Decoder, Text
 
 
 def said(sock, timeout=10):

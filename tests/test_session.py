@@ -14,18 +14,14 @@ import time
 import ismrmrd
 import numpy as np
 import pytest
-from helpers import random_acquisition, wait_until
+from helpers import joined, random_acquisition, stream, wait_until
 from isocenter.commands.client import Client, ClientError, Compression, ask, noise_statistics, replay
 from isocenter.gadgets.scan import Scan
 from isocenter.service.series import SeriesNumbers
 from isocenter.service.watch import Connected, Ended, ImageSent, Started, Told
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Query, Text, encode
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Query, Text
 from isocenter.wire.items import AcquisitionBucket, Image, ImageArray, make_image
-
-
-def joined(*messages):
-    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
 
 
 def talk(service, data, *, half_close=False, timeout=20):
@@ -47,10 +43,6 @@ def texts(messages):
 
 def images(messages):
     return [message for message in messages if isinstance(message, Image)]
-
-
-def stream(scan, config="rss.xml", items=None):
-    return joined(ConfigFile(config), Header(scan.header.encode()), *(scan.items if items is None else items), Close())
 
 
 def refuses(port):

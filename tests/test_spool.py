@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import wait_until
+from helpers import joined, stream, wait_until
 from isocenter.commands.client import ask
 from isocenter.service import server as server_module
 from isocenter.service import spool as spool_module
@@ -19,16 +19,8 @@ from isocenter.service.settings import Settings
 from isocenter.service.spool import Spool
 from isocenter.service.spooled import Index, Retention, SpooledScan, create, locked, read_spool
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, Header, Text, encode
+from isocenter.wire import Close, Header, Text
 from isocenter.wire.streams import read_messages
-
-
-def joined(*messages):
-    return b"".join(bytes(part) for message in messages for part in encode(message))
-
-
-def stream_of(scan, config="rss.xml", items=None):
-    return joined(ConfigFile(config), Header(scan.header.encode()), *(scan.items if items is None else items), Close())
 
 
 def texts(result):
@@ -67,7 +59,7 @@ class TestWhatIsKept:
             scan = only_scan(service, spool)
         finally:
             os.umask(before)
-        assert scan.stream.read_bytes() == stream_of(slices)
+        assert scan.stream.read_bytes() == stream(slices)
         assert scan.stream.name == f"{scan.scan}.stream"
         assert same_images(list(read_messages(scan.images)), result.images)
         assert not texts(result)
@@ -101,9 +93,9 @@ class TestWhatIsKept:
     def test_while_it_runs_it_is_marked_and_locked(self, make_service, slices, spool):
         service = make_service(spool=spool)
         with service.connect() as sock:
-            sock.sendall(stream_of(slices)[:-2])
+            sock.sendall(stream(slices)[:-2])
             partial = wait_until_there(spool, "*.stream.partial")
-            wait_until(lambda: partial.stat().st_size == len(stream_of(slices)) - 2)
+            wait_until(lambda: partial.stat().st_size == len(stream(slices)) - 2)
             with locked(partial) as free:
                 assert not free
             assert [scan.state for scan in read_spool(spool)] == ["running"]
@@ -115,7 +107,7 @@ class TestWhatIsKept:
     def test_what_comes_after_a_failure_is_kept_to_its_end(self, make_service, slices, spool):
         """However long that takes: the raw data are worth as much as ever."""
         service = make_service(spool=spool, drain_timeout=1.0)
-        data = stream_of(slices, "there_is_no_such_pipeline.xml")
+        data = stream(slices, "there_is_no_such_pipeline.xml")
         with service.connect() as sock:
             for start in range(0, len(data), len(data) // 8):
                 sock.sendall(data[start : start + len(data) // 8])
@@ -131,7 +123,7 @@ class TestWhatIsKept:
         keeper = Spool(settings)
         session = threading.Thread(target=Session(theirs, settings, engine, "scan", spool=keeper).run)
         with ours:
-            ours.sendall(stream_of(slices))
+            ours.sendall(stream(slices))
         session.start()
         session.join(30)
         keeper.finish(10)
@@ -144,13 +136,13 @@ class TestWhatIsKept:
     def test_a_stream_that_ends_too_soon(self, make_service, slices, spool):
         service = make_service(spool=spool)
         with service.connect() as sock:
-            sock.sendall(stream_of(slices)[:-30_000])
+            sock.sendall(stream(slices)[:-30_000])
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(65536):
                 pass
         scan = only_scan(service, spool)
         assert scan.state == "interrupted"
-        assert scan.stream.read_bytes() == stream_of(slices)[:-30_000]
+        assert scan.stream.read_bytes() == stream(slices)[:-30_000]
 
     def test_an_old_folder_that_others_may_read(self, make_service, slices, spool, caplog):
         spool.mkdir(mode=0o755)
@@ -164,7 +156,7 @@ class TestWhatIsKept:
     def test_two_services_share_a_folder(self, make_service, slices, spool):
         services = [make_service(spool=spool, spool_bytes=0) for _ in range(2)]
         with services[0].connect() as sock:
-            sock.sendall(stream_of(slices)[:-2])
+            sock.sendall(stream(slices)[:-2])
             partial = wait_until_there(spool, "*.stream.partial")
             services[1].replay(slices)
             services[1].stop()
@@ -214,7 +206,7 @@ class TestTroubles:
 
     def test_a_folder_that_is_removed_while_a_scan_runs(self, make_service, slices, spool):
         service = make_service(spool=spool)
-        data = stream_of(slices)
+        data = stream(slices)
         with service.connect() as sock:
             sock.sendall(data[:30_000])
             partial = wait_until_there(spool, "*.stream.partial")
@@ -248,7 +240,7 @@ class TestTroubles:
         os.close(full)
         scan = only_scan(service, spool)
         assert scan.stream.name == f"{scan.scan}.stream.partial"
-        assert scan.stream.read_bytes() == stream_of(slices)[:50_000]
+        assert scan.stream.read_bytes() == stream(slices)[:50_000]
         assert scan.fields["outcome"] == "finished"
         assert not scan.fields["whole"]
 
@@ -318,7 +310,7 @@ class TestTroubles:
         first = service.replay(slices)
         wait_until(lambda: list(spool.glob("*.stream")))
         assert same_images(service.replay(slices).images, first.images)
-        assert (spool / "always-the-same.stream").read_bytes() == stream_of(slices)
+        assert (spool / "always-the-same.stream").read_bytes() == stream(slices)
 
     def test_more_text_than_any_opening_has(self, slices, spool, tmp_path):
         keeper = Spool(Settings(home=tmp_path, spool=spool))
@@ -453,7 +445,7 @@ def test_a_service_without_a_thread_to_be_had(slices, spool, tmp_path, monkeypat
 
     recording = Spool(Settings(home=tmp_path, spool=spool)).recording("scan")
     monkeypatch.setattr(spool_module.threading.Thread, "start", no_thread)
-    recording.write(memoryview(stream_of(slices)))
+    recording.write(memoryview(stream(slices)))
     recording.follow([Header(slices.header.encode())])
     assert recording.problems() == ["the raw data of this scan are not kept: the service can start no thread for it"]
     assert not recording.end(outcome="finished")

@@ -5,8 +5,9 @@ import struct
 
 import numpy as np
 import pytest
+from helpers import joined
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Response, Text, encode
+from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Response, Text
 from isocenter.wire.items import DependencyReport, Feedback, Image
 
 LINES = 32
@@ -17,10 +18,6 @@ BEFORE = 1 + LINES + LINES // 2
 @pytest.fixture(scope="module")
 def scan():
     return simulate(ScanProtocol(matrix=LINES, coils=4, slices=3, noise=0.5))
-
-
-def joined(*messages):
-    return b"".join(bytes(buffer) for message in messages for buffer in encode(message))
 
 
 def images_and_text(service, scan, stray, *, at=BEFORE, half_close=False):

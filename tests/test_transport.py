@@ -10,17 +10,13 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from helpers import random_acquisition, wait_until
+from helpers import joined, random_acquisition, wait_until
 from isocenter.flow.channel import Stopped
 from isocenter.flow.ledger import Ledger
 from isocenter.service.patience import Patience
 from isocenter.service.transport import Receiver, Sender
-from isocenter.wire import Close, ProtocolError, Text, encode
+from isocenter.wire import Close, ProtocolError, Text
 from isocenter.wire.items import AcquisitionBucket
-
-
-def joined(*messages):
-    return b"".join(bytes(part) for message in messages for part in encode(message))
 
 
 @pytest.fixture
