@@ -146,7 +146,7 @@ def sign(
         secret = SecretKey.read(key)
         bundle = Bundle.open(folder)
         content = (folder / MANIFEST).read_bytes()
-        if hashlib.sha256(content).hexdigest() != bundle.digest:
+        if hashlib.sha256(content).hexdigest() != bundle.manifest.digest:
             _fail(f"{folder / MANIFEST} has just changed")
         partial = folder.with_name(f".{folder.name}.minisig")
         partial.write_text(secret.sign(content), encoding="utf-8")
