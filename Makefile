@@ -1,6 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# two processes share out the tests, each one half, and who is done first takes over from the other
+SHARE := -n 2 --dist worksteal
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
 .PHONY: setup demo test test-all check bench clean
@@ -19,7 +21,7 @@ demo: setup
 	$(BIN)/isocenter demo -o demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest $(SHARE) -m "not long"
 
 test-all: setup
 	$(BIN)/python -m pytest

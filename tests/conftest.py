@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker, which torch reads as it is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from isocenter.commands.client import Client, connect, replay  # noqa: E402
+from isocenter.commands.prepare import prepare_bundles  # noqa: E402
 from isocenter.engine import Engine  # noqa: E402
-from isocenter.export.build import DEFAULT_FORMATS  # noqa: E402
-from isocenter.export.classical import METHODS, ensure_classical  # noqa: E402
-from isocenter.export.shipped import ensure_shipped  # noqa: E402
+from isocenter.export.classical import METHODS  # noqa: E402
 from isocenter.service import logs  # noqa: E402
 from isocenter.service.server import Server  # noqa: E402
 from isocenter.service.settings import Settings  # noqa: E402
@@ -25,22 +26,28 @@ SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
-def bundles() -> Path:
-    folder = Path(os.environ["ISOCENTER_HOME"]) / "bundles"
-    ensure_classical(folder)
-    ensure_shipped(folder)
-    return folder
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes that share out the tests."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def bundles_with_onnx(tmp_path_factory) -> Path:
-    """Classical bundles in every format, SENSE with a few iterations, as its ONNX graph holds them one after the other."""
-    folder = tmp_path_factory.mktemp("with_onnx")
-    short = replace(METHODS["sense"], configuration={"iterations": 3, "regularization": 0.005})
+def bundles() -> Path:
+    home = Path(os.environ["ISOCENTER_HOME"])
+    prepare_bundles(Settings(home=home))
+    return home / "bundles"
+
+
+@pytest.fixture(scope="session")
+def bundles_with_onnx(shared_folder) -> Path:
+    """Classical bundles with ONNX, SENSE with a few iterations, as its ONNX graph holds them one after the other."""
+    home = shared_folder / "with_onnx"
+    short = replace(METHODS["sense"], configuration={"iterations": 2, "regularization": 0.005})
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, "sense", short)
-        ensure_classical(folder, DEFAULT_FORMATS)
-    return folder
+        prepare_bundles(Settings(home=home), onnx=True, only=("rss", "combine", "sense"))
+    return home / "bundles"
 
 
 @pytest.fixture(scope="session")

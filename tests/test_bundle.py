@@ -23,8 +23,8 @@ SHAPES = [(1, 2, 1, 30, 22), (2, 5, 1, 17, 40), (1, 3, 5, 16, 18)]
     ("name", "runtime"), [(name, runtime) for name in METHODS for runtime in METHODS[name].formats]
 )
 @torch.no_grad()
-def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles_with_onnx, name, runtime):
-    bundle = Bundle.open(bundles_with_onnx / name)
+def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundles, bundles_with_onnx, name, runtime):
+    bundle = Bundle.open((bundles_with_onnx if runtime == "onnx" else bundles) / name)
     session = RUNTIMES[runtime](bundle.runtime_files()[runtime], bundle.manifest, torch.device("cpu"))
     module = METHODS[name].make(**bundle.manifest.configuration).double()
     for shape in SHAPES:

@@ -1,4 +1,4 @@
-"""The commands, as a user types them."""
+"""The commands, as a user types them: a few as programs of their own, the others in this process, which is quicker."""
 
 import os
 import re
@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
 
 import h5py
@@ -13,11 +14,21 @@ import numpy as np
 import pytest
 from helpers import wait_until
 from isocenter.commands import stamp
+from isocenter.commands.cli import app
 from isocenter.commands.prepare import prepare_bundles
 from isocenter.service.settings import Settings, SettingsError, load_settings
+from isocenter.simulate.scan import ScanProtocol, simulate
+from typer.testing import CliRunner
 
 
 def isocenter(*arguments, cwd, status=0):
+    with chdir(cwd):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exit_code == status, result.output
+    return result.output
+
+
+def program(*arguments, cwd, status=0):
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "isocenter.commands.cli", *map(str, arguments)],
         cwd=cwd,
@@ -32,15 +43,17 @@ def isocenter(*arguments, cwd, status=0):
 
 @pytest.fixture
 def scan_file(tmp_path):
-    isocenter(
-        "simulate", "--matrix", 48, "--coils", 4, "--slices", 2, "--acceleration", 2, "-o", "scan.h5", cwd=tmp_path
-    )
+    simulate(ScanProtocol(matrix=48, coils=4, slices=2, acceleration=2)).save(tmp_path / "scan.h5")
     return tmp_path / "scan.h5"
 
 
-def test_simulate_and_replay(service, scan_file):
-    folder = scan_file.parent
-    said = isocenter(
+def test_simulate_and_replay(service, tmp_path):
+    folder = tmp_path
+    program(
+        *("simulate", "--matrix", 48, "--coils", 4, "--slices", 2, "--acceleration", 2, "-o", "scan.h5"),
+        cwd=folder,
+    )
+    said = program(
         *("replay", "-p", service.port, "-f", "scan.h5", "-c", "sense.xml", "-o", "out.h5", "-G", "images"),
         *("--png", "montage.png", "--report", "latency.txt"),
         cwd=folder,
@@ -97,6 +110,11 @@ def test_replay_says_what_was_wrong(service, scan_file, arguments, complaint):
     assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=1)
 
 
+def test_a_program_that_fails_says_why_in_its_last_line_and_ends_with_a_status(tmp_path):
+    said = program("replay", "-f", "nothing.h5", cwd=tmp_path, status=1).splitlines()
+    assert said[-1] == "error: nothing.h5 does not exist or is no file"
+
+
 def test_replay_without_a_server(scan_file):
     said = isocenter("replay", "-p", 1, "-t", 300, "-f", "scan.h5", cwd=scan_file.parent, status=1)
     assert "cannot connect to localhost:1 within 0.3 seconds" in said
@@ -143,14 +161,16 @@ def test_a_port_that_is_taken_is_reported(service):
 
 
 @pytest.mark.parametrize("own", ["", "777"])
-def test_serving_says_how_long_threads_spin_before_torch_is_loaded(bundles, own):
+def test_serving_says_how_long_threads_spin_before_torch_is_loaded(own):
     code = (
         "import os, sys\n"
         "from isocenter.commands import serve\n"
-        "from isocenter.service.settings import Settings\n"
-        "assert 'torch' not in sys.modules and os.environ.get('GOMP_SPINCOUNT', '') in ('', '777')\n"
-        "try: serve.serve(lambda: Settings(host='256.256.256.256'))\n"
-        "except OSError: print(os.environ['GOMP_SPINCOUNT'])"
+        "def load():\n"
+        "    assert 'torch' not in sys.modules\n"
+        "    raise OSError(os.environ['GOMP_SPINCOUNT'])\n"
+        "assert os.environ.get('GOMP_SPINCOUNT', '') in ('', '777')\n"
+        "try: serve.serve(load)\n"
+        "except OSError as error: print(error)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"GOMP_SPINCOUNT": own} if own else {}

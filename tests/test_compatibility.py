@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from isocenter import models
 from isocenter.bundle.folder import Bundle
 from isocenter.commands import replay as replay_command
 from isocenter.engine.model import LoadedModel
@@ -51,6 +53,20 @@ def test_a_spooled_scan_gives_its_image_with_its_bundle(make_service_with, make_
     assert np.allclose(result.images[0].data, expected, rtol=1e-5, atol=1e-6 * float(expected.max()))
 
 
+@pytest.fixture
+def old_names():
+    """As in a process that has not imported them yet."""
+
+    def forget():
+        for name in [name for name in sys.modules if name.startswith("isocenter.models.training")]:
+            del sys.modules[name]
+        vars(models).pop("training", None)
+
+    forget()
+    yield
+    forget()
+
+
 @pytest.mark.parametrize(
     ("statement", "warns"),
     [
@@ -61,19 +77,16 @@ def test_a_spooled_scan_gives_its_image_with_its_bundle(make_service_with, make_
         ("import isocenter.models.training", True),
     ],
 )
-def test_modules_are_found_under_their_names(statement, warns):
-    code = (
-        "import warnings\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always', DeprecationWarning)\n"
-        f"    {statement}\n"
-        "moved = [str(each.message) for each in caught if 'has moved to isocenter.training' in str(each.message)]\n"
-        f"assert bool(moved) is {warns}, moved\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_modules_are_found_under_their_names(old_names, statement, warns):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DeprecationWarning)
+        exec(statement, {})
+    moved = [str(each.message) for each in caught if "has moved to isocenter.training" in str(each.message)]
+    assert bool(moved) is warns, moved
 
 
 def test_a_moved_module_is_one_and_the_same():
+    """Where it is imported under its old name first: in a process of its own."""
     code = (
         "import isocenter.models.training.data as old, isocenter.training.data as new\n"
         "assert old is new and new.__spec__.name == 'isocenter.training.data'"
