@@ -38,7 +38,7 @@ def assert_alike(result, alone):
 class TestTheSameAgain:
     """The same raw data with the same runtime, device and batching gives the same image, bit for bit."""
 
-    @pytest.mark.parametrize("bundle", ["sense", "modl-brain", "varnet-brain"])
+    @pytest.mark.parametrize("bundle", ["sense", "varnet-brain", pytest.param("modl-brain", marks=pytest.mark.long)])
     def test_one_after_the_other_and_side_by_side(self, make_engine, make_service_with, bundle):
         engine = make_engine()
         assert is_ready(engine, bundle)
@@ -49,9 +49,9 @@ class TestTheSameAgain:
         assert len(alone.images) == 2
         assert {image.meta["IsocenterBundle"] for image in alone.images} == {bundle}
         assert {image.meta["IsocenterBatch"] for image in alone.images} == {"1 of 1"}
-        for _ in range(3):
+        for _ in range(2):
             assert_alike(service.replay(scan, "network.xml", parameters=parameters), alone)
-        for result in replay_together(service, scan, "network.xml", 6, parameters=parameters):
+        for result in replay_together(service, scan, "network.xml", 4, parameters=parameters):
             assert_alike(result, alone)
 
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from itertools import count
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -335,5 +336,10 @@ class World(RuleBasedStateMachine):
         assert not self.state.turns.had, "accounts of scans that are gone"
 
 
-World.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
-TestWorld = World.TestCase
+class TestWorld(World.TestCase):
+    settings = settings(max_examples=50, stateful_step_count=60, deadline=None)
+
+
+@pytest.mark.long
+class TestManyWorlds(World.TestCase):
+    settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
