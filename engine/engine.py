@@ -48,7 +48,7 @@ class Engine:
         Where models run: names such as ``cpu`` or ``cuda:0``, or objects that stand for devices elsewhere.
     runtime
         A runtime for all bundles, or ``auto``.
-    default_network
+    default_bundle
         Bundle for pipelines that name none.
     deadline
         Seconds that a run may take until its bundle is taken for hanging and its jobs fail; ten times what was measured for its
@@ -68,12 +68,12 @@ class Engine:
         *,
         devices: Sequence[Device | str] = ("cpu",),
         runtime: RuntimeChoice = "auto",
-        default_network: str | None = None,
+        default_bundle: str | None = None,
         deadline: float = 60.0,
         trust: Trust = EVERYBODY,
     ) -> None:
         self.shelf = Shelf(folders, trust)
-        self.default_network = default_network
+        self.default_bundle = default_bundle
         self.deadline = deadline
         self.devices: list[Device] = [
             LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices

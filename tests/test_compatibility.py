@@ -27,7 +27,15 @@ def test_every_setting_of_its_example_is_read():
     changed = {"home", "max_text_bytes"}
     assert settings.model_dump(exclude=changed) == Settings().model_dump(exclude=changed)
     assert settings.max_text_bytes == 16 * 2**20
-    assert "queue_bytes is not used any more" in settings.notes[0]
+    assert settings.notes == (
+        "the setting network is called default_bundle now",
+        "the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place",
+    )
+
+
+def test_a_setting_counts_by_its_former_name_too():
+    assert Settings(network="varnet-brain").default_bundle == "varnet-brain"
+    assert load_settings(None, network="varnet-brain", default_bundle="rss").default_bundle == "rss"
 
 
 def test_a_pipeline_for_gadgetron_is_read():

@@ -92,7 +92,7 @@ def test_a_scan_that_waits_for_others_is_told_and_loses_nothing(
     ],
 )
 def test_64_scans_at_once(make_engine, make_service_with, config, protocol):
-    engine = make_engine(default_network="modl-brain")
+    engine = make_engine(default_bundle="modl-brain")
     assert is_ready(engine, "sense", "modl-brain")
     service = make_service_with(engine, max_connections=64)
     scan = simulate(ScanProtocol(noise=0.3, **protocol))
