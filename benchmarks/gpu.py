@@ -43,7 +43,7 @@ EXPORTS = {
     "fp16": ("torchscript", {"precision": "fp16", "tolerance": 1e-2}),
     "bf16": ("torchscript", {"precision": "bf16", "tolerance": 1e-2}),
     "onnx": ("onnx", {}),
-    "aoti": ("pt2", {}),
+    "aoti": ("aoti", {}),
 }
 """Formats and options of the bundles."""
 SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}

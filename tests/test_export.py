@@ -415,6 +415,7 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["--network", "modl", "-o", "x"], "needs its weights"),
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x"], "network 'nonet' is not known"),
         (["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"], "format tflite is not known"),
+        (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
         (["--network", "loupe", "--checkpoint", "absent.pt", "-o", "x"], "LOUPE has no graph"),
     ],
