@@ -174,7 +174,7 @@ def verify(
         inputs, expected = bundle.probe()
         for name, path in bundle.runtime_files().items():
             runtime = load_runtime(bundle, name, path, torch.device(device))
-            error = relative_error(runtime.run(inputs), expected)
+            error = relative_error(runtime.infer(inputs), expected)
             passed = error <= bundle.manifest.tolerance
             failed = failed or not passed
             verdict = "passed" if passed else f"FAILED, accepted is {bundle.manifest.tolerance:.0e}"
@@ -217,7 +217,7 @@ def bench(
     except IsocenterError as error:
         _fail(error)
     first = {
-        name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
+        name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs)) for name, runtime in runtimes.items()
     }
     measured = choice.choose(runtimes, inputs, place, repetitions, math.inf)
     choice.remember(bundle, place, measured)

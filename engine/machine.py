@@ -23,12 +23,12 @@ when its device runs something else: what it says is about its own run and about
 itself; ``RESETTING`` is one whose run was given up, and which goes on in another thread. Either ends with ``DeviceBack``. Jobs
 wait for that, until ``DeviceGone`` says that it takes too long; then they are refused unless another device can do them.
 
-A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the job
-waits in the queue, where it is passed over until a device is ``READY`` for it. Orders to load something for later (background)
-start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model that takes too long is
-``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it comes. One that has ``FAILED``
-is tried again when somebody wants it and no device has it. A device that comes back may be a new process, and is asked for its
-models anew.
+A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the
+job waits in the queue, where it is passed over until a device is ``READY`` for it. Errands that load something for
+later (background) start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model
+that takes too long is ``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it
+comes. One that has ``FAILED`` is tried again when somebody wants it and no device has it. A device that comes back may
+be a new process, and is asked for its models anew.
 
 A *bundle* is suspended while runs of it hang that were given up: its jobs are refused at once. This needs no table; it is what
 ``hung`` says. When the last of these runs comes back, the bundle is used again. One that ends because its device was stopped

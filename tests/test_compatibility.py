@@ -53,7 +53,7 @@ def test_a_spooled_scan_gives_its_image_with_its_bundle(make_service_with, make_
     service = make_service_with(make_engine(MADE / "bundles", runtime="torchscript"))
     options = replay_command.Options(filename=MADE / "scan.stream", outfile=tmp_path / "out.h5", port=service.port)
     nothing = {"on_start": lambda _: None, "on_acquisition": lambda: None}
-    result = replay_command.run(options, **nothing, on_image=lambda _: None, on_text=lambda _: None)
+    result = replay_command.replay(options, **nothing, on_image=lambda _: None, on_text=lambda _: None)
     expected = np.load(MADE / "image.npy")
     assert result.images[0].data.shape == expected.shape
     assert np.allclose(result.images[0].data, expected, rtol=1e-5, atol=1e-6 * float(expected.max()))

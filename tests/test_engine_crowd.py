@@ -68,7 +68,7 @@ def test_a_scan_that_waits_for_others_is_told_and_loses_nothing(
     def hold():
         return go_on.wait(20)
 
-    engine._crew.order(hold, bundle="", scan="another", device="cpu", seconds=20)
+    engine._crew.submit_errand(hold, bundle="", scan="another", device="cpu", seconds=20)
     results = []
     thread = threading.Thread(target=lambda: results.append(service.replay(small_scan, "sense.xml")))
     thread.start()
