@@ -219,16 +219,16 @@ def bench(
     first = {
         name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs)) for name, runtime in runtimes.items()
     }
-    measured = choice.choose(runtimes, inputs, place, repetitions, math.inf)
-    choice.remember(bundle, place, measured)
+    chosen = choice.choose(runtimes, inputs, place, repetitions, math.inf)
+    choice.remember(bundle, place, chosen)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
-    shortest = measured.milliseconds[measured.runtime]
-    for name, milliseconds in measured.milliseconds.items():
+    shortest = chosen.milliseconds[chosen.runtime]
+    for name, milliseconds in chosen.milliseconds.items():
         table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
     out.print(table)
-    together = f"up to {measured.batch} slices that wait together" if measured.batch > 1 else "slices one by one"
-    out.print(f"the service will use {measured.runtime} here, {together}", markup=False)
-    if measured.is_doubtful:
+    together = f"up to {chosen.batch} slices that wait together" if chosen.batch > 1 else "slices one by one"
+    out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
+    if chosen.is_doubtful:
         out.print("other programs kept the processor busy: measure again without them", markup=False)
 
 

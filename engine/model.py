@@ -56,26 +56,26 @@ class LoadedModel:
             if known is None:
                 raise
             known, runtimes = None, commission(bundle, device, wanted)
-        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
-        self.runtime = measured.runtime
-        self.pace = measured.pace
+        chosen = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
+        self.runtime = chosen.runtime
+        self.pace = chosen.pace
         self._infer = runtimes[self.runtime].infer
         self._others: dict[str, Runtime] | None = None if wanted == "auto" else {}
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
-        self.batch = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
+        self.batch = chosen.batch if chosen.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
-            self._remember(measured)
+            self._remember(chosen)
         log.info(
             "loaded bundle %s %s on %s with %s",
             self.manifest.name,
             self.manifest.version,
             device,
             runtimes[self.runtime].description,
-            extra={"fields": {f"{name}_ms": value for name, value in measured.milliseconds.items()}},
+            extra={"fields": {f"{name}_ms": value for name, value in chosen.milliseconds.items()}},
         )
 
-    def _remember(self, measured: choice.Choice) -> None:
-        if measured.is_doubtful:
+    def _remember(self, chosen: choice.Choice) -> None:
+        if chosen.is_doubtful:
             log.warning(
                 "bundle %s: other programs kept the processor busy while its runtimes were measured; %s is used, "
                 "and they are measured again at the next start",
@@ -83,7 +83,7 @@ class LoadedModel:
                 self.runtime,
             )
         else:
-            choice.remember(self.bundle, self.device, measured)
+            choice.remember(self.bundle, self.device, chosen)
 
     def _treats_entries_alone(self) -> bool:
         """Whether slices do not influence those that are computed with them."""

@@ -197,7 +197,7 @@ def _same(one: Key, other: Key, *counters: int) -> bool:
 def _distance(one: KspaceBuffer, other: KspaceBuffer) -> float:
     """Distance between the positions of two sets of lines in mm."""
     first, second = (
-        buffer.headers[buffer.measured].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other)
+        buffer.headers[buffer.mask].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other)
     )
     return round(float(np.linalg.norm(first - second)), 3) if first.size and second.size else 0.0
 
