@@ -85,7 +85,7 @@ from .turns import Turns
 _UP = DevicePhase.IDLE, DevicePhase.RUNNING
 
 
-class Device(NamedTuple):
+class DeviceState(NamedTuple):
     """What a device does: its run, by number, and the jobs of it; or what is wrong with it."""
 
     phase: DevicePhase = DevicePhase.IDLE
@@ -94,7 +94,7 @@ class Device(NamedTuple):
     trouble: object = None
 
 
-class Model(NamedTuple):
+class ModelState(NamedTuple):
     """A bundle on a device: how many entries are worth a batch, seconds for a byte of inputs, or what is wrong with it."""
 
     phase: ModelPhase = ModelPhase.ABSENT
@@ -129,8 +129,8 @@ class State(NamedTuple):
         Whether it is closed.
     """
 
-    devices: Mapping[str, Device]
-    models: Mapping[tuple[str, str], Model]
+    devices: Mapping[str, DeviceState]
+    models: Mapping[tuple[str, str], ModelState]
     turns: Turns
     hung: Mapping[int, Hung]
     runs: int
@@ -152,7 +152,7 @@ class State(NamedTuple):
         if job is None:
             return ""
         places = [name for name in self.devices if job.device in (None, name)]
-        phases = [self.models.get((name, job.bundle), Model()).phase for name in places]
+        phases = [self.models.get((name, job.bundle), ModelState()).phase for name in places]
         if job.bundle and ModelPhase.READY not in phases:
             return f"bundle {job.bundle!r} is being loaded"
         scans = self.turns.scans_before(number, self.running)
@@ -166,7 +166,7 @@ class State(NamedTuple):
 
 def start(devices: Sequence[str]) -> State:
     """Return the first state of an engine with these devices."""
-    return State({name: Device() for name in devices}, {}, Turns(), {}, 0, False)
+    return State({name: DeviceState() for name in devices}, {}, Turns(), {}, 0, False)
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
@@ -243,7 +243,7 @@ class _Draft:
     def move_model(self, device: str, bundle: str, by: type, **what: Any) -> bool:
         phase = MODEL_MOVES[self.phase(device, bundle)].get(by)
         if phase is not None:
-            self.models[device, bundle] = Model(phase, **what)
+            self.models[device, bundle] = ModelState(phase, **what)
         return phase is not None
 
     def places(self, job: Job) -> list[str]:
@@ -275,7 +275,7 @@ class _Draft:
 
     def trouble(self, name: str, bundle: str) -> tuple[bool, object]:
         """Return whether a device may do a bundle's jobs soon, and what is wrong otherwise; None: it was lost just now."""
-        device, model = self.devices[name], self.models.get((name, bundle), Model())
+        device, model = self.devices[name], self.models.get((name, bundle), ModelState())
         reason = device.trouble if device.trouble is not None else model.trouble
         return reason is None and device.phase is not DevicePhase.LOST, reason
 
@@ -327,7 +327,7 @@ class _Draft:
     def move_device(self, name: str, by: type, **what: Any) -> bool:
         phase = DEVICE_MOVES[self.devices[name].phase].get(by)
         if phase is not None:
-            self.devices[name] = Device(phase, **what)
+            self.devices[name] = DeviceState(phase, **what)
         return phase is not None
 
     def lose(self, name: str) -> None:
@@ -428,7 +428,7 @@ class _Draft:
                 self.give_up(name, Expired, "the engine was closed before it was done")
 
 
-def _running(devices: Mapping[str, Device]) -> Counter[str]:
+def _running(devices: Mapping[str, DeviceState]) -> Counter[str]:
     return Counter(scan for device in devices.values() for scan in {job.scan for job in device.jobs})
 
 

@@ -28,7 +28,7 @@ _THREADS = 16
 """For what is done beside: a load that hangs keeps one of them."""
 
 
-class Host:
+class Actor:
     """What runs in the actor: a device of the host that Ray has placed it on.
 
     Parameters
@@ -119,7 +119,7 @@ class RayDevice:
 
     def _make_actor(self) -> Any:
         options = {**self._options, "concurrency_groups": {"beside": _THREADS}}
-        return self._ray.remote(**options)(Host).remote(*self._arguments)
+        return self._ray.remote(**options)(Actor).remote(*self._arguments)
 
     def _ask(self, actor: Any, method: str, *arguments: Any) -> Any:
         function = getattr(actor, method)

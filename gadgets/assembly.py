@@ -126,8 +126,8 @@ class Assembler:
             self._scan.report("outside", f"all {buffer.readouts} readouts of a block lie outside the encoded matrix")
             return None
         self._scan.plan.settle(grid, lines)
-        reference, problem = self._store.find(key, buffer, borrow=encoding.acceleration != (1, 1))
-        kspace = self._to_kspace(buffer, None if reference is None else reference.buffer, grid, head_start)
+        found, problem = self._store.find(key, buffer, borrow=encoding.acceleration != (1, 1))
+        kspace = self._to_kspace(buffer, None if found is None else found.buffer, grid, head_start)
         kspace.maps_problem = problem
         kspace.notes |= grid.notes
         if self._scan.doubts:
@@ -142,8 +142,8 @@ class Assembler:
                 f"readouts have {buffer.readout_samples} samples around the middle of k-space where the header has "
                 f"{buffer.samples}: the resolution along the readout is lower"
             )
-        if reference is not None and reference.borrowed:
-            kspace.notes["Calibration"] = reference.borrowed
+        if found is not None and found.borrowed:
+            kspace.notes["Calibration"] = found.borrowed
         return kspace
 
     def stray(self, key: Key, kspace: Kspace, largest: int, *, late: bool) -> str:
@@ -171,12 +171,12 @@ class Assembler:
         return ""
 
     def _to_kspace(
-        self, buffer: KspaceBuffer, reference: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
+        self, buffer: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
     ) -> Kspace:
         if head_start is not None:
-            return head_start.finish(buffer, reference, grid)
+            return head_start.finish(buffer, calibration, grid)
         device = self._scan.device
-        lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
+        lines = None if calibration is None else calibration_on_grid(calibration, buffer, grid, device)
         return buffer.to_kspace(device, grid.encoding, grid.place, lines)
 
     def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:

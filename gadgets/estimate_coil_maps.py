@@ -62,7 +62,7 @@ def estimate_coil_maps(
     latest: dict[tuple[int, int], Kspace] = {}
     for item in items:
         if isinstance(item, Kspace):
-            place = item.encoding_index, int(item.reference[0].idx.slice)
+            place = item.encoding_index, int(item.central_headers[0].idx.slice)
             before = latest.get(place)
             if item.coil_maps is None and before is not None and _same_lines(before, item):
                 item.coil_maps = before.coil_maps

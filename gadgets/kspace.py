@@ -1,6 +1,7 @@
 """A buffered block of k-space, and what flows through a chain of gadgets."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,9 +90,15 @@ class Kspace:
         return bool((self.mask == self.mask[:, :1]).all())
 
     @property
-    def reference(self) -> list[AcquisitionHeader]:
+    def central_headers(self) -> list[AcquisitionHeader]:
         """One header per frame, of the measured line closest to the middle of k-space."""
         return [self.central_header(frame) for frame in range(self.headers.shape[0])]
+
+    @property
+    def reference(self) -> list[AcquisitionHeader]:
+        """The former name of ``central_headers``."""
+        warnings.warn("Kspace.reference is called central_headers now", DeprecationWarning, stacklevel=2)
+        return self.central_headers
 
     def central_header(self, frame: int) -> AcquisitionHeader:
         """Header of a frame's measured line that is closest to the middle of k-space; empty if there is none."""

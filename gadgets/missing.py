@@ -75,13 +75,13 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
     """Compare the lines [kz, ky] of one frame with what is announced."""
     (z0, z1), (y0, y1) = grid.expected
     part = times[z0 : z1 + 1, y0 : y1 + 1]
-    reference = extra[z0 : z1 + 1, y0 : y1 + 1]
-    mask = (part > 0) | reference
+    calibration = extra[z0 : z1 + 1, y0 : y1 + 1]
+    mask = (part > 0) | calibration
     again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
-    wanted = _wanted(part > 0, reference, grid, (z0, y0))
+    wanted = _wanted(part > 0, calibration, grid, (z0, y0))
     lacking = wanted & ~mask
     if not (part > 0).any():
-        least = _fewest(grid, mask) - int(reference.sum())
+        least = _fewest(grid, mask) - int(calibration.sum())
         return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came", least)
     lines = int(lacking.sum())
     if not lines:
@@ -93,13 +93,13 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
 
 
 def _wanted(
-    image: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
+    image: NDArray[np.bool_], calibration: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Lines [kz, ky] that have to be there: all, or those of the regular pattern on which the measured ones lie.
 
     Parameters
     ----------
-    image, reference
+    image, calibration
         Lines [kz, ky] of the image, and calibration lines that fill it.
     grid
         Where they lie.
@@ -107,7 +107,7 @@ def _wanted(
         Row (kz, ky) of the first of them.
     """
     acceleration = grid.encoding.acceleration
-    mask = image | reference
+    mask = image | calibration
     inside = _inside_ellipse(mask, grid, first)
     if acceleration == (1, 1):
         return np.ones_like(mask) if inside is None else inside | mask
@@ -122,7 +122,7 @@ def _wanted(
         pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume)
         if pattern is not None:
             wanted[plane, pattern] = True
-        lines = np.flatnonzero(reference[plane])
+        lines = np.flatnonzero(calibration[plane])
         if lines.size > 2 and lines.size > 0.7 * (lines[-1] - lines[0] + 1):
             wanted[plane, lines[0] : lines[-1] + 1] = True
     return wanted

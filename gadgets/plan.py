@@ -96,10 +96,10 @@ class Plan:
         return None
 
     def image_readout(self, index: int) -> None:
-        """Note that an encoding space holds an image, and not only the reference of another."""
+        """Note that an encoding space holds an image, and not only the calibration lines of another."""
         self._images.add(index)
 
-    def reference_encodings(self) -> list[int]:
+    def calibration_encodings(self) -> list[int]:
         """Encoding spaces that held no readout of an image so far."""
         return [index for index in range(len(self.encodings)) if index not in self._images]
 

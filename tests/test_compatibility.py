@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import collect
 from isocenter.bundle.folder import Bundle
 from isocenter.commands import replay as replay_command
 from isocenter.engine.model import LoadedModel
+from isocenter.gadgets.accumulate import accumulate
 from isocenter.pipelines import loader
 from isocenter.service.settings import Settings, load_settings
 
@@ -87,3 +89,9 @@ def test_a_moved_module_is_one_and_the_same():
         "assert old is new and new.__spec__.name == 'isocenter.training.data'"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_block_gives_its_central_headers_by_their_former_name_too(small_scan):
+    (*_, block), _ = collect([(accumulate, {})], small_scan)
+    with pytest.warns(DeprecationWarning, match="is called central_headers now"):
+        assert block.reference == block.central_headers
