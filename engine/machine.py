@@ -151,8 +151,8 @@ class State(NamedTuple):
         job = next((job for job in self.waiting if job.id == number), None)
         if job is None:
             return ""
-        places = [name for name in self.devices if job.device in (None, name)]
-        phases = [self.models.get((name, job.bundle), ModelState()).phase for name in places]
+        names = [name for name in self.devices if job.device in (None, name)]
+        phases = [self.models.get((name, job.bundle), ModelState()).phase for name in names]
         if job.bundle and ModelPhase.READY not in phases:
             return f"bundle {job.bundle!r} is being loaded"
         scans = self.turns.scans_before(number, self.running)
@@ -246,15 +246,15 @@ class _Draft:
             self.models[device, bundle] = ModelState(phase, **what)
         return phase is not None
 
-    def places(self, job: Job) -> list[str]:
+    def devices_for(self, job: Job) -> list[str]:
         """Devices that may do a job."""
         return list(self.devices) if job.device is None else [job.device]
 
     def forgive(self, job: Job) -> None:
         """Let a bundle that could be loaded nowhere be tried again: its files may be others now."""
-        places = self.places(job)
-        if all(self.phase(name, job.bundle) is ModelPhase.FAILED for name in places):
-            for name in places:
+        names = self.devices_for(job)
+        if all(self.phase(name, job.bundle) is ModelPhase.FAILED for name in names):
+            for name in names:
                 self.move_model(name, job.bundle, Submitted)
 
     def want(self, job: Job) -> None:
@@ -264,11 +264,11 @@ class _Draft:
         if reason := self.suspension(job.bundle):
             self.refuse(job, reason)
             return
-        for name in self.places(job) if job.bundle else ():
+        for name in self.devices_for(job) if job.bundle else ():
             turn = not (job.background and self.is_loading(name))
             if turn and self.devices[name].phase in _UP and self.move_model(name, job.bundle, Load):
                 self.effects.append(Load(name, job.bundle))
-        troubles = [self.trouble(name, job.bundle) for name in self.places(job)]
+        troubles = [self.trouble(name, job.bundle) for name in self.devices_for(job)]
         reasons = [reason for _, reason in troubles if reason is not None]
         if reasons and not any(hope for hope, _ in troubles):
             self.refuse(job, reasons[0])
