@@ -43,7 +43,7 @@ EXPORTS = {
     "fp16": ("torchscript", {"precision": "fp16", "tolerance": 1e-2}),
     "bf16": ("torchscript", {"precision": "bf16", "tolerance": 1e-2}),
     "onnx": ("onnx", {}),
-    "aoti": ("pt2", {}),
+    "aoti": ("aoti", {}),
 }
 """Formats and options of the bundles."""
 SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
@@ -192,7 +192,7 @@ def network_programs(eager, bundles, values, device):
         except BundleError as error:
             print(f"{name}-{manifest.precision} is left out: {error}")
             continue
-        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.run(values)
+        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.infer(values)
     return programs
 
 
@@ -252,7 +252,7 @@ def compare_classical(arguments, device):
                 model = LocalDevice(place, shelf, "torchscript").load("sense")
                 inputs = make_case(model.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
                 inputs = {key: value.to(place) for key, value in inputs.items()}
-                programs[str(place)] = lambda model=model, inputs=inputs: model.run(inputs)
+                programs[str(place)] = lambda model=model, inputs=inputs: model.infer(inputs)
         durations = turns(programs, device)
         for place, seconds in durations.items():
             print(f"{name:<10} {place:<8} {1000 * seconds:8.1f} ms")

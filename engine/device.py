@@ -45,7 +45,7 @@ class Device(Protocol):
         """Load a bundle and get ready for inputs of these sizes."""
         ...
 
-    def run(self, bundle: str, inputs: Tensors) -> Result:
+    def compute(self, bundle: str, inputs: Tensors) -> Result:
         """Compute the outputs.
 
         Raises
@@ -60,7 +60,7 @@ class Device(Protocol):
         ...
 
     def is_alive(self) -> bool:
-        """Whether it can run something; after ``run`` has raised ``DeviceLostError``."""
+        """Whether it can run something; after ``compute`` has raised ``DeviceLostError``."""
         ...
 
     def close(self) -> None:
@@ -174,8 +174,8 @@ class LocalDevice:
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         self.load(bundle).prepare(sizes)
 
-    def run(self, bundle: str, inputs: Tensors) -> Result:
-        return self.load(bundle).result(inputs)
+    def compute(self, bundle: str, inputs: Tensors) -> Result:
+        return self.load(bundle).compute(inputs)
 
     def is_alive(self) -> bool:
         return True

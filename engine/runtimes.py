@@ -30,7 +30,7 @@ class Runtime(Protocol):
         """What it runs on, such as the execution providers that are really in use."""
         ...
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         ...
 
@@ -53,7 +53,7 @@ class TorchScriptRuntime:
     def _count_changes(self) -> int:
         return sum(tensor._version for tensor in self._weights)
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
         with torch.inference_mode(), plainly, self._link as link:
@@ -117,7 +117,7 @@ class OnnxRuntime:
         cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         binding = self._session.io_binding()
         with self._link as link:
@@ -189,7 +189,7 @@ class AotiRuntime:
         except RuntimeError as error:
             raise BundleError("model.pt2 cannot be loaded here") from error
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         with torch.inference_mode(), self._link as link:
             tensors = (link.to_device(inputs[name]).contiguous() for name in self._inputs)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..flow.deferred import Deferred
 from ..wire.errors import DataError
-from .calibration import calibration_on_grid, reference_place, same_spacing
+from .calibration import calibration_on_grid, calibration_place, same_spacing
 from .early import EarlyWork
 from .estimate_coil_maps import defer_maps
 from .kspace import Kspace
@@ -65,7 +65,7 @@ class HeadStart:
     def _process_both(self, block: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid) -> bool:
         """Work on the new lines of both; return whether the block's are whitened."""
         if calibration is not None and same_spacing(calibration, block, grid.place.grid[0]):
-            self._process(calibration, reference_place(calibration, grid), grid)
+            self._process(calibration, calibration_place(calibration, grid), grid)
         return self._process(block, grid.place, grid)
 
     def _process(self, buffer: KspaceBuffer, place: Place, grid: Grid) -> bool:
@@ -118,8 +118,8 @@ class HeadStart:
             return
         self._process_both(block, calibration, grid)
         try:
-            reference = None if calibration is None else self.calibration_lines(calibration, block, grid)
-            kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, reference)
+            own = None if calibration is None else self.calibration_lines(calibration, block, grid)
+            kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, own)
             maps = defer_maps(kspace, self._work.maps, self._scan)
         except DataError:
             return
@@ -134,7 +134,7 @@ class HeadStart:
         """
         assert self._work.maps is not None
         source = block if calibration is None else calibration
-        place = grid.place if calibration is None else reference_place(calibration, grid)
+        place = grid.place if calibration is None else calibration_place(calibration, grid)
         partitions, lines = place.grid
         averages = grid.encoding.count("average")
         if source.lines[0] > 1 or partitions > 1 or averages > 1 or not same_spacing(source, block, partitions):

@@ -306,7 +306,7 @@ class KspaceBuffer:
         self.start_again()
 
     @property
-    def measured(self) -> NDArray[np.bool_]:
+    def mask(self) -> NDArray[np.bool_]:
         """Lines [frames, kz, ky] that came at least once, by their counters."""
         return self.count > 0
 
@@ -332,7 +332,7 @@ class KspaceBuffer:
 
     def to_kspace(self, device: torch.device, encoding: Encoding, place: Place, calibration: Tensor | None) -> Kspace:
         """Hand over as a block [coils, frames, kz, ky, kx], as it was processed; frames that never came are left out."""
-        mask = self.on_grid(self.measured, place)
+        mask = self.on_grid(self.mask, place)
         came = mask.any(axis=(1, 2))
         data, headers = self.tensor(device, place), self.header_array(place)
         if not came.all():
@@ -349,13 +349,13 @@ class KspaceBuffer:
     def snapshot(self, device: torch.device, encoding: Encoding, place: Place) -> Kspace:
         """Copy what there is, as it came: repeated lines averaged, missing ones zero."""
         self.unseen = 0
-        lines = self.measured
+        lines = self.mask
         data = np.zeros_like(self.data)
         data[lines] = self.data[lines] / self.count[lines].astype(np.float32)[:, None, None]
         lines = _coils_first(to_tensor(_centered(self.on_grid(data, place), place.samples), device))
         return Kspace(
             data=lines.transpose(0, 1),
-            mask=to_tensor(self.on_grid(self.measured, place).copy(), device),
+            mask=to_tensor(self.on_grid(self.mask, place).copy(), device),
             calibration=None,
             headers=self.header_array(place).copy(),
             encoding=encoding,

@@ -32,11 +32,11 @@ def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
     IsocenterError
         None is named anywhere.
     """
-    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_network or "")
+    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_bundle or "")
     if not name:
         raise IsocenterError(
             "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
-            "or set 'network' in the service's settings"
+            "or set 'default_bundle' in the service's settings"
         )
     return list(dict.fromkeys([name, *fallback.split()]))
 

@@ -63,7 +63,7 @@ class Engine(Protocol):
     """Where models run."""
 
     @property
-    def default_network(self) -> str | None:
+    def default_bundle(self) -> str | None:
         """Bundle to use where a pipeline names none."""
         ...
 

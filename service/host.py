@@ -34,7 +34,7 @@ def make_engine(settings: Settings) -> Engine:
         if settings.ray is None
         else ray_devices(settings.ray, settings.bundle_folders, settings.runtime, trust),
         runtime=settings.runtime,
-        default_network=settings.network,
+        default_bundle=settings.default_bundle,
         deadline=settings.deadline,
         trust=trust,
     )
