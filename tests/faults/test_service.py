@@ -16,7 +16,7 @@ from faults.faults import FAULTS
 from faults.house import PATIENCE, TIMEOUT, HonestScan, House, wait_for
 from faults.peer import Peer
 from faults.phases import small_scan
-from isocenter.commands.client import ask, connect
+from isocenter.commands.client import connect
 
 SPARE = 4
 """Slots that are left for the honest scan and the question."""
@@ -36,7 +36,7 @@ class TestFloods:
     def test_questions_on_connections_of_their_own(self, house):
         with house.unharmed():
             for _ in range(30):
-                assert ask(house.connect(), "isocenter::version")
+                assert house.ask("isocenter::version")
 
     @pytest.mark.parametrize("count", [0, 1, 3])
     def test_nearly_all_slots_by_clients_that_stop(self, house, count):
