@@ -1,4 +1,4 @@
-"""Gadgets that do to a card in mid-scan what may happen to it, for ``gpu_acceptance.py``. On a host without a card nothing is lost."""
+"""Gadgets that do to a card in mid-scan what may happen to it, for ``gpu_acceptance.py``. Without one, nothing."""
 
 from collections.abc import Iterator
 

@@ -29,7 +29,8 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -308,7 +309,8 @@ def serve(arguments):
             four = [service.together(4, config, scan, options, realtime=True) for _ in range(2)]
             latency = statistics.median(result.arrivals[-1] for result in alone)
             last = min(max(result.arrivals[-1] for result in each) for each in four)
-            error = max(deviation(result, expected[name]) for result in (first, *alone, *sum(four, [])))
+            results = [first, *alone, *chain.from_iterable(four)]
+            error = max(deviation(result, expected[name]) for result in results)
             figure(f"serve.{name}.bare_ms", 1000 * bare[name])
             figure(f"serve.{name}.latency_ms", 1000 * latency)
             figure(f"serve.{name}.added_ms", 1000 * (latency - bare[name]))
@@ -317,7 +319,7 @@ def serve(arguments):
             figure(f"serve.{name}.four_last_added_ms", 1000 * (last - 4 * bare[name]))
             figure(f"serve.{name}.error", error)
             check(problems, error <= IMAGES_DIFFER, f"images of {name} deviate by {error:.1e} from those of the CPU")
-            for meta in [image.meta for result in (first, *alone, *sum(four, [])) for image in result.images]:
+            for meta in [image.meta for result in results for image in result.images]:
                 made = meta.get("IsocenterBundle") == bundle and meta.get("IsocenterDevice") == str(arguments.device)
                 if not made or "IsocenterFallback" in meta:
                     check(problems, False, f"an image of {name} was made otherwise: {dict(meta)}, {first.texts}")
@@ -463,10 +465,8 @@ def start(command, **options):
 def end(process):
     """End a program and all that it has started; return its status, None if it had to be ended."""
     status = process.poll()
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
     return status
 
@@ -476,6 +476,7 @@ def main():
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda:0"))
     parser.add_argument("--small", action="store_true", help="small scans and networks, to see that everything works")
     parser.add_argument("--only", help=f"parts, separated by commas, of {', '.join(PARTS)}")
+    parser.add_argument("--patience", type=float, default=1.0, help="times the time limits")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -502,9 +503,12 @@ def main():
                 print(f"its exports were waited for: {time.monotonic() - part_begun:.1f} s", flush=True)
             process = start([__file__, "--part", name, "--exports", folder, *common])
             try:
-                process.wait(LIMITS[name])
+                process.wait(arguments.patience * LIMITS[name])
             except subprocess.TimeoutExpired:
-                print(f"{name} takes more than {LIMITS[name]} s and is ended", flush=True)
+                print(f"{name} takes more than {arguments.patience * LIMITS[name]:g} s and is ended", flush=True)
+                process.send_signal(signal.SIGINT)  # it says where it is
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(5)
             finally:
                 status = end(process)
             outcomes[name] = status
