@@ -70,9 +70,10 @@ def check(problems, holds, text):
 
 def prepare(_):
     """Build every bundle in a process of its own."""
+    from isocenter.commands.prepare import prepare_bundles
     from isocenter.export.classical import METHODS
     from isocenter.export.shipped import SHIPPED
-    from isocenter.service.settings import default_home
+    from isocenter.service.settings import default_home, load_settings
 
     code = (
         "import sys, pathlib; name, folder = sys.argv[1], pathlib.Path(sys.argv[2]);"
@@ -93,6 +94,8 @@ def prepare(_):
 
     with ThreadPoolExecutor(max(os.cpu_count() // 2, 1)) as pool:
         failed = [name for name, code in zip(names, pool.map(build, names), strict=True) if code]
+    if not failed:
+        prepare_bundles(load_settings(None))  # it notes that they are there
     return [f"bundles {', '.join(failed)} cannot be built"] if failed else []
 
 
@@ -224,9 +227,9 @@ def running(device, bundles, **settings):
                 found[:] = re.findall(r"listening on \S+:(\d+)", log.read_text())
                 return found
 
-            wait_for(listens, 60, f"that the service on {device} listens")
+            wait_for(listens, 300, f"that the service on {device} listens")
             service = Service(process, int(found[0]), log)
-            wait_for(lambda: all(map(service.loaded, bundles)), 60, f"that {', '.join(bundles)} are loaded")
+            wait_for(lambda: all(map(service.loaded, bundles)), 300, f"that {', '.join(bundles)} are loaded")
             yield service
             process.send_signal(signal.SIGTERM)
             if status := process.wait(30):
@@ -257,10 +260,10 @@ def protocols(small):
     """Pipeline, bundle, scan and parameters of each case."""
     from isocenter.simulate.scan import ScanProtocol, simulate
 
-    matrix, coils, pace = (96, 4, 0.5) if small else (256, 16, PACE_MS)
+    matrix, coils, pace = (128, 8, 0.5) if small else (256, 16, PACE_MS)
     full = simulate(ScanProtocol(matrix=matrix, coils=coils, noise_scan=False, noise=0.2, repetition_time=pace))
     fast = simulate(
-        ScanProtocol(matrix=matrix, coils=coils // 2, acceleration=4, acs=24, noise=0.2, repetition_time=pace)
+        ScanProtocol(matrix=matrix, coils=coils // 2, acceleration=4, acs=16, noise=0.2, repetition_time=pace)
     )
     return {
         "rss": ("rss.xml", "rss", full, {}),
@@ -322,7 +325,8 @@ def serve(arguments):
             for meta in [image.meta for result in results for image in result.images]:
                 made = meta.get("IsocenterBundle") == bundle and meta.get("IsocenterDevice") == str(arguments.device)
                 if not made or "IsocenterFallback" in meta:
-                    check(problems, False, f"an image of {name} was made otherwise: {dict(meta)}, {first.texts}")
+                    said = {key: meta[key] for key in meta if key.startswith("Isocenter")}
+                    check(problems, False, f"an image of {name} was made otherwise: {said}, {first.texts}")
                     break
         for line in [line for line in service.log.read_text().splitlines() if "session ended" in line][-40::8]:
             print(line)
@@ -361,17 +365,16 @@ def memory(arguments):
     from isocenter.simulate.scan import ScanProtocol, simulate
 
     matrix, coils = (96, 4) if arguments.small else (384, 16)
-    scan = simulate(ScanProtocol(matrix=matrix, coils=coils, slices=4, acceleration=4, acs=24, noise=0.2))
+    slices = 2 if arguments.small else 4
+    scan = simulate(ScanProtocol(matrix=matrix, coils=coils, slices=slices, acceleration=4, acs=24, noise=0.2))
     before, problems = used_bytes(arguments.device, None), []
     with running(arguments.device, ["varnet-brain"]) as service:
         work = "network.xml", scan, {"bundle": "varnet-brain"}
         figure("memory.loaded_mb", (used_bytes(arguments.device, service.process) - before) / 1e6)
         one = peak(arguments.device, service.process, lambda: service.send(*work)) - before
         two = peak(arguments.device, service.process, lambda: service.together(2, *work)) - before
-        four = peak(arguments.device, service.process, lambda: service.together(4, *work)) - before
     figure("memory.one_mb", one / 1e6)
     figure("memory.two_mb", two / 1e6)
-    figure("memory.four_mb", four / 1e6)
     figure("memory.two_over_one", two / one)
     check(problems, two <= MEMORY_OF_TWO * one, f"two scans at once take {two / one:.2f} times the memory of one")
     return problems
