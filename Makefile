@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARE := -n 2 --dist worksteal
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check bench clean
+.PHONY: setup demo test test-all check bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -40,6 +40,9 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/runtimes.py
 	$(BIN)/python -W ignore benchmarks/busy.py
 	$(BIN)/python -W ignore benchmarks/soak.py
+
+gpu: setup
+	$(BIN)/python -W ignore benchmarks/gpu_acceptance.py
 
 clean:
 	rm -rf $(VENV) .isocenter demo build *.egg-info

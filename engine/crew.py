@@ -410,7 +410,7 @@ class Crew:
         while not _is_alive(device):
             if self._closing.wait(_REVIVAL_SECONDS):
                 return
-        log.warning("%s is back", device.name)
+        log.warning("%s is given jobs again", device.name)
         self._is_back(device)
 
     def _is_back(self, device: Device) -> None:

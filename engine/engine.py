@@ -75,8 +75,10 @@ class Engine:
         self.shelf = Shelf(folders, trust)
         self.default_bundle = default_bundle
         self.deadline = deadline
-        self.devices: list[Device] = [
-            LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
+        self.devices: list[Device] = []
+        self.devices += [
+            LocalDevice(device, self.shelf, runtime, self.devices) if isinstance(device, str) else device
+            for device in devices
         ]
         self._crew = Crew(self.devices, deadline, max(deadline, _LOAD_SECONDS))
 
@@ -92,7 +94,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where scans should keep their blocks of k-space."""
+        """Where scans should compute, beside what runs."""
         local = [device.device for device in self.devices if isinstance(device, LocalDevice)]
         return local[0] if local else torch.device("cpu")
 

@@ -186,4 +186,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return any(words in text for words in ("out of memory", "can't allocate memory", "failed to allocate memory"))
+    # the last are the words of cuBLAS, cuDNN, cuFFT and cuSOLVER
+    phrases = "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed"
+    return any(phrase in text for phrase in phrases)

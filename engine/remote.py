@@ -48,7 +48,6 @@ class Actor:
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False
         # Ray shows an actor only the GPU that it was given
         self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders, trust), runtime)
 

@@ -175,9 +175,8 @@ class Assembler:
     ) -> Kspace:
         if head_start is not None:
             return head_start.finish(buffer, calibration, grid)
-        device = self._scan.device
-        lines = None if calibration is None else calibration_on_grid(calibration, buffer, grid, device)
-        return buffer.to_kspace(device, grid.encoding, grid.place, lines)
+        lines = None if calibration is None else calibration_on_grid(calibration, buffer, grid)
+        return buffer.to_kspace(grid.encoding, grid.place, lines)
 
     def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:
         """Whether the lines around the middle of k-space were measured, frames taken together, so that they calibrate."""

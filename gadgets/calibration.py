@@ -232,12 +232,12 @@ def calibration_place(calibration: KspaceBuffer, grid: Grid) -> Place:
     return Place((kz, ky), (kz // 2 - middle[0], ky // 2 - middle[1]), grid.place.samples)
 
 
-def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid, device: torch.device) -> Tensor:
+def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
     """Calibration lines [coils, kz, ky, kx] on the grid of a block, as they came."""
     if same_spacing(calibration, block, grid.place.grid[0]):
-        return calibration.tensor(device, calibration_place(calibration, grid))[0]
+        return calibration.tensor(calibration_place(calibration, grid))[0]
     raw = Place(calibration.lines[1:], (0, 0), calibration.samples)
-    lines = calibration.tensor(device, raw)[0]
+    lines = calibration.tensor(raw)[0]
     return resampled(lines, calibration, block, calibration_middle(calibration, grid), grid.place)
 
 

@@ -105,7 +105,7 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
 
     def estimate() -> Tensor:
         start = time.perf_counter()
-        maps = estimate_maps(region, shape, options, mask)
+        maps = _estimate_on(scan, region, shape, options, mask)
         scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
@@ -114,6 +114,19 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     if begin and scan.engine is not None:
         scan.engine.begin(maps, scan=scan.name)
     return maps
+
+
+def _estimate_on(
+    scan: Scan, region: Tensor, shape: tuple[int, ...], options: MapsOptions, measured: Tensor | None
+) -> Tensor:
+    """Compute maps on the scan's device, or if that fails on the CPU: the maps of a card that is lost would be lost with it."""
+    if scan.device.type != "cpu":
+        try:
+            lines = None if measured is None else measured.to(scan.device)
+            return estimate_maps(region.to(scan.device), shape, options, lines).cpu()
+        except RuntimeError:  # no memory is left there, or it is lost
+            scan.log.warning("coil maps cannot be computed on %s; the CPU does it", scan.device, exc_info=True)
+    return estimate_maps(region, shape, options, measured)
 
 
 def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> None:

@@ -74,7 +74,7 @@ class HeadStart:
         if matrix is not self._matrices.setdefault(buffer, matrix):
             self._matrices[buffer] = matrix  # noise came after the first lines
             buffer.start_again()
-        buffer.process(lambda lines: self._step(lines, matrix, grid), self._scan.device, place)
+        buffer.process(lambda lines: self._step(lines, matrix, grid), place)
         return matrix is not None
 
     def _matrix(self, buffer: KspaceBuffer) -> Any:
@@ -83,7 +83,7 @@ class HeadStart:
     def _step(self, lines: Tensor, matrix: Any, grid: Grid) -> Tensor:
         """Whiten and crop lines [coils, ..., kx]."""
         if matrix is not None:
-            lines = torch.tensordot(torch.from_numpy(matrix).to(lines.device), lines, dims=1)
+            lines = torch.tensordot(torch.from_numpy(matrix), lines, dims=1)
         crops = self._work.crop and lines.shape[-1] == grid.encoding.encoded_matrix[0]
         return crop_readout(lines, grid.encoding.cropped_readout) if crops else lines
 
@@ -91,7 +91,7 @@ class HeadStart:
         """Do what is left, and hand over the block."""
         whitened = self._process_both(block, calibration, grid)
         lines = None if calibration is None else self.calibration_lines(calibration, block, grid)
-        kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, lines)
+        kspace = block.to_kspace(grid.encoding, grid.place, lines)
         kspace.whitened = whitened
         if self._maps is not None and self._made_from == self._source(block, calibration, grid):
             kspace.coil_maps = self._maps
@@ -99,7 +99,7 @@ class HeadStart:
 
     def calibration_lines(self, calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
         """Calibration lines [coils, kz, ky, kx] on the grid of a block, processed as its lines are."""
-        lines = calibration_on_grid(calibration, block, grid, self._scan.device)
+        lines = calibration_on_grid(calibration, block, grid)
         if same_spacing(calibration, block, grid.place.grid[0]):
             return lines  # processed as they came
         return self._step(lines, self._matrix(calibration), grid)
@@ -119,7 +119,7 @@ class HeadStart:
         self._process_both(block, calibration, grid)
         try:
             own = None if calibration is None else self.calibration_lines(calibration, block, grid)
-            kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, own)
+            kspace = block.to_kspace(grid.encoding, grid.place, own)
             maps = defer_maps(kspace, self._work.maps, self._scan)
         except DataError:
             return

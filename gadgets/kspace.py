@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -152,11 +151,6 @@ Item = (
     | Feedback
     | Interruption
 )
-
-
-def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Move an array to a device; on the CPU the memory is shared."""
-    return torch.from_numpy(array).to(device)
 
 
 def size_of(item: Item) -> int:
