@@ -25,11 +25,18 @@ def slow_bundle(tmp_path_factory):
     return folder
 
 
+def test_a_cluster_that_is_not_there_is_named(bundles):
+    with pytest.raises(EngineError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
+        make_engine(Settings(home=bundles.parent, ray="127.0.0.1:1"))
+
+
 @pytest.fixture(scope="module")
 def cluster():
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
+    )
     cluster.add_node(num_cpus=1, object_store_memory=10**8)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
@@ -37,7 +44,7 @@ def cluster():
     cluster.shutdown()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def remote(cluster, bundles, slow_bundle):
     engine = make_engine(Settings(home=bundles.parent, bundles=(slow_bundle,), ray=cluster.address))
     yield engine
@@ -61,6 +68,11 @@ def test_slices_are_shared_out_and_equal_local_ones(remote, bundles):
     assert {result.device for result in results} <= {"ray:0 (cpu)", "ray:1 (cpu)"}
     assert len({device.process() for device in remote.devices}) == 2
     local.close()
+
+
+def test_errors_of_a_worker_name_their_cause(remote):
+    with pytest.raises(Exception, match="there is no bundle 'nothing'"):
+        remote.run("nothing", {"kspace": torch.ones(1, 2, 8, 8, 2)})
 
 
 def ticks(process):
@@ -101,11 +113,6 @@ def test_a_slice_that_hangs_is_given_up_and_its_worker_is_replaced(remote, bundl
         remote.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})
 
 
-def test_errors_of_a_worker_name_their_cause(remote):
-    with pytest.raises(Exception, match="there is no bundle 'nothing'"):
-        remote.run("nothing", {"kspace": torch.ones(1, 2, 8, 8, 2)})
-
-
 @pytest.mark.long
 def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
     node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
@@ -118,10 +125,3 @@ def test_a_host_that_goes_away_leaves_its_work_to_the_others(cluster, bundles):
     futures += [engine.submit("rss", rss_case(model, seed)) for seed in range(20)]
     assert all(future.result(120).outputs["image"].shape[0] == 1 for future in futures)
     engine.close()
-
-
-def test_a_cluster_that_is_not_there_is_named(bundles):
-    if ray.is_initialized():
-        ray.shutdown()
-    with pytest.raises(EngineError, match=r"no Ray cluster at '127\.0\.0\.1:1'"):
-        make_engine(Settings(home=bundles.parent, ray="127.0.0.1:1"))
