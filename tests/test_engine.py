@@ -421,13 +421,13 @@ class TestSecondRuntime:
     @pytest.mark.parametrize(
         ("runtime", "reason"),
         [
-            (Hanging, "it did not come back within 0.5 seconds"),
+            (Hanging, "it did not come back within 2 seconds"),
             (Wrong, "the probe deviates by"),
             (None, "it cannot be run here (TypeError)"),
         ],
     )
     def test_the_other_one_is_used_and_the_log_says_so(self, bundle, monkeypatch, caplog, runtime, reason):
-        monkeypatch.setattr(commission_module, "_SECONDS", 0.5 if runtime is Hanging else 60.0)
+        monkeypatch.setattr(commission_module, "_SECONDS", 2.0 if runtime is Hanging else 60.0)
         monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", runtime)
         model = LoadedModel(bundle, CPU)
         assert model.runtime == "torchscript"

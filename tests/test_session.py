@@ -345,9 +345,10 @@ class TestBadInput:
         sock = service.connect()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(20)
+        data = stream(scan)[:-2]
         try:
             for _ in range(100):
-                sock.sendall(stream(scan)[:-2])
+                sock.sendall(data)
         except OSError:
             pass
         sock.close()

@@ -1,5 +1,7 @@
 """What each oddity does to a scan, and how its file is laid out."""
 
+from functools import cache
+
 import ismrmrd
 import numpy as np
 import pytest
@@ -18,6 +20,12 @@ ROOMY = {
 """Scans of which each oddity finds one that it can change."""
 
 
+@cache
+def roomy_scans():
+    """The scans, and what they are like; no oddity changes one of them."""
+    return [(scan, fingerprint(scan)) for scan in map(make, ROOMY.values())]
+
+
 def fingerprint(scan):
     """Everything about a scan that its file holds."""
     items = [(bytes(item.getHead()), item.data.tobytes(), item.traj.tobytes()) for item in scan.items]
@@ -28,9 +36,7 @@ def fingerprint(scan):
 def test_an_oddity_says_what_it_does_and_changes_a_scan_but_not_the_one_it_was_given(name):
     assert ODDITIES[name].summary.endswith(".")
     changed = 0
-    for protocol in ROOMY.values():
-        scan = make(protocol)
-        before = fingerprint(scan)
+    for scan, before in roomy_scans():
         try:
             odd = make_odd(scan, name, np.random.default_rng(1))
         except ValueError:

@@ -265,12 +265,13 @@ def short_scan():
 
 
 def test_every_split_gives_the_same_messages():
-    stream = b"".join(joined(message) for message in short_scan())
+    scan = short_scan()
+    stream = b"".join(joined(message) for message in scan)
     for split in range(len(stream)):
         decoder = Decoder(slab_bytes=4096)
         messages = decoder.feed(stream[:split]) + decoder.feed(stream[split:])
         decoder.finish()
-        assert [type(message) for message in messages] == [type(message) for message in short_scan()]
+        assert [type(message) for message in messages] == [type(message) for message in scan]
         assert b"".join(joined(message) for message in messages) == stream
 
 
