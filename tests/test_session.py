@@ -341,11 +341,11 @@ class TestBadInput:
 
     def test_a_client_that_does_not_read_its_images(self, make_service, small_scan):
         service = make_service(send_timeout=1.0, scan_bytes=2**24)
-        scan = simulate(ScanProtocol(matrix=96, coils=1, frames=30, frame_counter="repetition", noise_scan=False))
+        scan = simulate(ScanProtocol(matrix=96, coils=1, noise_scan=False))
         sock = service.connect()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.settimeout(20)
-        data = stream(scan)[:-2]
+        data = stream(scan, items=30 * scan.items)[:-2]
         try:
             for _ in range(100):
                 sock.sendall(data)
@@ -375,7 +375,8 @@ class TestBadInput:
 def test_memory_is_bounded_while_a_slow_pipeline_holds_the_stream_back(make_service, small_scan):
     """The server stops reading when its queue is full; TCP holds the client back; nothing is lost."""
     service = make_service(scan_bytes=2**24)
-    scan = simulate(ScanProtocol(matrix=64, coils=8, frames=12, frame_counter="repetition"))
+    scan = simulate(ScanProtocol(matrix=64, coils=8, noise_scan=False))
+    scan.items = 12 * scan.items
     assert len(service.replay(scan, "sense.xml").images) == 12
 
 

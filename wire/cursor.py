@@ -1,5 +1,6 @@
 """Reads values one after another from bytes that may not all be there yet."""
 
+import math
 import struct
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -164,7 +165,7 @@ class Cursor:
 
     def array(self, dtype: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
         """View an array of known dtype and shape (C order)."""
-        count = int(np.prod(shape, dtype=object))
+        count = math.prod(map(int, shape))  # of Python's integers, which do not overflow
         dtype = np.dtype(dtype)
         offset = self.take(count * dtype.itemsize, what)
         return np.ndarray(shape, dtype, buffer=self.slab, offset=offset)  # type: ignore[arg-type]
