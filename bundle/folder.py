@@ -153,7 +153,7 @@ class _Loader(yaml.SafeLoader):
     """YAML without references, of which a few lines can stand for gigabytes."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
+        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
             raise yaml.YAMLError("it has references")
         return super().compose_node(parent, index)
 
@@ -194,12 +194,12 @@ def _array(content: bytes) -> NDArray[Any]:
 
 
 def _tensors(arrays: dict[str, NDArray[Any]], kind: str, specs: tuple[TensorSpec, ...]) -> dict[str, Tensor]:
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for spec in specs:
         array = arrays.get(f"{kind}.{spec.name}")
         if array is None or array.ndim != len(spec.axes):
             raise BundleError(f"{PROBE} has no {kind} {spec.name!r} of {len(spec.axes)} axes")
-        tensors[spec.name] = torch.from_numpy(array)
+        tensors[spec.name] = torch.as_tensor(array)
     return tensors
 
 

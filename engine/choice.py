@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -108,7 +108,7 @@ def _read(bundle: Bundle) -> dict[str, object]:
         content = json.loads(read_regular(bundle.folder / MEASURED, _LONGEST_CACHE))
     except (BundleError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return cast("dict[str, object]", content) if isinstance(content, dict) else {}
 
 
 def _key(bundle: Bundle, device: torch.device) -> str:

@@ -81,7 +81,7 @@ def unstack(jobs: Sequence[Tensors], result: Result) -> list[Result]:
     if len(jobs) == 1:
         return [result]
     lengths = [entries(inputs) for inputs in jobs]
-    parts = {name: tensor.split(lengths) for name, tensor in result.outputs.items()}
+    parts = {name: torch.split(tensor, lengths) for name, tensor in result.outputs.items()}
     ends = list(accumulate(lengths))
     return [
         replace(

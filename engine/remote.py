@@ -70,7 +70,7 @@ class Host:
 
     def run(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Result]:
         """Compute the outputs; arrays travel as numpy's, which Ray passes on as read-only views."""
-        inputs = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        inputs = {name: torch.as_tensor(array.copy()) for name, array in arrays.items()}
         result = self._device.run(bundle, inputs)
         outputs = {name: tensor.numpy() for name, tensor in result.outputs.items()}
         return outputs, replace(result, outputs={})
@@ -142,7 +142,7 @@ class RayDevice:
     def run(self, bundle: str, inputs: Tensors) -> Result:
         arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
         outputs, result = self._call("run", bundle, arrays)
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
+        tensors = {name: torch.as_tensor(array.copy()) for name, array in outputs.items()}
         return replace(result, outputs=tensors, device=f"{self.name} ({result.device})")
 
     def process(self) -> int:

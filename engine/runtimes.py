@@ -4,8 +4,10 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
 import torch
@@ -16,6 +18,17 @@ from ..bundle.folder import Bundle, read_listed
 from ..bundle.manifest import BundleError, Manifest
 from ..bundle.onnx_graph import check_onnx
 from ..bundle.torchscript import checked_torchscript
+
+
+class _Jit(Protocol):
+    """What is used here of ``torch.jit``, which torch gives no types."""
+
+    def load(self, f: BinaryIO, map_location: torch.device) -> torch.nn.Module: ...
+
+    def optimized_execution(self, should_optimize: bool) -> AbstractContextManager[None]: ...
+
+
+_jit = cast("_Jit", torch.jit)
 
 
 class NothingToGainError(BundleError):
@@ -46,17 +59,17 @@ class TorchScriptRuntime:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
-            self._module = torch.jit.load(archive, map_location=device).eval()
+            self._module = _jit.load(archive, map_location=device).eval()
         self._weights = [*self._module.parameters(), *self._module.buffers()]
         self._versions = self._count_changes()
 
     def _count_changes(self) -> int:
-        return sum(tensor._version for tensor in self._weights)
+        # torch counts what is written into a tensor, and has no public name for it
+        return sum(tensor._version for tensor in self._weights)  # pyright: ignore[reportPrivateUsage]
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
-        with torch.inference_mode(), plainly, self._link as link:
+        with torch.inference_mode(), _jit.optimized_execution(False), self._link as link:
             outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
             if self._count_changes() != self._versions:
                 raise BundleError("it changes its own weights while it runs, which the next scan would meet")
@@ -182,9 +195,10 @@ class AotiRuntime:
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         inductor = importlib.import_module("torch._inductor")
+        index = cast("int | None", device.index)  # None for the device in use, which torch's types leave out
         try:
             self._model = inductor.aoti_load_package(
-                io.BytesIO(read_listed(path, manifest)), device_index=-1 if device.index is None else device.index
+                io.BytesIO(read_listed(path, manifest)), device_index=-1 if index is None else index
             )
         except RuntimeError as error:
             raise BundleError("model.pt2 cannot be loaded here") from error
@@ -205,7 +219,7 @@ class _Link:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._active: Any = None
+        self._active: torch.cuda.StreamContext | None = None
 
     def __enter__(self) -> "_Link":
         if self._stream is not None:
@@ -213,9 +227,11 @@ class _Link:
             self._active.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self._stream is not None:
-            self._active.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._active is not None:
+            self._active.__exit__(kind, error, trace)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         if self._stream is None:
@@ -235,9 +251,9 @@ class _Link:
         self.wait()
         return pinned
 
-    def named(self, names: Sequence[str], result: Any) -> dict[str, Tensor]:
+    def named(self, names: Sequence[str], result: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what a module returned, one tensor or several, by name and on the host."""
-        values = result if isinstance(result, tuple | list) else (result,)
+        values = (result,) if isinstance(result, Tensor) else result
         return dict(zip(names, self.to_host(values), strict=True))
 
     def wait(self) -> None:

@@ -279,7 +279,7 @@ class KspaceBuffer:
     def start_again(self) -> None:
         """Count every line as new."""
         self._processed = None
-        self.fresh = [tuple(place) for place in np.argwhere(self.count > 0).tolist()]
+        self.fresh = [(frame, kz, ky) for frame, kz, ky in np.argwhere(self.count > 0).tolist()]
 
     def fill_from(self, other: "KspaceBuffer") -> None:
         """Take lines of the same counters from another buffer where this one has none; one of another shape is not used."""

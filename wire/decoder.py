@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .arrays import read_bucket, read_image_array, read_recon_data, read_waveform
 from .compression import decompress_nhlbi, decompress_zfp
-from .cursor import OBJECT_BYTES, U32, U64, Cursor, NeedMoreError
+from .cursor import COMPLEX64, FLOAT32, OBJECT_BYTES, U32, U64, Cursor, NeedMoreError
 from .errors import Limits, ProtocolError, TruncatedError, UnknownMessageError
 from .items import (
     IMAGE_DTYPES,
@@ -245,10 +245,10 @@ def _read_acquisition(cursor: Cursor) -> Acquisition:
     offset = cursor.take(_ACQUISITION_HEADER_BYTES, "acquisition header")
     header = AcquisitionHeader.from_buffer(cursor.slab, offset)  # type: ignore[arg-type]
     samples, channels, dimensions = header.number_of_samples, header.active_channels, header.trajectory_dimensions
-    trajectory = cursor.array("<f4", (samples, dimensions), "trajectory") if dimensions else None
+    trajectory = cursor.array(FLOAT32, (samples, dimensions), "trajectory") if dimensions else None
     if header.flags & _COMPRESSED:
         return Acquisition(header, _read_compressed(cursor, header), trajectory)
-    return Acquisition(header, cursor.array("<c8", (channels, samples), "samples of an acquisition"), trajectory)
+    return Acquisition(header, cursor.array(COMPLEX64, (channels, samples), "samples of an acquisition"), trajectory)
 
 
 def _read_compressed(cursor: Cursor, header: AcquisitionHeader) -> NDArray[np.complex64]:

@@ -188,8 +188,8 @@ def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | Non
     header.matrix_size = (data.shape[3], data.shape[2], data.shape[1])
     image = Image.__new__(Image)
     image._head = header
-    image._Image__data = data  # pyright: ignore[reportAttributeAccessIssue]
-    image._Image__meta = meta if meta is not None else ismrmrd.Meta()  # pyright: ignore[reportAttributeAccessIssue]
+    image._Image__data = data
+    image._Image__meta = meta if meta is not None else ismrmrd.Meta()
     return image
 
 
