@@ -11,7 +11,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +23,7 @@ from ..bundle.manifest import MEASURED, BundleError
 from .commission import ON_REQUEST, in_thread
 from .runtimes import Runtime, readers
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _LONGEST_CACHE = 2**20
 ROUNDS = 3
@@ -56,7 +56,7 @@ class Choice(BaseModel):
         For how much of the time threads of this process had to wait for a processor that others used.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     runtime: str
     milliseconds: dict[str, float]

@@ -21,7 +21,7 @@ from .alarm import Alarm
 from .device import Device
 from .jobs import DeviceLostError, EngineError, Inputs, Result, Tensors, entries, likeness, stack, unstack
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _REVIVAL_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0

@@ -15,7 +15,7 @@ from ..bundle.trust import EVERYBODY, Trust
 from .jobs import Result, Tensors
 from .model import LoadedModel
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 
 class Device(Protocol):
@@ -80,7 +80,7 @@ class Shelf:
     """
 
     def __init__(self, folders: Sequence[Path], trust: Trust = EVERYBODY) -> None:
-        self.folders = tuple(folders)
+        self.folders: tuple[Path, ...] = tuple(folders)
         self._trust = trust
         self._manifests: dict[str, Manifest] = {}
 
@@ -140,8 +140,8 @@ class LocalDevice:
     """
 
     def __init__(self, device: torch.device | str, shelf: Shelf, runtime: RuntimeChoice = "auto") -> None:
-        self.device = torch.device(device)
-        self.name = str(self.device)
+        self.device: torch.device = torch.device(device)
+        self.name: str = str(self.device)
         self._shelf = shelf
         self._runtime: RuntimeChoice = runtime
         self._models: dict[str, Future[LoadedModel]] = {}

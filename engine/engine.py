@@ -17,7 +17,7 @@ from .crew import Crew, Ticket
 from .device import Device, LocalDevice, Shelf
 from .jobs import Inputs, Result
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _NO_SCAN = ""
 _LOAD_SECONDS = 60.0
@@ -72,7 +72,7 @@ class Engine:
         deadline: float = 60.0,
         trust: Trust = EVERYBODY,
     ) -> None:
-        self.shelf = Shelf(folders, trust)
+        self.shelf: Shelf = Shelf(folders, trust)
         self.default_network = default_network
         self.deadline = deadline
         self.devices: list[Device] = [

@@ -17,7 +17,7 @@ from .commission import commission
 from .jobs import Result
 from .runtimes import Runtime
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _MOST_TO_WARM_UP = 2**28
 """Values of the inputs of a warm-up: nothing of a scan has come yet that would pay for more."""
@@ -57,12 +57,12 @@ class LoadedModel:
                 raise
             known, runtimes = None, commission(bundle, device, wanted)
         measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
-        self.runtime = measured.runtime
-        self.pace = measured.pace
+        self.runtime: str = measured.runtime
+        self.pace: float = measured.pace
         self._run = runtimes[self.runtime].run
         self._others: dict[str, Runtime] | None = None if wanted == "auto" else {}
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
-        self.batch = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
+        self.batch: int = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
             self._remember(measured)
         log.info(

@@ -17,7 +17,7 @@ from ..bundle.trust import EVERYBODY, Trust
 from .device import LocalDevice, Shelf
 from .jobs import DeviceLostError, EngineError, Result, Tensors
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _RETRIES = 3
 _START_SECONDS = 30.0

@@ -52,7 +52,7 @@ class TorchScriptRuntime:
     """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        self.description = f"TorchScript on {device}"
+        self.description: str = f"TorchScript on {device}"
         self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
@@ -81,7 +81,7 @@ class ChannelsLastRuntime(TorchScriptRuntime):
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         super().__init__(path, manifest, device)
-        self.description = f"TorchScript on {device}, channels last"
+        self.description: str = f"TorchScript on {device}, channels last"
         layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
         weights = [tensor for tensor in self._module.parameters() if tensor.dim() in layouts]
         if not weights:
@@ -119,7 +119,7 @@ class OnnxRuntime:
         in_use = self._session.get_providers()
         if device.type == "cuda" and self.provider not in in_use:
             raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
-        self.description = f"ONNX Runtime on {device} ({', '.join(in_use)})"
+        self.description: str = f"ONNX Runtime on {device} ({', '.join(in_use)})"
         self._link = _Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
@@ -190,7 +190,7 @@ class AotiRuntime:
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         if device.type != manifest.compiled_for:
             raise BundleError(f"model.pt2 was compiled for {manifest.compiled_for}")
-        self.description = f"AOTInductor on {device}"
+        self.description: str = f"AOTInductor on {device}"
         self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]

@@ -60,7 +60,7 @@ class Ledger:
         """The most that was held since whoever looks at it set it back."""
         self.in_flight = 0
         """Those bytes of what waits that are of blocks which were handed on."""
-        self.patience = PATIENCE
+        self.patience: float = PATIENCE
         """Seconds that are left of it."""
         # one for all: a credit of one scan may be the room that another one waits for
         self.condition: threading.Condition = whole.condition if whole is not None else threading.Condition()
@@ -155,8 +155,8 @@ class Account:
         self.ledger = ledger
         self.name = name
         self.of_blocks = of_blocks
-        self.waiting = 0
-        self.kept = 0
+        self.waiting: int = 0
+        self.kept: int = 0
 
     def charge(self, size: int, *, leave: Callable[[], bool] = _never, timeout: float | None = None) -> bool:
         """Wait for room, and take it.

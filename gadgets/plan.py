@@ -69,7 +69,7 @@ class Plan:
     """
 
     def __init__(self, encodings: Sequence[Encoding]) -> None:
-        self.encodings = tuple(encodings)
+        self.encodings: tuple[Encoding, ...] = tuple(encodings)
         self._decided: dict[int, Grid] = {}
         self._images: set[int] = set()
 

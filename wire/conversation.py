@@ -103,8 +103,8 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self.state = State.CONFIGURATION
-        self.terminated = False
+        self.state: State = State.CONFIGURATION
+        self.terminated: bool = False
         self._header: Header | None = None
 
     def receive(self, message: Message) -> Meaning:

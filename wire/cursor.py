@@ -59,10 +59,10 @@ class Cursor:
     ) -> None:
         self.slab = slab
         self.start = start
-        self.position = start
+        self.position: int = start
         self.end = end
         self.limits = limits
-        self.made = 0
+        self.made: int = 0
         """Bytes of memory that the message takes besides its own."""
         self._progress = {} if progress is None else progress
 

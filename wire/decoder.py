@@ -83,7 +83,7 @@ class Decoder:
     """
 
     def __init__(self, limits: Limits | None = None, *, slab_bytes: int = _SLAB_BYTES) -> None:
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._slab_bytes = slab_bytes
         self._pool: list[NDArray[np.uint8]] = []
         self._slab = self._free_slab(slab_bytes)
@@ -92,7 +92,7 @@ class Decoder:
         self._need = _ID.size
         self._last_size = 0
         self._progress: dict[int, tuple[int, int]] = {}
-        self.made = 0
+        self.made: int = 0
         """Bytes of memory that the messages returned last take besides those that were received."""
         self.fault: ProtocolError | None = None
 
