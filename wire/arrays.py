@@ -45,7 +45,30 @@ Value = TypeVar("Value")
 
 
 def read_array(cursor: Cursor, dtype: np.dtype[Scalar], what: str) -> NDArray[Scalar]:
-    """Read dimensions and elements; the axes come out reversed."""
+    """Read an array as Gadgetron's ``hoNDArray`` is written: number of dimensions, dimensions (uint64 each), elements.
+
+    Parameters
+    ----------
+    cursor
+        Stands at the number of dimensions.
+    dtype
+        Of the elements, little-endian.
+    what
+        Names the array in errors.
+
+    Returns
+    -------
+    ndarray
+        A view of the received bytes. Gadgetron's first dimension is the fastest, ours the last, so the axes come out reversed;
+        [0] for an array without dimensions.
+
+    Raises
+    ------
+    ProtocolError
+        It has more than 10 dimensions, or more elements than a message may have bytes.
+    NeedMoreError
+        It has not been received completely.
+    """
     count = cursor.length(U64, f"number of dimensions of {what}", _MAX_DIMENSIONS)
     dimensions = cursor.array(UINT64, (count,), f"dimensions of {what}")
     shape = tuple(int(n) for n in reversed(dimensions))
@@ -57,7 +80,7 @@ def read_array(cursor: Cursor, dtype: np.dtype[Scalar], what: str) -> NDArray[Sc
 
 
 def write_array(array: NDArray[Any]) -> list[Buffer]:
-    """Write an array as ``read_array`` reads it."""
+    """Write an array [any axes, the slowest first] as ``read_array`` reads it; [0] is written without dimensions."""
     if array.shape == (0,):
         return [U64.pack(0)]
     dimensions = U64.pack(array.ndim) + struct.pack(f"<{array.ndim}Q", *reversed(array.shape))
@@ -65,7 +88,7 @@ def write_array(array: NDArray[Any]) -> list[Buffer]:
 
 
 def as_bytes(array: NDArray[Any]) -> memoryview:
-    """View an array's bytes; it is copied only if it is not contiguous."""
+    """View an array's bytes, uint8 [nbytes] in C order; it is copied only if it is not contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
@@ -106,7 +129,12 @@ def write_waveform(waveform: Waveform) -> list[Buffer]:
 
 
 def read_bucket(cursor: Cursor) -> AcquisitionBucket:
-    """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms."""
+    """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms.
+
+    The 13 numbers in front are, for data and for reference, how many readouts and the bytes of their headers, samples and
+    trajectories; then how many encoding spaces the statistics of each are for; then how many waveforms, and the bytes of
+    their headers and samples. Sizes in bytes are not believed: they follow from the headers.
+    """
     meta = cursor.unpack(_BUCKET, "bucket header")
     data = _read_acquisitions(cursor, meta[0])
     data_stats = _read_stats(cursor)
@@ -238,7 +266,15 @@ def _write_buffer(buffer: ReconBuffer) -> list[Buffer]:
 
 
 def read_image_array(cursor: Cursor) -> ImageArray:
-    """Read an image array: data, headers, meta, optional waveforms, optional acquisition headers."""
+    """Read an image array: data, headers, meta, optional waveforms, optional acquisition headers.
+
+    Raises
+    ------
+    ProtocolError
+        Its headers do not have three dimensions (N, S, LOC), or a part exceeds the limits.
+    NeedMoreError
+        It has not been received completely.
+    """
     data = read_array(cursor, COMPLEX64, "image array")
     header_dtype = np.dtype((np.void, 198))
     table = read_array(cursor, header_dtype, "image headers")

@@ -164,14 +164,36 @@ class Cursor:
         return layout.unpack_from(self.slab.data, self.take(layout.size, what))
 
     def length(self, layout: struct.Struct, what: str, limit: int) -> int:
-        """Read a length and check it against a limit."""
+        """Read a length and check it against a limit.
+
+        Raises
+        ------
+        ProtocolError
+            It is larger.
+        NeedMoreError
+            It has not been received yet.
+        """
         (value,) = self.unpack(layout, f"length of {what}")
         if value > limit:
             raise ProtocolError(f"{what} announces a length of {value}, the limit is {limit}")
         return value
 
     def array(self, dtype: np.dtype[Scalar], shape: tuple[int, ...], what: str) -> NDArray[Scalar]:
-        """View an array of known dtype and shape (C order)."""
+        """View an array of known dtype and shape (C order).
+
+        Returns
+        -------
+        ndarray
+            ``dtype`` [*shape], the received memory itself, which need not be aligned.
+
+        Raises
+        ------
+        ProtocolError
+            The message would exceed the limit.
+        NeedMoreError
+            It has not been received completely.
+        """
+        # as Python's integers: a peer may announce sizes whose product does not fit into 64 bits
         count = int(np.prod(shape, dtype=object))
         offset = self.take(count * dtype.itemsize, what)
         return np.ndarray(shape, dtype, buffer=self.slab, offset=offset)  # type: ignore[arg-type]

@@ -1,4 +1,20 @@
-"""Bytes to messages. Feed it from any source; it holds what is incomplete and never copies samples needlessly."""
+"""Bytes to messages. Feed it from any source; it holds what is incomplete and never copies samples needlessly.
+
+A scan is mostly readouts, thousands a second, and the price of one is what it costs to touch its samples. So they are received
+into large pieces of memory (*slabs*) and never moved: the ``Acquisition`` that is returned is a view of the slab. Three things
+follow.
+
+- A slab may be written again only when nothing refers to it any more, which its reference count says. It counts the arrays
+  that gadgets keep, however they got them, so nobody has to give anything back, and forgetting to cannot corrupt a scan.
+- A message must not lie across two slabs. Where messages repeat in size, as readouts do, only as much is received into a slab
+  as holds whole ones (``_room``); otherwise what has come of a message is copied to the next slab once.
+- Readouts without trajectory and compression, nearly all, are recognised by five fields of their header and built without the
+  reader that serves every other message (``_plain_acquisitions``).
+
+A message that is not there completely is parsed anew when more has come: readers are plain functions, which raise
+``NeedMoreError`` with the least size that is missing. Lists remember how far they got (``Cursor.each``), so that one that comes
+in small pieces is not read from its beginning for each. Lengths are checked before memory is taken for what they announce.
+"""
 
 import struct
 import sys
@@ -80,6 +96,11 @@ class Decoder:
         Longest lengths accepted.
     slab_bytes
         Size of a piece of receive memory.
+
+    Attributes
+    ----------
+    fault
+        What ended the stream; None while it goes on. Nothing is decoded behind it, as where the next message begins is lost.
     """
 
     def __init__(self, limits: Limits | None = None, *, slab_bytes: int = _SLAB_BYTES) -> None:
@@ -203,7 +224,13 @@ class Decoder:
         return messages
 
     def feed(self, data: bytes) -> list[Message]:
-        """Decode bytes that are at hand already."""
+        """Decode bytes that are at hand already, as ``received`` does; they are copied.
+
+        Raises
+        ------
+        ProtocolError
+            The bytes are no message.
+        """
         messages: list[Message] = []
         view = memoryview(data)
         while len(view):

@@ -39,10 +39,18 @@ _CONFIG_FILE_BYTES = 1024
 def encode(message: Message) -> list[Buffer]:
     """Encode a message, its id included.
 
+    Returns
+    -------
+    list of bytes or memoryview
+        One after the other they are the message. Samples and pixels are views of the message's own arrays, which must not be
+        changed before they are sent.
+
     Raises
     ------
     TypeError
         There is no message for objects of this type.
+    ValueError
+        The name of a configuration has more than 1023 bytes.
     """
     writer = _WRITERS.get(type(message))
     if writer is None:

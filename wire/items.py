@@ -172,7 +172,7 @@ def header_of(acquisition: Acquisition) -> AcquisitionHeader:
 def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | None = None) -> Image:
     """Build an MRD image of any MRD data type.
 
-    ``ismrmrd.Image`` copies its data and cannot hold int32, so its fields are set directly.
+    The constructor of ``ismrmrd.Image`` copies its data and cannot hold int32, so its fields are set directly.
 
     Parameters
     ----------
@@ -182,6 +182,11 @@ def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | Non
         Taken over; data type, channels and matrix size are set from ``data``.
     meta
         The image's meta attributes.
+
+    Raises
+    ------
+    KeyError
+        MRD has no images of this dtype.
     """
     header.data_type = _DATA_TYPES[data.dtype]
     header.channels = data.shape[0]
