@@ -1,4 +1,11 @@
-"""Which runtime of a bundle is fastest here, remembered in a file beside the bundle."""
+"""Which runtime of a bundle is fastest here, remembered in a file beside the bundle.
+
+Which one it is depends on the network, the processor and the number of threads, and nobody knows it beforehand; so it is measured
+when a bundle is loaded for the first time, on zeros of a usual size. The shortest of some rounds counts, because all that disturbs
+a measurement makes it longer; runtimes take turns, because what disturbs lasts. Whether others kept the processor busy all the
+same, Linux tells: the time for which threads of this process were ready and not run. Where that is much, the choice is used and
+not remembered.
+"""
 
 import importlib.metadata
 import json
@@ -140,12 +147,14 @@ def choose(
 
     On a CPU they never are: one keeps all cores busy, and several do not fit into their caches.
 
+    Slices are computed together, ``BATCH`` of them, where ``t(BATCH) < 0.9 BATCH t(1)``.
+
     Parameters
     ----------
     runtimes
         By name.
     inputs
-        What they compute.
+        What they compute: float32 by name, with the axes of the manifest, one slice.
     device
         Where they run.
     rounds

@@ -33,7 +33,13 @@ class Model:
         self.manifest = manifest
 
     def run(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs, float32 by name as the manifest has them, and wait for them.
+
+        Raises
+        ------
+        IsocenterError
+            The bundle failed, hangs, or cannot be loaded anywhere.
+        """
         return self._engine.run(self.name, inputs)
 
 
@@ -196,7 +202,18 @@ class Engine:
         return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, account=account)
 
     def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Run a bundle and wait for its outputs."""
+        """Run a bundle and wait for its outputs, as ``submit`` does it.
+
+        Returns
+        -------
+        dict
+            float32 on the CPU by name, with the axes of the manifest's outputs.
+
+        Raises
+        ------
+        IsocenterError
+            The bundle failed, hangs, or cannot be loaded anywhere, or the engine is closed.
+        """
         return self.submit(bundle, inputs).result().outputs
 
     def reason_to_wait(self, future: Future[Result]) -> str:

@@ -100,7 +100,7 @@ class LoadedModel:
         return relative_error(outputs, expected) <= self.manifest.tolerance
 
     def zeros(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """Inputs of these sizes; axes that are not named have length one."""
+        """Return inputs of zeros, float32 by name with the axes of the manifest; axes that are not named have length one."""
         return {spec.name: torch.zeros(shape_of(spec, sizes)) for spec in self.manifest.inputs}
 
     def prepare(self, sizes: Mapping[str, int]) -> None:
@@ -125,13 +125,30 @@ class LoadedModel:
         return sum(math.prod(shape_of(spec, sizes)) for spec in self.manifest.inputs)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""
+        """Compute the outputs; a batch that does not fit into the device's memory is computed in parts.
+
+        Parameters
+        ----------
+        inputs
+            float32 by name, with the axes of the manifest, the batch first.
+
+        Returns
+        -------
+        dict
+            float32 on the CPU by name, with the axes of the manifest.
+        """
         return self._in_parts(self._run, inputs)[0]
 
     def result(self, inputs: Mapping[str, Tensor]) -> Result:
         """Compute the outputs, and say what did, in which parts, and how long it took.
 
-        Where the runtime that is fastest fails, the bundle's other runtimes are tried.
+        Where the runtime that is fastest fails, the bundle's other runtimes are tried; what it failed with is raised if none of
+        them can do it either. Only where memory ran out are they not: they would need as much.
+
+        Parameters
+        ----------
+        inputs
+            As ``run`` takes them.
         """
         start = time.perf_counter()
         runtime = self.runtime

@@ -36,7 +36,12 @@ class NothingToGainError(BundleError):
 
 
 class Runtime(Protocol):
-    """Runs one model file on one device. Inputs and outputs are tensors by name; outputs are on the CPU, and complete."""
+    """Runs one model file on one device.
+
+    Inputs and outputs are float32 by name, with the axes of the manifest's ``TensorSpec``. Inputs may be on any device; outputs
+    are on the CPU, and complete: no work on the device is left. Whether its numbers are right is not a runtime's to say; the
+    probe finds out (``commission``).
+    """
 
     @property
     def description(self) -> str:
@@ -44,12 +49,36 @@ class Runtime(Protocol):
         ...
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs.
+
+        Raises
+        ------
+        Exception
+            Whatever the program raises that runs the file.
+        """
         ...
 
 
 class TorchScriptRuntime:
-    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
+    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice.
+
+    What TorchScript may do was checked before it was loaded (``bundle.torchscript``), but for one thing that no list of
+    operators forbids: to write into its own weights. So the versions that torch counts of each are compared after every run.
+
+    Parameters
+    ----------
+    path
+        ``model.ts``.
+    manifest
+        Names inputs and outputs in the order of the arguments, and lists the file's hash.
+    device
+        Where to run.
+
+    Raises
+    ------
+    BundleError
+        It is not the file that the manifest lists, does more than compute, or (``run``) changes its weights.
+    """
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         self.description: str = f"TorchScript on {device}"
@@ -95,7 +124,22 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU or on CUDA.
 
     TF32 is off there unless the manifest has it: it costs three digits of every Fourier transform. Inputs and outputs are
-    bound: the session reads and writes torch's memory, on the device.
+    bound: the session reads and writes torch's memory, on the device. For that the sizes of outputs must be known before they
+    are computed: each of their axes has the length of the inputs' axis of that name, or a fixed one.
+
+    Parameters
+    ----------
+    path
+        ``model.onnx``.
+    manifest
+        Names inputs and outputs and their axes, and lists the file's hash.
+    device
+        Where to run.
+
+    Raises
+    ------
+    BundleError
+        ONNX Runtime is not installed or lacks the provider, or the file is not one that may be run.
     """
 
     provider = "CUDAExecutionProvider"
@@ -184,7 +228,12 @@ class TensorRtRuntime(OnnxRuntime):
 class AotiRuntime:
     """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU.
 
-    Nothing can check what such code does: whoever loads it must know who made it.
+    Nothing can check what such code does: whoever loads it must know who made it (``Bundle.may_hold_machine_code``).
+
+    Raises
+    ------
+    BundleError
+        It was compiled for another kind of device, is not the file that the manifest lists, or cannot be loaded here.
     """
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
@@ -213,7 +262,8 @@ class AotiRuntime:
 class _Link:
     """The way to a device and back: on CUDA through pinned memory, on a stream of its own.
 
-    Use it as a context around everything that runs on the device.
+    Use it as a context around everything that runs on the device. A stream of its own, so that copies of one scan do not wait
+    for kernels of another; pinned memory, because only from there does a copy run beside the processor.
     """
 
     def __init__(self, device: torch.device) -> None:
