@@ -4,7 +4,7 @@ Byte by byte, as https://jedisct1.github.io/minisign has them; every line is bas
 
     public key    "Ed"  number[8]  key[32]
     signature     "Ed" or "ED"  number[8]  signature[64]
-    secret key    "Ed"  kdf "\0\0"  "B2"  salt[32] limits[16]  number[8] seed[32] key[32]  checksum[32]
+    secret key    "Ed"  two zeros  "B2"  salt[32] limits[16]  number[8] seed[32] key[32]  checksum[32]
 
 "Ed" signs the message itself, as old versions do, "ED" its BLAKE2b-512. A second signature is that of the first one and the
 *trusted comment*, which so cannot be exchanged. The checksum is BLAKE2b-256 of "Ed" and what is secret. The number only tells

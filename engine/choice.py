@@ -1,10 +1,10 @@
 """Which runtime of a bundle is fastest here, remembered in a file beside the bundle.
 
-Which one it is depends on the network, the processor and the number of threads, and nobody knows it beforehand; so it is measured
-when a bundle is loaded for the first time, on zeros of a usual size. The shortest of some rounds counts, because all that disturbs
-a measurement makes it longer; runtimes take turns, because what disturbs lasts. Whether others kept the processor busy all the
-same, Linux tells: the time for which threads of this process were ready and not run. Where that is much, the choice is used and
-not remembered.
+Which one it is depends on the network, the processor and the number of threads, and nobody knows it beforehand; so it is
+measured when a bundle is loaded for the first time, on zeros of a usual size. The shortest of some rounds counts, because all
+that disturbs a measurement makes it longer; runtimes take turns, because what disturbs lasts. Whether others kept the processor
+busy all the same, Linux tells: the time for which threads of this process were ready and not run. Where that is much, the choice
+is used and not remembered.
 """
 
 import importlib.metadata

@@ -37,8 +37,10 @@ class Model:
 
         Raises
         ------
-        IsocenterError
-            The bundle failed, hangs, or cannot be loaded anywhere.
+        EngineError
+            The bundle hangs, or the engine is closed.
+        Exception
+            What else went wrong with it.
         """
         return self._engine.run(self.name, inputs)
 
@@ -211,8 +213,10 @@ class Engine:
 
         Raises
         ------
-        IsocenterError
-            The bundle failed, hangs, or cannot be loaded anywhere, or the engine is closed.
+        EngineError
+            The bundle hangs, or the engine is closed.
+        Exception
+            What else went wrong with it.
         """
         return self.submit(bundle, inputs).result().outputs
 

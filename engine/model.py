@@ -143,7 +143,7 @@ class LoadedModel:
         """Compute the outputs, and say what did, in which parts, and how long it took.
 
         Where the runtime that is fastest fails, the bundle's other runtimes are tried; what it failed with is raised if none of
-        them can do it either. Only where memory ran out are they not: they would need as much.
+        them can do it either. Where memory ran out they are not tried: they would need as much.
 
         Parameters
         ----------

@@ -148,7 +148,7 @@ Item = (
 
 
 def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Move an array to a device; on the CPU the memory is shared."""
+    """Move an array of any shape and dtype to a device; on the CPU the memory is shared."""
     return torch.from_numpy(array).to(device)
 
 
