@@ -166,24 +166,31 @@ class LocalDevice:
         return model.result()
 
     def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together; the bundle is loaded if it is not yet."""
         return self.load(bundle).batch
 
     def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs; the bundle is loaded if it is not yet."""
         return self.load(bundle).pace
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Load a bundle, and run it once on inputs of these sizes where the first run of a size is slow."""
         self.load(bundle).prepare(sizes)
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs of float32 inputs by name; the bundle is loaded if it is not yet."""
         return self.load(bundle).result(inputs)
 
     def is_alive(self) -> bool:
+        """Whether it can run something: the process that asks is the one that it runs in."""
         return True
 
     def reset(self) -> None:
+        """Say that nothing can be stopped: a thread cannot be ended from outside."""
         log.warning(
             "%s: what hangs in this process goes on until it comes back; its answer is not waited for", self.name
         )
 
     def close(self) -> None:
+        """Let go of the bundles that are loaded."""
         self._models.clear()

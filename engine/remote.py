@@ -128,18 +128,23 @@ class RayDevice:
         return function.remote(*arguments)
 
     def load(self, bundle: str) -> None:
+        """Load and commission a bundle in the actor, beside what runs there."""
         self._call("load", bundle)
 
     def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together there."""
         return self._call("batch", bundle)
 
     def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs, without the way there and back."""
         return self._call("pace", bundle)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Load a bundle and get ready for inputs of these sizes."""
         self._call("prepare", bundle, dict(sizes))
 
     def run(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs of float32 inputs by name, which are copied there, and back to the CPU here."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
         outputs, result = self._call("run", bundle, arrays)
         tensors = {name: torch.as_tensor(array.copy()) for name, array in outputs.items()}
@@ -180,6 +185,7 @@ class RayDevice:
         raise AssertionError
 
     def is_alive(self) -> bool:
+        """Whether the actor answers; one that has died is made anew, and answers next time."""
         actor = self._actor
         try:
             self._ray.get(self._ask(actor, "process"), timeout=_START_SECONDS)
@@ -205,6 +211,7 @@ class RayDevice:
         self._replace(actor)
 
     def close(self) -> None:
+        """End the actor."""
         self._ray.kill(self._actor)
 
 

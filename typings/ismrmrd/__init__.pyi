@@ -54,6 +54,8 @@ class _ChannelMask:
     def setAllChannelsNotActive(self) -> None: ...
 
 class EncodingCounters(Structure):
+    """Where a readout belongs."""
+
     kspace_encode_step_1: int
     kspace_encode_step_2: int
     average: int
@@ -91,11 +93,15 @@ class _AcquisitionFields(_Flags, _ChannelMask, _Place):
     user_float: _Floats
 
 class AcquisitionHeader(_AcquisitionFields, Structure):
+    """What goes before a readout: 340 bytes."""
+
     number_of_samples: int
     active_channels: int
     trajectory_dimensions: int
 
 class Acquisition(_AcquisitionFields):
+    """A readout: header, samples complex64 [channels, samples], and trajectory float32 [samples, dimensions]."""
+
     # set by ``wire.items``, which goes round the constructor
     _head: AcquisitionHeader
     _Acquisition__data: NDArray[np.complex64]
@@ -146,6 +152,8 @@ class _ImageFields(_Flags, _Place):
     user_float: _Floats
 
 class ImageHeader(_ImageFields, Structure):
+    """What goes before an image: 198 bytes. Lengths are in mm, ``matrix_size`` is (x, y, z)."""
+
     data_type: int
     matrix_size: _Uint16s
     channels: int
@@ -154,6 +162,8 @@ class ImageHeader(_ImageFields, Structure):
     def from_acquisition(acquisition: Acquisition | AcquisitionHeader, **kwargs: Any) -> ImageHeader: ...
 
 class Image(_ImageFields):
+    """An image: header, meta attributes, and pixels [channels, z, y, x]."""
+
     # set by ``wire.items``, which goes round the constructor
     _head: ImageHeader
     _Image__data: NDArray[Any]
@@ -198,10 +208,14 @@ class _WaveformFields(_Flags):
     waveform_id: int
 
 class WaveformHeader(_WaveformFields, Structure):
+    """What goes before a waveform: 40 bytes."""
+
     number_of_samples: int
     channels: int
 
 class Waveform(_WaveformFields):
+    """A physiological or other waveform: header, and samples uint32 [channels, samples]."""
+
     _head: WaveformHeader
     def __init__(
         self, head: WaveformHeader | bytes | NDArray[Any] | None = None, data: NDArray[np.uint32] | None = None
