@@ -157,7 +157,7 @@ class Bundle:
 class _Loader(yaml.SafeLoader):
     """YAML without references, of which a few lines can stand for gigabytes."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
             raise yaml.YAMLError("it has references")
         return super().compose_node(parent, index)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ class _Jit(Protocol):
 
 
 _jit = cast("_Jit", torch.jit)
+
+
+_Provider = str | tuple[str, dict[str, str]]
+"""An execution provider of ONNX Runtime: its name, or that and its options."""
 
 
 class NothingToGainError(BundleError):
@@ -168,7 +172,7 @@ class OnnxRuntime:
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
 
-    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         if device.type == "cpu":
             return ["CPUExecutionProvider"]
         cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
@@ -216,7 +220,7 @@ class TensorRtRuntime(OnnxRuntime):
             raise BundleError("TensorRT needs a CUDA device")
         super().__init__(path, manifest, device)
 
-    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         tensorrt = {
             "device_id": str(device.index or 0),
             "trt_engine_cache_enable": "1",
