@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check types bench clean
+.PHONY: setup demo test test-all check types bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -45,6 +45,9 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/runtimes.py
 	$(BIN)/python -W ignore benchmarks/busy.py
 	$(BIN)/python -W ignore benchmarks/soak.py
+
+gpu: setup
+	$(BIN)/python -W ignore benchmarks/gpu_acceptance.py
 
 clean:
 	rm -rf $(VENV) .isocenter demo build *.egg-info

@@ -41,11 +41,11 @@ def child():
         bundle = Bundle.open(default_home() / "bundles" / name)
         runtime = RUNTIMES["torchscript"](bundle.runtime_files()["torchscript"], bundle.manifest, torch.device("cpu"))
         inputs = make_case(bundle.manifest.inputs, SIZES, acs=16, spacing=4, phantom=True)
-        runtime.run(inputs)
+        runtime.infer(inputs)
         calls = []
         for _ in range(5):
             start = time.perf_counter()
-            runtime.run(inputs)
+            runtime.infer(inputs)
             calls.append(1000 * (time.perf_counter() - start))
         times.append(statistics.median(calls))
     print(*times)

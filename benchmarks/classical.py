@@ -162,7 +162,7 @@ def compare_sense(kspace, mask, maps, bart, device):
     results = {}
 
     def ours():
-        results["isocenter"] = torch.view_as_complex(model.run(inputs)["image"].contiguous())[0, 0]
+        results["isocenter"] = torch.view_as_complex(model.infer(inputs)["image"].contiguous())[0, 0]
 
     ours()
     target = deviation(results["isocenter"], reference)

@@ -6,6 +6,8 @@ the same card: the time that its multiplications would take at the rate of a lar
 the time that reading and writing every tensor once would take at the rate of a copy. Coil maps and SENSE run as well, on the
 GPU against the CPU.
 
+``best`` is the fastest program; ``over_roofline`` is its time over the larger of the two limits.
+
 Run with ``python benchmarks/gpu.py``; without a GPU, ``--small --device cpu`` shows that it works.
 """
 
@@ -43,7 +45,7 @@ EXPORTS = {
     "fp16": ("torchscript", {"precision": "fp16", "tolerance": 1e-2}),
     "bf16": ("torchscript", {"precision": "bf16", "tolerance": 1e-2}),
     "onnx": ("onnx", {}),
-    "aoti": ("pt2", {}),
+    "aoti": ("aoti", {}),
 }
 """Formats and options of the bundles."""
 SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
@@ -117,17 +119,18 @@ def card_limits(device):
     return limits
 
 
-def write_weights(configuration, folder):
-    """Make a network with random weights, and return it as a bundle runs it; its weights go to a file."""
+def make_network(configuration, weights=None):
+    """Make a network with random weights, always the same, and return it as a bundle runs it; they may go to a file."""
     network = NETWORKS["e2e-varnet"]
     torch.manual_seed(1)
     module = network.build(**configuration).eval()
-    torch.save(module.state_dict(), folder / "weights.pt")
+    if weights is not None:
+        torch.save(module.state_dict(), weights)
     return scaled(module, network.scaling, network.inputs)
 
 
-def export(configuration, folder, device):
-    """Export by the command, all formats and precisions at once; return the bundles of those that are done in time."""
+def export(configuration, folder, device, seconds):
+    """Export by the command, all formats and precisions at once; those that are not done in time are ended."""
     processes = {}
     # threads of several processes that wait for one another would hold each other up
     environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // len(EXPORTS), 1))}
@@ -148,19 +151,25 @@ def export(configuration, folder, device):
         ]
         with (folder / f"{name}.log").open("wb") as log:
             processes[name] = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment)
-    bundles, end = {}, time.monotonic() + EXPORT_SECONDS
+    end = time.monotonic() + seconds
     for name, process in processes.items():
         try:
-            code = process.wait(max(end - time.monotonic(), 0))
+            process.wait(max(end - time.monotonic(), 0))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            print(f"{name} is left out: its export takes more than {EXPORT_SECONDS} s")
+            with (folder / f"{name}.log").open("a") as log:
+                log.write(f"its export takes more than {seconds} s")
+
+
+def exported(folder):
+    """Return the bundles of a folder; of those that could not be exported, say why."""
+    bundles = {}
+    for name in EXPORTS:
+        if (folder / name).is_dir():
+            bundles[name] = Bundle.open(folder / name)
         else:
-            if code == 0:
-                bundles[name] = Bundle.open(folder / name)
-            else:
-                print(f"{name} is left out: {(folder / f'{name}.log').read_text()[-500:].strip()}")
+            print(f"{name} is left out: {(folder / f'{name}.log').read_text()[-3000:].strip()}")
     return bundles
 
 
@@ -192,31 +201,29 @@ def network_programs(eager, bundles, values, device):
         except BundleError as error:
             print(f"{name}-{manifest.precision} is left out: {error}")
             continue
-        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.run(values)
+        programs[f"{name}-{manifest.precision}"] = lambda session=session: session.infer(values)
     return programs
 
 
-def compare_network(arguments, device, limits):
+def compare_network(arguments, device, limits, folder):
     configuration = SMALL if arguments.small else {}
     sizes = {"batch": 1, "coils": 4, "ky": 93, "kx": 160} if arguments.small else None
     sizes = sizes or {"batch": 1, "coils": 15, "ky": 372, "kx": 640}
-    with tempfile.TemporaryDirectory() as name:
-        eager = write_weights(configuration, Path(name)).to(device)
-        bundles = export(configuration, Path(name), device)
-        specs, _ = network_specs(NETWORKS["e2e-varnet"], ExportOptions())
-        inputs = make_case(specs, sizes, acs=26, spacing=4, phantom=True)
-        values = {name: tensor.to(device) for name, tensor in inputs.items()}
-        with torch.inference_mode(), FlopCounterMode(display=False) as operations:
-            eager(*values.values())
-        with torch.inference_mode(), TrafficCounter() as traffic:
-            eager(*values.values())
-        programs = network_programs(eager, bundles, values, device)
-        truth = {"image": programs["eager-float32"]()["image"].cpu()}
-        errors = {
-            name: relative_error({"image": run()["image"].cpu()}, truth) if name != "eager-float32" else 0.0
-            for name, run in programs.items()
-        }
-        durations = turns(programs, device)
+    eager = make_network(configuration).to(device)
+    specs, _ = network_specs(NETWORKS["e2e-varnet"], ExportOptions())
+    inputs = make_case(specs, sizes, acs=26, spacing=4, phantom=True)
+    values = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with torch.inference_mode(), FlopCounterMode(display=False) as operations:
+        eager(*values.values())
+    with torch.inference_mode(), TrafficCounter() as traffic:
+        eager(*values.values())
+    programs = network_programs(eager, exported(folder), values, device)
+    truth = {"image": programs["eager-float32"]()["image"].cpu()}
+    errors = {
+        name: relative_error({"image": run()["image"].cpu()}, truth) if name != "eager-float32" else 0.0
+        for name, run in programs.items()
+    }
+    durations = turns(programs, device)
     total = operations.get_total_flops()
     print(f"\n{total / 1e12:.2f} Tflop in convolutions and products, {traffic.bytes / 1e9:.1f} GB read and written")
     yield f"network_tflop {total / 1e12:.3f}"
@@ -233,6 +240,12 @@ def compare_network(arguments, device, limits):
         yield f"{name}.over_compute_limit {seconds / compute:.2f}"
         yield f"{name}.over_memory_limit {seconds / memory:.2f}"
         yield f"{name}.error {errors[name]:.2e}"
+    best = min(durations, key=durations.get)
+    precision = best.rpartition("-")[2]
+    roofline = max(total / limits[precision], traffic.bytes / limits["bandwidth"])
+    print(f"best: {best}")
+    yield f"best.eager_over {base / durations[best]:.3f}"
+    yield f"best.over_roofline {durations[best] / roofline:.2f}"
 
 
 def compare_classical(arguments, device):
@@ -252,7 +265,7 @@ def compare_classical(arguments, device):
                 model = LocalDevice(place, shelf, "torchscript").load("sense")
                 inputs = make_case(model.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
                 inputs = {key: value.to(place) for key, value in inputs.items()}
-                programs[str(place)] = lambda model=model, inputs=inputs: model.run(inputs)
+                programs[str(place)] = lambda model=model, inputs=inputs: model.infer(inputs)
         durations = turns(programs, device)
         for place, seconds in durations.items():
             print(f"{name:<10} {place:<8} {1000 * seconds:8.1f} ms")
@@ -263,6 +276,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--small", action="store_true", help="a small network, to see that everything works")
+    parser.add_argument("--exports", type=Path, help="folder in which the bundles are")
+    parser.add_argument("--export-only", type=Path, help="folder in which to put the bundles, and nothing more")
+    parser.add_argument("--export-seconds", type=float, default=EXPORT_SECONDS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     device = torch.device(arguments.device)
@@ -270,11 +286,22 @@ def main():
         if not torch.cuda.is_available():
             raise SystemExit("there is no CUDA device; --small --device cpu shows that the benchmark works")
         print(torch.cuda.get_device_name(device))
+    with tempfile.TemporaryDirectory() as name:
+        folder = arguments.exports or arguments.export_only or Path(name)
+        if arguments.exports is None:
+            configuration = SMALL if arguments.small else {}
+            make_network(configuration, folder / "weights.pt")
+            export(configuration, folder, device, arguments.export_seconds)
+        if arguments.export_only is None:
+            compare(arguments, device, folder)
+
+
+def compare(arguments, device, folder):
     tf32(False)
     limits = card_limits(device)
     for name, value in limits.items():
         print(f"{name:<10} {value / 1e12:8.3f} {'TB/s' if name == 'bandwidth' else 'Tflop/s'}")
-    figures = [*compare_network(arguments, device, limits), *compare_classical(arguments, device)]
+    figures = [*compare_network(arguments, device, limits, folder), *compare_classical(arguments, device)]
     for figure in figures:
         print(f"figure {figure}")
 

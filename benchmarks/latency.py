@@ -99,7 +99,7 @@ def bare_call(device, bundle, scan):
     def run():
         inputs = next(slices)
         start = time.perf_counter()
-        model.run(inputs)
+        model.infer(inputs)
         return 1000 * (time.perf_counter() - start)
 
     run()

@@ -47,7 +47,7 @@ def probe_memory(folder, runtime, shape):
     bundle = Bundle.open(Path(folder))
     session = RUNTIMES[runtime](readers(bundle)[runtime], bundle.manifest, torch.device("cpu"))
     sizes = dict(zip(("batch", "coils", "frames", "ky", "kx"), map(int, shape.split("x")), strict=True))
-    session.run(make_case(bundle.manifest.inputs, sizes, acs=16, spacing=4, phantom=True))
+    session.infer(make_case(bundle.manifest.inputs, sizes, acs=16, spacing=4, phantom=True))
     # not getrusage, whose peak includes that of the process that started this one
     status = Path("/proc/self/status").read_text()
     print(int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024)
@@ -81,7 +81,7 @@ def measure(name, configuration, formats, folder):
                 return {"image": eager(*inputs.values())}
 
         programs = {"eager": run_eager}
-        programs |= {runtime: lambda s=session, i=inputs: s.run(i) for runtime, session in sessions.items()}
+        programs |= {runtime: lambda s=session, i=inputs: s.infer(i) for runtime, session in sessions.items()}
         errors = {runtime: relative_error(program(), truth) for runtime, program in programs.items()}
         durations = {runtime: [] for runtime in programs}
         for _ in range(ROUNDS):

@@ -201,7 +201,7 @@ def reconstruct(
             timing.received(item)
             yield item
 
-    output = chain.run(stream(), settings, timing, lambda text: warnings.warn(text, ReconstructionWarning, 2))
+    output = chain.process(stream(), settings, timing, lambda text: warnings.warn(text, ReconstructionWarning, 2))
     images = [item for item in output if isinstance(item, Image)]
     _warn(context)
     if not images and chain.makes_images:

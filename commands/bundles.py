@@ -174,7 +174,7 @@ def verify(
         inputs, expected = bundle.probe()
         for name, path in bundle.runtime_files().items():
             runtime = load_runtime(bundle, name, path, torch.device(device))
-            error = relative_error(runtime.run(inputs), expected)
+            error = relative_error(runtime.infer(inputs), expected)
             passed = error <= bundle.manifest.tolerance
             failed = failed or not passed
             verdict = "passed" if passed else f"FAILED, accepted is {bundle.manifest.tolerance:.0e}"
@@ -217,18 +217,18 @@ def bench(
     except IsocenterError as error:
         _fail(error)
     first = {
-        name: 1000 * choice.timed(lambda runtime=runtime: runtime.run(inputs)) for name, runtime in runtimes.items()
+        name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs)) for name, runtime in runtimes.items()
     }
-    measured = choice.choose(runtimes, inputs, place, repetitions, math.inf)
-    choice.remember(bundle, place, measured)
+    chosen = choice.choose(runtimes, inputs, place, repetitions, math.inf)
+    choice.remember(bundle, place, chosen)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
-    shortest = measured.milliseconds[measured.runtime]
-    for name, milliseconds in measured.milliseconds.items():
+    shortest = chosen.milliseconds[chosen.runtime]
+    for name, milliseconds in chosen.milliseconds.items():
         table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
     out.print(table)
-    together = f"up to {measured.batch} slices that wait together" if measured.batch > 1 else "slices one by one"
-    out.print(f"the service will use {measured.runtime} here, {together}", markup=False)
-    if measured.is_doubtful:
+    together = f"up to {chosen.batch} slices that wait together" if chosen.batch > 1 else "slices one by one"
+    out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
+    if chosen.is_doubtful:
         out.print("other programs kept the processor busy: measure again without them", markup=False)
 
 

@@ -148,7 +148,7 @@ def replay(
 def _replay_once(options: Any) -> None:
     from . import replay as replay_command
 
-    result = replay_command.run_shown(options, err)
+    result = replay_command.replay_shown(options, err)
     out.print(replay_command.latency_table(result), markup=False)
     if result.images:
         out.print(f"{len(result.images)} images in {options.outfile}, group {options.out_group!r}", markup=False)
@@ -269,7 +269,7 @@ def simulate(
 
     from ..simulate.oddities import ODDITIES, make_odd
     from ..simulate.scan import ScanProtocol, truth_path
-    from ..simulate.scan import simulate as run
+    from ..simulate.scan import simulate as simulate_scan
 
     if list_oddities:
         for name, known in sorted(ODDITIES.items()):
@@ -278,7 +278,7 @@ def simulate(
         return
     options["measurement_id"] = measurement_id or f"simulator_phantom_1_{seed}"
     try:
-        scan = run(ScanProtocol(**options))
+        scan = simulate_scan(ScanProtocol(**options))
         draw = numpy.random.default_rng(seed)
         for request in oddity or []:
             scan = make_odd(scan, request, draw)

@@ -94,7 +94,7 @@ def _replay(scan: Path, config: str, output: Path, port: int, console: Console, 
     options = replay_command.Options(
         filename=scan, outfile=output, config=config, port=port, address="127.0.0.1", realtime=realtime
     )
-    return replay_command.run_shown(options, console, f"   {config:<12}")
+    return replay_command.replay_shown(options, console, f"   {config:<12}")
 
 
 def _by_slice(images: list[Image]) -> Planes:

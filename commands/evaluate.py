@@ -211,7 +211,7 @@ def _bundle(model: LoadedModel) -> Method:
             encoding=encoding,
             coil_maps=Deferred.known(maps[:, None]),
         )
-        output = model.run(settled(arrange_inputs(model.manifest, block)))
+        output = model.infer(settled(arrange_inputs(model.manifest, block)))
         if "image" not in output:
             raise BundleError(f"bundle {model.manifest.name!r} returns no image")
         return arrange_output(model.manifest, output["image"], block)[:, 0].abs()

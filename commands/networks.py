@@ -42,7 +42,7 @@ def export(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the export (YAML).")] = None,
     formats: Annotated[
-        str, typer.Option(help="Of onnx, torchscript and pt2, separated by commas.")
+        str, typer.Option(help="Of onnx, torchscript and aoti, separated by commas.")
     ] = "onnx,torchscript",
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
@@ -54,10 +54,13 @@ def export(
     configure_logging(private=True)
     if (network is None) == (module is None):
         _fail("name either --network or --module")
-    chosen = [{"pt2": "aoti"}.get(name.strip(), name.strip()) for name in formats.split(",")]
+    chosen = [name.strip() for name in formats.split(",")]
+    if "pt2" in chosen:
+        err.print("warning: the format pt2 is called aoti now", markup=False)
+        chosen = ["aoti" if name == "pt2" else name for name in chosen]
     unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
     if unknown:
-        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and pt2")
+        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
     try:
         options = load_options(config)
         key = _host_key()

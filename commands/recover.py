@@ -113,7 +113,7 @@ class Recovery:
     def __exit__(self, *_error: object) -> None:
         self._engine.close()
 
-    def run(
+    def reconstruct(
         self,
         scan: SpooledScan,
         keep: Callable[[SpooledScan, list[Image]], None],
@@ -181,7 +181,7 @@ class Recovery:
 
         ours, theirs = socket.socketpair()
         session = Session(theirs, self._settings, self._engine, name, memory=Ledger(self._settings.memory))
-        thread = threading.Thread(target=session.run, name="recovery")
+        thread = threading.Thread(target=session.serve, name="recovery")
         thread.start()
         try:
             with ours:
@@ -240,7 +240,7 @@ def _recover_one(
     pipeline: str | None = None,
 ) -> bool:
     try:
-        if recovery.run(scan, keep, on_text, pipeline) is None:
+        if recovery.reconstruct(scan, keep, on_text, pipeline) is None:
             say(f"scan {scan.scan} has nothing in it that could be reconstructed")
     except (IsocenterError, OSError) as error:
         say(f"scan {scan.scan} is not recovered: {error}")

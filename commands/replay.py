@@ -102,7 +102,7 @@ def query(options: Options) -> str:
     return text or "the server reported nothing"
 
 
-def run(
+def replay(
     options: Options,
     *,
     on_start: Callable[[int], None],
@@ -115,20 +115,20 @@ def run(
         raise ReplayError("name a recorded scan with -f")
     writer = ImageWriter(options.outfile, options.out_group, on_text)
     if h5py.is_hdf5(options.filename):
-        result = _run_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
+        result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
     else:
-        result = _run_stream(options, options.filename, on_acquisition, on_image, on_text)
+        result = _replay_stream(options, options.filename, on_acquisition, on_image, on_text)
     _write(options, writer, result)
     return result
 
 
-def run_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
-    """Run with bars for what is sent and received, and the server's texts above them."""
+def replay_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
+    """Replay with bars for what is sent and received, and the server's texts above them."""
     columns = (TextColumn(label + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress:
         sent = progress.add_task("acquisitions sent", total=None)
         received = progress.add_task("images received  ", total=None)
-        result = run(
+        result = replay(
             options,
             on_start=lambda total: progress.update(sent, total=total),
             on_acquisition=lambda: progress.advance(sent),
@@ -139,7 +139,7 @@ def run_shown(options: Options, console: Console, label: str = "") -> ReplayResu
     return result
 
 
-def _run_file(
+def _replay_file(
     options: Options,
     path: Path,
     on_start: Callable[[int], None],
@@ -171,7 +171,7 @@ def _run_file(
     return result
 
 
-def _run_stream(
+def _replay_stream(
     options: Options,
     path: Path,
     on_acquisition: Callable[[], None],

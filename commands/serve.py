@@ -137,4 +137,4 @@ def serve_one(descriptor: int) -> None:
         if not stamp.is_current(settings):
             prepare_bundles(settings, networks=False)
         register_gadgets(settings)
-        Session(sock, settings, make_engine(settings), new_scan_id()).run()
+        Session(sock, settings, make_engine(settings), new_scan_id()).serve()

@@ -183,7 +183,7 @@ def _able(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor]) -> dict
     """Return the runtimes that can compute these inputs. This first round is not counted, as it is slower."""
     able: dict[str, Runtime] = {}
     for name, runtime in runtimes.items():
-        outcome = in_thread(partial(runtime.run, inputs))
+        outcome = in_thread(partial(runtime.infer, inputs))
         if not wait([outcome], _PATIENCE_SECONDS if len(runtimes) > 1 else None).done:
             log.warning("runtime %s is not used: it takes too long for inputs of the usual size", name)
         elif error := outcome.exception():
@@ -212,7 +212,7 @@ def _measure(
     start = time.perf_counter()
     for _ in range(rounds):
         for name, runtime in runtimes.items():
-            durations[name].append(timed(lambda runtime=runtime: runtime.run(inputs)))
+            durations[name].append(timed(lambda runtime=runtime: runtime.infer(inputs)))
         if time.perf_counter() - start > enough_seconds:
             break
     return {name: round(1000 * min(values), 3) for name, values in durations.items()}
@@ -224,10 +224,10 @@ def _worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
 
     def one_by_one() -> None:
         for _ in range(BATCH):
-            runtime.run(inputs)
+            runtime.infer(inputs)
 
     try:
-        together = min(timed(lambda: runtime.run(batch)) for _ in range(ROUNDS))
+        together = min(timed(lambda: runtime.infer(batch)) for _ in range(ROUNDS))
     except Exception as error:  # noqa: BLE001 - it may lack the memory, or be made for one slice only
         log.info("slices are not computed together: %s", type(error).__name__)
         return 1
@@ -235,8 +235,8 @@ def _worthwhile_batch(runtime: Runtime, inputs: Mapping[str, Tensor]) -> int:
     return BATCH if together < _WORTH * alone else 1
 
 
-def timed(run: Callable[[], object]) -> float:
+def timed(call: Callable[[], object]) -> float:
     """Return how many seconds a call takes, its work on a GPU included: runtimes return when that is done."""
     start = time.perf_counter()
-    run()
+    call()
     return time.perf_counter() - start

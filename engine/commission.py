@@ -104,7 +104,7 @@ def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -
     """
     inputs, expected = bundle.probe()  # its own: a runtime may write into its inputs
     runtime = load_runtime(bundle, name, path, device)
-    error = relative_error(runtime.run(inputs), expected)
+    error = relative_error(runtime.infer(inputs), expected)
     if not error <= bundle.manifest.tolerance:
         raise BundleError(
             f"the probe deviates by {error:.1e} of the maximum", accepted=f"{bundle.manifest.tolerance:.0e}"

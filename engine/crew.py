@@ -32,7 +32,7 @@ _MARGIN = 10.0
 """Times what a run is expected to take by its size: other programs, and memory that is slower than caches, take their part."""
 _FLOAT_BYTES = 4
 
-Work = Callable[[], object]
+Call = Callable[[], object]
 T = TypeVar("T")
 
 
@@ -82,23 +82,23 @@ class Ticket(Future[Result]):
 
 @dataclass(eq=False)
 class _Task:
-    """What a job stands for: its inputs, or an order, something else to be done in the thread of a device.
+    """What a job stands for: its inputs, or an errand, something else to be done in the thread of a device.
 
     Attributes
     ----------
     size
         Bytes of the inputs, with which the account is charged.
     seconds
-        How long an order, or what is to be computed of the inputs, may take; None: the deadline holds.
+        How long an errand, or what is to be computed of the inputs, may take; None: the deadline holds.
     """
 
     ticket: Ticket
-    work: Inputs | Work
+    work: Inputs | Call
     account: Account | None = None
     size: int = 0
     seconds: float | None = None
 
-    def leave_queue(self, calls: list[Work]) -> None:
+    def leave_queue(self, calls: list[Call]) -> None:
         """Give its bytes back, once."""
         if self.account is not None:
             calls.append(partial(self.account.credit, self.size))
@@ -109,7 +109,7 @@ class _Hand:
     """A thread that does what it is given, one thing after the other."""
 
     def __init__(self, name: str) -> None:
-        self._given: SimpleQueue[Work | None] = SimpleQueue()
+        self._given: SimpleQueue[Call | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
@@ -118,7 +118,7 @@ class _Hand:
             work()
             del work  # the memory of this scan is for the next one, which comes before its jobs do
 
-    def give(self, work: Work | None) -> None:
+    def give(self, work: Call | None) -> None:
         """Add something to do; None: nothing comes after it."""
         self._given.put(work)
 
@@ -161,7 +161,7 @@ class Crew:
         self._alarm = Alarm("engine alarm")
         self._hands = {name: _Hand(f"engine {name}") for name in self._devices}
         # each takes the effect that is its key, which no type of a mapping can say
-        self._means: Mapping[type, Callable[[Any, list[Work]], None]] = {
+        self._means: Mapping[type, Callable[[Any, list[Call]], None]] = {
             events.Load: self._load,
             events.Run: self._run,
             events.Answer: self._answer,
@@ -206,9 +206,9 @@ class Crew:
         """Return why a job waits for others than its own scan's; empty if it does not."""
         return self._state.reason_to_wait(ticket.job)
 
-    def order(
+    def submit_errand(
         self,
-        work: Work,
+        errand: Call,
         *,
         bundle: str,
         scan: str,
@@ -227,7 +227,7 @@ class Crew:
         """
         self._check_open()
         job = events.Job(next(self._numbers), bundle, scan, background=background, device=device)
-        return self._put(job, _Task(self._ticket(job), work, seconds=seconds))
+        return self._put(job, _Task(self._ticket(job), errand, seconds=seconds))
 
     def _check_open(self) -> None:
         if self._state.closed:
@@ -269,7 +269,7 @@ class Crew:
 
         What calls others, such as answers, is done when the lock is free: they may want to tell something, too.
         """
-        calls: list[Work] = []
+        calls: list[Call] = []
         with self._lock:
             self._state, effects = machine.step(self._state, event)
             for effect in effects:
@@ -282,42 +282,42 @@ class Crew:
 
     # what the machine says; under the lock, with calls for afterwards
 
-    def _load(self, effect: events.Load, _: list[Work]) -> None:
+    def _load(self, effect: events.Load, _: list[Call]) -> None:
         name = f"load {effect.bundle} on {effect.device}"
         thread = threading.Thread(target=self._load_now, args=(effect.device, effect.bundle), name=name, daemon=True)
         self._loading.add(thread)
         thread.start()
 
-    def _run(self, effect: events.Run, calls: list[Work]) -> None:
+    def _run(self, effect: events.Run, calls: list[Call]) -> None:
         tasks = [self._tasks[job] for job in effect.jobs]
         for task in tasks:
             task.ticket.begin()
             task.leave_queue(calls)
         self._hands[effect.device].give(partial(self._run_now, effect, tasks))
 
-    def _answer(self, effect: events.Answer, calls: list[Work]) -> None:
+    def _answer(self, effect: events.Answer, calls: list[Call]) -> None:
         calls.append(partial(self._leave(effect.job, calls).answer, effect.outcome))
 
-    def _refuse(self, effect: events.Refuse, calls: list[Work]) -> None:
+    def _refuse(self, effect: events.Refuse, calls: list[Call]) -> None:
         calls.append(partial(self._leave(effect.job, calls).refuse, effect.reason))
 
-    def _cancel(self, effect: events.Cancel, calls: list[Work]) -> None:
+    def _cancel(self, effect: events.Cancel, calls: list[Call]) -> None:
         calls.append(self._leave(effect.job, calls).end)
 
-    def _leave(self, job: int, calls: list[Work]) -> Ticket:
+    def _leave(self, job: int, calls: list[Call]) -> Ticket:
         task = self._tasks.pop(job)
         task.leave_queue(calls)
         return task.ticket
 
-    def _replace(self, effect: events.Replace, _: list[Work]) -> None:
+    def _replace(self, effect: events.Replace, _: list[Call]) -> None:
         self._hands[effect.device].give(None)
         self._hands[effect.device] = _Hand(f"engine {effect.device}")
 
-    def _reset(self, effect: events.Reset, _: list[Work]) -> None:
+    def _reset(self, effect: events.Reset, _: list[Call]) -> None:
         self._await_device(effect.device)
         self._hands[effect.device].give(partial(self._reset_now, self._devices[effect.device]))
 
-    def _revive(self, effect: events.Revive, calls: list[Work]) -> None:
+    def _revive(self, effect: events.Revive, calls: list[Call]) -> None:
         calls.append(partial(log.error, "%s is lost; its jobs go to other devices", effect.device))
         self._await_device(effect.device)
         self._hands[effect.device].give(partial(self._revive_now, self._devices[effect.device]))
@@ -326,13 +326,13 @@ class Crew:
         reason = f"{name} has been away for {self._patience:g} seconds"
         self._alarm.watch(("device", name), self._patience, partial(self.tell, events.DeviceGone(name, reason)))
 
-    def _suspend(self, effect: events.Suspend, calls: list[Work]) -> None:
+    def _suspend(self, effect: events.Suspend, calls: list[Call]) -> None:
         calls.append(partial(log.error, "bundle %s is suspended: %s", effect.bundle, effect.reason))
 
-    def _resume(self, effect: events.Resume, calls: list[Work]) -> None:
+    def _resume(self, effect: events.Resume, calls: list[Call]) -> None:
         calls.append(partial(log.warning, "bundle %s has come back and is used again", effect.bundle))
 
-    def _probation(self, effect: events.Probation, _: list[Work]) -> None:
+    def _probation(self, effect: events.Probation, _: list[Call]) -> None:
         self._alarm.watch(("run", effect.run), _PROBATION_SECONDS, partial(self.tell, events.Pardoned(effect.run)))
 
     # what takes time, in threads; each tells how it ended
@@ -348,18 +348,18 @@ class Crew:
         self.tell(event)
 
     def _outcomes(self, effect: events.Run, tasks: Sequence[_Task], start: float) -> list[object]:
-        """Do what is to be done together; an order comes alone. What fails is the outcome of its own job only."""
+        """Do what is to be done together; an errand comes alone. What fails is the outcome of its own job only."""
         device = self._devices[effect.device]
         works = [task.work for task in tasks]
         seconds = sum(self._deadline if task.seconds is None else task.seconds for task in tasks)
-        orders = [partial(_carry_out, work, device.name) for work in works if callable(work)]
-        if orders:
+        errands = [partial(_carry_out, work, device.name) for work in works if callable(work)]
+        if errands:
             self._limit(effect, start, seconds, hangs=bool(effect.bundle))
-            return [_attempt(order) for order in orders]
+            return [_attempt(errand) for errand in errands]
 
         def compute(inputs: Sequence[Tensors]) -> list[Result]:
             self._limit(effect, start, self._seconds(effect, tasks), hangs=True)
-            return unstack(inputs, device.run(effect.bundle, stack(inputs)))
+            return unstack(inputs, device.compute(effect.bundle, stack(inputs)))
 
         self._limit(effect, start, seconds, hangs=False)
         inputs = [_attempt(partial(_settle, work)) for work in works if not callable(work)]
@@ -412,7 +412,7 @@ class Crew:
         while not _is_alive(device):
             if self._closing.wait(_REVIVAL_SECONDS):
                 return
-        log.warning("%s is back", device.name)
+        log.warning("%s is given jobs again", device.name)
         self._is_back(device)
 
     def _is_back(self, device: Device) -> None:
@@ -442,8 +442,8 @@ def _attempt(call: Callable[[], T]) -> T | Exception:
         return _failure(error)
 
 
-def _carry_out(order: Work, device: str) -> Result:
-    order()
+def _carry_out(errand: Call, device: str) -> Result:
+    errand()
     return Result({}, "", device, 0.0)
 
 

@@ -2,8 +2,11 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -12,8 +15,8 @@ import torch
 from ..bundle.folder import Bundle
 from ..bundle.manifest import MANIFEST, BundleError, Manifest, RuntimeChoice
 from ..bundle.trust import EVERYBODY, Trust
-from .jobs import Result, Tensors
-from .model import LoadedModel
+from .jobs import DeviceLostError, Result, Tensors
+from .model import LoadedModel, is_out_of_memory
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
 
@@ -45,7 +48,7 @@ class Device(Protocol):
         """Load a bundle and get ready for inputs of these sizes."""
         ...
 
-    def run(self, bundle: str, inputs: Tensors) -> Result:
+    def compute(self, bundle: str, inputs: Tensors) -> Result:
         """Compute the outputs.
 
         Raises
@@ -60,7 +63,7 @@ class Device(Protocol):
         ...
 
     def is_alive(self) -> bool:
-        """Whether it can run something; after ``run`` has raised ``DeviceLostError``."""
+        """Whether it can run something; after ``compute`` has raised ``DeviceLostError``."""
         ...
 
     def close(self) -> None:
@@ -129,6 +132,10 @@ def _entries(folder: Path) -> list[Path]:
 class LocalDevice:
     """A processor of this host. Its models are futures: one that is being loaded holds up nobody but who wants it.
 
+    A card that has met an error of its own answers nothing more to this process. What it was doing goes to other devices; where
+    none of them is left, this host's processor takes its place, until the service is started again. The processor also computes
+    what a card has no memory for. Results say so.
+
     Parameters
     ----------
     device
@@ -137,13 +144,22 @@ class LocalDevice:
         The bundles.
     runtime
         A runtime for all bundles, or ``auto``.
+    beside
+        The devices that there are, this one among them.
     """
 
-    def __init__(self, device: torch.device | str, shelf: Shelf, runtime: RuntimeChoice = "auto") -> None:
+    def __init__(
+        self,
+        device: torch.device | str,
+        shelf: Shelf,
+        runtime: RuntimeChoice = "auto",
+        beside: Sequence[Device] = (),
+    ) -> None:
         self.device: torch.device = torch.device(device)
         self.name: str = str(self.device)
         self._shelf = shelf
         self._runtime: RuntimeChoice = runtime
+        self._beside = beside
         self._models: dict[str, Future[LoadedModel]] = {}
 
     def load(self, bundle: str) -> LoadedModel:
@@ -158,7 +174,8 @@ class LocalDevice:
         model = self._models.setdefault(bundle, loading)  # one step: who comes second waits for who came first
         if model is loading:
             try:
-                loading.set_result(LoadedModel(self._shelf.open(bundle), self.device, self._runtime))
+                with self._unless_lost() as device:
+                    loading.set_result(LoadedModel(self._shelf.open(bundle), device, self._runtime))
             except BaseException as error:
                 self._models.pop(bundle, None)  # whoever wants it next tries again
                 loading.set_exception(error)
@@ -175,14 +192,62 @@ class LocalDevice:
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
         """Load a bundle, and run it once on inputs of these sizes where the first run of a size is slow."""
-        self.load(bundle).prepare(sizes)
+        with self._unless_lost():
+            self.load(bundle).prepare(sizes)
 
-    def run(self, bundle: str, inputs: Tensors) -> Result:
-        """Compute the outputs of float32 inputs by name; the bundle is loaded if it is not yet."""
-        return self.load(bundle).result(inputs)
+    def compute(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs of float32 inputs by name; the bundle is loaded if it is not yet.
+
+        Where a card has no memory for a job, the CPU computes it, and the result says so (``stands_in``).
+
+        Raises
+        ------
+        DeviceLostError
+            The card is gone.
+        """
+        with self._unless_lost() as device:
+            try:
+                result = self.load(bundle).compute(inputs)
+            except Exception as error:
+                if device.type == "cpu" or not (is_out_of_memory(error) and _answers(device)):
+                    raise
+                log.warning("bundle %s: %s has no memory for a job; the CPU computes it", bundle, self.name)
+                return replace(self._processor.compute(bundle, inputs), stands_in=f"{self.name} had no memory for it")
+        return result if result.device == self.name else replace(result, stands_in=f"{self.name} is lost")
+
+    @cached_property
+    def _processor(self) -> "LocalDevice":
+        return LocalDevice("cpu", self._shelf, self._runtime)
+
+    @contextmanager
+    def _unless_lost(self) -> Generator[torch.device, None, None]:
+        """Give the device, and tell an error of what runs there from the loss of it.
+
+        Raises
+        ------
+        DeviceLostError
+            The device does not answer any more.
+        """
+        device = self.device
+        try:
+            yield device
+        except DeviceLostError:
+            raise
+        except Exception as error:
+            if _answers(device):
+                raise
+            log.error("%s does not answer any more", self.name, exc_info=error)
+            raise DeviceLostError(f"{self.name} is lost") from error
 
     def is_alive(self) -> bool:
-        """Whether it can run something: the process that asks is the one that it runs in."""
+        """Whether it answers, or this host's processor has taken its place: where no device answers any more, it does."""
+        if _answers(self.device):
+            return True
+        if any(_answers(other.device) for other in self._beside if isinstance(other, LocalDevice)):
+            return False
+        log.error("%s is lost until the service is started again; the CPU takes its place", self.name)
+        self.device = torch.device("cpu")
+        self._models.clear()
         return True
 
     def reset(self) -> None:
@@ -194,3 +259,14 @@ class LocalDevice:
     def close(self) -> None:
         """Let go of the bundles that are loaded."""
         self._models.clear()
+
+
+def _answers(device: torch.device) -> bool:
+    """Whether a device can be used. A card that has met an error of its own meets it again whatever it is asked."""
+    if device.type == "cpu":
+        return True
+    try:
+        torch.cuda.synchronize(device)
+    except (RuntimeError, AssertionError):  # the latter where torch was built without CUDA
+        return False
+    return True

@@ -56,7 +56,7 @@ class Engine:
         Where models run: names such as ``cpu`` or ``cuda:0``, or objects that stand for devices elsewhere.
     runtime
         A runtime for all bundles, or ``auto``.
-    default_network
+    default_bundle
         Bundle for pipelines that name none.
     deadline
         Seconds that a run may take until its bundle is taken for hanging and its jobs fail; ten times what was measured for its
@@ -76,15 +76,17 @@ class Engine:
         *,
         devices: Sequence[Device | str] = ("cpu",),
         runtime: RuntimeChoice = "auto",
-        default_network: str | None = None,
+        default_bundle: str | None = None,
         deadline: float = 60.0,
         trust: Trust = EVERYBODY,
     ) -> None:
         self.shelf: Shelf = Shelf(folders, trust)
-        self.default_network = default_network
+        self.default_bundle = default_bundle
         self.deadline = deadline
-        self.devices: list[Device] = [
-            LocalDevice(device, self.shelf, runtime) if isinstance(device, str) else device for device in devices
+        self.devices: list[Device] = []
+        self.devices += [
+            LocalDevice(device, self.shelf, runtime, self.devices) if isinstance(device, str) else device
+            for device in devices
         ]
         self._crew = Crew(self.devices, deadline, max(deadline, _LOAD_SECONDS))
 
@@ -100,7 +102,7 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where scans should keep their blocks of k-space."""
+        """Where scans should compute, beside what runs."""
         local = [device.device for device in self.devices if isinstance(device, LocalDevice)]
         return local[0] if local else torch.device("cpu")
 
@@ -126,14 +128,16 @@ class Engine:
         """
         for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
-                ticket = self._crew.order(_nothing, bundle=name, scan=_NO_SCAN, device=device.name, background=True)
+                ticket = self._crew.submit_errand(
+                    _nothing, bundle=name, scan=_NO_SCAN, device=device.name, background=True
+                )
                 ticket.add_done_callback(_log_failure)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int], *, scan: str = _NO_SCAN) -> list[Future[Result]]:
         """Load and warm up, on every device, for sizes that the header of a scan announced."""
         # in the threads that will run it: what is warm belongs to a thread
         return [
-            self._crew.order(
+            self._crew.submit_errand(
                 partial(device.prepare, bundle, dict(sizes)) if sizes else _nothing,
                 bundle=bundle,
                 scan=scan,
@@ -164,7 +168,7 @@ class Engine:
             if (wanted := reference()) is not None:
                 wanted.start()
 
-        self._crew.order(start, bundle="", scan=scan, device=processor, seconds=value.seconds)
+        self._crew.submit_errand(start, bundle="", scan=scan, device=processor, seconds=value.seconds)
 
     def submit(
         self,

@@ -42,6 +42,8 @@ class Result:
         How many entries the runtime was given at once, one time after the other: several only where memory was short.
     first, last
         Which of these entries, counted from 1, are the job's.
+    stands_in
+        Why ``device`` computed it in place of another one, such as ``cuda:0 is lost``; empty if it did not.
     """
 
     outputs: dict[str, Tensor]
@@ -51,6 +53,7 @@ class Result:
     parts: tuple[int, ...] = (1,)
     first: int = 1
     last: int = 1
+    stands_in: str = ""
 
     @property
     def batch(self) -> str:

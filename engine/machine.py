@@ -24,12 +24,12 @@ when its device runs something else: what it says is about its own run and about
 itself; ``RESETTING`` is one whose run was given up, and which goes on in another thread. Either ends with ``DeviceBack``. Jobs
 wait for that, until ``DeviceGone`` says that it takes too long; then they are refused unless another device can do them.
 
-A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the job
-waits in the queue, where it is passed over until a device is ``READY`` for it. Orders to load something for later (background)
-start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model that takes too long is
-``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it comes. One that has ``FAILED``
-is tried again when somebody wants it and no device has it. A device that comes back may be a new process, and is asked for its
-models anew.
+A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the
+job waits in the queue, where it is passed over until a device is ``READY`` for it. Errands that load something for
+later (background) start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model
+that takes too long is ``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it
+comes. One that has ``FAILED`` is tried again when somebody wants it and no device has it. A device that comes back may
+be a new process, and is asked for its models anew.
 
 A *bundle* is suspended while runs of it hang that were given up: its jobs are refused at once. This needs no table; it is what
 ``hung`` says. When the last of these runs comes back, the bundle is used again. One that ends because its device was stopped
@@ -97,7 +97,7 @@ from .turns import Turns
 _UP = DevicePhase.IDLE, DevicePhase.RUNNING
 
 
-class Device(NamedTuple):
+class DeviceState(NamedTuple):
     """What a device does: its run, by number, and the jobs of it; or what is wrong with it."""
 
     phase: DevicePhase = DevicePhase.IDLE
@@ -106,7 +106,7 @@ class Device(NamedTuple):
     trouble: object = None
 
 
-class Model(NamedTuple):
+class ModelState(NamedTuple):
     """A bundle on a device: how many entries are worth a batch, seconds for a byte of inputs, or what is wrong with it."""
 
     phase: ModelPhase = ModelPhase.ABSENT
@@ -141,8 +141,8 @@ class State(NamedTuple):
         Whether it is closed.
     """
 
-    devices: Mapping[str, Device]
-    models: Mapping[tuple[str, str], Model]
+    devices: Mapping[str, DeviceState]
+    models: Mapping[tuple[str, str], ModelState]
     turns: Turns
     hung: Mapping[int, Hung]
     runs: int
@@ -163,8 +163,8 @@ class State(NamedTuple):
         job = next((job for job in self.waiting if job.id == number), None)
         if job is None:
             return ""
-        places = [name for name in self.devices if job.device in (None, name)]
-        phases = [self.models.get((name, job.bundle), Model()).phase for name in places]
+        names = [name for name in self.devices if job.device in (None, name)]
+        phases = [self.models.get((name, job.bundle), ModelState()).phase for name in names]
         if job.bundle and ModelPhase.READY not in phases:
             return f"bundle {job.bundle!r} is being loaded"
         scans = self.turns.scans_before(number, self.running)
@@ -178,7 +178,7 @@ class State(NamedTuple):
 
 def start(devices: Sequence[str]) -> State:
     """Return the first state of an engine with these devices."""
-    return State({name: Device() for name in devices}, {}, Turns(), {}, 0, False)
+    return State({name: DeviceState() for name in devices}, {}, Turns(), {}, 0, False)
 
 
 def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
@@ -229,7 +229,7 @@ class _Draft:
     # models
 
     def loaded(self, event: Loaded) -> None:
-        self.move_model(event.device, event.bundle, Loaded, Model(batch=event.batch, pace=event.pace))
+        self.move_model(event.device, event.bundle, Loaded, ModelState(batch=event.batch, pace=event.pace))
         self.want_all()
 
     def load_failed(self, event: LoadFailed) -> None:
@@ -237,7 +237,7 @@ class _Draft:
             self.move_model(event.device, event.bundle, DeviceLost)
             self.lose(event.device)
         else:
-            self.move_model(event.device, event.bundle, LoadFailed, Model(trouble=event.error))
+            self.move_model(event.device, event.bundle, LoadFailed, ModelState(trouble=event.error))
         self.want_all()
 
     def slow(self, event: Slow) -> None:
@@ -245,28 +245,28 @@ class _Draft:
         self.want_all()
 
     def overdue(self, event: Overdue) -> None:
-        self.move_model(event.device, event.bundle, Overdue, Model(trouble=event.reason))
+        self.move_model(event.device, event.bundle, Overdue, ModelState(trouble=event.reason))
         self.want_all()
 
     def phase(self, device: str, bundle: str) -> ModelPhase:
         model = self.models.get((device, bundle))
         return ModelPhase.ABSENT if model is None else model.phase
 
-    def move_model(self, device: str, bundle: str, by: type, what: Model | None = None) -> bool:
+    def move_model(self, device: str, bundle: str, by: type, what: ModelState | None = None) -> bool:
         phase = MODEL_MOVES[self.phase(device, bundle)].get(by)
         if phase is not None:
-            self.models[device, bundle] = (what or Model())._replace(phase=phase)
+            self.models[device, bundle] = (what or ModelState())._replace(phase=phase)
         return phase is not None
 
-    def places(self, job: Job) -> list[str]:
+    def devices_for(self, job: Job) -> list[str]:
         """Devices that may do a job."""
         return list(self.devices) if job.device is None else [job.device]
 
     def forgive(self, job: Job) -> None:
         """Let a bundle that could be loaded nowhere be tried again: its files may be others now."""
-        places = self.places(job)
-        if all(self.phase(name, job.bundle) is ModelPhase.FAILED for name in places):
-            for name in places:
+        names = self.devices_for(job)
+        if all(self.phase(name, job.bundle) is ModelPhase.FAILED for name in names):
+            for name in names:
                 self.move_model(name, job.bundle, Submitted)
 
     def want(self, job: Job) -> None:
@@ -276,18 +276,18 @@ class _Draft:
         if reason := self.suspension(job.bundle):
             self.refuse(job, reason)
             return
-        for name in self.places(job) if job.bundle else ():
+        for name in self.devices_for(job) if job.bundle else ():
             turn = not (job.background and self.is_loading(name))
             if turn and self.devices[name].phase in _UP and self.move_model(name, job.bundle, Load):
                 self.effects.append(Load(name, job.bundle))
-        troubles = [self.trouble(name, job.bundle) for name in self.places(job)]
+        troubles = [self.trouble(name, job.bundle) for name in self.devices_for(job)]
         reasons = [reason for _, reason in troubles if reason is not None]
         if reasons and not any(hope for hope, _ in troubles):
             self.refuse(job, reasons[0])
 
     def trouble(self, name: str, bundle: str) -> tuple[bool, object]:
         """Return whether a device may do a bundle's jobs soon, and what is wrong otherwise; None: it was lost just now."""
-        device, model = self.devices[name], self.models.get((name, bundle), Model())
+        device, model = self.devices[name], self.models.get((name, bundle), ModelState())
         reason = device.trouble if device.trouble is not None else model.trouble
         return reason is None and device.phase is not DevicePhase.LOST, reason
 
@@ -326,7 +326,7 @@ class _Draft:
         self.come_back(event.run)
 
     def device_gone(self, event: DeviceGone) -> None:
-        if self.move_device(event.device, DeviceGone, Device(trouble=event.reason)):
+        if self.move_device(event.device, DeviceGone, DeviceState(trouble=event.reason)):
             self.want_all()
 
     def device_back(self, event: DeviceBack) -> None:
@@ -336,10 +336,10 @@ class _Draft:
                     self.move_model(name, bundle, DeviceBack)
             self.want_all()
 
-    def move_device(self, name: str, by: type, what: Device | None = None) -> bool:
+    def move_device(self, name: str, by: type, what: DeviceState | None = None) -> bool:
         phase = DEVICE_MOVES[self.devices[name].phase].get(by)
         if phase is not None:
-            self.devices[name] = (what or Device())._replace(phase=phase)
+            self.devices[name] = (what or DeviceState())._replace(phase=phase)
         return phase is not None
 
     def lose(self, name: str) -> None:
@@ -394,7 +394,7 @@ class _Draft:
         for name, device in self.devices.items():
             if device.phase is DevicePhase.IDLE and (jobs := self.turn(name)):
                 self.runs += 1
-                self.move_device(name, Run, Device(run=self.runs, jobs=jobs))
+                self.move_device(name, Run, DeviceState(run=self.runs, jobs=jobs))
                 self.effects.append(Run(name, self.runs, jobs[0].bundle, tuple([job.id for job in jobs])))
 
     def turn(self, name: str) -> tuple[Job, ...]:
@@ -440,7 +440,7 @@ class _Draft:
                 self.give_up(name, Expired, "the engine was closed before it was done")
 
 
-def _running(devices: Mapping[str, Device]) -> Counter[str]:
+def _running(devices: Mapping[str, DeviceState]) -> Counter[str]:
     return Counter(scan for device in devices.values() for scan in {job.scan for job in device.jobs})
 
 

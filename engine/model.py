@@ -21,7 +21,7 @@ log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _MOST_TO_WARM_UP = 2**28
 """Values of the inputs of a warm-up: nothing of a scan has come yet that would pay for more."""
-_Run = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+_Infer = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 REFERENCE_SIZES = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 """Sizes at which the runtimes of a bundle are compared when it is loaded for the first time."""
 
@@ -56,26 +56,26 @@ class LoadedModel:
             if known is None:
                 raise
             known, runtimes = None, commission(bundle, device, wanted)
-        measured = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
-        self.runtime: str = measured.runtime
-        self.pace: float = measured.pace
-        self._run = runtimes[self.runtime].run
+        chosen = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
+        self.runtime: str = chosen.runtime
+        self.pace: float = chosen.pace
+        self._infer = runtimes[self.runtime].infer
         self._others: dict[str, Runtime] | None = None if wanted == "auto" else {}
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
-        self.batch: int = measured.batch if measured.batch > 1 and self._treats_entries_alone() else 1
+        self.batch: int = chosen.batch if chosen.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
-            self._remember(measured)
+            self._remember(chosen)
         log.info(
             "loaded bundle %s %s on %s with %s",
             self.manifest.name,
             self.manifest.version,
             device,
             runtimes[self.runtime].description,
-            extra={"fields": {f"{name}_ms": value for name, value in measured.milliseconds.items()}},
+            extra={"fields": {f"{name}_ms": value for name, value in chosen.milliseconds.items()}},
         )
 
-    def _remember(self, measured: choice.Choice) -> None:
-        if measured.is_doubtful:
+    def _remember(self, chosen: choice.Choice) -> None:
+        if chosen.is_doubtful:
             log.warning(
                 "bundle %s: other programs kept the processor busy while its runtimes were measured; %s is used, "
                 "and they are measured again at the next start",
@@ -83,7 +83,7 @@ class LoadedModel:
                 self.runtime,
             )
         else:
-            choice.remember(self.bundle, self.device, measured)
+            choice.remember(self.bundle, self.device, chosen)
 
     def _treats_entries_alone(self) -> bool:
         """Whether slices do not influence those that are computed with them."""
@@ -93,7 +93,7 @@ class LoadedModel:
         quieter = {name: torch.cat((tensor, 0.5 * tensor)) for name, tensor in inputs.items()}
         entries = next(iter(inputs.values())).shape[0]
         try:
-            outputs = {name: tensor[:entries] for name, tensor in self._run(quieter).items()}
+            outputs = {name: tensor[:entries] for name, tensor in self._infer(quieter).items()}
         except Exception as error:  # noqa: BLE001 - it may be made for one slice only
             log.info("slices are not computed together: %s", type(error).__name__)
             return False
@@ -118,13 +118,13 @@ class LoadedModel:
         if key in self._prepared or (key and self._size(sizes) > _MOST_TO_WARM_UP):
             return
         self._prepared.add(key)
-        self.run(self.zeros(sizes) if key else self.bundle.probe()[0])
+        self.infer(self.zeros(sizes) if key else self.bundle.probe()[0])
 
     def _size(self, sizes: Mapping[str, int]) -> int:
         """Return how many values inputs of these sizes have."""
         return sum(math.prod(shape_of(spec, sizes)) for spec in self.manifest.inputs)
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs; a batch that does not fit into the device's memory is computed in parts.
 
         Parameters
@@ -137,9 +137,9 @@ class LoadedModel:
         dict
             float32 on the CPU by name, with the axes of the manifest.
         """
-        return self._in_parts(self._run, inputs)[0]
+        return self._in_parts(self._infer, inputs)[0]
 
-    def result(self, inputs: Mapping[str, Tensor]) -> Result:
+    def compute(self, inputs: Mapping[str, Tensor]) -> Result:
         """Compute the outputs, and say what did, in which parts, and how long it took.
 
         Where the runtime that is fastest fails, the bundle's other runtimes are tried; what it failed with is raised if none of
@@ -148,18 +148,18 @@ class LoadedModel:
         Parameters
         ----------
         inputs
-            As ``run`` takes them.
+            As ``infer`` takes them.
         """
         start = time.perf_counter()
         runtime = self.runtime
         try:
-            outputs, parts = self._in_parts(self._run, inputs)
+            outputs, parts = self._in_parts(self._infer, inputs)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             for name, other in self._other_runtimes().items():
                 with suppress(Exception):  # the first one's failure is what is told
-                    outputs, parts = self._in_parts(other.run, inputs)
+                    outputs, parts = self._in_parts(other.infer, inputs)
                     runtime = name
                     break
             else:
@@ -178,11 +178,11 @@ class LoadedModel:
                 self._others = {}
         return self._others
 
-    def _in_parts(self, run: _Run, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
+    def _in_parts(self, infer: _Infer, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[int, ...]]:
         """Return the outputs, and how many entries were computed at once."""
         entries = next(iter(inputs.values())).shape[0]
         try:
-            return run(inputs), (entries,)
+            return infer(inputs), (entries,)
         except Exception as error:
             if not is_out_of_memory(error) or entries == 1 or not self._by_entry:
                 raise
@@ -191,7 +191,7 @@ class LoadedModel:
             torch.cuda.empty_cache()
         half = entries // 2
         halves = [
-            self._in_parts(run, {name: tensor[part] for name, tensor in inputs.items()})
+            self._in_parts(infer, {name: tensor[part] for name, tensor in inputs.items()})
             for part in (slice(0, half), slice(half, entries))
         ]
         (first, before), (second, after) = halves
@@ -203,4 +203,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return any(words in text for words in ("out of memory", "can't allocate memory", "failed to allocate memory"))
+    # the last are the words of cuBLAS, cuDNN, cuFFT and cuSOLVER
+    phrases = "out of memory", "can't allocate memory", "failed to allocate memory", "alloc_failed"
+    return any(phrase in text for phrase in phrases)

@@ -28,7 +28,7 @@ _THREADS = 16
 """For what is done beside: a load that hangs keeps one of them."""
 
 
-class Host:
+class Actor:
     """What runs in the actor: a device of the host that Ray has placed it on.
 
     Parameters
@@ -48,7 +48,6 @@ class Host:
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
-        torch.backends.cudnn.allow_tf32 = False
         # Ray shows an actor only the GPU that it was given
         self._device = LocalDevice("cuda:0" if torch.cuda.is_available() else "cpu", Shelf(folders, trust), runtime)
 
@@ -68,10 +67,10 @@ class Host:
         """Get ready for inputs of these sizes."""
         self._device.prepare(bundle, sizes)
 
-    def run(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Result]:
+    def compute(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Result]:
         """Compute the outputs; arrays travel as numpy's, which Ray passes on as read-only views."""
         inputs = {name: torch.as_tensor(array.copy()) for name, array in arrays.items()}
-        result = self._device.run(bundle, inputs)
+        result = self._device.compute(bundle, inputs)
         outputs = {name: tensor.numpy() for name, tensor in result.outputs.items()}
         return outputs, replace(result, outputs={})
 
@@ -119,7 +118,7 @@ class RayDevice:
 
     def _make_actor(self) -> Any:
         options = {**self._options, "concurrency_groups": {"beside": _THREADS}}
-        return self._ray.remote(**options)(Host).remote(*self._arguments)
+        return self._ray.remote(**options)(Actor).remote(*self._arguments)
 
     def _ask(self, actor: Any, method: str, *arguments: Any) -> Any:
         function = getattr(actor, method)
@@ -143,10 +142,10 @@ class RayDevice:
         """Load a bundle and get ready for inputs of these sizes."""
         self._call("prepare", bundle, dict(sizes))
 
-    def run(self, bundle: str, inputs: Tensors) -> Result:
+    def compute(self, bundle: str, inputs: Tensors) -> Result:
         """Compute the outputs of float32 inputs by name, which are copied there, and back to the CPU here."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
-        outputs, result = self._call("run", bundle, arrays)
+        outputs, result = self._call("compute", bundle, arrays)
         tensors = {name: torch.as_tensor(array.copy()) for name, array in outputs.items()}
         return replace(result, outputs=tensors, device=f"{self.name} ({result.device})")
 

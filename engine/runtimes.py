@@ -4,9 +4,9 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO, Protocol, cast
 
 import numpy as np
@@ -52,7 +52,7 @@ class Runtime(Protocol):
         """What it runs on, such as the execution providers that are really in use."""
         ...
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs.
 
         Raises
@@ -100,9 +100,10 @@ class TorchScriptRuntime:
         # torch counts what is written into a tensor, and has no public name for it
         return sum(tensor._version for tensor in self._weights)  # pyright: ignore[reportPrivateUsage]
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        with torch.inference_mode(), _jit.optimized_execution(False), self._link as link:
+        link = self._link
+        with torch.inference_mode(), _jit.optimized_execution(False), link.open():
             outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
             if self._count_changes() != self._versions:
                 raise BundleError("it changes its own weights while it runs, which the next scan would meet")
@@ -161,6 +162,8 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.load_model_format", "ONNX")
+        if device.type == "cuda" and self.provider not in ort.get_available_providers():
+            raise BundleError(f"this ONNX Runtime has no {self.provider}: pip install 'isocenter[gpu]'")
         content = read_listed(path, manifest)
         check_onnx(content)
         self._session = ort.InferenceSession(content, options, providers=self._providers(manifest, device))
@@ -178,10 +181,10 @@ class OnnxRuntime:
         cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        binding = self._session.io_binding()
-        with self._link as link:
+        binding, link = self._session.io_binding(), self._link
+        with link.open():
             # the binding keeps addresses only: the tensors must live until the run is over
             bound = {name: link.to_device(inputs[name]).contiguous() for name in self._input_axes}
             outputs = self._allocate(bound, link.device)
@@ -256,36 +259,36 @@ class AotiRuntime:
         except RuntimeError as error:
             raise BundleError("model.pt2 cannot be loaded here") from error
 
-    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        with torch.inference_mode(), self._link as link:
+        link = self._link
+        with torch.inference_mode(), link.open():
             tensors = (link.to_device(inputs[name]).contiguous() for name in self._inputs)
             return link.named(self._outputs, self._model(*tensors))
 
 
-class _Link:
-    """The way to a device and back: on CUDA through pinned memory, on a stream of its own.
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream of a card, one for all models: memory that one of them has freed serves only what runs on the same."""
+    return torch.cuda.Stream(device)
 
-    Use it as a context around everything that runs on the device. A stream of its own, so that copies of one scan do not wait
-    for kernels of another; pinned memory, because only from there does a copy run beside the processor.
+
+class _Link:
+    """The way to a device and back: on CUDA through pinned memory, on another stream than what else the process does there.
+
+    On a stream of its own, copies do not wait for what else runs there; and only from pinned memory does a copy run beside
+    the processor.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._active: torch.cuda.StreamContext | None = None
+        # cuDNN's convolutions use TF32 unless they are told not to
+        torch.backends.cudnn.allow_tf32 = False
+        self._stream = _stream(device) if device.type == "cuda" else None
 
-    def __enter__(self) -> "_Link":
-        if self._stream is not None:
-            self._active = torch.cuda.stream(self._stream)
-            self._active.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._active is not None:
-            self._active.__exit__(kind, error, trace)
+    def open(self) -> AbstractContextManager[object]:
+        """Return a context for everything that runs on the device, one for each call: threads must not share it."""
+        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def to_device(self, tensor: Tensor) -> Tensor:
         if self._stream is None:

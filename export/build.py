@@ -221,7 +221,7 @@ def _check_parity(
         if runtime not in sessions:
             continue
         session = sessions[runtime]
-        errors = [relative_error(session.run(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
+        errors = [relative_error(session.infer(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
         for inputs, error, own in zip(cases, errors, eager, strict=True):
             exact_enough = max(_EAGER_FACTOR * own, _RESOLUTION)
             accepted = manifest.tolerance if manifest.precision in HALF else min(manifest.tolerance, exact_enough)
@@ -233,7 +233,7 @@ def _check_parity(
                     accepted=f"{accepted:.1e} (eager mode deviates by {own:.1e})",
                 )
         for what, inputs in edge_cases.items():
-            if not all(torch.isfinite(output).all() for output in session.run(inputs).values()):
+            if not all(torch.isfinite(output).all() for output in session.infer(inputs).values()):
                 raise BundleError(
                     f"{runtime} returns values that are not finite for {what}", where=f"bundle {manifest.name!r}"
                 )

@@ -3,7 +3,6 @@
 import copy
 import importlib
 import importlib.util
-import inspect
 import io
 import logging
 import warnings
@@ -15,15 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest
-from ..models.fourier import lowering
 from ..wire.errors import IsocenterError
 from .cases import Inputs
-from .fft_lowering import TorchFftLowering
-from .planar_pass import PlanarModule
 
-_TALKATIVE = ("torch.onnx", "torch.onnx._internal.exporter._registration", "torch.fx.experimental.symbolic_shapes")
+_TALKATIVE = ("torch.fx.experimental.symbolic_shapes",)
 
 
 class ExportError(IsocenterError):
@@ -52,47 +47,22 @@ def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, pat
 
 
 def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
-    """Export with Fourier transforms as matrix products, which run everywhere and keep their digits.
+    """Write an ONNX graph of real tensors, with Fourier transforms as matrix products (see ``lowering.py``).
 
     Raises
     ------
     ExportError
-        The exporter is not installed, or cannot express the module.
+        The package ``onnx`` is not installed, or the module cannot be expressed.
     """
-    if importlib.util.find_spec("onnxscript") is None:
-        raise ExportError("the exporter is not installed (extra 'export')")
-    with lowering("gemm"), TorchFftLowering(), _quiet(), torch.inference_mode():
+    if importlib.util.find_spec("onnx") is None:
+        raise ExportError("the package onnx is not installed (extra 'export')")
+    lowering = importlib.import_module(".lowering", __package__)
+    with _quiet():
         try:
-            program = _to_onnx(module, manifest, inputs)
-        except Exception as error:  # noqa: BLE001  (the exporter raises what it likes)
-            try:
-                program = _to_onnx(_without_complex_tensors(module, manifest, inputs), manifest, inputs)
-            except Exception as second:
-                causes = dict.fromkeys((_cause(error), _cause(second)))
-                raise ExportError("; and with complex tensors rewritten: ".join(causes)) from second
-    program.save(str(path), external_data=False)
-
-
-def _to_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs) -> Any:
-    return torch.onnx.export(
-        module,
-        tuple(inputs[spec.name] for spec in manifest.inputs),
-        input_names=[spec.name for spec in manifest.inputs],
-        output_names=[spec.name for spec in manifest.outputs],
-        dynamic_shapes=_dynamic_shapes(module, manifest),
-        dynamo=True,
-        verbose=False,
-    )
-
-
-def _without_complex_tensors(module: nn.Module, manifest: Manifest, inputs: Inputs) -> PlanarModule:
-    program = torch.export.export(
-        module,
-        tuple(inputs[spec.name] for spec in manifest.inputs),
-        dynamic_shapes=_dynamic_shapes(module, manifest),
-    )
-    graph: Any = program.run_decompositions().module(check_guards=False)
-    return PlanarModule(graph)
+            content = lowering.to_onnx(lowering.trace(module, manifest, inputs), manifest).SerializeToString()
+        except Exception as error:
+            raise ExportError(_cause(error)) from error
+    path.write_bytes(content)
 
 
 def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
@@ -106,16 +76,14 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     device = torch.device(manifest.compiled_for)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("it is to be compiled for CUDA, and there is no CUDA device here")
-    # inside the context, what a graph makes itself is made on the device as well
-    with lowering("gemm"), TorchFftLowering(), _quiet(), torch.no_grad(), device:
+    lowering = importlib.import_module(".lowering", __package__)
+    there = {name: tensor.to(device) for name, tensor in inputs.items()}
+    with _quiet(), torch.no_grad():
         try:
-            program = torch.export.export(
-                copy.deepcopy(module).to(device),
-                tuple(inputs[spec.name].to(device) for spec in manifest.inputs),
-                dynamic_shapes=_dynamic_shapes(module, manifest),
-            )
+            program = lowering.trace(copy.deepcopy(module).to(device), manifest, there)
+            real = lowering.trace(lowering.RealModule(program, device), manifest, there)
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
-            compile_package(program, package_path=str(path))
+            compile_package(real, package_path=str(path))
         except Exception as error:
             raise ExportError(_cause(error)) from error
 
@@ -134,15 +102,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _dynamic_shapes(module: nn.Module, manifest: Manifest) -> Any:
-    shapes = [
-        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
-        for spec in manifest.inputs
-    ]
-    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
-    return (tuple(shapes),) if kinds == [inspect.Parameter.VAR_POSITIONAL] else shapes
 
 
 def _cause(error: BaseException) -> str:

@@ -1,328 +1,396 @@
-"""Rewrite a module that computes with complex tensors into one that carries real and imaginary part in a last axis of two.
+"""The rules by which a graph with complex tensors becomes one of real tensors and matrix products.
 
-ONNX has no complex tensors, and its exporter knows few operations on them. The module is exported to a graph of ATen operations
-first; running that graph by this interpreter, and exporting the run, gives a graph of real operations.
+A complex tensor is carried as its real and its imaginary part. Fourier transforms become products with the Fourier matrices,
+into which the centring is folded: ONNX Runtime's own transform loses three digits on lengths that are no power of two and has no
+GPU kernel, while matrix products run everywhere. The matrices are made in the graph, from the lengths that come.
+
+The rules do not know what they compute with. ``compute(name, *args)`` runs one operation of ATen on real tensors: on torch's
+own, or on the symbols of an ONNX graph.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.fx import GraphModule, Interpreter
 
-from ..models import planar
+Compute = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Complex:
-    """A complex tensor, as a real one [..., 2]."""
+    """A complex tensor.
 
-    parts: Tensor
+    Parameters
+    ----------
+    real, imaginary
+        Real tensors of one shape, or of shapes that broadcast.
+    """
+
+    real: Any
+    imaginary: Any
 
     @property
     def rank(self) -> int:
         """Number of its axes."""
-        return self.parts.dim() - 1
+        return max(self.real.dim(), self.imaginary.dim())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parts."""
+        return self.real.dtype
 
 
-class PlanarModule(nn.Module):
-    """Runs the graph of a module with real operations only; takes and returns real tensors.
+class UnknownComplexOperation(Exception):  # noqa: N818  (not a fault by itself: there may be another form)
+    """An operation on complex tensors for which there is no rule."""
+
+
+class PlanarRules:
+    """The rules, by the names that ATen has for the operations.
 
     Parameters
     ----------
-    graph
-        Graph module of ATen operations.
+    compute
+        Runs an operation on real tensors.
     """
 
-    def __init__(self, graph: GraphModule) -> None:
-        super().__init__()
-        self.graph_module = graph
+    def __init__(self, compute: Compute) -> None:
+        self._compute = compute
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """Return what the module returns.
+    def makes_complex(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        """Whether an operation makes a complex tensor of real ones."""
+        if name in ("view_as_complex", "complex", "polar") or name in _TRANSFORMS:
+            return True
+        kinds = [*args, *kwargs.values()] if name in ("to", "_to_copy", "zeros", "ones", "full", "zeros_like") else []
+        return any(isinstance(kind, torch.dtype) and kind.is_complex for kind in kinds)
+
+    def apply(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run an operation of which an argument or the result is complex.
 
         Raises
         ------
-        NotImplementedError
-            An operation on complex tensors is not known here.
+        UnknownComplexOperation
+            There is no rule for it.
         """
-        return _PlanarInterpreter(self.graph_module).run(*inputs)
+        if name in _TRANSFORMS:
+            return self._transform(name, *args, **kwargs)
+        if name in _PARTWISE:
+            return self._partwise(name, args, kwargs)
+        rule = getattr(self, f"op_{name.strip('_')}", None)
+        if rule is None:
+            raise UnknownComplexOperation(f"the operation {name} on complex tensors")
+        return rule(*args, **kwargs)
 
+    def _partwise(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a linear operation on both parts; what is real has no imaginary part."""
 
-class _PlanarInterpreter(Interpreter):
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        name = getattr(getattr(target, "overloadpacket", target), "__name__", str(target))
-        if name in _MAKERS:
-            return _MAKERS[name](*args, **kwargs)
-        if name == "_to_copy" and _is_complex(kwargs.get("dtype")) and not isinstance(args[0], Complex):
-            return _from_real(args[0])
-        if not any(isinstance(value, Complex) for value in _flat((args, tuple(kwargs.values())))):
-            return super().call_function(target, args, kwargs)
-        if name not in _OPERATIONS:
-            raise NotImplementedError(f"the operation {target} on complex tensors cannot be exported to ONNX")
-        return _OPERATIONS[name](*args, **kwargs)
+        def part(value: Any, which: str) -> Any:
+            if isinstance(value, list | tuple):
+                return [part(each, which) for each in value]
+            return getattr(value, which) if isinstance(value, Complex) else value
 
+        if name in ("cat", "stack"):
+            args = [[self.as_complex(value) for value in args[0]], *args[1:]]
+        real, imaginary = (self._compute(name, *part(args, which), **kwargs) for which in ("real", "imaginary"))
+        if isinstance(real, list | tuple):
+            return [Complex(*pair) for pair in zip(real, imaginary, strict=True)]
+        return Complex(real, imaginary)
 
-def _flat(values: Any) -> list[Any]:
-    if isinstance(values, list | tuple):
-        return [item for value in values for item in _flat(value)]
-    return [values]
+    def as_complex(self, x: Any) -> Complex:
+        """Return a number, a real or a complex tensor as a complex tensor."""
+        if isinstance(x, Complex):
+            return x
+        if isinstance(x, torch.Tensor) and x.is_complex():
+            return Complex(x.real.contiguous(), x.imag.contiguous())
+        if isinstance(x, int | float | complex):
+            value = complex(x)
+            return Complex(torch.tensor(value.real), torch.tensor(value.imag))
+        return Complex(x, self._compute("zeros_like", x))
 
+    # Into complex tensors and out of them
 
-def _is_complex(dtype: Any) -> bool:
-    return isinstance(dtype, torch.dtype) and dtype.is_complex
+    def op_view_as_complex(self, x: Any) -> Complex:
+        return Complex(self._compute("select", x, -1, 0), self._compute("select", x, -1, 1))
 
+    def op_view_as_real(self, x: Complex) -> Any:
+        return self._compute("stack", [x.real, x.imaginary], -1)
 
-def _from_real(x: Tensor) -> Complex:
-    return Complex(torch.stack((x, torch.zeros_like(x)), dim=-1))
+    def op_complex(self, real: Any, imaginary: Any) -> Complex:
+        return Complex(self._compute("add", real, self._compute("zeros_like", imaginary)), imaginary)
 
+    def op_polar(self, size: Any, turn: Any) -> Complex:
+        cosine, sine = self._compute("cos", turn), self._compute("sin", turn)
+        return Complex(self._compute("mul", size, cosine), self._compute("mul", size, sine))
 
-def _complex(real: Tensor, imaginary: Tensor) -> Complex:
-    return Complex(torch.stack(torch.broadcast_tensors(real, imaginary), dim=-1))
+    def op_real(self, x: Any) -> Any:
+        return x.real if isinstance(x, Complex) else x
 
+    def op_imag(self, x: Complex) -> Any:
+        return x.imaginary
 
-def _view_as_complex(x: Tensor) -> Complex:
-    return Complex(x)
+    def op_to(self, x: Any, *args: Any, **kwargs: Any) -> Complex:
+        """Change the precision, or become complex."""
+        parts = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
+        wanted = next((parts[kind] for kind in (*args, *kwargs.values()) if kind in parts), None)
+        given = self.as_complex(x)
+        if wanted is None:
+            return given
+        return Complex(*(self._compute("to", part, wanted) for part in (given.real, given.imaginary)))
 
+    op_to_copy = op_to
 
-def _any(x: Any, like: Complex) -> Complex:
-    """Return a number, a real or a complex tensor as complex tensor."""
-    if isinstance(x, Complex):
+    def op_zeros(self, shape: Sequence[Any], **_: Any) -> Complex:
+        return Complex(self._compute("zeros", shape), self._compute("zeros", shape))
+
+    def op_ones(self, shape: Sequence[Any], **_: Any) -> Complex:
+        return Complex(self._compute("ones", shape), self._compute("zeros", shape))
+
+    def op_full(self, shape: Sequence[Any], value: Any, **_: Any) -> Complex:
+        return Complex(*(self._compute("full", shape, part) for part in (complex(value).real, complex(value).imag)))
+
+    def op_zeros_like(self, x: Any, **_: Any) -> Complex:
+        return self.op_full_like(x, 0)
+
+    def op_ones_like(self, x: Any, **_: Any) -> Complex:
+        return self.op_full_like(x, 1)
+
+    def op_full_like(self, x: Any, value: Any, **_: Any) -> Complex:
+        like = x.real if isinstance(x, Complex) else x
+        return Complex(*(self._compute("full_like", like, part) for part in (complex(value).real, complex(value).imag)))
+
+    # Arithmetic
+
+    def op_mul(self, a: Any, b: Any) -> Complex:
+        mul = self._times
+        if not _is_complex(a) or not _is_complex(b):
+            x, factor = (a, b) if _is_complex(a) else (b, a)
+            x = self.as_complex(x)
+            return Complex(mul(x.real, factor), mul(x.imaginary, factor))
+        a, b = self.as_complex(a), self.as_complex(b)
+        return Complex(
+            self._compute("sub", mul(a.real, b.real), mul(a.imaginary, b.imaginary)),
+            self._compute("add", mul(a.real, b.imaginary), mul(a.imaginary, b.real)),
+        )
+
+    def op_div(self, a: Any, b: Any) -> Complex:
+        if not _is_complex(b):
+            return Complex(*(self._compute("div", part, b) for part in (a.real, a.imaginary)))
+        b = self.as_complex(b)
+        product, squared = self.op_mul(a, self.op_conj(b)), self._squared(b)
+        return Complex(*(self._compute("div", part, squared) for part in (product.real, product.imaginary)))
+
+    def op_add(self, a: Any, b: Any, alpha: float = 1) -> Complex:
+        if not _is_complex(b):
+            a = self.as_complex(a)
+            return Complex(self._compute("add", a.real, b, alpha=alpha), a.imaginary)
+        if not _is_complex(a):
+            b = self.as_complex(b)
+            return Complex(self._compute("add", self._times(b.real, alpha), a), self._times(b.imaginary, alpha))
+        a, b = self.as_complex(a), self.as_complex(b)
+        return Complex(
+            self._compute("add", a.real, b.real, alpha=alpha),
+            self._compute("add", a.imaginary, b.imaginary, alpha=alpha),
+        )
+
+    def op_sub(self, a: Any, b: Any, alpha: float = 1) -> Complex:
+        return self.op_add(a, b, -alpha)
+
+    def op_rsub(self, a: Any, b: Any, alpha: float = 1) -> Complex:
+        return self.op_add(b, a, -alpha)
+
+    def op_conj(self, x: Complex) -> Complex:
+        return Complex(x.real, self._compute("neg", x.imaginary))
+
+    op_conj_physical = op_conj
+
+    def op_square(self, x: Complex) -> Complex:
+        return self.op_mul(x, x)
+
+    def op_reciprocal(self, x: Complex) -> Complex:
+        return self.op_div(1, x)
+
+    def op_pow(self, x: Complex, exponent: Any) -> Complex:
+        if exponent != 2:
+            raise UnknownComplexOperation(f"the power {exponent} of complex tensors")
+        return self.op_mul(x, x)
+
+    def op_exp(self, x: Complex) -> Complex:
+        return self.op_polar(self._compute("exp", x.real), x.imaginary)
+
+    def op_abs(self, x: Complex) -> Any:
+        return self._compute("sqrt", self._squared(x))
+
+    def op_angle(self, x: Complex) -> Any:
+        return self._compute("atan2", x.imaginary, x.real)
+
+    def op_sgn(self, x: Complex) -> Complex:
+        size = self.op_abs(x)
+        empty = self._compute("eq", size, 0)
+        safe = self._compute("add", size, self._compute("to", empty, x.dtype))
+        return Complex(self._compute("div", x.real, safe), self._compute("div", x.imaginary, safe))
+
+    def op_eq(self, a: Any, b: Any) -> Any:
+        a, b = self.as_complex(a), self.as_complex(b)
+        return self._compute(
+            "logical_and", self._compute("eq", a.real, b.real), self._compute("eq", a.imaginary, b.imaginary)
+        )
+
+    def op_where(self, condition: Any, a: Any, b: Any) -> Complex:
+        a, b = self.as_complex(a), self.as_complex(b)
+        return Complex(
+            self._compute("where", condition, a.real, b.real),
+            self._compute("where", condition, a.imaginary, b.imaginary),
+        )
+
+    def op_matmul(self, a: Any, b: Any) -> Complex:
+        if not _is_complex(a):
+            return Complex(*(self._compute("matmul", a, part) for part in (b.real, b.imaginary)))
+        if not _is_complex(b):
+            return Complex(*(self._compute("matmul", part, b) for part in (a.real, a.imaginary)))
+        product = self._compute
+        return Complex(
+            product("sub", product("matmul", a.real, b.real), product("matmul", a.imaginary, b.imaginary)),
+            product("add", product("matmul", a.real, b.imaginary), product("matmul", a.imaginary, b.real)),
+        )
+
+    op_mm = op_bmm = op_mv = op_matmul
+
+    def op_einsum(self, equation: str, operands: Sequence[Any], path: Any = None) -> Complex:
+        if len(operands) != 2:
+            raise UnknownComplexOperation(f"einsum of {len(operands)} complex tensors")
+        left, right = (self.as_complex(value) for value in operands)
+
+        def product(a: Any, b: Any) -> Any:
+            return self._compute("einsum", equation, [a, b])
+
+        return Complex(
+            self._compute("sub", product(left.real, right.real), product(left.imaginary, right.imaginary)),
+            self._compute("add", product(left.real, right.imaginary), product(left.imaginary, right.real)),
+        )
+
+    def op_adjoint(self, x: Complex) -> Complex:
+        return self.op_conj(self.apply("transpose", (x, -2, -1), {}))
+
+    def op_linalg_vector_norm(
+        self,
+        x: Complex,
+        ord: float = 2,
+        dim: Any = None,
+        keepdim: bool = False,
+        **_: Any,  # noqa: A002  (ATen's name)
+    ) -> Any:
+        return self._compute("linalg_vector_norm", self.op_abs(x), ord, dim, keepdim)
+
+    def op_sym_size(self, x: Complex, dim: int) -> Any:
+        return self._compute("sym_size", x.real, dim)
+
+    def op_is_complex(self, x: Any) -> bool:
+        return True
+
+    def op_masked_fill(self, x: Complex, mask: Any, value: Any) -> Complex:
+        return self.op_where(mask, value, x)
+
+    def op_copy(self, x: Complex, source: Any, *_: Any) -> Complex:
+        given = self.as_complex(source)
+        return Complex(self._compute("copy", x.real, given.real), self._compute("copy", x.imaginary, given.imaginary))
+
+    def op_slice_scatter(self, x: Complex, source: Any, *place: Any) -> Complex:
+        given = self.as_complex(source)
+        return Complex(
+            self._compute("slice_scatter", x.real, given.real, *place),
+            self._compute("slice_scatter", x.imaginary, given.imaginary, *place),
+        )
+
+    def op_select_scatter(self, x: Complex, source: Any, *place: Any) -> Complex:
+        given = self.as_complex(source)
+        return Complex(
+            self._compute("select_scatter", x.real, given.real, *place),
+            self._compute("select_scatter", x.imaginary, given.imaginary, *place),
+        )
+
+    def _times(self, a: Any, b: Any) -> Any:
+        return self._compute("mul", a, b)
+
+    def _squared(self, x: Complex) -> Any:
+        return self._compute("add", self._times(x.real, x.real), self._times(x.imaginary, x.imaginary))
+
+    # Fourier transforms
+
+    def _transform(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Complex:
+        """Write one of torch.fft's transforms, or a centred one."""
+        if name == "centred":
+            axes, inverse = args
+            return self.transform(self.as_complex(x), axes, inverse=inverse, centred=True, norm="ortho")
+        inverse, default, sizes_name = _TRANSFORMS[name]
+        sizes, dims, norm = (*args, *(None, None, None)[len(args) :])
+        sizes, dims = kwargs.get(sizes_name, sizes), kwargs.get("dim", dims)
+        if sizes is not None:
+            raise UnknownComplexOperation("a transform that also pads or cuts; pad or cut before it")
+        given = self.as_complex(x)
+        chosen = default if dims is None else [dims] if isinstance(dims, int) else dims
+        axes = list(range(given.rank)) if chosen is None else [axis % given.rank for axis in chosen]
+        return self.transform(given, axes, inverse=inverse, centred=False, norm=kwargs.get("norm", norm) or "backward")
+
+    def transform(self, x: Complex, axes: Sequence[int], *, inverse: bool, centred: bool, norm: str) -> Complex:
+        """Multiply with the Fourier matrix along some axes, counted from the front."""
+        for axis in axes:
+            cosine, sine = self._fourier_matrix(x, axis, centred, inverse, norm)
+            a, b = self._along(cosine, x.real, axis), self._along(sine, x.imaginary, axis)
+            c, d = self._along(sine, x.real, axis), self._along(cosine, x.imaginary, axis)
+            x = Complex(self._compute("sub", a, b), self._compute("add", c, d))
         return x
-    if isinstance(x, Tensor):
-        return _from_real(x.to(like.parts.dtype))
-    value = complex(x)
-    return Complex(torch.tensor([value.real, value.imag], dtype=like.parts.dtype, device=like.parts.device))
 
-
-def _first(*values: Any) -> Complex:
-    return next(value for value in values if isinstance(value, Complex))
-
-
-def _aligned(a: Complex, b: Complex) -> tuple[Tensor, Tensor]:
-    """Real tensors whose leading axes broadcast as those of the complex ones."""
-    left, right = a.parts, b.parts
-    while left.dim() < right.dim():
-        left = left.unsqueeze(0)
-    while right.dim() < left.dim():
-        right = right.unsqueeze(0)
-    return left, right
-
-
-def _is_real(x: Any) -> bool:
-    return not isinstance(x, Complex) and not isinstance(x, complex)
-
-
-def _multiply(a: Any, b: Any) -> Complex:
-    first = _first(a, b)
-    if _is_real(a) or _is_real(b):
-        other = b if isinstance(a, Complex) else a
-        return Complex(first.parts * (other.unsqueeze(-1) if isinstance(other, Tensor) else other))
-    return Complex(planar.multiply(*_aligned(_any(a, first), _any(b, first))))
-
-
-def _divide(a: Any, b: Any) -> Complex:
-    first = _first(a, b)
-    if _is_real(b):
-        return Complex(first.parts / (b.unsqueeze(-1) if isinstance(b, Tensor) else b))
-    numerator, denominator = _aligned(_any(a, first), _any(b, first))
-    return Complex(planar.multiply_conjugate(denominator, numerator) / denominator.square().sum(dim=-1, keepdim=True))
-
-
-def _add(a: Any, b: Any, alpha: float = 1) -> Complex:
-    left, right = _aligned(_any(a, _first(a, b)), _any(b, _first(a, b)))
-    return Complex(left + alpha * right)
-
-
-def _subtract(a: Any, b: Any, alpha: float = 1) -> Complex:
-    return _add(a, b, -alpha)
-
-
-def _conjugate(x: Complex) -> Complex:
-    return Complex(torch.stack((x.parts[..., 0], -x.parts[..., 1]), dim=-1))
-
-
-def _matmul(a: Any, b: Any) -> Complex:
-    first = _first(a, b)
-    left, right = _any(a, first).parts, _any(b, first).parts
-    real, imaginary = left[..., 0], left[..., 1]
-    other, turned = right[..., 0], right[..., 1]
-    return Complex(torch.stack((real @ other - imaginary @ turned, real @ turned + imaginary @ other), dim=-1))
-
-
-def _absolute(x: Complex) -> Tensor:
-    return planar.magnitude(x.parts)
-
-
-def _angle(x: Complex) -> Tensor:
-    return torch.atan2(x.parts[..., 1], x.parts[..., 0])
-
-
-def _exponential(x: Complex) -> Complex:
-    size, turn = torch.exp(x.parts[..., 0]), x.parts[..., 1]
-    return Complex(torch.stack((size * torch.cos(turn), size * torch.sin(turn)), dim=-1))
-
-
-def _sign(x: Complex) -> Complex:
-    return Complex(planar.ratio_or_zero(x.parts, _absolute(x).unsqueeze(-1).expand_as(x.parts)))
-
-
-def _power(x: Complex, exponent: Any) -> Complex:
-    if exponent != 2:
-        raise NotImplementedError(f"the power {exponent} of complex tensors cannot be exported to ONNX")
-    return _multiply(x, x)
-
-
-def _vector_norm(x: Complex, order: float = 2, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
-    return torch.linalg.vector_norm(_absolute(x), order, dim, keepdim)
-
-
-def _dim(dim: int) -> int:
-    """Axis of the real tensor."""
-    return dim if dim >= 0 else dim - 1
-
-
-def _dims(x: Complex, dim: Any) -> list[int]:
-    chosen = range(x.rank) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
-    return [_dim(axis) for axis in chosen]
-
-
-def _along(function: Callable[..., Tensor]) -> Callable[..., Complex]:
-    """Operation whose second argument is an axis."""
-
-    def apply(x: Complex, dim: int = 0, *args: Any, **kwargs: Any) -> Complex:
-        return Complex(function(x.parts, _dim(dim), *args, **kwargs))
-
-    return apply
-
-
-def _reduced(function: Callable[..., Tensor]) -> Callable[..., Complex]:
-    def apply(x: Complex, dim: Any = None, keepdim: bool = False, **_: Any) -> Complex:
-        return Complex(function(x.parts, _dims(x, dim), keepdim))
-
-    return apply
-
-
-def _same(x: Complex, *_: Any, **__: Any) -> Complex:
-    return x
-
-
-def _view(x: Complex, shape: Sequence[Any]) -> Complex:
-    return Complex(x.parts.reshape([*shape, 2]))
-
-
-def _expand(x: Complex, shape: Sequence[Any], **_: Any) -> Complex:
-    return Complex(x.parts.expand([*shape, 2]))
-
-
-def _permute(x: Complex, dims: Sequence[int]) -> Complex:
-    return Complex(x.parts.permute([*(dim % x.rank for dim in dims), x.rank]))
-
-
-def _transpose(x: Complex, first: int, second: int) -> Complex:
-    return Complex(x.parts.transpose(_dim(first), _dim(second)))
-
-
-def _joined(function: Callable[..., Tensor]) -> Callable[..., Complex]:
-    def apply(tensors: Sequence[Any], dim: int = 0) -> Complex:
-        first = _first(*tensors)
-        return Complex(function([_any(x, first).parts for x in tensors], _dim(dim)))
-
-    return apply
-
-
-def _slice(x: Complex, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Complex:
-    return Complex(torch.ops.aten.slice.Tensor(x.parts, _dim(dim), start, end, step))
-
-
-def _squeeze(x: Complex, dim: Any = None) -> Complex:
-    return Complex(x.parts.squeeze(tuple(_dims(x, dim))))
-
-
-def _pad(x: Complex, pad: Sequence[Any], value: float = 0) -> Complex:
-    return Complex(torch.nn.functional.pad(x.parts, [0, 0, *pad], value=value))
-
-
-def _repeat(x: Complex, times: Sequence[Any]) -> Complex:
-    return Complex(x.parts.repeat([*times, 1]))
-
-
-def _flip(x: Complex, dims: Sequence[int]) -> Complex:
-    return Complex(x.parts.flip([_dim(dim) for dim in dims]))
-
-
-def _where(condition: Tensor, a: Any, b: Any) -> Complex:
-    left, right = _aligned(_any(a, _first(a, b)), _any(b, _first(a, b)))
-    return Complex(torch.where(condition.unsqueeze(-1), left, right))
-
-
-def _filled(value: float) -> Callable[..., Complex]:
-    def apply(x: Complex, *_: Any, **__: Any) -> Complex:
-        return _from_real(torch.full_like(x.parts[..., 0], value))
-
-    return apply
-
-
-def _view_as_real(x: Complex) -> Tensor:
-    return x.parts
-
-
-def _size(x: Complex, dim: int) -> Any:
-    return x.parts.shape[_dim(dim)]
-
-
-_MAKERS: dict[str, Callable[..., Any]] = {"view_as_complex": _view_as_complex, "complex": _complex}
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "view_as_real": _view_as_real,
-    "sym_size": _size,
-    "real": lambda x: x.parts[..., 0],
-    "imag": lambda x: x.parts[..., 1],
-    "abs": _absolute,
-    "angle": _angle,
-    "linalg_vector_norm": _vector_norm,
-    "mul": _multiply,
-    "div": _divide,
-    "add": _add,
-    "sub": _subtract,
-    "rsub": lambda a, b, alpha=1: _subtract(b, a, alpha),
-    "neg": lambda x: Complex(-x.parts),
-    "pow": _power,
-    "square": lambda x: _multiply(x, x),
-    "reciprocal": lambda x: _divide(1 + 0j, x),
-    "exp": _exponential,
-    "sgn": _sign,
-    "mm": _matmul,
-    "bmm": _matmul,
-    "matmul": _matmul,
-    "sum": _reduced(torch.sum),
-    "mean": _reduced(torch.mean),
-    "_conj": _conjugate,
-    "conj": _conjugate,
-    "conj_physical": _conjugate,
-    "_conj_physical": _conjugate,
-    **dict.fromkeys(
-        ("resolve_conj", "resolve_neg", "clone", "contiguous", "alias", "detach", "_to_copy", "lift"), _same
-    ),
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "_reshape_alias"), _view),
-    "expand": _expand,
-    "permute": _permute,
-    "transpose": _transpose,
-    "unsqueeze": _along(torch.unsqueeze),
-    "select": _along(torch.select),
-    "narrow": _along(torch.narrow),
-    "index_select": _along(torch.index_select),
-    "slice": _slice,
-    "squeeze": _squeeze,
-    "cat": _joined(torch.cat),
-    "stack": _joined(torch.stack),
-    "constant_pad_nd": _pad,
-    "repeat": _repeat,
-    "flip": _flip,
-    "where": _where,
-    "full_like": lambda x, value, **_: _filled(value)(x),
-    "zeros_like": _filled(0.0),
-    "ones_like": _filled(1.0),
+    def _fourier_matrix(self, x: Complex, axis: int, centred: bool, inverse: bool, norm: str) -> tuple[Any, Any]:
+        """Return real and imaginary part [n, n] of the matrix, which is symmetric."""
+        compute = self._compute
+        length = compute("sym_size", x.real, axis)
+        index = compute("arange", length)
+        if centred:
+            index = compute("sub", index, compute("scalar_tensor", length // 2, dtype=torch.int64))
+        # whole numbers, modulo the length, keep the digits of the angle
+        product = compute("mul", compute("unsqueeze", index, 1), compute("unsqueeze", index, 0))
+        count = compute("scalar_tensor", length, dtype=torch.float64)
+        turns = compute("remainder", product, compute("scalar_tensor", length, dtype=torch.int64))
+        angle = compute("mul", compute("div", compute("to", turns, torch.float64), count), 2 * math.pi)
+        factor = {"ortho": compute("rsqrt", count), "backward" if inverse else "forward": compute("reciprocal", count)}
+        parts = compute("cos", angle), compute("sin", angle if inverse else compute("neg", angle))
+        if norm in factor:
+            parts = tuple(compute("mul", part, factor[norm]) for part in parts)
+        cosine, sine = (compute("to", part, x.dtype) for part in parts)
+        return cosine, sine
+
+    def _along(self, matrix: Any, x: Any, axis: int) -> Any:
+        """Multiply a symmetric matrix with the vectors along an axis."""
+        compute = self._compute
+        if axis == x.dim() - 1:
+            return compute("matmul", x, matrix)
+        if axis == x.dim() - 2:
+            return compute("matmul", matrix, x)
+        return compute("transpose", compute("matmul", compute("transpose", x, axis, -1), matrix), axis, -1)
+
+
+def _is_complex(x: Any) -> bool:
+    return isinstance(x, Complex | complex) or (isinstance(x, torch.Tensor) and x.is_complex())
+
+
+_TRANSFORMS: dict[str, tuple[bool, Sequence[int] | None, str]] = {
+    "fft_fft": (False, (-1,), "n"),
+    "fft_ifft": (True, (-1,), "n"),
+    "fft_fft2": (False, (-2, -1), "s"),
+    "fft_ifft2": (True, (-2, -1), "s"),
+    "fft_fftn": (False, None, "s"),
+    "fft_ifftn": (True, None, "s"),
+    "centred": (False, None, "s"),
 }
+"""Transforms: whether they are the inverse, the axes along which they go unless told, and what their sizes are called."""
+
+_PARTWISE = frozenset(
+    """
+    neg sum mean clone contiguous alias detach resolve_conj resolve_neg lift lift_fresh_copy dropout
+    view reshape _unsafe_view _reshape_alias flatten unflatten expand expand_as broadcast_to permute transpose t mT movedim
+    unsqueeze squeeze select slice narrow index_select index cat stack split split_with_sizes chunk roll flip
+    repeat constant_pad_nd fft_fftshift fft_ifftshift
+    """.split()
+)
+"""Operations that are linear with real coefficients, and real in everything else."""

@@ -170,7 +170,7 @@ class _Accumulator:
             ready += self._hand_on_complete(ended)
         if self.partial and key in self.blocks and self.blocks[key].buffer.unseen >= self.partial:
             grid = self._guess(key)
-            ready.append(PartialKspace(self.blocks[key].buffer.snapshot(self.scan.device, grid.encoding, grid.place)))
+            ready.append(PartialKspace(self.blocks[key].buffer.snapshot(grid.encoding, grid.place)))
         return ready
 
     def add_group(self, acquisitions: Iterable[Acquisition]) -> Iterator[Item]:

@@ -104,12 +104,12 @@ class Assembler:
     def filled(self, key: Key) -> int:
         """Number of lines of a block that calibration lines fill."""
         own = self._store.own(key) if self.fills(key[0]) else None
-        return 0 if own is None else int(own.measured.sum())
+        return 0 if own is None else int(own.mask.sum())
 
     def missing(self, key: Key, buffer: KspaceBuffer, grid: Grid) -> Missing:
         """Say what a block lacks of what is announced."""
         own = self._store.own(key) if self.fills(key[0]) else None
-        also = None if own is None else own.on_grid(own.measured, grid.place)[0]
+        also = None if own is None else own.on_grid(own.mask, grid.place)[0]
         encoding = self._scan.encodings[key[0]]
         averages = 1 if self._averages_apart else encoding.count("average")
         return find_missing(grid, buffer, also, frame_count(encoding, self._frames), averages)
@@ -122,13 +122,13 @@ class Assembler:
         own = self._store.own(key)
         if own is not None and self.fills(key[0]):
             buffer.fill_from(own)
-        lines = int(buffer.on_grid(buffer.measured, grid.place).sum())
+        lines = int(buffer.on_grid(buffer.mask, grid.place).sum())
         if not lines:
             self._scan.report("outside", f"all {buffer.readouts} readouts of a block lie outside the encoded matrix")
             return None
         self._scan.plan.settle(grid, lines)
-        reference, problem = self._store.find(key, buffer, borrow=encoding.acceleration != (1, 1))
-        kspace = self._to_kspace(buffer, None if reference is None else reference.buffer, grid, head_start)
+        found, problem = self._store.find(key, buffer, borrow=encoding.acceleration != (1, 1))
+        kspace = self._to_kspace(buffer, None if found is None else found.buffer, grid, head_start)
         kspace.maps_problem = problem
         kspace.notes |= grid.notes
         if self._scan.doubts:
@@ -143,8 +143,8 @@ class Assembler:
                 f"readouts have {buffer.readout_samples} samples around the middle of k-space where the header has "
                 f"{buffer.samples}: the resolution along the readout is lower"
             )
-        if reference is not None and reference.borrowed:
-            kspace.notes["Calibration"] = reference.borrowed
+        if found is not None and found.borrowed:
+            kspace.notes["Calibration"] = found.borrowed
         return kspace
 
     def stray(self, key: Key, kspace: Kspace, largest: int, *, late: bool) -> str:
@@ -172,17 +172,16 @@ class Assembler:
         return ""
 
     def _to_kspace(
-        self, buffer: KspaceBuffer, reference: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
+        self, buffer: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid, head_start: HeadStart | None
     ) -> Kspace:
         if head_start is not None:
-            return head_start.finish(buffer, reference, grid)
-        device = self._scan.device
-        lines = None if reference is None else calibration_on_grid(reference, buffer, grid, device)
-        return buffer.to_kspace(device, grid.encoding, grid.place, lines)
+            return head_start.finish(buffer, calibration, grid)
+        lines = None if calibration is None else calibration_on_grid(calibration, buffer, grid)
+        return buffer.to_kspace(grid.encoding, grid.place, lines)
 
     def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:
         """Whether the lines around the middle of k-space were measured, frames taken together, so that they calibrate."""
-        return _has_middle(buffer.on_grid(buffer.measured, grid.place))
+        return _has_middle(buffer.on_grid(buffer.mask, grid.place))
 
     def in_series(self, key: Key, kspace: Kspace) -> Iterator[Kspace]:
         """Give a frame that has no calibration lines those of the frames around it, which may be undersampled in turns."""
@@ -214,7 +213,7 @@ class Assembler:
             rows = counters + grid.place.offsets[axis]
             outside = (counters < first) | (counters >= end) | (rows < 0) | (rows >= grid.place.grid[axis])
             strays |= outside[:, None] if axis == 0 else outside
-        strays &= buffer.measured
+        strays &= buffer.mask
         if self._frames != "none":
             strays |= self._stray_frames(buffer)
         for _, kz, ky in np.argwhere(strays).tolist():
@@ -230,12 +229,12 @@ class Assembler:
     def _stray_frames(self, buffer: KspaceBuffer) -> NDArray[np.bool_]:
         """Lines of frames that the header does not announce, and that are too few to be one."""
         announced = frame_count(self._scan.encodings[buffer.encoding_index], self._frames)
-        measured = buffer.measured
-        lines = measured.sum(axis=(1, 2))
+        mask = buffer.mask
+        lines = mask.sum(axis=(1, 2))
         few = (np.arange(len(lines)) >= announced) & (lines <= max(1, 0.02 * lines.sum()))
         if few.any() and lines[few].any():
             frames = ", ".join(str(frame) for frame in np.flatnonzero(few & (lines > 0)))
             self._scan.report(
                 "counter", f"readouts of {self._frames} {frames} are too few for an image and are left out"
             )
-        return measured & few[:, None, None]
+        return mask & few[:, None, None]

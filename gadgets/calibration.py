@@ -30,7 +30,7 @@ _SAME_FOV = 0.01
 
 
 @dataclass(frozen=True)
-class Reference:
+class FoundCalibration:
     """The calibration lines that serve an image.
 
     Attributes
@@ -108,7 +108,7 @@ class CalibrationStore:
 
     def has_slice(self, key: Key) -> bool:
         """Whether there are lines for the slice of an image, in its encoding space or one of references only."""
-        encodings = {key[_ENCODING], *self._plan.reference_encodings()}
+        encodings = {key[_ENCODING], *self._plan.calibration_encodings()}
         return any(
             block.readouts
             for name, group in self._slices.get(key[_SLICE], {}).items()
@@ -116,20 +116,20 @@ class CalibrationStore:
             for block in group.values()
         )
 
-    def find(self, key: Key, image: KspaceBuffer, *, borrow: bool) -> tuple[Reference | None, str]:
+    def find(self, key: Key, image: KspaceBuffer, *, borrow: bool) -> tuple[FoundCalibration | None, str]:
         """Find the lines for an image: of its own counters, or else the last ones of its contrast, slice, or next slice.
 
         Returns
         -------
-        Reference or None
+        FoundCalibration or None
             The lines.
         str
             Why there are none though some were measured.
         """
         own = self.own(key)
         if own is not None and own.coils == image.coils:
-            return Reference(own), ""
-        encodings = {key[_ENCODING], *self._plan.reference_encodings()}
+            return FoundCalibration(own), ""
+        encodings = {key[_ENCODING], *self._plan.calibration_encodings()}
         groups = self._slices.get(key[_SLICE], {})
         own_group = groups.get(_group(key), {})
         order: list[Callable[[Key], bool]] = [
@@ -138,17 +138,17 @@ class CalibrationStore:
             lambda other: other[_ENCODING] in encodings,
         ]
         if found := _latest(own_group.values(), image.coils):
-            return Reference(found), ""
+            return FoundCalibration(found), ""
         for fits in order:
             alike = (block for name, group in groups.items() if fits(name) for block in group.values())
             if found := _latest(alike, image.coils):
-                return Reference(found), ""
+                return FoundCalibration(found), ""
         found, problem = self._borrowed(key, image, encodings) if borrow else (None, self._misfit(image, encodings))
         if found is None and key in self._refused:
             problem = "there was no memory for its calibration (reference) lines"
         return found, problem
 
-    def _borrowed(self, key: Key, image: KspaceBuffer, encodings: set[int]) -> tuple[Reference | None, str]:
+    def _borrowed(self, key: Key, image: KspaceBuffer, encodings: set[int]) -> tuple[FoundCalibration | None, str]:
         """Find the lines of the next slice, as ``find`` does."""
         near = (
             (other, block.buffer)
@@ -159,7 +159,7 @@ class CalibrationStore:
         if not some:
             return None, self._misfit(image, encodings)
         nearest, buffer = min(some, key=lambda found: _distance(found[1], image))
-        return Reference(
+        return FoundCalibration(
             buffer, f"slice {key[_SLICE]} has no calibration lines; those of slice {nearest[_SLICE]} are used"
         ), ""
 
@@ -197,18 +197,18 @@ def _same(one: Key, other: Key, *counters: int) -> bool:
 def _distance(one: KspaceBuffer, other: KspaceBuffer) -> float:
     """Distance between the positions of two sets of lines in mm."""
     first, second = (
-        buffer.headers[buffer.measured].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other)
+        buffer.headers[buffer.mask].view(ACQUISITION_HEADER)["position"][:1].ravel() for buffer in (one, other)
     )
     return round(float(np.linalg.norm(first - second)), 3) if first.size and second.size else 0.0
 
 
-def same_spacing(reference: KspaceBuffer, image: KspaceBuffer, partitions: int) -> bool:
+def same_spacing(calibration: KspaceBuffer, image: KspaceBuffer, partitions: int) -> bool:
     """Whether the samples of calibration lines and image lie on one grid of k-space."""
-    views = list(zip(*_fields_of_view(reference, image), strict=True))
+    views = list(zip(*_fields_of_view(calibration, image), strict=True))
     return all(abs(ours / theirs - 1) < _SAME_FOV for ours, theirs in (views if partitions > 1 else views[1:]))
 
 
-def _fields_of_view(reference: KspaceBuffer, image: KspaceBuffer) -> list[tuple[float, float, float]]:
+def _fields_of_view(calibration: KspaceBuffer, image: KspaceBuffer) -> list[tuple[float, float, float]]:
     """Fields of view (z, y, x) in mm that the sample spacings of calibration lines and image mean.
 
     Whether readout oversampling was removed before is a matter of the whole scan, and the image's readouts tell; shorter
@@ -216,7 +216,7 @@ def _fields_of_view(reference: KspaceBuffer, image: KspaceBuffer) -> list[tuple[
     """
     removed = image.samples != image.encoding.encoded_matrix[0]
     views = []
-    for buffer in (reference, image):
+    for buffer in (calibration, image):
         encoding = buffer.encoding
         x = encoding.encoded_fov[0]
         if removed and buffer.readout_samples <= encoding.cropped_readout:
@@ -225,24 +225,24 @@ def _fields_of_view(reference: KspaceBuffer, image: KspaceBuffer) -> list[tuple[
     return views
 
 
-def reference_place(calibration: KspaceBuffer, grid: Grid) -> Place:
+def calibration_place(calibration: KspaceBuffer, grid: Grid) -> Place:
     """Where calibration lines lie on the grid of a block of the same field of view."""
     middle = calibration_middle(calibration, grid)
     (kz, ky) = grid.place.grid
     return Place((kz, ky), (kz // 2 - middle[0], ky // 2 - middle[1]), grid.place.samples)
 
 
-def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid, device: torch.device) -> Tensor:
+def calibration_on_grid(calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
     """Calibration lines [coils, kz, ky, kx] on the grid of a block, as they came."""
     if same_spacing(calibration, block, grid.place.grid[0]):
-        return calibration.tensor(device, reference_place(calibration, grid))[0]
+        return calibration.tensor(calibration_place(calibration, grid))[0]
     raw = Place(calibration.lines[1:], (0, 0), calibration.samples)
-    lines = calibration.tensor(device, raw)[0]
+    lines = calibration.tensor(raw)[0]
     return resampled(lines, calibration, block, calibration_middle(calibration, grid), grid.place)
 
 
 def resampled(
-    lines: Tensor, reference: KspaceBuffer, image: KspaceBuffer, middle: tuple[int, int], grid: Place
+    lines: Tensor, calibration: KspaceBuffer, image: KspaceBuffer, middle: tuple[int, int], grid: Place
 ) -> Tensor:
     """Bring calibration lines of another field of view to the grid of an image.
 
@@ -258,7 +258,7 @@ def resampled(
     ----------
     lines
         complex64 [coils, kz, ky, kx] by the counters of the lines.
-    reference, image
+    calibration, image
         Where lines and image come from.
     middle
         Counters (kz, ky) of the calibration lines' middle of k-space.
@@ -272,7 +272,7 @@ def resampled(
     """
     centers = (*middle, lines.shape[-1] // 2)
     sizes = (*grid.grid, grid.samples)
-    views = zip(*_fields_of_view(reference, image), strict=True)
+    views = zip(*_fields_of_view(calibration, image), strict=True)
     for axis, (center, size, (have, want)) in enumerate(zip(centers, sizes, views, strict=True), start=1):
         if size == lines.shape[axis] == 1:
             continue

@@ -47,19 +47,19 @@ class Sampling:
     partial_fourier: float
 
 
-def describe_sampling(lines: Tensor) -> Sampling:
+def describe_sampling(mask: Tensor) -> Sampling:
     """Describe which lines were measured.
 
     Parameters
     ----------
-    lines
+    mask
         bool [ky].
     """
-    measured = [int(index) for index in torch.nonzero(lines.cpu()).flatten()]
-    count, middle = lines.numel(), lines.numel() // 2
-    if not measured:
+    rows = [int(row) for row in torch.nonzero(mask.cpu()).flatten()]
+    count, middle = mask.numel(), mask.numel() // 2
+    if not rows:
         return Sampling(0, float(count), "random", 0.0)
-    present = set(measured)
+    present = set(rows)
     low = high = middle
     while low - 1 in present:
         low -= 1
@@ -67,14 +67,14 @@ def describe_sampling(lines: Tensor) -> Sampling:
         high += 1
     if middle not in present:
         low = high
-    outside = [line for line in measured if line < low], [line for line in measured if line >= high]
+    outside = [row for row in rows if row < low], [row for row in rows if row >= high]
     inner = _gaps(outside[0]) + _gaps(outside[1])
     gaps = _gaps([*outside[0], low]) + _gaps([high - 1, *outside[1]]) if high > low else inner
     # the grid of a uniform scan goes on within the calibration lines, so the gaps at their edges can be smaller
     uniform = bool(inner) and len(set(inner)) == 1 and max(gaps) == inner[0]
     acceleration = float(inner[0]) if uniform else sum(gaps) / max(len(gaps), 1)
     pattern = "full" if acceleration <= 1 else "uniform" if uniform else "random"
-    shorter, longer = sorted((middle - measured[0], measured[-1] + 1 - middle))
+    shorter, longer = sorted((middle - rows[0], rows[-1] + 1 - middle))
     symmetry = 1.0 if shorter + max(gaps, default=1) >= longer else shorter / longer
     return Sampling(high - low, max(acceleration, 1.0), pattern, (1 + symmetry) / 2)
 
@@ -120,8 +120,8 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
     domain = manifest.domain
     coils, frames, partitions, lines, samples = kspace.data.shape
     sampling = describe_sampling(kspace.mask[0].any(dim=0))
-    measured = [frame for frame in kspace.mask if bool(frame.any())]
-    acceleration = max((measure_acceleration(frame) for frame in measured), default=1.0)
+    masks = [mask for mask in kspace.mask if bool(mask.any())]
+    acceleration = max((measure_acceleration(mask) for mask in masks), default=1.0)
     if acceleration > 1:  # rounded, it must not become that of a complete scan
         acceleration = max(round(acceleration, 1), 1.1)
     found = [

@@ -66,7 +66,7 @@ def estimate_coil_maps(
     latest: dict[tuple[int, int], Kspace] = {}
     for item in items:
         if isinstance(item, Kspace):
-            place = item.encoding_index, int(item.reference[0].idx.slice)
+            place = item.encoding_index, int(item.central_headers[0].idx.slice)
             before = latest.get(place)
             if item.coil_maps is None and before is not None and _same_lines(before, item):
                 item.coil_maps = before.coil_maps
@@ -83,7 +83,7 @@ def _note_gaps(kspace: Kspace, size: int, scan: Scan) -> None:
     """Say that separate calibration lines have gaps, as maps made from the others are less exact."""
     if kspace.calibration is None or kspace.encoding.calibration_mode in ("embedded", ""):
         return  # of embedded lines, accumulate says what is missing
-    lines = _measured_lines(kspace.calibration).cpu()
+    lines = _mask_of(kspace.calibration).cpu()
     missing = int((~lines[_region(lines, size)]).sum())
     if missing:
         text = f"{missing} calibration lines are missing; coil maps are made from the others and are less exact"
@@ -120,12 +120,12 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     DataError
         There are too few calibration lines.
     """
-    region, measured = calibration_region(kspace, options.calibration_size)
+    region, mask = calibration_region(kspace, options.calibration_size)
     shape = tuple(kspace.data.shape[2:])
 
     def estimate() -> Tensor:
         start = time.perf_counter()
-        maps = estimate_maps(region, shape, options, measured)
+        maps = _estimate_on(scan, region, shape, options, mask)
         scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
@@ -134,6 +134,19 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     if begin and scan.engine is not None:
         scan.engine.begin(maps, scan=scan.name)
     return maps
+
+
+def _estimate_on(
+    scan: Scan, region: Tensor, shape: tuple[int, ...], options: MapsOptions, measured: Tensor | None
+) -> Tensor:
+    """Compute maps on the scan's device, or if that fails on the CPU: the maps of a card that is lost would be lost with it."""
+    if scan.device.type != "cpu":
+        try:
+            lines = None if measured is None else measured.to(scan.device)
+            return estimate_maps(region.to(scan.device), shape, options, lines).cpu()
+        except RuntimeError:  # no memory is left there, or it is lost
+            scan.log.warning("coil maps cannot be computed on %s; the CPU does it", scan.device, exc_info=True)
+    return estimate_maps(region, shape, options, measured)
 
 
 def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> None:
@@ -151,9 +164,7 @@ def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> 
     kspace.notes["Calibration"] = f"{problem}; coil maps of an earlier image of this slice were used"
 
 
-def estimate_maps(
-    region: Tensor, shape: tuple[int, ...], options: MapsOptions, measured: Tensor | None = None
-) -> Tensor:
+def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions, mask: Tensor | None = None) -> Tensor:
     """Estimate maps; plane by plane where the calibration data covers all partitions.
 
     Parameters
@@ -164,7 +175,7 @@ def estimate_maps(
         Size (z, y, x) of the maps.
     options
         The method and what it needs.
-    measured
+    mask
         bool [kz, ky], which lines of the region were measured; None: all.
 
     Returns
@@ -177,10 +188,10 @@ def estimate_maps(
     def maps(data: Tensor, planes: int) -> Tensor:
         size = (planes, lines, samples)
         if options.method == "espirit":
-            return espirit(data, size, kernel=options.kernel, crop=options.crop, measured=measured)
+            return espirit(data, size, kernel=options.kernel, crop=options.crop, mask=mask)
         return adaptive(data, size)
 
-    if 1 < partitions == region.shape[1] and measured is None:
+    if 1 < partitions == region.shape[1] and mask is None:
         planes = ifft(region, [1])
         return torch.cat([maps(planes[:, z : z + 1], 1) for z in range(partitions)], dim=1)
     return maps(region, partitions)
@@ -214,7 +225,7 @@ def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None
     own = kspace.mask.any(dim=0)
     sources = [(own, False)]
     if kspace.calibration is not None:
-        sources.insert(0, (_measured_lines(kspace.calibration), True))
+        sources.insert(0, (_mask_of(kspace.calibration), True))
     found = [
         (_region(lines, size) if separate else _middle_rectangle(lines.cpu(), size), lines, separate)
         for lines, separate in sources
@@ -223,19 +234,19 @@ def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None
     if not _enough((z, y), own):
         count = y.stop - y.start
         raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {count}")
-    measured = None if bool(lines[z, y].all()) else lines[z, y]
+    mask = None if bool(lines[z, y].all()) else lines[z, y]
     if separate and kspace.calibration is not None:
-        return kspace.calibration[:, z, y, x].clone(), measured
+        return kspace.calibration[:, z, y, x].clone(), mask
     weight = kspace.mask[:, z, y].sum(dim=0).clamp(min=1)
-    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None], measured
+    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None], mask
 
 
-def _region(measured: Tensor, size: int) -> tuple[slice, slice]:
+def _region(mask: Tensor, size: int) -> tuple[slice, slice]:
     """Largest rectangle of measured lines around the middle, or the whole region where only a few lines of it are missing.
 
     A run of lines that ends at a gap lies beside the middle of k-space, and maps that are made from it are wrong.
     """
-    lines = measured.cpu()
+    lines = mask.cpu()
     window = tuple(_span(lines.any(dim=1 - axis), size) for axis in (0, 1))
     part = lines[window[0], window[1]]
     corners = bool(part.numel()) and bool(part[0, 0] & part[0, -1] & part[-1, 0] & part[-1, -1])
@@ -244,16 +255,16 @@ def _region(measured: Tensor, size: int) -> tuple[slice, slice]:
     return _middle_rectangle(lines, size)
 
 
-def _span(measured: Tensor, size: int) -> slice:
+def _span(mask: Tensor, size: int) -> slice:
     """From the first to the last measured line, at most ``size`` around the middle."""
-    rows = torch.nonzero(measured).flatten()
+    rows = torch.nonzero(mask).flatten()
     if not rows.numel():
         return slice(0, 0)
-    first = measured.numel() // 2 - size // 2
+    first = mask.numel() // 2 - size // 2
     return slice(max(int(rows[0]), first), max(min(int(rows[-1]) + 1, first + size), 0))
 
 
-def _measured_lines(calibration: Tensor) -> Tensor:
+def _mask_of(calibration: Tensor) -> Tensor:
     """Which lines [kz, ky] there are: one that was measured is not zero in the middle."""
     kx = calibration.shape[-1]
     return (calibration[..., kx // 2 - 2 : kx // 2 + 2] != 0).any(dim=0).any(dim=-1)
@@ -269,12 +280,12 @@ def _area(region: tuple[slice, slice]) -> int:
     return (z.stop - z.start) * (y.stop - y.start)
 
 
-def _middle_rectangle(measured: Tensor, size: int) -> tuple[slice, slice]:
+def _middle_rectangle(mask: Tensor, size: int) -> tuple[slice, slice]:
     """Largest rectangle (kz, ky) of measured lines around the middle; with all partitions if that leaves enough lines.
 
     Elliptical regions and scans have no corners, so that each extent along kz leaves another one along ky.
     """
-    lines = measured
+    lines = mask
     partitions = lines.shape[0]
     middle = partitions // 2
     best = (slice(0, partitions), _extent(lines.all(dim=0), size))
@@ -288,10 +299,10 @@ def _middle_rectangle(measured: Tensor, size: int) -> tuple[slice, slice]:
     return best
 
 
-def _extent(measured: Tensor, size: int) -> slice:
+def _extent(mask: Tensor, size: int) -> slice:
     """Longest run of measured lines that contains the middle, cut to ``size`` around it."""
-    middle = measured.numel() // 2
-    line = measured.cpu()
+    middle = mask.numel() // 2
+    line = mask.cpu()
     below, above = (
         int(torch.cumprod(line[:middle].flip(0).int(), 0).sum()),
         int(torch.cumprod(line[middle:].int(), 0).sum()),

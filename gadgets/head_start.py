@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..flow.deferred import Deferred
 from ..wire.errors import DataError
-from .calibration import calibration_on_grid, reference_place, same_spacing
+from .calibration import calibration_on_grid, calibration_place, same_spacing
 from .early import EarlyWork
 from .estimate_coil_maps import defer_maps
 from .kspace import Kspace
@@ -65,7 +65,7 @@ class HeadStart:
     def _process_both(self, block: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid) -> bool:
         """Work on the new lines of both; return whether the block's are whitened."""
         if calibration is not None and same_spacing(calibration, block, grid.place.grid[0]):
-            self._process(calibration, reference_place(calibration, grid), grid)
+            self._process(calibration, calibration_place(calibration, grid), grid)
         return self._process(block, grid.place, grid)
 
     def _process(self, buffer: KspaceBuffer, place: Place, grid: Grid) -> bool:
@@ -74,7 +74,7 @@ class HeadStart:
         if matrix is not self._matrices.setdefault(buffer, matrix):
             self._matrices[buffer] = matrix  # noise came after the first lines
             buffer.start_again()
-        buffer.process(lambda lines: self._step(lines, matrix, grid), self._scan.device, place)
+        buffer.process(lambda lines: self._step(lines, matrix, grid), place)
         return matrix is not None
 
     def _matrix(self, buffer: KspaceBuffer) -> Any:
@@ -83,7 +83,7 @@ class HeadStart:
     def _step(self, lines: Tensor, matrix: Any, grid: Grid) -> Tensor:
         """Whiten and crop lines [coils, ..., kx]."""
         if matrix is not None:
-            lines = torch.tensordot(torch.from_numpy(matrix).to(lines.device), lines, dims=1)
+            lines = torch.tensordot(torch.from_numpy(matrix), lines, dims=1)
         crops = self._work.crop and lines.shape[-1] == grid.encoding.encoded_matrix[0]
         return crop_readout(lines, grid.encoding.cropped_readout) if crops else lines
 
@@ -91,7 +91,7 @@ class HeadStart:
         """Do what is left, and hand over the block."""
         whitened = self._process_both(block, calibration, grid)
         lines = None if calibration is None else self.calibration_lines(calibration, block, grid)
-        kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, lines)
+        kspace = block.to_kspace(grid.encoding, grid.place, lines)
         kspace.whitened = whitened
         if self._maps is not None and self._made_from == self._source(block, calibration, grid):
             kspace.coil_maps = self._maps
@@ -99,7 +99,7 @@ class HeadStart:
 
     def calibration_lines(self, calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
         """Calibration lines [coils, kz, ky, kx] on the grid of a block, processed as its lines are."""
-        lines = calibration_on_grid(calibration, block, grid, self._scan.device)
+        lines = calibration_on_grid(calibration, block, grid)
         if same_spacing(calibration, block, grid.place.grid[0]):
             return lines  # processed as they came
         return self._step(lines, self._matrix(calibration), grid)
@@ -118,8 +118,8 @@ class HeadStart:
             return
         self._process_both(block, calibration, grid)
         try:
-            reference = None if calibration is None else self.calibration_lines(calibration, block, grid)
-            kspace = block.to_kspace(self._scan.device, grid.encoding, grid.place, reference)
+            own = None if calibration is None else self.calibration_lines(calibration, block, grid)
+            kspace = block.to_kspace(grid.encoding, grid.place, own)
             maps = defer_maps(kspace, self._work.maps, self._scan)
         except DataError:
             return
@@ -134,7 +134,7 @@ class HeadStart:
         """
         assert self._work.maps is not None
         source = block if calibration is None else calibration
-        place = grid.place if calibration is None else reference_place(calibration, grid)
+        place = grid.place if calibration is None else calibration_place(calibration, grid)
         partitions, lines = place.grid
         averages = grid.encoding.count("average")
         if source.lines[0] > 1 or partitions > 1 or averages > 1 or not same_spacing(source, block, partitions):

@@ -1,11 +1,11 @@
 """A buffered block of k-space, and what flows through a chain of gadgets."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -89,14 +89,20 @@ class Kspace:
         return bool((self.mask == self.mask[:, :1]).all())
 
     @property
-    def reference(self) -> list[AcquisitionHeader]:
+    def central_headers(self) -> list[AcquisitionHeader]:
         """One header per frame, of the measured line closest to the middle of k-space."""
         return [self.central_header(frame) for frame in range(self.headers.shape[0])]
 
+    @property
+    def reference(self) -> list[AcquisitionHeader]:
+        """The former name of ``central_headers``."""
+        warnings.warn("Kspace.reference is called central_headers now", DeprecationWarning, stacklevel=2)
+        return self.central_headers
+
     def central_header(self, frame: int) -> AcquisitionHeader:
         """Header of a frame's measured line that is closest to the middle of k-space; empty if there is none."""
-        measured = self.headers[frame]["number_of_samples"] > 0
-        kz, ky = np.nonzero(measured & _usual_place(self.headers[frame], measured))
+        mask = self.headers[frame]["number_of_samples"] > 0
+        kz, ky = np.nonzero(mask & _usual_place(self.headers[frame], mask))
         if kz.size == 0:
             return AcquisitionHeader()
         distance = np.abs(kz - self.headers.shape[1] // 2) + np.abs(ky - self.headers.shape[2] // 2)
@@ -104,15 +110,15 @@ class Kspace:
         return AcquisitionHeader.from_buffer_copy(self.headers[frame, kz[nearest], ky[nearest]].tobytes())
 
 
-def _usual_place(headers: NDArray[Any], measured: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _usual_place(headers: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Which lines [kz, ky] have the position that most have: a few readouts may lack theirs."""
     positions = headers["position"]
-    first = positions[measured][:1]
-    usual = (positions == first).all(axis=-1) if first.size else measured
-    if 2 * (usual & measured).sum() > measured.sum():
+    first = positions[mask][:1]
+    usual = (positions == first).all(axis=-1) if first.size else mask
+    if 2 * (usual & mask).sum() > mask.sum():
         return usual
-    found, counts = np.unique(positions[measured], axis=0, return_counts=True)
-    return (positions == found[counts.argmax()]).all(axis=-1) if counts.size else measured
+    found, counts = np.unique(positions[mask], axis=0, return_counts=True)
+    return (positions == found[counts.argmax()]).all(axis=-1) if counts.size else mask
 
 
 @dataclass(repr=False)
@@ -145,11 +151,6 @@ Item = (
     | Feedback
     | Interruption
 )
-
-
-def to_tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Move an array of any shape and dtype to a device; on the CPU the memory is shared."""
-    return torch.from_numpy(array).to(device)
 
 
 def size_of(item: Item) -> int:

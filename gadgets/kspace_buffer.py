@@ -16,7 +16,7 @@ from ..flow.ledger import Account, Ledger
 from ..wire.errors import DataError
 from ..wire.header import Encoding
 from ..wire.items import ACQUISITION_HEADER, Acquisition, header_of
-from .kspace import Kspace, to_tensor
+from .kspace import Kspace
 
 MAX_BLOCK_BYTES = 32 * 2**30
 """The largest block that is allocated; a header that asks for more is taken for a fault."""
@@ -237,15 +237,13 @@ class KspaceBuffer:
         self.readouts += 1
         self.unseen += 1
 
-    def process(self, step: Callable[[Tensor], Tensor], device: torch.device, place: Place) -> None:
+    def process(self, step: Callable[[Tensor], Tensor], place: Place) -> None:
         """Apply a step to the lines that are new since the last time, and keep what it returns beside the samples.
 
         Parameters
         ----------
         step
             From complex64 [coils, lines, kx] to the same with any number of samples, every line by itself.
-        device
-            Where to do it and to keep the results.
         place
             Where the results lie; all lines are processed anew when it changes.
         """
@@ -266,12 +264,12 @@ class KspaceBuffer:
         counts = self.count[old]
         if (counts > 1).any():
             lines = lines / np.maximum(counts, 1).astype(np.float32)[:, None, None]
-        done = step(to_tensor(lines, device).transpose(0, 1))
+        done = step(torch.from_numpy(lines).transpose(0, 1))
         if self._processed is None:
             shape = (self.lines[0], self.coils, *place.grid, done.shape[-1])
-            self._processed = torch.zeros(shape, dtype=torch.complex64, device=device)
+            self._processed = torch.zeros(shape, dtype=torch.complex64)
         elif self._processed.shape[0] < self.lines[0]:
-            grown = torch.zeros((self.lines[0], *self._processed.shape[1:]), dtype=torch.complex64, device=device)
+            grown = torch.zeros((self.lines[0], *self._processed.shape[1:]), dtype=torch.complex64)
             grown[: self._processed.shape[0]] = self._processed
             self._processed = grown
         self._processed[frame, :, kz, ky] = done.transpose(0, 1)
@@ -306,7 +304,7 @@ class KspaceBuffer:
         self.start_again()
 
     @property
-    def measured(self) -> NDArray[np.bool_]:
+    def mask(self) -> NDArray[np.bool_]:
         """Lines [frames, kz, ky] that came at least once, by their counters."""
         return self.count > 0
 
@@ -323,39 +321,39 @@ class KspaceBuffer:
         """Headers of the lines as ``ACQUISITION_HEADER`` [frames, kz, ky] on the grid."""
         return np.ascontiguousarray(self.on_grid(self.headers, place)).view(ACQUISITION_HEADER)[..., 0]
 
-    def tensor(self, device: torch.device, place: Place) -> Tensor:
-        """Lines [frames, coils, kz, ky, kx] on the grid, processed where they were; memory on the CPU is shared if it can be."""
+    def tensor(self, place: Place) -> Tensor:
+        """Lines [frames, coils, kz, ky, kx] on the grid, processed where they were; memory is shared if it can be."""
         if self._processed is not None and self._processed_place == place and not self.fresh:
             return self._processed
         data = _centered(self.on_grid(self._complete(), place), place.samples)
-        return _coils_first(to_tensor(data, device))
+        return _coils_first(torch.from_numpy(data))
 
-    def to_kspace(self, device: torch.device, encoding: Encoding, place: Place, calibration: Tensor | None) -> Kspace:
+    def to_kspace(self, encoding: Encoding, place: Place, calibration: Tensor | None) -> Kspace:
         """Hand over as a block [coils, frames, kz, ky, kx], as it was processed; frames that never came are left out."""
-        mask = self.on_grid(self.measured, place)
+        mask = self.on_grid(self.mask, place)
         came = mask.any(axis=(1, 2))
-        data, headers = self.tensor(device, place), self.header_array(place)
+        data, headers = self.tensor(place), self.header_array(place)
         if not came.all():
-            data, mask, headers = data[torch.from_numpy(came).to(data.device)], mask[came], headers[came]
+            data, mask, headers = data[torch.from_numpy(came)], mask[came], headers[came]
         return Kspace(
             data=data.transpose(0, 1),
-            mask=to_tensor(mask, device),
+            mask=torch.from_numpy(mask),
             calibration=calibration,
             headers=headers,
             encoding=encoding,
             encoding_index=self.encoding_index,
         )
 
-    def snapshot(self, device: torch.device, encoding: Encoding, place: Place) -> Kspace:
+    def snapshot(self, encoding: Encoding, place: Place) -> Kspace:
         """Copy what there is, as it came: repeated lines averaged, missing ones zero."""
         self.unseen = 0
-        lines = self.measured
+        lines = self.mask
         data = np.zeros_like(self.data)
         data[lines] = self.data[lines] / self.count[lines].astype(np.float32)[:, None, None]
-        lines = _coils_first(to_tensor(_centered(self.on_grid(data, place), place.samples), device))
+        lines = _coils_first(torch.from_numpy(_centered(self.on_grid(data, place), place.samples)))
         return Kspace(
             data=lines.transpose(0, 1),
-            mask=to_tensor(self.on_grid(self.measured, place).copy(), device),
+            mask=torch.from_numpy(self.on_grid(self.mask, place).copy()),
             calibration=None,
             headers=self.header_array(place).copy(),
             encoding=encoding,

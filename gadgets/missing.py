@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,31 +75,31 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
     """Compare the lines [kz, ky] of one frame with what is announced."""
     (z0, z1), (y0, y1) = grid.expected
     part = times[z0 : z1 + 1, y0 : y1 + 1]
-    reference = extra[z0 : z1 + 1, y0 : y1 + 1]
-    measured = (part > 0) | reference
+    calibration = extra[z0 : z1 + 1, y0 : y1 + 1]
+    mask = (part > 0) | calibration
     again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
-    wanted = _wanted(part > 0, reference, grid, (z0, y0))
-    lacking = wanted & ~measured
+    wanted = _wanted(part > 0, calibration, grid, (z0, y0))
+    lacking = wanted & ~mask
     if not (part > 0).any():
-        least = _fewest(grid, measured) - int(reference.sum())
+        least = _fewest(grid, mask) - int(calibration.sum())
         return Missing(max(1, int(wanted.sum())), int(wanted.sum()), "none came", least)
     lines = int(lacking.sum())
     if not lines:
-        few, came = _too_few(measured, grid), int(measured.sum())
+        few, came = _too_few(mask, grid), int(mask.sum())
         text = f"only {came} line{'s' if came > 1 else ''} came, of at least {came + few}"
         return Missing(few + again, few, text, few) if few + again else COMPLETE
-    text = f"{lines} of {int((wanted | measured).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
+    text = f"{lines} of {int((wanted | mask).sum())} lines are missing ({_spell(lacking, (z0, y0), grid)})"
     return Missing(lines + again, lines, text)
 
 
 def _wanted(
-    image: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
+    image: NDArray[np.bool_], calibration: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
 ) -> NDArray[np.bool_]:
     """Lines [kz, ky] that have to be there: all, or those of the regular pattern on which the measured ones lie.
 
     Parameters
     ----------
-    image, reference
+    image, calibration
         Lines [kz, ky] of the image, and calibration lines that fill it.
     grid
         Where they lie.
@@ -108,52 +107,52 @@ def _wanted(
         Row (kz, ky) of the first of them.
     """
     acceleration = grid.encoding.acceleration
-    measured = image | reference
-    inside = _inside_ellipse(measured, grid, first)
+    mask = image | calibration
+    inside = _inside_ellipse(mask, grid, first)
     if acceleration == (1, 1):
-        return np.ones_like(measured) if inside is None else inside | measured
-    wanted = np.zeros_like(measured)
-    volume = len(measured) > 1
-    for plane in range(len(measured)):
-        lines = np.flatnonzero(measured[plane])
+        return np.ones_like(mask) if inside is None else inside | mask
+    wanted = np.zeros_like(mask)
+    volume = len(mask) > 1
+    for plane in range(len(mask)):
+        lines = np.flatnonzero(mask[plane])
         # planes with calibration lines alone, which reach less far, are not of the image
-        whole = image[plane].any() and 2 * lines.size >= measured.shape[1]
+        whole = image[plane].any() and 2 * lines.size >= mask.shape[1]
         if volume and acceleration[0] == 1 and whole:
             wanted[plane, slice(lines[0], lines[-1] + 1) if inside is not None else slice(None)] = True
         pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume)
         if pattern is not None:
             wanted[plane, pattern] = True
-        lines = np.flatnonzero(reference[plane])
+        lines = np.flatnonzero(calibration[plane])
         if lines.size > 2 and lines.size > 0.7 * (lines[-1] - lines[0] + 1):
             wanted[plane, lines[0] : lines[-1] + 1] = True
     return wanted
 
 
-def _inside_ellipse(measured: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> NDArray[np.bool_] | None:
+def _inside_ellipse(mask: NDArray[np.bool_], grid: Grid, first: tuple[int, int]) -> NDArray[np.bool_] | None:
     """Lines [kz, ky] that elliptical scanning measures in any case; None if the corners of the volume were not left out."""
-    corners = measured[0, 0] or measured[0, -1] or measured[-1, 0] or measured[-1, -1]
-    planes = np.asarray(measured.any(axis=1))
+    corners = mask[0, 0] or mask[0, -1] or mask[-1, 0] or mask[-1, -1]
+    planes = np.asarray(mask.any(axis=1))
     step = grid.encoding.acceleration[1]
-    if measured.shape[0] == 1 or corners or not planes[-step:].any() or not planes[1 : 1 + step].any():
+    if mask.shape[0] == 1 or corners or not planes[-step:].any() or not planes[1 : 1 + step].any():
         return None
     z, y = (
         (np.arange(size) + start - full // 2 + (0.5 if full % 2 == 0 else 0)) / (full / 2)
-        for size, start, full in zip(measured.shape, first, grid.place.grid, strict=True)
+        for size, start, full in zip(mask.shape, first, grid.place.grid, strict=True)
     )
     inside = z[:, None] ** 2 + y**2 <= (1 - 2 / min(grid.place.grid)) ** 2
-    return inside if grid.encoding.acceleration != (1, 1) or (inside & measured).sum() > 0.8 * inside.sum() else None
+    return inside if grid.encoding.acceleration != (1, 1) or (inside & mask).sum() > 0.8 * inside.sum() else None
 
 
-def _pattern(image: NDArray[Any], measured: NDArray[Any], acceleration: int, *, volume: bool) -> slice | None:
-    """Lines of a regular pattern; None if there is none.
+def _pattern(image: NDArray[np.intp], rows: NDArray[np.intp], acceleration: int, *, volume: bool) -> slice | None:
+    """Rows of a regular pattern, from those of the image, and those that came; None if there is none.
 
     All lines of the image lie on it, if calibration lines are flagged as such; else those without neighbours do. In a volume,
     a plane may have more than the acceleration between its lines (CAIPIRINHA), and less than the whole extent.
     """
-    if acceleration == 1 or measured.size < 2:
+    if acceleration == 1 or rows.size < 2:
         return None
-    gaps = np.diff(measured)
-    alone = measured[np.append(True, gaps > 1) & np.append(gaps > 1, True)]
+    gaps = np.diff(rows)
+    alone = rows[np.append(True, gaps > 1) & np.append(gaps > 1, True)]
     step = int(np.bincount(gaps[gaps > 1]).argmax()) if volume and (gaps > 1).any() else acceleration
     for lines, least in ((image, 3), (alone, 2)):
         if lines.size >= least and np.unique(lines % step).size == 1:
@@ -162,24 +161,24 @@ def _pattern(image: NDArray[Any], measured: NDArray[Any], acceleration: int, *, 
     return None
 
 
-def _too_few(measured: NDArray[np.bool_], grid: Grid) -> int:
+def _too_few(mask: NDArray[np.bool_], grid: Grid) -> int:
     """How many lines an irregular pattern lacks at least of what its acceleration announces."""
     r_y, r_z = grid.encoding.acceleration
     if r_y * r_z == 1:
         return 0
-    least = _fewest(grid, measured)
-    if measured.shape[0] > 1:
-        planes = np.flatnonzero(measured.any(axis=1))
-        edges = max(int(planes[0]), measured.shape[0] - 1 - int(planes[-1]))
+    least = _fewest(grid, mask)
+    if mask.shape[0] > 1:
+        planes = np.flatnonzero(mask.any(axis=1))
+        edges = max(int(planes[0]), mask.shape[0] - 1 - int(planes[-1]))
         if edges > r_z or (np.diff(planes) > r_z).any():
-            least = max(least, int(measured.sum()) + 1)
-    return max(0, least - int(measured.sum()))
+            least = max(least, int(mask.sum()) + 1)
+    return max(0, least - int(mask.sum()))
 
 
-def _fewest(grid: Grid, measured: NDArray[np.bool_]) -> int:
+def _fewest(grid: Grid, mask: NDArray[np.bool_]) -> int:
     """How many lines an irregular pattern has at least."""
-    share = 0.9 if measured.shape[0] == 1 else 0.7  # the corners of a volume may be left out
-    return int(share * measured.size / math.prod(grid.encoding.acceleration))
+    share = 0.9 if mask.shape[0] == 1 else 0.7  # the corners of a volume may be left out
+    return int(share * mask.size / math.prod(grid.encoding.acceleration))
 
 
 def _spell(lacking: NDArray[np.bool_], first: tuple[int, int], grid: Grid) -> str:

@@ -96,10 +96,10 @@ class Plan:
         return None
 
     def image_readout(self, index: int) -> None:
-        """Note that an encoding space holds an image, and not only the reference of another."""
+        """Note that an encoding space holds an image, and not only the calibration lines of another."""
         self._images.add(index)
 
-    def reference_encodings(self) -> list[int]:
+    def calibration_encodings(self) -> list[int]:
         """Encoding spaces that held no readout of an image so far."""
         return [index for index in range(len(self.encodings)) if index not in self._images]
 
@@ -180,12 +180,12 @@ class Evidence:
         """Collect what the lines of some blocks say."""
         lines, energies, users, flat = [], [], [], True
         for buffer in buffers:
-            measured = buffer.measured
-            lines.append(np.argwhere(measured)[:, 1:].T)
+            mask = buffer.mask
+            lines.append(np.argwhere(mask)[:, 1:].T)
             partitions = np.bincount(lines[-1][0], minlength=1)
             flat = flat and partitions.sum() - partitions.max() <= max(1, _MOST_STRAYS * partitions.sum())
-            energies.append(buffer.energy[measured])
-            users.append(buffer.headers.view(ACQUISITION_HEADER)[..., 0]["idx"]["user"][measured][:, 5:7])
+            energies.append(buffer.energy[mask])
+            users.append(buffer.headers.view(ACQUISITION_HEADER)[..., 0]["idx"]["user"][mask][:, 5:7])
         user = np.concatenate(users)
         marked = _majority(user[:, 1]), _majority(user[:, 0])
         return cls(np.concatenate(lines, axis=1), np.concatenate(energies), marked, bool(flat))

@@ -114,15 +114,15 @@ def _reference(kspace: Kspace) -> ReconBuffer | None:
     if kspace.calibration is None:
         return None
     lines = kspace.calibration.cpu().numpy()[None, None, None]
-    measured = (lines != 0).any(axis=(3, 6))
+    mask = (lines != 0).any(axis=(3, 6))
     central = np.frombuffer(bytes(kspace.central_header(0)), ACQUISITION_HEADER)[0]
-    headers = np.zeros(measured.shape, ACQUISITION_HEADER)
-    headers[measured] = central
+    headers = np.zeros(mask.shape, ACQUISITION_HEADER)
+    headers[mask] = central
     z, y = _first_row(kspace)
-    rows = np.argwhere(measured)
-    headers["idx"]["kspace_encode_step_1"][measured] = rows[:, 4] - y
-    headers["idx"]["kspace_encode_step_2"][measured] = rows[:, 3] - z
-    headers["flags"][measured] = CALIBRATION
+    rows = np.argwhere(mask)
+    headers["idx"]["kspace_encode_step_1"][mask] = rows[:, 4] - y
+    headers["idx"]["kspace_encode_step_2"][mask] = rows[:, 3] - z
+    headers["flags"][mask] = CALIBRATION
     return ReconBuffer(np.ascontiguousarray(lines), None, None, headers, _sampling(kspace))
 
 
@@ -140,8 +140,8 @@ def _sampling(kspace: Kspace) -> bytes:
     if samples == encoding.cropped_readout:
         matrix[0], fov[0] = encoding.recon_matrix[0], encoding.recon_fov[0]
     limits = [0, samples // 2, samples - 1]
-    measured = np.asarray((kspace.headers["number_of_samples"] > 0).any(axis=0))
+    mask = np.asarray((kspace.headers["number_of_samples"] > 0).any(axis=0))
     for axis in (1, 0):
-        rows = np.flatnonzero(measured.any(axis=1 - axis))
-        limits += [int(rows[0]), measured.shape[axis] // 2, int(rows[-1])]
+        rows = np.flatnonzero(mask.any(axis=1 - axis))
+        limits += [int(rows[0]), mask.shape[axis] // 2, int(rows[-1])]
     return _SAMPLING.pack(*fov, *encoding.recon_fov, *matrix, *encoding.recon_matrix, *limits)

@@ -32,11 +32,11 @@ def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
     IsocenterError
         None is named anywhere.
     """
-    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_network or "")
+    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_bundle or "")
     if not name:
         raise IsocenterError(
             "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
-            "or set 'network' in the service's settings"
+            "or set 'default_bundle' in the service's settings"
         )
     return list(dict.fromkeys([name, *fallback.split()]))
 
@@ -227,7 +227,7 @@ class _Reconstructor:
         yield from images
 
     def _images(self, this: _Reconstruction, volume: Tensor, result: Result) -> list[Image]:
-        notes = {**this.kspace.notes, **self._remarks(this)}
+        notes = {**this.kspace.notes, **self._remarks(this, result)}
         self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
@@ -244,19 +244,23 @@ class _Reconstructor:
             meta["IsocenterRuntime"] = result.runtime
             meta["IsocenterDevice"] = result.device
             meta["IsocenterBatch"] = result.batch
-            comment = f"{made_by} (fallback)" if this.failures else made_by
+            comment = f"{made_by} (fallback)" if "Fallback" in notes else made_by
             meta["ImageComment"] = meta["GADGETRON_ImageComment"] = comment
             for key, value in notes.items():
                 meta[f"Isocenter{key}"] = value
             images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
         return images
 
-    def _remarks(self, this: _Reconstruction) -> dict[str, str]:
+    def _remarks(self, this: _Reconstruction, result: Result) -> dict[str, str]:
         """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
         name, remarks = this.model.manifest.name, {}
         if this.failures:
             remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
             self.scan.report("fallback", f"bundle {remarks['Fallback']}")
+        if result.stands_in:
+            reason = f"{result.device} made the images, as {result.stands_in}"
+            remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))
+            self.scan.report("device", reason)
         aliased = [reason.text for reason in this.misfits if reason.aliases]
         if aliased and "Incomplete" not in this.kspace.notes:  # lost lines are said already
             remarks["Undersampled"] = (

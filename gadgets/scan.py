@@ -59,12 +59,17 @@ class Result(Protocol):
         """What was computed together with it."""
         ...
 
+    @property
+    def stands_in(self) -> str:
+        """Why that device did it in place of another one; empty if it did not."""
+        ...
+
 
 class Engine(Protocol):
     """Where models run."""
 
     @property
-    def default_network(self) -> str | None:
+    def default_bundle(self) -> str | None:
         """Bundle to use where a pipeline names none."""
         ...
 
@@ -122,7 +127,7 @@ class Scan:
     parameters
         What the scanner's user chose for this scan (the JSON message of FIRE), by name.
     device
-        Where blocks are processed.
+        Where coil maps are computed, if it can be done there. Blocks are on the host, which does not lose them.
     log
         Receives messages without patient data.
     name

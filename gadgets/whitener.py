@@ -54,7 +54,7 @@ class Whitener:
         self._decided = False
         self._has_misfit = False
         self._matrix: NDArray[np.complex64] | None = None
-        self._measured: NoiseCovariance | None = None
+        self._own: NoiseCovariance | None = None
         self._written: NoiseCovariance | None = None
         self._source: dict[str, str] = {}
         """Where the noise comes from that data is whitened with, as notes for the images."""
@@ -156,7 +156,7 @@ class Whitener:
 
     def _known(self) -> list[NoiseCovariance]:
         """Return the noise that there is, best first: that of the earlier scan unless it is in doubt."""
-        earlier, own = [each.covariance for each in self._earlier], filter(None, [self._measured])
+        earlier, own = [each.covariance for each in self._earlier], filter(None, [self._own])
         return [*own, *earlier] if self._doubts else [*earlier, *own]
 
     def _decide(self, covariance: NoiseCovariance, dwell_time: float, names: Sequence[str]) -> None:
@@ -173,7 +173,7 @@ class Whitener:
             numbers = ", ".join(map(str, dead))
             remark = f"channel {numbers} has no noise in the noise readouts (dead?) and is scaled like the others"
             self._remark("noise channels", remark)
-        if self._bad and covariance is self._measured:
+        if self._bad and covariance is self._own:
             self._remarks.append(f"{self._bad} of {self._all} noise samples were NaN or infinite and are left out")
 
     def _remark(self, kind: str, text: str) -> None:
@@ -229,26 +229,24 @@ class Whitener:
         if sums.samples < max(2, _SAMPLES_PER_CHANNEL * chosen):
             fault = f"there are only {sums.samples} usable noise samples for {chosen} channels"
         else:
-            measured = NoiseCovariance.from_sums(sums.products, sums.samples, sums.dwell_time, self.scan)
-            if fault := measured.fault():
+            own = NoiseCovariance.from_sums(sums.products, sums.samples, sums.dwell_time, self.scan)
+            if fault := own.fault():
                 fault = f"the noise covariance {fault}"
             else:
-                self._measured = measured
-                self._save(measured, for_others=channels is None and not self._decided)
+                self._own = own
+                self._save(own, for_others=channels is None and not self._decided)
         if fault:
             self._problem = fault
             self._tell("noise covariance", f"{fault}; it is not used")
 
-    def _save(self, measured: NoiseCovariance, *, for_others: bool) -> None:
+    def _save(self, own: NoiseCovariance, *, for_others: bool) -> None:
         """Keep on disk; a scan that has images of its own needs no word of it if that is refused."""
         information = self.scan.header.measurementInformation
         identifier = str(getattr(information, "measurementID", None) or "").strip()
         if not identifier or self._store is None:
             return
         try:
-            written = self._store.keep(
-                identifier, measured, self.scan, interrupted=self.interrupted, before=self._written
-            )
+            written = self._store.keep(identifier, own, self.scan, interrupted=self.interrupted, before=self._written)
         except DataError as error:
             text = f"the noise is not kept for later scans: {error}"
             if for_others:
@@ -259,7 +257,7 @@ class Whitener:
             reason = error.strerror or "the disk does not take it"
             self._tell("noise folder", f"the noise covariance cannot be kept for later scans: {reason}")
         else:
-            self._written = measured if written else None
+            self._written = own if written else None
 
     def _tell(self, kind: str, text: str) -> None:
         """Report once."""

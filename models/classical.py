@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .consistency import ProximalStep, adjoint_model
-from .fourier import ifft_planar, ifft_uncentred, is_gemm
+from .fourier import ifft_planar, ifft_uncentred
 from .planar import as_complex, coil_reduce, root_sum_of_squares
 
 
@@ -22,9 +22,6 @@ class RootSumOfSquares(nn.Module):
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Return magnitude images [batch, kz, ky, kx]."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-            if is_gemm():
-                return root_sum_of_squares(ifft_planar(kspace, [-4, -3, -2]))
         # a shift of k-space changes no magnitude, and that of the image is left to the end, when there is one coil
         images = torch.view_as_real(ifft_uncentred(as_complex(kspace), [-3, -2, -1]))
         return torch.fft.fftshift(root_sum_of_squares(images), dim=[-3, -2, -1])

@@ -25,7 +25,7 @@ def espirit(
     threshold: float = 0.0316,
     crop: float = 0.8,
     iterations: int = 256,
-    measured: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Estimate coil maps by ESPIRiT, first set of maps (Uecker et al., MRM 2014;71:990).
 
@@ -48,7 +48,7 @@ def espirit(
         Maps are zero where the eigenvalue is below.
     iterations
         Power iterations at every pixel. 30, as in BART, leave the maps of scans with little noise far from convergence.
-    measured
+    mask
         bool [kz, ky], lines of the calibration data that were measured, where some are missing; None if none is.
 
     Returns
@@ -59,7 +59,7 @@ def espirit(
     """
     coils = calibration.shape[0]
     edges = tuple(min(kernel, (n + 1) // 2) for n in calibration.shape[1:])
-    projector = _patch_projector(calibration, edges, threshold, measured)
+    projector = _patch_projector(calibration, edges, threshold, mask)
     correlation = _correlate_offsets(projector, coils, edges)
     principal = _principal_component(calibration)
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
@@ -146,7 +146,7 @@ def _weighted(x: Tensor, weights: Tensor, dim: int) -> Tensor:
 
 
 def _patch_projector(
-    calibration: Tensor, edges: tuple[int, ...], threshold: float, measured: Tensor | None = None
+    calibration: Tensor, edges: tuple[int, ...], threshold: float, mask: Tensor | None = None
 ) -> Tensor:
     """Projector [coils * patch, coils * patch] onto the signal subspace of all patches that were measured completely."""
     patches = calibration
@@ -154,8 +154,8 @@ def _patch_projector(
         patches = patches.unfold(axis, edge, 1)
     positions = math.prod(patches.shape[1:4])
     rows = patches.movedim(0, 3).reshape(positions, -1)
-    if measured is not None:
-        whole = measured.unfold(0, edges[0], 1).unfold(1, edges[1], 1).all(dim=-1).all(dim=-1)
+    if mask is not None:
+        whole = mask.unfold(0, edges[0], 1).unfold(1, edges[1], 1).all(dim=-1).all(dim=-1)
         rows = rows[whole[:, :, None].expand(*whole.shape, patches.shape[3]).reshape(-1)]
     wide = rows.shape[1] > rows.shape[0]
     values, vectors = torch.linalg.eigh(rows @ rows.mH if wide else rows.mH @ rows)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .fourier import fft_planar, ifft_planar, is_gemm, keep_measured
+from .fourier import fft_planar, ifft_planar, keep_measured
 from .planar import coil_expand, coil_reduce, ratio_or_zero
 
 
@@ -110,10 +110,7 @@ class ProximalStep(nn.Module):
         self, target: Tensor, maps: Tensor, mask: Tensor, axes: list[int], weight: Tensor, start: Tensor | None = None
     ) -> Tensor:
         """Return x; ``target`` is b, ``weight`` w broadcasts against images, ``start`` is where to begin (default zero)."""
-        turns = -3 in axes and -2 not in axes
-        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            turns = turns and not is_gemm()
-        if not turns:
+        if -3 not in axes or -2 in axes:
             return self.iterate(target, maps, mask, axes, weight, start)
         # only ky is in k-space: Fourier transforms along the last axis take half the time
         turned = [-2 if axis == -3 else axis for axis in axes]

@@ -1,63 +1,33 @@
-"""The centred, orthonormal Fourier transform, with two lowerings for networks.
+"""The centred, orthonormal Fourier transform.
 
 Every transform is ``fftshift(fft(ifftshift(x), norm="ortho"))`` along the axes named. ``fft`` and ``ifft`` take complex
-tensors. ``fft_planar`` and ``ifft_planar`` take real tensors with a trailing dimension of 2 (real, imaginary) and
-come in two lowerings:
-
-``native``
-    ``torch.fft``: eager mode and TorchScript.
-``gemm``
-    Matrix products with the centring folded into the matrices: exported graphs. ONNX Runtime's ``DFT`` loses three
-    digits on lengths that are no power of two and has no GPU kernel; matrix products run everywhere.
+tensors, ``fft_planar`` and ``ifft_planar`` real ones with a trailing dimension of 2 (real, imaginary).
 """
-
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Lowering = Literal["native", "gemm"]
-_lowering: Lowering = "native"
-_matrices: dict[str, tuple[Tensor, Tensor]] = {}
-"""Fourier matrices of the graph that is being traced, by (symbolic) length, so that it holds each once."""
-
-
-@contextmanager
-def lowering(name: Lowering) -> Iterator[None]:
-    """Use one lowering of the planar transforms inside this context (while exporting)."""
-    global _lowering
-    before, _lowering = _lowering, name
-    _matrices.clear()
-    try:
-        yield
-    finally:
-        _lowering = before
-        _matrices.clear()
-
-
-def is_gemm() -> bool:
-    """Whether a graph is being exported, for other blocks with two forms."""
-    return _lowering == "gemm"
+from .replaceable import replaceable
 
 
 def fft(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to k-space along ``dims``."""
-    return _centred(x, dims, False)
+    axes = _longer_than_one(x, dims)
+    return x if len(axes) == 0 else centred(x, axes, False)
 
 
 def ifft(x: Tensor, dims: list[int]) -> Tensor:
     """Transform a complex tensor to image space along ``dims``."""
-    return _centred(x, dims, True)
-
-
-def _centred(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
-    """Transform along ``dims``; along even lengths the shifts are multiplications by alternating signs, which are faster."""
     axes = _longer_than_one(x, dims)
-    if len(axes) == 0:
-        return x
+    return x if len(axes) == 0 else centred(x, axes, True)
+
+
+@replaceable
+def centred(x: Tensor, axes: list[int], inverse: bool) -> Tensor:
+    """Transform a complex tensor along ``axes``, counted from the front.
+
+    Along even lengths the shifts are multiplications by alternating signs, which are faster.
+    """
     even = True
     for axis in axes:
         even = even and x.shape[axis] % 2 == 0
@@ -124,15 +94,10 @@ def ifft2c(x: Tensor) -> Tensor:
 
 
 def keep_measured(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
-    """Transform a real tensor [..., 2] to k-space, multiply with a mask that broadcasts against it, and transform back."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-        if is_gemm():
-            return ifft_planar(fft_planar(x, dims) * mask, dims)
-    return _keep_measured_native(x, mask, dims)
+    """Transform a real tensor [..., 2] to k-space, multiply with a mask that broadcasts against it, and transform back.
 
-
-def _keep_measured_native(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
-    """Centre the mask instead of images and k-space: the whole is a convolution, which no shift of its input changes."""
+    The mask is centred instead of images and k-space: the whole is a convolution, which no shift of its input changes.
+    """
     axes = _longer_than_one(x, dims)
     images = torch.view_as_complex(x.contiguous())
     lines = mask[..., 0]
@@ -143,46 +108,7 @@ def _keep_measured_native(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
 
 
 def _planar(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
-    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-        if is_gemm():
-            return _planar_gemm(x, dims, inverse)
-    return _planar_native(x, dims, inverse)
-
-
-def _planar_native(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
     # negative dims count from the trailing complex dimension, which the complex view does not have
     axes = [dim % x.dim() for dim in dims]
-    return torch.view_as_real(_centred(torch.view_as_complex(x.contiguous()), axes, inverse))
-
-
-def _planar_gemm(x: Tensor, dims: list[int], inverse: bool) -> Tensor:
-    real, imaginary = x[..., 0], x[..., 1]
-    for dim in dims:
-        axis = dim % x.dim()
-        length = str(x.shape[axis])
-        if length not in _matrices:
-            _matrices[length] = dft_matrix(x.shape[axis])
-        cosine, sine = _matrices[length]
-        sine = sine if inverse else -sine
-        real, imaginary = (
-            _multiply(cosine, real, axis) - _multiply(sine, imaginary, axis),
-            _multiply(sine, real, axis) + _multiply(cosine, imaginary, axis),
-        )
-    return torch.stack((real, imaginary), dim=-1)
-
-
-def dft_matrix(n: int, *, centred: bool = True, orthonormal: bool = True) -> tuple[Tensor, Tensor]:
-    """Cosine and sine part [n, n] of the inverse DFT, without its factor 1/n where not orthonormal; ``n`` may be symbolic."""
-    index = (torch.arange(n) - (n // 2 if centred else 0)).to(torch.float64)
-    count = torch.ones_like(index).sum()
-    product = index[:, None] * index[None, :]
-    product = product - count * torch.floor(product / count)
-    angle = product * (2 * math.pi / count)
-    scale = torch.rsqrt(count) if orthonormal else torch.ones_like(count)
-    return (torch.cos(angle) * scale).to(torch.float32), (torch.sin(angle) * scale).to(torch.float32)
-
-
-def _multiply(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
-    if axis == x.dim() - 2:
-        return torch.matmul(matrix, x)
-    return torch.matmul(x.transpose(axis, -1), matrix).transpose(axis, -1)
+    image = torch.view_as_complex(x.contiguous())
+    return torch.view_as_real(ifft(image, axes) if inverse else fft(image, axes))

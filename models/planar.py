@@ -1,31 +1,16 @@
-"""Complex arithmetic on real tensors with a trailing dimension of 2 (real, imaginary), which every runtime can carry.
-
-Eager mode and TorchScript multiply complex views, which takes half the time; exported graphs have real operations only.
-"""
+"""Complex arithmetic on real tensors with a trailing dimension of 2 (real, imaginary), which every runtime can carry."""
 
 import torch
 from torch import Tensor
 
-from .fourier import is_gemm
-
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
     """Return ``a * b`` for [..., 2] tensors."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-        if is_gemm():
-            return torch.stack(
-                (a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]), dim=-1
-            )
     return torch.view_as_real(as_complex(a) * as_complex(b))
 
 
 def multiply_conjugate(a: Tensor, b: Tensor) -> Tensor:
     """Return ``conj(a) * b`` for [..., 2] tensors."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 - it compiles both halves of an "and"  # pyright: ignore[reportPrivateImportUsage]
-        if is_gemm():
-            return torch.stack(
-                (a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1], a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]), dim=-1
-            )
     return torch.view_as_real(as_complex(a).conj() * as_complex(b))
 
 

@@ -12,7 +12,7 @@ from ..gadgets.scan import Scan
 from ..pipelines.loader import GadgetStep, Pipeline
 from ..wire.errors import IsocenterError
 from ..wire.items import Image
-from .external import run_external
+from .external import process_externally
 from .provenance import Provenance
 from .settings import Settings
 from .timing import Timing
@@ -46,7 +46,7 @@ class Chain:
             self.engine.prepare(names[0], sizes, scan=self.scan.name)
             self.engine.preload(names[1:])
 
-    def run(
+    def process(
         self, items: Iterator[Item], settings: Settings, timing: Timing, say: Callable[[str], None]
     ) -> Iterator[Item]:
         """Chain the steps onto a stream.
@@ -65,9 +65,9 @@ class Chain:
         context = self._context()
         for step in self.pipeline.steps:
             if isinstance(step, GadgetStep):
-                items = timing.run(step, items, self.scan, context)
+                items = timing.timed(step, items, self.scan, context)
             else:
-                items = run_external(step, items, self.scan, settings, say)
+                items = process_externally(step, items, self.scan, settings, say)
         return map(Provenance(self.pipeline, self.scan).stamp, items)
 
     def _context(self) -> Mapping[str, Any]:

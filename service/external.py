@@ -37,7 +37,7 @@ _TICK = 0.25
 _HUNG = "external program hangs"
 
 
-def run_external(
+def process_externally(
     step: ExternalStep | FireStep,
     items: Iterator[Item],
     scan: Scan,
@@ -77,7 +77,7 @@ def run_external(
     ended, failure = False, ""
     try:
         exchange = _Exchange(program, _reach(program, step), scan, settings)
-        yield from exchange.run(opening, items, say)
+        yield from exchange.process(opening, items, say)
         ended = True
     except _FailedError as error:
         ended, failure = error.kind != _HUNG, str(error)
@@ -116,7 +116,7 @@ class _Exchange:
         self._send_began = 0.0
         self._all_sent = 0.0
 
-    def run(self, opening: list[Message], items: Iterator[Item], say: Callable[[str], None]) -> Iterator[Item]:
+    def process(self, opening: list[Message], items: Iterator[Item], say: Callable[[str], None]) -> Iterator[Item]:
         threads = (lambda: self._feed(opening, items), self._collect)
         ends = 0
         try:

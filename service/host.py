@@ -25,8 +25,6 @@ def make_engine(settings: Settings) -> Engine:
     SignatureError
         One of their keys cannot be read.
     """
-    # cuDNN's convolutions use TF32 unless they are told not to
-    torch.backends.cudnn.allow_tf32 = False
     trust = Trust.of(settings.home, settings.keys)
     return Engine(
         settings.bundle_folders,
@@ -34,7 +32,7 @@ def make_engine(settings: Settings) -> Engine:
         if settings.ray is None
         else ray_devices(settings.ray, settings.bundle_folders, settings.runtime, trust),
         runtime=settings.runtime,
-        default_network=settings.network,
+        default_bundle=settings.default_bundle,
         deadline=settings.deadline,
         trust=trust,
     )

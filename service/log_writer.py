@@ -29,7 +29,7 @@ class Writer(logging.Handler):
         self._writing = False
         self._closed = False
         self._changed = threading.Condition()
-        threading.Thread(target=self._run, name="log", daemon=True).start()
+        threading.Thread(target=self._loop, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Take a line; it is lost where too many wait, or where it cannot be put together."""
@@ -44,7 +44,7 @@ class Writer(logging.Handler):
                 self._lines.append(line)
                 self._changed.notify_all()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         while True:
             with self._changed:
                 self._writing = False

@@ -241,10 +241,10 @@ class _Output:
         self._private = private
         self._lines = 0
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="program output", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="program output", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         rest = b""

@@ -229,7 +229,9 @@ class Server:
             farewells.refuse(sock, refused.reason)
             return
         slot = _Slot(sock, address, new_scan_id())
-        slot.thread = threading.Thread(target=self._run, args=(slot,), name=f"session {slot.scan_id}", daemon=True)
+        slot.thread = threading.Thread(
+            target=self._serve_session, args=(slot,), name=f"session {slot.scan_id}", daemon=True
+        )
         with self._lock:
             self._slots.add(slot)
         try:
@@ -238,7 +240,7 @@ class Server:
             self._free(slot)
             raise
 
-    def _run(self, slot: _Slot) -> None:
+    def _serve_session(self, slot: _Slot) -> None:
         try:
             keep_to_one_core()
             self.watch.tell(Connected(slot.scan_id, slot.address))
@@ -251,7 +253,7 @@ class Server:
                 spool=self.spool,
                 watch=self.watch,
             )
-            slot.session.run()
+            slot.session.serve()
         except BaseException as error:  # noqa: BLE001 - its own thread ends, no other
             self._refused("failed", slot.address, f"no session could be opened: {type(error).__name__}")
             say_and_close(slot.sock, _NOT_OPENED)

@@ -38,7 +38,7 @@ _FAREWELL_SECONDS = 1.0
 
 
 class Session:
-    """Serves one connection from its first byte to its last. ``run`` returns when it is over and never raises.
+    """Serves one connection from its first byte to its last. ``serve`` returns when it is over and never raises.
 
     Parameters
     ----------
@@ -102,10 +102,10 @@ class Session:
         self._is_interrupted = False
         self._outcome = "failed"
 
-    def run(self) -> None:
+    def serve(self) -> None:
         """Serve the connection."""
         try:
-            self._serve()
+            self._converse()
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
@@ -161,7 +161,7 @@ class Session:
         self._ledger.settle()
         self._watch.tell(Ended(self.scan_id, figures))
 
-    def _serve(self) -> None:
+    def _converse(self) -> None:
         pipeline = self._configured()
         if pipeline is None:
             self._peer.close()
@@ -178,7 +178,7 @@ class Session:
         self._recording.note(pipeline=chain.pipeline.name)
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
         self._pass_notice()
-        for item in chain.run(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
+        for item in chain.process(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
         self._timing.stages |= chain.scan.seconds
         self._finish(chain)

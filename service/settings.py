@@ -3,10 +3,18 @@
 import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
@@ -14,6 +22,11 @@ from .spooled import Retention
 
 MIB = 2**20
 Network = IPv4Network | IPv6Network
+_FORMER = {
+    "queue_bytes": ("", "is not used any more: a quarter of scan_bytes takes its place"),
+    "network": ("default_bundle", "is called default_bundle now"),
+}
+"""Settings of earlier versions: the name for what they set, where something does, and what is said of them."""
 
 
 class SettingsError(IsocenterError):
@@ -41,7 +54,7 @@ class Settings(BaseModel):
     keys
         Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that this
         host has made.
-    network
+    default_bundle
         Bundle for pipelines that name none, such as ``network.xml``.
     default_pipeline
         Used for configuration names that are not known; none refuses them.
@@ -122,7 +135,7 @@ class Settings(BaseModel):
     pipelines: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
     keys: tuple[str, ...] = ()
-    network: str | None = "modl-brain"
+    default_bundle: str | None = "modl-brain"
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"
@@ -158,6 +171,16 @@ class Settings(BaseModel):
     max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
     log_private: bool = False
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _by_former_names(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        """Take settings of earlier versions for what they are now; the name of today holds where both are there."""
+        former = {name: _FORMER[name] for name in values if name in _FORMER}
+        renamed = {present: values[name] for name, (present, _) in former.items() if present}
+        settings = validate(renamed | {name: value for name, value in values.items() if name not in former})
+        settings._notes = tuple(f"the setting {name} {what}" for name, (_, what) in former.items())
+        return settings
 
     @model_validator(mode="after")
     def _reserves_for_somebody(self) -> Self:
@@ -209,21 +232,31 @@ class Settings(BaseModel):
         return self._notes
 
 
-_RETIRED = {"queue_bytes": "a quarter of scan_bytes takes its place"}
 NEED_RESTART = frozenset(
-    ("host", "port", "home", "bundles", "network", "device", "runtime", "deadline", "ray", "gadgets", "python_path")
-) | {
-    "keys",
-    "memory_bytes",
-    "recover_at_start",
-    "log_format",
-    "log_private",
-    "spool",
-    "spool_queue_bytes",
-    "spool_days",
-    "spool_unfinished_days",
-    "spool_bytes",
-}
+    (
+        "host",
+        "port",
+        "home",
+        "bundles",
+        "default_bundle",
+        "device",
+        "runtime",
+        "deadline",
+        "ray",
+        "gadgets",
+        "python_path",
+        "keys",
+        "memory_bytes",
+        "recover_at_start",
+        "log_format",
+        "log_private",
+        "spool",
+        "spool_queue_bytes",
+        "spool_days",
+        "spool_unfinished_days",
+        "spool_bytes",
+    )
+)
 """Settings that are read once, when the service starts."""
 
 
@@ -253,12 +286,10 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
             raise SettingsError(f"settings file {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"settings file {path} must hold names and values")
-    values = {**values, **{name: value for name, value in overrides.items() if value is not None}}
-    notes = [f"the setting {name} is not used any more: {why}" for name, why in _RETIRED.items() if name in values]
     try:
-        settings = Settings.model_validate({name: value for name, value in values.items() if name not in _RETIRED})
-        settings._notes = tuple(notes)
-        return settings
+        return Settings.model_validate(
+            {**values, **{name: value for name, value in overrides.items() if value is not None}}
+        )
     except ValidationError as error:
         problems = [_problem(".".join(map(str, e["loc"])), e["type"], e["msg"]) for e in error.errors()]
         raise SettingsError(f"settings: {'; '.join(problems)}") from error

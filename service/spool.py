@@ -70,7 +70,7 @@ class Spool:
         """Return a file of a scan, which is not there yet."""
         return _File(path, what, Ledger(self._settings.spool_queue_bytes, whole=self._memory), scan_id)
 
-    def start(self, file: "_File", run: Callable[[], None]) -> None:
+    def start(self, file: "_File", write: Callable[[], None]) -> None:
         """Run what writes a file in a thread."""
         with self._lock:
             stuck = any(other is not None and other.silence > _STUCK_SECONDS for other in self._threads.values())
@@ -78,20 +78,20 @@ class Spool:
             file.give_up("the disk does not answer")
             return
         try:
-            self._start(run, file)
+            self._start(write, file)
         except RuntimeError:  # the process can have no more threads
             file.give_up("the service can start no thread for it")
 
-    def _start(self, run: Callable[[], None], file: "_File | None") -> None:
-        def run_and_tidy() -> None:
+    def _start(self, write: Callable[[], None], file: "_File | None") -> None:
+        def write_and_tidy() -> None:
             try:
-                run()
+                write()
                 self._tidy()
             finally:
                 with self._lock:
                     del self._threads[threading.current_thread()]
 
-        thread = threading.Thread(target=run_and_tidy, name="spool", daemon=True)
+        thread = threading.Thread(target=write_and_tidy, name="spool", daemon=True)
         with self._lock:
             thread.start()
             self._threads[thread] = file

@@ -87,14 +87,14 @@ class Timing:
         one = sum(counts.values()) == 1
         return f"{items} {'was' if one else 'were'} not used: no gadget of the pipeline takes {'it' if one else 'them'}"
 
-    def run(self, step: GadgetStep, items: Iterator[Item], scan: Any, context: Mapping[str, Any]) -> Iterator[Item]:
+    def timed(self, step: GadgetStep, items: Iterator[Item], scan: Any, context: Mapping[str, Any]) -> Iterator[Item]:
         """Run a gadget and add up the time that it takes itself, without that of the steps before it."""
         options = {**step.options, **{name: context[name] for name in step.gadget.from_chain if name in context}}
         if step.gadget.traits.waits:
             return step.gadget(items, scan, **options)
-        return self._timed(step.gadget.name, lambda upstream: step.gadget(upstream, scan, **options), items)
+        return self._clocked(step.gadget.name, lambda upstream: step.gadget(upstream, scan, **options), items)
 
-    def _timed(self, name: str, chain: Any, items: Iterator[Item]) -> Iterator[Item]:
+    def _clocked(self, name: str, chain: Any, items: Iterator[Item]) -> Iterator[Item]:
         waited = 0.0
 
         def upstream() -> Iterator[Item]:

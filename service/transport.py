@@ -73,10 +73,10 @@ class Receiver:
         self.patience: Patience = patience or Patience()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._thread = threading.Thread(target=self._run, name="receiver", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="receiver", daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         try:
             self._receive()
         except (OSError, ProtocolError) as error:
@@ -247,14 +247,14 @@ class Sender:
         self._account = account or Ledger().account("unbounded")
         self._channel: Channel[Sequence[Buffer]] = Channel(self._account)
         self.error: OSError | None = None
-        self._thread = threading.Thread(target=self._run, name="sender", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="sender", daemon=True)
         try:
             self._thread.start()
         except RuntimeError:
             self._socket.close()
             raise
 
-    def _run(self) -> None:
+    def _loop(self) -> None:
         try:
             for buffers in self._channel:
                 send_buffers(self._socket, buffers, deadline=self._deadline(_size(buffers)))

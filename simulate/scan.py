@@ -169,16 +169,16 @@ def true_image(protocol: ScanProtocol, kspace: NDArray[np.complex64]) -> NDArray
     return np.sqrt((np.abs(kspace) ** 2).sum(0)).astype(np.float32)
 
 
-def _sums(measured: int, encoded_fov: float, pixels: int, fov: float) -> NDArray[np.complex64]:
+def _sums(samples: int, encoded_fov: float, pixels: int, fov: float) -> NDArray[np.complex64]:
     """Unitary Fourier sums [k, pixel] of an axis; zero outside the encoded field of view.
 
     The middle of ``n`` samples or pixels is the one numbered ``n // 2``.
     """
-    k = np.arange(measured) - measured // 2
+    k = np.arange(samples) - samples // 2
     place = (np.arange(pixels) - pixels // 2) * fov / (pixels * encoded_fov)
     inside = (np.round(place, 9) >= -0.5) & (np.round(place, 9) < 0.5)
     sums = np.exp(2j * math.pi * np.outer(k, place)) * inside
-    return (sums / math.sqrt(measured)).astype(np.complex64)
+    return (sums / math.sqrt(samples)).astype(np.complex64)
 
 
 def _maps(protocol: ScanProtocol) -> NDArray[np.complex64]:

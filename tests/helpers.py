@@ -64,7 +64,7 @@ class Recorder:
     def prepare(self, bundle, sizes):
         self.runs.append((bundle, sizes))
 
-    def run(self, bundle, inputs):
+    def compute(self, bundle, inputs):
         self.go.wait(20)
         self.runs.append([float(value) for value in inputs["x"].flatten()])
         entries = len(inputs["x"])

@@ -219,7 +219,7 @@ def test_calibration_lines_of_a_blocks_own_counters_come_before_later_ones():
     acs = protocol.calibration_lines()
     assert not torch.allclose(exact(protocol, 0)[:, 0, acs], exact(protocol, 1)[:, 0, acs], atol=1e-3)
     for phase, kspace in zip((1, 0, 2), left, strict=True):
-        assert kspace.reference[0].idx.phase == phase
+        assert kspace.central_headers[0].idx.phase == phase
         assert torch.allclose(kspace.calibration[:, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
         assert torch.allclose(kspace.data[:, 0, 0, acs], exact(protocol, phase)[:, 0, acs], atol=1e-5)
 
@@ -239,7 +239,7 @@ def test_a_block_without_calibration_lines_gets_the_last_ones_of_its_slice():
     acs = protocol.calibration_lines()
     assert len(left) == 6
     for kspace in left:
-        header = kspace.reference[0].idx
+        header = kspace.central_headers[0].idx
         expected = exact(protocol, 0, header.slice)[:, 0, acs] * (2 if header.phase == 2 else 1)
         assert torch.allclose(kspace.calibration[:, 0, acs], expected, atol=1e-5)
 
@@ -283,7 +283,7 @@ def test_slices_leave_one_by_one_as_soon_as_they_are_complete():
     from isocenter.gadgets.scan import Scan
 
     for kspace in accumulate(watched(), Scan(simulation.header)):
-        left.append(kspace.reference[0].idx.slice)
+        left.append(kspace.central_headers[0].idx.slice)
     assert left == [1, 0, 2]
 
 
@@ -331,7 +331,7 @@ def test_the_end_of_the_measurement_or_repetition_ends_all_blocks(flag):
     simulation.items[-1].set_flag(flag)
     out, scan = collect([(accumulate, {})], simulation, [*simulation.items, Interruption("late")])
     # the first slice has left when the second one began, as no line of it was missing
-    assert [kspace.reference[0].idx.slice for kspace in out[:2]] == [1, 0]
+    assert [kspace.central_headers[0].idx.slice for kspace in out[:2]] == [1, 0]
     assert [kspace.notes for kspace in out[:2]] == [{}, {}]
     assert not scan.problems
 
@@ -344,7 +344,7 @@ def test_frames_become_blocks_of_their_own_or_one_dynamic_block():
     assert dynamic.data.shape == (3, 4, 1, 32, 64)
     for frame in range(4):
         assert torch.equal(dynamic.data[:, frame], separate[frame].data[:, 0])
-        assert dynamic.reference[frame].idx.phase == frame
+        assert dynamic.central_headers[frame].idx.phase == frame
 
 
 @pytest.mark.parametrize("flags", [True, False])
@@ -356,7 +356,7 @@ def test_repetitions_that_are_frames_stay_in_one_block(flags):
             item.clear_all_flags()
     dynamic, _, scan = blocks(simulation, frames="repetition")
     assert [kspace.mask.sum(dim=(1, 2)).tolist() for kspace in dynamic] == [[32, 32, 32]] * 2
-    assert [[header.idx.repetition for header in kspace.reference] for kspace in dynamic] == [[0, 1, 2]] * 2
+    assert [[header.idx.repetition for header in kspace.central_headers] for kspace in dynamic] == [[0, 1, 2]] * 2
     assert not scan.problem_messages()
 
 
@@ -375,7 +375,7 @@ def test_repetitions_leave_when_the_next_one_begins():
     for item in simulation.items:
         item.clear_all_flags()
     repetitions, _, _ = blocks(simulation, trigger="repetition")
-    assert [kspace.reference[0].idx.repetition for kspace in repetitions] == [0, 1, 2]
+    assert [kspace.central_headers[0].idx.repetition for kspace in repetitions] == [0, 1, 2]
 
 
 def test_repetitions_without_flags_leave_when_the_next_one_begins():
@@ -392,7 +392,7 @@ def test_repetitions_without_flags_leave_when_the_next_one_begins():
             yield item
 
     for kspace in accumulate(watched(), Scan(simulation.header)):
-        left.append((kspace.reference[0].idx.repetition, len(taken)))
+        left.append((kspace.central_headers[0].idx.repetition, len(taken)))
     assert left == [(0, 17), (1, 33), (2, 48)]
 
 
@@ -401,7 +401,7 @@ def test_with_the_trigger_end_all_blocks_leave_at_the_end():
     scan = Scan(simulation.header)
     out = list(accumulate(iter([*simulation.items, Interruption("late")]), scan, trigger="end"))
     assert isinstance(out[0], Interruption)
-    assert [kspace.reference[0].idx.repetition for kspace in out[1:]] == [0, 1, 2]
+    assert [kspace.central_headers[0].idx.repetition for kspace in out[1:]] == [0, 1, 2]
     assert [kspace.notes for kspace in out[1:]] == [{}, {}, {}]
 
 
@@ -448,7 +448,7 @@ def test_a_stray_counter_makes_no_image_of_its_own(field):
 
 def test_trigger_by_counter_sorts_slices():
     repetitions, _, _ = blocks(simulate(ScanProtocol(**QUIET, slices=3)), trigger="repetition")
-    assert [kspace.reference[0].idx.slice for kspace in repetitions] == [0, 1, 2]
+    assert [kspace.central_headers[0].idx.slice for kspace in repetitions] == [0, 1, 2]
 
 
 def partial_lines(simulation, **options):
@@ -503,7 +503,7 @@ def test_a_line_that_never_came_is_missed_with_flags_and_without(flags, interrup
         for item in items:
             item.clear_all_flags()
     (complete, lacking), _, scan = blocks(simulation, [*items, *([Interruption("lost")] if interrupted else [])])
-    assert (complete.reference[0].idx.slice, lacking.reference[0].idx.slice) == (1, 0)
+    assert (complete.central_headers[0].idx.slice, lacking.central_headers[0].idx.slice) == (1, 0)
     assert not complete.notes
     assert lacking.notes == {"Incomplete": "the image is incomplete: 1 of 16 lines are missing (30)"}
     assert scan.problem_messages() == [lacking.notes["Incomplete"]]
@@ -527,7 +527,7 @@ def test_what_a_counter_hands_on_is_not_called_incomplete():
 def test_the_reference_is_the_line_closest_to_the_middle():
     protocol = ScanProtocol(**QUIET, partial_fourier=0.75)
     (kspace,), _, _ = blocks(simulate(protocol))
-    assert kspace.reference[0].idx.kspace_encode_step_1 == 16 - protocol.first_line
+    assert kspace.central_headers[0].idx.kspace_encode_step_1 == 16 - protocol.first_line
 
 
 def test_a_bucket_gives_the_same_block_as_its_readouts():
@@ -560,7 +560,7 @@ def test_a_bucket_is_handed_on_at_once():
     ]
     out, _ = collect([(accumulate, {})], simulation, buckets)
     assert out[0] is out[2] is waveform
-    assert [kspace.reference[0].idx.slice for kspace in out[1::2]] == [1, 0]
+    assert [kspace.central_headers[0].idx.slice for kspace in out[1::2]] == [1, 0]
 
 
 def damage(simulation, **fields):
@@ -747,7 +747,7 @@ def test_the_whole_reference_of_a_slice_may_be_unusable():
         if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION) and item.idx.slice == 1:
             item.data[0, 5] = np.nan
     left, _, _ = blocks(simulation)
-    notes = {kspace.reference[0].idx.slice: kspace.notes for kspace in left}
+    notes = {kspace.central_headers[0].idx.slice: kspace.notes for kspace in left}
     assert not notes[0]
     assert "those of slice 0 are used" in notes[1]["Calibration"]
 
@@ -777,4 +777,4 @@ def test_a_position_that_one_readout_lacks_is_that_of_the_others():
         item.position[:] = (10, 20, 30)
     simulation.items[16].position[:] = (0, 0, 0)
     (kspace,), _, _ = blocks(simulation)
-    assert tuple(kspace.reference[0].position) == (10, 20, 30)
+    assert tuple(kspace.central_headers[0].position) == (10, 20, 30)

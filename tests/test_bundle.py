@@ -30,7 +30,7 @@ def test_every_runtime_of_a_classical_bundle_equals_eager_at_other_shapes(bundle
     for shape in SHAPES:
         inputs = make_case(METHODS[name].inputs, dict(zip(AXES, shape, strict=True)))
         expected = {"image": module(*(tensor.double() for tensor in inputs.values()))}
-        assert relative_error(session.run(inputs), expected) < 1e-4
+        assert relative_error(session.infer(inputs), expected) < 1e-4
 
 
 def test_the_manifest_tells_parity_hashes_and_tools(bundles):
@@ -203,7 +203,7 @@ def test_a_module_is_compiled_ahead_of_time_and_runs_on_no_other_kind_of_device(
     inputs = make_case(method.inputs, dict(zip(AXES, (1, 5, 6, 31, 22), strict=True)))
     runtime = RUNTIMES["aoti"](bundle.folder / "model.pt2", bundle.manifest, torch.device("cpu"))
     expected = {"image": method.make()(*inputs.values())}
-    assert relative_error(runtime.run(inputs), expected) < 1e-5
+    assert relative_error(runtime.infer(inputs), expected) < 1e-5
     elsewhere = combine_manifest(compiled_for="cuda")
     with pytest.raises(BundleError, match=r"model\.pt2 was compiled for cuda"):
         RUNTIMES["aoti"](bundle.folder / "model.pt2", elsewhere, torch.device("cpu"))

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import collect
 from isocenter.bundle.folder import Bundle
 from isocenter.commands import replay as replay_command
 from isocenter.engine.model import LoadedModel
+from isocenter.gadgets.accumulate import accumulate
 from isocenter.pipelines import loader
 from isocenter.service.settings import Settings, load_settings
 
@@ -27,7 +29,15 @@ def test_every_setting_of_its_example_is_read():
     changed = {"home", "max_text_bytes"}
     assert settings.model_dump(exclude=changed) == Settings().model_dump(exclude=changed)
     assert settings.max_text_bytes == 16 * 2**20
-    assert "queue_bytes is not used any more" in settings.notes[0]
+    assert settings.notes == (
+        "the setting network is called default_bundle now",
+        "the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place",
+    )
+
+
+def test_a_setting_counts_by_its_former_name_too():
+    assert Settings(network="varnet-brain").default_bundle == "varnet-brain"
+    assert load_settings(None, network="varnet-brain", default_bundle="rss").default_bundle == "rss"
 
 
 def test_a_pipeline_for_gadgetron_is_read():
@@ -45,7 +55,7 @@ def test_a_spooled_scan_gives_its_image_with_its_bundle(make_service_with, make_
     service = make_service_with(make_engine(MADE / "bundles", runtime="torchscript"))
     options = replay_command.Options(filename=MADE / "scan.stream", outfile=tmp_path / "out.h5", port=service.port)
     nothing = {"on_start": lambda _: None, "on_acquisition": lambda: None}
-    result = replay_command.run(options, **nothing, on_image=lambda _: None, on_text=lambda _: None)
+    result = replay_command.replay(options, **nothing, on_image=lambda _: None, on_text=lambda _: None)
     expected = np.load(MADE / "image.npy")
     assert result.images[0].data.shape == expected.shape
     assert np.allclose(result.images[0].data, expected, rtol=1e-5, atol=1e-6 * float(expected.max()))
@@ -79,3 +89,9 @@ def test_a_moved_module_is_one_and_the_same():
         "assert old is new and new.__spec__.name == 'isocenter.training.data'"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
+def test_a_block_gives_its_central_headers_by_their_former_name_too(small_scan):
+    (*_, block), _ = collect([(accumulate, {})], small_scan)
+    with pytest.warns(DeprecationWarning, match="is called central_headers now"):
+        assert block.reference == block.central_headers

@@ -5,6 +5,7 @@ Torch's fake tensors compute shapes, types and devices, and raise an error where
 
 import pytest
 import torch
+from helpers import collect, rss_inputs
 from isocenter.export.cases import make_case
 from isocenter.export.classical import METHODS
 from isocenter.export.half_precision import in_precision
@@ -74,17 +75,55 @@ def test_coil_maps_keep_to_the_device(estimate):
 
 
 @pytest.mark.parametrize("early", [False, True])
-def test_blocks_keep_to_the_device(early):
-    """Buffered, whitened and cropped, while the lines come or afterwards."""
+def test_blocks_stay_on_the_host(early):
+    """Buffered, whitened and cropped, while the lines come or afterwards: a card that is lost must not take them with it."""
     recorded = simulate(ScanProtocol(matrix=48, coils=4, acceleration=2, noise=0.1, slices=2))
     scan = Scan(recorded.header, device=ELSEWHERE)
     steps = [(load(name), {}) for name in ("accumulate", "prewhiten", "remove_oversampling")]
     context = chain_context(steps, scan, begin_maps=False) if early else {}
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        stream = iter(recorded.items)
-        for step, _ in steps:
-            stream = step(stream, scan, **{name: context[name] for name in step.from_chain & context.keys()})
-        blocks = [item for item in stream if isinstance(item, Kspace)]
+    stream = iter(recorded.items)
+    for step, _ in steps:
+        stream = step(stream, scan, **{name: context[name] for name in step.from_chain & context.keys()})
+    blocks = [item for item in stream if isinstance(item, Kspace)]
     assert [block.data.shape for block in blocks] == [(4, 1, 1, 48, 48)] * 2
-    assert {str(tensor.device) for block in blocks for tensor in (block.data, block.mask)} == {ELSEWHERE}
+    assert {str(tensor.device) for block in blocks for tensor in (block.data, block.mask)} == {"cpu"}
     assert [block.whitened for block in blocks] == [early] * 2
+
+
+def test_coil_maps_that_a_device_cannot_compute_are_computed_on_the_cpu(caplog):
+    recorded = simulate(ScanProtocol(matrix=48, coils=4, acceleration=2, noise=0.1))
+    steps = [(load(name), {}) for name in ("accumulate", "estimate_coil_maps")]
+    (*_, block), _ = collect(steps, recorded)
+    (*_, other), _ = collect(steps, recorded, device=ELSEWHERE)
+    assert torch.equal(other.coil_maps.get(), block.coil_maps.get())
+    assert f"coil maps cannot be computed on {ELSEWHERE}" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card; test_cuda.py loses it")
+class TestACardThatDoesNotAnswer:
+    def test_the_cpu_takes_its_place_and_the_result_says_so(self, make_engine, caplog):
+        engine = make_engine(devices=["cuda:0"])
+        result = engine.submit("rss", rss_inputs()).result(60)
+        assert (result.device, result.stands_in) == ("cpu", "cuda:0 is lost")
+        assert engine.device == torch.device("cpu")
+        assert "cuda:0 is lost until the service is started again; the CPU takes its place" in caplog.text
+
+    def test_other_devices_do_its_work(self, make_engine):
+        engine = make_engine(devices=["cuda:0", "cpu"])
+        results = [engine.submit("rss", rss_inputs()).result(60) for _ in range(3)]
+        assert {(result.device, result.stands_in) for result in results} == {("cpu", "")}
+        assert engine.devices[0].device == torch.device("cuda:0")
+
+    def test_of_several_that_are_lost_one_is_replaced(self, make_engine):
+        engine = make_engine(devices=["cuda:0", "cuda:1"])
+        assert engine.submit("rss", rss_inputs()).result(60).device == "cpu"
+        assert sorted(str(device.device.type) for device in engine.devices) == ["cpu", "cuda"]
+
+    def test_images_are_marked_and_the_client_is_told(self, make_engine, small_scan):
+        engine = make_engine(devices=["cuda:0"])
+        steps = [(load("accumulate"), {}), (load("reconstruct"), {"bundle": "rss"})]
+        (*_, image), scan = collect(steps, small_scan, engine=engine, device=engine.device)
+        assert image.meta["IsocenterDevice"] == "cpu"
+        assert image.meta["IsocenterFallback"] == "cpu made the images, as cuda:0 is lost"
+        assert image.meta["ImageComment"].endswith("(fallback)")
+        assert "as cuda:0 is lost" in scan.problems["device"]

@@ -1,6 +1,7 @@
 """The documents tell what the code does."""
 
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 
@@ -36,3 +37,27 @@ def test_the_readme_names_the_shipped_pipelines():
     readme = (ROOT / "README.md").read_text()
     for name in loader.available(()):
         assert f"`{name}`" in readme or name.endswith("_execute.xml")
+
+
+def exists(place):
+    """Whether there is a module of ours of this name, or something in one, or a field of a class."""
+    try:
+        return pkgutil.resolve_name(f"isocenter.{place}") is not None
+    except ImportError:
+        return False
+    except AttributeError:
+        owner, _, field = place.rpartition(".")
+        return field in getattr(pkgutil.resolve_name(f"isocenter.{owner}"), "__annotations__", {})
+
+
+def test_what_the_glossary_names_is_there():
+    page = (ROOT / "docs" / "architecture.md").read_text().partition("## Glossary\n")[2]
+    rows = [row.strip("|").split("|") for row in page.splitlines() if row.startswith("| ")]
+    places = {word.strip(): re.findall(r"`([^`]+)`", where) for word, _, where in rows if word != " word "}
+    places.pop("---")
+    assert len(places) > 50
+    lost = [f"{word}: {place}" for word, where in places.items() for place in where or ["nowhere"] if not exists(place)]
+    assert not lost
+    assert exists("gadgets.kspace.Kspace.mask")
+    assert not exists("gadgets.kspace.Kspace.absent")
+    assert not exists("gadgets.absent")

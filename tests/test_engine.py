@@ -133,7 +133,7 @@ class TestQueue:
             healthy.go.set()
             raise DeviceLostError("it is gone")
 
-        lost.run, lost.is_alive = fail, lambda: False
+        lost.compute, lost.is_alive = fail, lambda: False
         engine = Engine([], devices=[lost, healthy])
         futures = [engine.submit("b", numbered(value)) for value in range(4)]
         assert [future.result(20).device for future in futures] == ["healthy"] * 4
@@ -270,9 +270,11 @@ class TestModels:
         sizes = {"batch": 1, "coils": 3, "kz": 1, "ky": 24, "kx": 20}
         model = engine.devices[0].load("rss")
         shapes = []
-        run = model._run
+        infer = model._infer
         monkeypatch.setattr(model, "device", torch.device(device))
-        monkeypatch.setattr(model, "_run", lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or run(inputs))
+        monkeypatch.setattr(
+            model, "_infer", lambda inputs: shapes.append(tuple(inputs["kspace"].shape)) or infer(inputs)
+        )
         for future in (*engine.prepare("rss", sizes), *engine.prepare("rss", sizes)):
             future.result(timeout=30)
         probe = tuple(model.bundle.probe()[0]["kspace"].shape)
@@ -295,8 +297,8 @@ class TestModels:
         bundle = Bundle.open(bundles / "varnet-brain")
         runtimes = commission(bundle, CPU)
         inputs = make_case(bundle.manifest.inputs, {"batch": 1, "coils": 3, "ky": 50, "kx": 44}, phantom=True)
-        expected = runtimes["torchscript"].run(inputs)
-        assert relative_error(runtimes["torchscript-nhwc"].run(inputs), expected) < 1e-5
+        expected = runtimes["torchscript"].infer(inputs)
+        assert relative_error(runtimes["torchscript-nhwc"].infer(inputs), expected) < 1e-5
         assert "torchscript-nhwc" not in commission(Bundle.open(bundles / "rss"), CPU)
 
     def test_convolutions_over_time_are_put_into_channels_last_as_well(self, tmp_path):
@@ -306,7 +308,7 @@ class TestModels:
         manifest = SimpleNamespace(inputs=(spec,), outputs=(spec,), files={})
         runtime = ChannelsLastRuntime(tmp_path / "model.ts", manifest, CPU)
         x = torch.randn(1, 2, 5, 8, 9)
-        assert torch.allclose(runtime.run({"x": x})["x"], convolution(x), atol=1e-5)
+        assert torch.allclose(runtime.infer({"x": x})["x"], convolution(x), atol=1e-5)
 
     def test_what_was_measured_is_remembered_beside_the_bundle(self, bundles_with_onnx, tmp_path, monkeypatch):
         monkeypatch.setattr(choice, "_waiting_seconds", lambda: 0.0)
@@ -352,7 +354,7 @@ class TestModels:
     )
     def test_slices_are_computed_together_where_that_saves_time(self, device, entry_seconds, expected):
         class Takes:
-            def run(self, inputs):
+            def infer(self, inputs):
                 time.sleep(0.002 + entry_seconds * inputs["x"].shape[0])
 
         assert choice.choose({"takes": Takes()}, numbered(0), torch.device(device)).batch == expected
@@ -372,35 +374,35 @@ class TestModels:
         model = LoadedModel(Bundle.open(folder / name), CPU, runtime)
         case = {"coils": 4, "ky": 48, "kx": 40}
         inputs = [make_case(model.manifest.inputs, case, acs=acs, spacing=3) for acs in (8, 12)]
-        together = model.run({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]})["image"]
+        together = model.infer({name: torch.cat([each[name] for each in inputs]) for name in inputs[0]})["image"]
         for index, each in enumerate(inputs):
-            alone = model.run(each)["image"][0]
+            alone = model.infer(each)["image"][0]
             assert (together[index] - alone).abs().max() < 1e-5 * alone.abs().max()
 
     def test_a_batch_without_memory_is_split(self, faulty_bundles):
         model = LoadedModel(Bundle.open(faulty_bundles / "NeedsMemory"), CPU)
         kspace = torch.rand(5, 3, 8, 6, 2)
         expected = kspace.square().sum((1, 4)).sqrt()
-        assert torch.allclose(model.run({"kspace": kspace})["image"], expected)
+        assert torch.allclose(model.infer({"kspace": kspace})["image"], expected)
 
 
 class Hanging(ChannelsLastRuntime):
-    def run(self, inputs):
+    def infer(self, inputs):
         threading.Event().wait()
 
 
 class Wrong(ChannelsLastRuntime):
-    def run(self, inputs):
-        return {name: 2 * tensor for name, tensor in super().run(inputs).items()}
+    def infer(self, inputs):
+        return {name: 2 * tensor for name, tensor in super().infer(inputs).items()}
 
 
 class FailsInUse(ChannelsLastRuntime):
     """Reproduces the probe, and is the fastest: as long as inputs are as weak as those are."""
 
-    def run(self, inputs):
+    def infer(self, inputs):
         if inputs["kspace"].abs().max() > 100:
             raise RuntimeError("a text of its own")
-        return super().run(inputs)
+        return super().infer(inputs)
 
 
 class TestSecondRuntime:
@@ -429,7 +431,7 @@ class TestSecondRuntime:
         monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", runtime)
         model = LoadedModel(bundle, CPU)
         assert model.runtime == "torchscript"
-        assert model.result(self.inputs(bundle)).runtime == "torchscript"
+        assert model.compute(self.inputs(bundle)).runtime == "torchscript"
         assert f"bundle varnet-brain is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
 
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
@@ -449,30 +451,30 @@ class TestSecondRuntime:
         model = LoadedModel(bundle, CPU)
         strong = self.inputs(bundle, 1e9)
         for _ in range(2):
-            result = model.result(strong)
+            result = model.compute(strong)
             assert result.runtime == "torchscript"
             assert torch.equal(
-                result.outputs["image"], commission(bundle, CPU, "torchscript")["torchscript"].run(strong)["image"]
+                result.outputs["image"], commission(bundle, CPU, "torchscript")["torchscript"].infer(strong)["image"]
             )
-        assert model.result(self.inputs(bundle)).runtime == "torchscript-nhwc"
+        assert model.compute(self.inputs(bundle)).runtime == "torchscript-nhwc"
         assert "torchscript-nhwc failed on a job that torchscript computed" in caplog.text
         assert "a text of its own" not in caplog.text
 
     def test_a_job_on_which_all_fail_says_what_the_first_one_says(self, faulty_bundles):
         model = LoadedModel(Bundle.open(faulty_bundles / "Raises"), CPU)
         with pytest.raises(Exception, match="too strong"):
-            model.result({"kspace": torch.full((1, 2, 8, 8, 2), 200.0)})
+            model.compute({"kspace": torch.full((1, 2, 8, 8, 2), 200.0)})
 
     def test_what_is_pinned_is_not_replaced(self, bundle, monkeypatch):
         monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", FailsInUse)
         with pytest.raises(RuntimeError):
-            LoadedModel(bundle, CPU, "torchscript-nhwc").result(self.inputs(bundle, 1e9))
+            LoadedModel(bundle, CPU, "torchscript-nhwc").compute(self.inputs(bundle, 1e9))
 
 
 def test_a_batch_that_is_split_says_so(faulty_bundles):
     model = LoadedModel(Bundle.open(faulty_bundles / "NeedsMemory"), CPU)
-    assert model.result({"kspace": torch.rand(1, 3, 8, 6, 2)}).batch == "1 of 1"
-    assert model.result({"kspace": torch.rand(5, 3, 8, 6, 2)}).batch == "1-5 of 2+1+2"
+    assert model.compute({"kspace": torch.rand(1, 3, 8, 6, 2)}).batch == "1 of 1"
+    assert model.compute({"kspace": torch.rand(5, 3, 8, 6, 2)}).batch == "1-5 of 2+1+2"
 
 
 def scan_of(slices=1, scale=1.0):

@@ -68,7 +68,7 @@ def test_a_scan_that_waits_for_others_is_told_and_loses_nothing(
     def hold():
         return go_on.wait(20)
 
-    engine._crew.order(hold, bundle="", scan="another", device="cpu", seconds=20)
+    engine._crew.submit_errand(hold, bundle="", scan="another", device="cpu", seconds=20)
     results = []
     thread = threading.Thread(target=lambda: results.append(service.replay(small_scan, "sense.xml")))
     thread.start()
@@ -92,7 +92,7 @@ def test_a_scan_that_waits_for_others_is_told_and_loses_nothing(
     ],
 )
 def test_64_scans_at_once(make_engine, make_service_with, config, protocol):
-    engine = make_engine(default_network="modl-brain")
+    engine = make_engine(default_bundle="modl-brain")
     assert is_ready(engine, "sense", "modl-brain")
     service = make_service_with(engine, max_connections=64)
     scan = simulate(ScanProtocol(noise=0.3, **protocol))

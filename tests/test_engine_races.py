@@ -145,9 +145,9 @@ class Late(Recorder):
         self.go.set()
         self.seconds = seconds
 
-    def run(self, bundle, inputs):
+    def compute(self, bundle, inputs):
         time.sleep(self.seconds)
-        return super().run(bundle, inputs)
+        return super().compute(bundle, inputs)
 
 
 class TestDeadlines:
@@ -241,14 +241,14 @@ class TestBatches:
 
     def test_one_that_fails_leaves_the_others_their_results(self, engine):
         engine, device = engine
-        run = device.run
+        compute = device.compute
 
         def fail(bundle, inputs):
             if (inputs["x"] == 2).any():
                 raise ValueError("two")
-            return run(bundle, inputs)
+            return compute(bundle, inputs)
 
-        device.run = fail
+        device.compute = fail
         futures = [engine.submit("b", numbered(value), scan=str(value)) for value in (1, 2, 3)]
         device.go.set()
         assert [future.exception(20) is None for future in futures] == [True, False, True]
@@ -292,7 +292,7 @@ class TestCancelling:
 class LostOnDemand(Recorder):
     """A device that is lost while it runs."""
 
-    def run(self, bundle, inputs):
+    def compute(self, bundle, inputs):
         self.go.wait(20)
         raise DeviceLostError("it is gone")
 
@@ -535,11 +535,11 @@ def test_a_program_that_ends_within_a_run_ends_nothing_but_its_job(engine, devic
     def leave(bundle, inputs):
         raise SystemExit(1)
 
-    run = device.run
-    monkeypatch.setattr(device, "run", leave)
+    compute = device.compute
+    monkeypatch.setattr(device, "compute", leave)
     with pytest.raises(EngineError, match="SystemExit"):
         engine.run("b", numbered(1))
-    monkeypatch.setattr(device, "run", run)
+    monkeypatch.setattr(device, "compute", compute)
     device.go.set()
     assert engine.run("b", numbered(1))["y"].item() == 2
 

@@ -67,7 +67,7 @@ def test_exported_networks_equal_eager_at_other_shapes_coils_and_calibration_lin
             with torch.no_grad():
                 expected = network(*given.values())
             expected = expected * beside(scale, expected)
-            assert relative_error(session.run(inputs), {"image": expected}) < 2e-5
+            assert relative_error(session.infer(inputs), {"image": expected}) < 2e-5
 
 
 @pytest.mark.long
@@ -93,7 +93,7 @@ def test_a_bundle_of_series_in_readout_order_fits_what_the_pipelines_have(tmp_pa
     assert torch.equal(inputs["mask"][0, 0, :, 0, :, 0].bool(), mask[:, 0])
     assert torch.equal(torch.view_as_complex(inputs["kspace"])[0, 1, 2, 5, 7], block.data[1, 2, 0, 7, 5])
     runtime = RUNTIMES["torchscript"](bundle.runtime_files()["torchscript"], bundle.manifest, torch.device("cpu"))
-    image = runtime.run(inputs)["image"]
+    image = runtime.infer(inputs)["image"]
     arranged = arrange_output(bundle.manifest, image, block)
     assert arranged.shape == (frames, 1, ky, kx)
     assert torch.equal(arranged[2, 0, 7, 5], torch.view_as_complex(image)[0, 2, 5, 7])
@@ -229,7 +229,7 @@ def test_an_own_module_with_complex_tensors_and_a_boolean_mask_is_exported(lab):
         complex_inputs = [torch.view_as_complex(inputs["kspace"]), inputs["mask"][..., 0] > 0.5]
         with torch.no_grad():
             expected = module(*complex_inputs, torch.view_as_complex(inputs["maps"]))
-        assert relative_error(session.run(inputs), {"image": torch.view_as_real(expected)}) < 1e-5
+        assert relative_error(session.infer(inputs), {"image": torch.view_as_real(expected)}) < 1e-5
     for command in ("show", "verify"):
         shown = CliRunner().invoke(app, ["bundle", command, str(lab / "own")])
         assert shown.exit_code == 0, shown.output
@@ -291,8 +291,8 @@ def test_an_own_module_may_have_its_own_form(name, options, axes, scaling, lab):
     expected = np.abs(expected) if axes[-1] != "complex" else np.stack([expected.real, expected.imag], axis=-1)
     for runtime, path in bundle.runtime_files().items():
         session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
-        assert relative_error(session.run(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
-        zeros = session.run({**inputs, "kspace": torch.zeros_like(inputs["kspace"])})
+        assert relative_error(session.infer(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
+        zeros = session.infer({**inputs, "kspace": torch.zeros_like(inputs["kspace"])})
         assert not zeros["image"].any()
 
 
@@ -324,7 +324,7 @@ def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
     expected = np.linalg.solve(model.conj().T @ model + 0.3 * np.eye(80), adjoint + 0.3 * 3 * adjoint).reshape(10, 8)
     for runtime, path in bundle.runtime_files().items():
         session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
-        image = torch.view_as_complex(session.run(inputs)["image"])[0].numpy()
+        image = torch.view_as_complex(session.infer(inputs)["image"])[0].numpy()
         assert np.abs(image - expected).max() < 2e-3 * np.abs(expected).max()
 
 
@@ -356,7 +356,7 @@ def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
         expected = np.stack([image.real, image.imag], axis=-1)
     for runtime, path in bundle.runtime_files().items():
         session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
-        assert relative_error(session.run(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
+        assert relative_error(session.infer(inputs), {"image": torch.from_numpy(expected)}) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -415,6 +415,7 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["--network", "modl", "-o", "x"], "needs its weights"),
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x"], "network 'nonet' is not known"),
         (["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"], "format tflite is not known"),
+        (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
         (["--network", "loupe", "--checkpoint", "absent.pt", "-o", "x"], "LOUPE has no graph"),
     ],
@@ -457,12 +458,12 @@ class TestHalfPrecision:
         sizes, how = SIZES[0]
         inputs = make_case(half.manifest.inputs, sizes, **how)
         path = plain.runtime_files()["torchscript"]
-        expected = RUNTIMES["torchscript"](path, plain.manifest, torch.device("cpu")).run(inputs)
+        expected = RUNTIMES["torchscript"](path, plain.manifest, torch.device("cpu")).infer(inputs)
         assert set(half.manifest.parity) == formats
         for runtime, parity in half.manifest.parity.items():
             assert parity.error <= tolerance
             session = RUNTIMES[runtime](half.runtime_files()[runtime], half.manifest, torch.device("cpu"))
-            assert relative_error(session.run(inputs), expected) < 2 * tolerance
+            assert relative_error(session.infer(inputs), expected) < 2 * tolerance
 
     def test_it_is_refused_where_the_tolerance_does_not_hold(self, tmp_path):
         options = ExportOptions(configuration=SMALL["modl"], precision="bf16", tolerance=1e-6)

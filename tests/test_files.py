@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers import joined
 from isocenter.commands.client import ClientError
-from isocenter.commands.replay import Options, ReplayError, run
+from isocenter.commands.replay import Options, ReplayError, replay
 from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, Text
 from isocenter.wire.errors import FileError
 from isocenter.wire.files import ImageWriter, MrdFile
@@ -433,7 +433,7 @@ def send(tmp_path, content, **options):
     (tmp_path / "scan.stream").write_bytes(content)
     said, sent = [], []
     with listener() as (port, received):
-        result = run(
+        result = replay(
             Options(filename=tmp_path / "scan.stream", outfile=tmp_path / "out.h5", port=port, **options),
             on_start=lambda _: None,
             on_acquisition=lambda: sent.append(1),
@@ -527,7 +527,7 @@ def test_files_that_hold_no_scan_are_refused_before_anything_is_sent(tmp_path, c
         filename=tmp_path / "scan.stream", outfile=tmp_path / "out.h5", port=1, timeout=0, config="rss.xml"
     )
     with pytest.raises(FileError, match=complaint):
-        run(options, on_start=lambda _: None, on_acquisition=lambda: None, on_image=lambda _: None, on_text=print)
+        replay(options, on_start=lambda _: None, on_acquisition=lambda: None, on_image=lambda _: None, on_text=print)
 
 
 def test_a_scan_of_which_nothing_can_be_used_is_refused_before_anything_is_sent(tmp_path):
@@ -535,9 +535,9 @@ def test_a_scan_of_which_nothing_can_be_used_is_refused_before_anything_is_sent(
     nothing = {"on_start": lambda _: None, "on_acquisition": lambda: None, "on_image": lambda _: None, "on_text": print}
     options = {"outfile": tmp_path / "out.h5", "port": 1, "timeout": 0}
     with pytest.raises(FileError, match="samples of 0 channels"):
-        run(Options(filename=path, **options), **nothing)
+        replay(Options(filename=path, **options), **nothing)
     with pytest.raises(ClientError):
-        run(Options(filename=write(tmp_path / "scan.h5"), **options), **nothing)
+        replay(Options(filename=write(tmp_path / "scan.h5"), **options), **nothing)
 
 
 def test_what_a_recorded_stream_cannot_do_is_refused(tmp_path):
@@ -545,13 +545,13 @@ def test_what_a_recorded_stream_cannot_do_is_refused(tmp_path):
     for option in ({"realtime": True}, {"precision": 12}):
         send_options = Options(filename=tmp_path / "scan.stream", outfile=tmp_path / "out.h5", port=1, **option)
         with pytest.raises(ReplayError, match="a recorded stream is sent as it is"):
-            run(send_options, on_start=print, on_acquisition=print, on_image=print, on_text=print)
+            replay(send_options, on_start=print, on_acquisition=print, on_image=print, on_text=print)
 
 
 def test_what_a_file_lacks_is_told_to_the_user(tmp_path):
     path, said = write(tmp_path / "scan.h5", headers(number_of_samples=[8, 7, 8, 8, 8])), []
     with listener() as (port, received):
-        result = run(
+        result = replay(
             Options(filename=path, outfile=tmp_path / "out.h5", port=port),
             on_start=lambda _: None,
             on_acquisition=lambda: None,

@@ -251,7 +251,7 @@ class TestKept:
             item.data[:] = np.nan
         stream, scan = self.accumulate(iter(items), ledger, slices=2)
         (block,) = stream
-        assert block.reference[0].idx.slice == 0
+        assert block.central_headers[0].idx.slice == 0
         assert ledger.kept == 0
         assert "not finite" in scan.problems
 

@@ -265,7 +265,7 @@ class TestReconstruct:
             blocks[lost].coil_maps, blocks[lost].maps_problem = None, "coil maps need more"
         plain = Scan(simulation.header, engine=engine)
         out = list(load("reconstruct")(iter(blocks), plain, bundle="sense"))
-        counters = [(block.reference[0].idx.slice, block.reference[0].idx.repetition) for block in blocks]
+        counters = [(block.central_headers[0].idx.slice, block.central_headers[0].idx.repetition) for block in blocks]
         assert [(each.slice, each.repetition) for each in out] == [counters[n] for n in (0, 2, 3, 5)]
         (said,) = plain.problem_messages()
         number, repetition = counters[1]
@@ -435,7 +435,7 @@ def test_a_block_survives_the_way_through_gadgetrons_buffers():
     assert torch.equal(back.data, kspace.data)
     assert torch.equal(back.mask, kspace.mask)
     assert torch.equal(back.calibration, kspace.calibration)
-    assert back.reference[0] == kspace.reference[0]
+    assert back.central_headers[0] == kspace.central_headers[0]
 
 
 def test_noise_summary_reports_what_is_kept(tmp_path):

@@ -45,7 +45,7 @@ class Machine:
         self.effects.clear()
 
     def load(self, bundle, device, batch=1):
-        """Let a bundle be loaded by an order."""
+        """Let a bundle be loaded by an errand."""
         self.tell(Submitted(Job(-1, bundle, device=device)), Loaded(device, bundle, batch))
         self.tell(Finished(device, self.state.devices[device].run, ["loaded"]))
 
@@ -287,7 +287,7 @@ class TestSuspension:
         machine.tell(DeviceLost("two", machine.state.devices["two"].run))
         assert machine.said() == [Revive("two"), Refuse(1, "bundle 'b' is suspended: hangs")]
 
-    def test_an_order_without_a_bundle_suspends_none(self):
+    def test_an_errand_without_a_bundle_suspends_none(self):
         machine = Machine().submit(Job(0, device="one"))
         machine.overrun()
         assert Suspend not in [type(effect) for effect in machine.said()]

@@ -214,7 +214,7 @@ def replay_file(service, scan, folder, pipeline="rss.xml") -> Answer:
         """Show no progress."""
 
     try:
-        result = replay_command.run(
+        result = replay_command.replay(
             options, on_start=nothing, on_acquisition=nothing, on_image=nothing, on_text=texts.append
         )
     except Exception as error:  # noqa: BLE001 - whatever it is, the user reads it

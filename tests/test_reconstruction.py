@@ -145,7 +145,7 @@ class TestBadBlocks:
 
             def fail(*arguments, **options):
                 kspace = next(value for value in map(place, arguments) if isinstance(value, Kspace))
-                if int(kspace.reference[0].idx.slice) == 2:
+                if int(kspace.central_headers[0].idx.slice) == 2:
                     raise RuntimeError("a text of its own")
                 return function(*arguments, **options)
 

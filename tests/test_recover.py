@@ -70,7 +70,7 @@ def recover(settings, monkeypatch):
             (settings.spool / f"{name}.stream.partial").write_bytes(content)
             kept, said = [], []
             (scan,) = recovery.find(settings.spool, [name])
-            recovers.run(scan, lambda _scan, images: kept.extend(images), said.append)
+            recovers.reconstruct(scan, lambda _scan, images: kept.extend(images), said.append)
             return kept, "".join(said)
 
         yield run

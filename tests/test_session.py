@@ -645,7 +645,7 @@ class TestNoEmptyAnswer:
         def fail(*_args):
             raise ValueError("too many values of patient Doe to unpack")
 
-        monkeypatch.setattr("isocenter.service.session.Chain.run", fail)
+        monkeypatch.setattr("isocenter.service.session.Chain.process", fail)
         result = service.replay(small_scan)
         said = "".join(result.texts)
         assert "ERROR: an internal error ended the scan" in said

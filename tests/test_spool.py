@@ -121,7 +121,7 @@ class TestWhatIsKept:
         settings = Settings(home=spool.parent, bundles=(bundles,), spool=spool)
         ours, theirs = socket.socketpair()
         keeper = Spool(settings)
-        session = threading.Thread(target=Session(theirs, settings, engine, "scan", spool=keeper).run)
+        session = threading.Thread(target=Session(theirs, settings, engine, "scan", spool=keeper).serve)
         with ours:
             ours.sendall(stream(slices))
         session.start()

@@ -48,8 +48,8 @@ def test_a_stage_is_the_time_of_its_gadget_without_that_of_those_before_it(clock
             yield item
 
     times = Timing()
-    first = times.run(GadgetStep(doubled, {"pause": 2}), source(), None, {})
-    second = times.run(GadgetStep(passed, {}), first, None, {})
+    first = times.timed(GadgetStep(doubled, {"pause": 2}), source(), None, {})
+    second = times.timed(GadgetStep(passed, {}), first, None, {})
     assert list(second) == [0, 0, 1, 1, 2, 2]
     assert dict(times.stages) == {"doubled": 9.0, "passed": 1.5}
 
@@ -63,7 +63,7 @@ def test_a_gadget_that_waits_has_no_time_of_its_own(clock):
             yield item
 
     times = Timing()
-    assert list(times.run(GadgetStep(waiting, {}), iter([1, 2]), None, {})) == [1, 2]
+    assert list(times.timed(GadgetStep(waiting, {}), iter([1, 2]), None, {})) == [1, 2]
     assert not times.stages
 
 
@@ -79,8 +79,8 @@ def test_a_gadget_gets_what_its_chain_shares_and_no_more():
         yield from items
 
     context = {"early": EarlyWork(crop=True), "other": 4, "begin_maps": True}
-    assert list(Timing().run(GadgetStep(sharing, {}), iter([1]), "scan", context)) == [1]
-    assert list(Timing().run(GadgetStep(sharing, {"other": 5}), iter([1]), "scan", {})) == [1]
+    assert list(Timing().timed(GadgetStep(sharing, {}), iter([1]), "scan", context)) == [1]
+    assert list(Timing().timed(GadgetStep(sharing, {"other": 5}), iter([1]), "scan", {})) == [1]
     assert given == [("scan", EarlyWork(crop=True), 3), ("scan", None, 5)]
 
 

@@ -1,0 +1,227 @@
+"""The one way down: a module is traced as it is written, and the graph is run again by rules that another runtime can follow.
+
+1. ``torch.export`` traces the module to a graph of ATen operations with complex tensors, in which operations that have a
+   substitution stay whole (``substitutions.py``).
+2. An interpreter runs that graph. What is complex goes by the planar rules (``planar_pass.py``), what is real as it is. Given symbols
+   of an ONNX graph it writes that graph; given torch's tensors it computes, which ``torch.export`` can trace once more, for
+   compilers that know no complex tensors.
+
+Each operation is written once, without looking for its shape again: following the lengths through a graph is what takes time
+in exporters.
+"""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+
+from ..bundle.axes import fixed_length
+from ..bundle.manifest import Manifest, TensorSpec
+from .cases import Inputs
+from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
+from .onnx_graph.symbols import Graph, Integer, Symbol, UnknownOperation
+from .onnx_graph.table import call
+from .planar_pass import Complex, PlanarRules, UnknownComplexOperation
+from .substitutions import Leaves, ThresholdByProducts
+
+_ASSERTIONS = frozenset(
+    (
+        "_assert_tensor_metadata",
+        "_assert_scalar",
+        "_assert_async",
+        "sym_constrain_range_for_size",
+        "sym_constrain_range",
+    )
+)
+
+
+def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
+    """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place."""
+    with Leaves(), torch.no_grad():
+        program = torch.export.export(
+            module, tuple(inputs[spec.name] for spec in manifest.inputs), dynamic_shapes=_dynamic(manifest)
+        )
+    if any(_changes_in_place(node) for node in program.graph.nodes):
+        program = program.run_decompositions({})
+    return program
+
+
+def _dynamic(manifest: Manifest) -> Any:
+    return tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
+        for spec in manifest.inputs
+    )
+
+
+def _changes_in_place(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def to_onnx(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+    """Write a traced module as an ONNX graph, whose axes have the names of the manifest.
+
+    Raises
+    ------
+    UnknownOperation, UnknownComplexOperation
+        It holds an operation that cannot be written.
+    """
+    try:
+        return _written(program, manifest)
+    except (UnknownOperation, UnknownComplexOperation) as error:
+        # torch knows the operation by simpler ones
+        try:
+            return _written(program.run_decompositions(), manifest)
+        except (UnknownOperation, UnknownComplexOperation) as second:
+            raise second from error
+
+
+def _written(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+    graph = Graph()
+    inputs = {Symbol(graph, spec.name, torch.float32, len(spec.axes)): _axes(spec) for spec in manifest.inputs}
+    result = _OnnxInterpreter(_without_assertions(program), graph).run(*inputs)
+    values = result if isinstance(result, tuple | list) else (result,)
+    named = {
+        spec.name: (graph.symbol(value), _axes(spec)) for spec, value in zip(manifest.outputs, values, strict=True)
+    }
+    return graph.model(inputs, named)
+
+
+def _axes(spec: TensorSpec) -> list[str | int]:
+    return [fixed_length(name) or name for name in spec.axes]
+
+
+class RealModule(nn.Module):
+    """A traced module that computes with real tensors and matrix products only.
+
+    Parameters
+    ----------
+    program
+        The traced module.
+    device
+        Where it computes.
+    """
+
+    def __init__(self, program: ExportedProgram, device: torch.device) -> None:
+        super().__init__()
+        self.graph = _without_assertions(program)
+        self.device = device
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """Return what the module returns."""
+
+        def compute(name: str, *args: Any, **kwargs: Any) -> Any:
+            if name == "sym_size":
+                return args[0].shape[args[1]]
+            where = {"device": self.device} if name in _MAKERS else {}
+            return getattr(torch.ops.aten, name)(*args, **kwargs, **where)
+
+        def repeat(steps: int, function: Callable[..., Sequence[Any]], state: Sequence[Any]) -> Sequence[Any]:
+            for _ in range(steps):
+                state = function(*state)
+            return state
+
+        return _Lowered(self.graph, compute, ThresholdByProducts(compute, repeat)).run(*inputs)
+
+
+_MAKERS = ("arange", "scalar_tensor", "eye", "zeros", "ones", "full")
+"""Operations that make tensors of nothing."""
+
+
+def _without_assertions(program: ExportedProgram) -> GraphModule:
+    """Return the graph without what the tracer checks, and what only these checks need."""
+    module: Any = program.module(check_guards=False)
+    for node in reversed(module.graph.nodes):
+        if _name(node.target) in _ASSERTIONS:
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _name(target: Any) -> str:
+    """Return ATen's name of an operation."""
+    return getattr(getattr(target, "overloadpacket", target), "__name__", str(target))
+
+
+class _Lowered(Interpreter):
+    """Runs a graph by the planar rules.
+
+    Parameters
+    ----------
+    module
+        The graph.
+    compute
+        Runs an operation of ATen on real tensors.
+    threshold
+        Stands for singular value thresholding.
+    """
+
+    def __init__(self, module: GraphModule, compute: Callable[..., Any], threshold: ThresholdByProducts) -> None:
+        super().__init__(module)
+        self._rules = PlanarRules(compute)
+        self._threshold = threshold
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a weight."""
+        return self._split(super().get_attr(target, args, kwargs))
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run one operation."""
+        name = _name(target)
+        if name == "singular_value_threshold":
+            return self._threshold(*args)
+        if contains(args, Complex) or self._rules.makes_complex(name, args, kwargs):
+            return self._rules.apply(name, args, {key: value for key, value in kwargs.items() if key not in _PLACES})
+        return self._split(self.real(name, target, args, kwargs))
+
+    def real(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Run an operation on real tensors, which is called ``name``."""
+        del name
+        return super().call_function(target, args, kwargs)
+
+    def _split(self, value: Any) -> Any:
+        return self._rules.as_complex(value) if isinstance(value, Tensor) and value.is_complex() else value
+
+
+_PLACES = ("device", "layout", "pin_memory", "memory_format", "non_blocking", "copy", "implicit", "generator")
+"""Arguments about memory."""
+
+
+class _OnnxInterpreter(_Lowered):
+    """Writes an ONNX graph.
+
+    Parameters
+    ----------
+    module
+        The graph of ATen's operations.
+    graph
+        The one to write.
+    """
+
+    def __init__(self, module: GraphModule, graph: Graph) -> None:
+        def compute(name: str, *args: Any, **kwargs: Any) -> Any:
+            return call(name, graph, *args, **kwargs)
+
+        super().__init__(module, compute, ThresholdByProducts(compute, graph.loop))
+        self._graph = graph
+
+    def real(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
+        """Write an operation; what is known already is computed."""
+        if not contains((*args, *kwargs.values()), Symbol | Integer):
+            return super().real(name, target, args, kwargs)
+        if getattr(operator, name, None) is target:
+            return target(*args)
+        return call(name, self._graph, *args, **{key: value for key, value in kwargs.items() if key not in _PLACES})
+
+
+def contains(values: Any, kind: Any) -> bool:
+    """Whether something of a kind is among values, or in lists among them."""
+    return any(
+        contains(value, kind) if isinstance(value, list | tuple) else isinstance(value, kind) for value in values
+    )

@@ -1,0 +1,1 @@
+"""ONNX graphs, written operation by operation while somebody computes with their symbols."""
