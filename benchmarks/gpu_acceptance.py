@@ -155,7 +155,7 @@ def parity(arguments):
                 for place in {torch.device("cpu"), arguments.device}:
                     session = RUNTIMES[runtime](file, bundle.manifest, place)
                     errors[place.type] = max(
-                        relative_error(session.run(case), truth) for case, truth in zip(cases, truths, strict=True)
+                        relative_error(session.infer(case), truth) for case, truth in zip(cases, truths, strict=True)
                     )
             except BundleError as error:
                 print(f"{name}, {runtime}: left out, {error}", flush=True)
@@ -293,7 +293,7 @@ def bare_seconds(device, bundle, scan):
     durations = []
     for _ in range(2 + 2 * REPEATS):
         start = time.perf_counter()
-        model.run(inputs)
+        model.infer(inputs)
         durations.append(time.perf_counter() - start)
     return statistics.median(durations[2:])
 

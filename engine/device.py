@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from .jobs import DeviceLostError, Result, Tensors
 from .model import LoadedModel, is_out_of_memory
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
+_taking_over = threading.Lock()
+"""One device at a time finds out whether it is the last one."""
 
 
 class Device(Protocol):
@@ -243,10 +246,11 @@ class LocalDevice:
         """Whether it answers, or this host's processor has taken its place: where no device answers any more, it does."""
         if _answers(self.device):
             return True
-        if any(_answers(other.device) for other in self._beside if isinstance(other, LocalDevice)):
-            return False
-        log.error("%s is lost until the service is started again; the CPU takes its place", self.name)
-        self.device = torch.device("cpu")
+        with _taking_over:
+            if any(_answers(other.device) for other in self._beside if isinstance(other, LocalDevice)):
+                return False
+            log.error("%s is lost until the service is started again; the CPU takes its place", self.name)
+            self.device = torch.device("cpu")
         self._models.clear()
         return True
 

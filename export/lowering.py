@@ -44,18 +44,19 @@ def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProg
     """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place."""
     with Leaves(), torch.no_grad():
         program = torch.export.export(
-            module, tuple(inputs[spec.name] for spec in manifest.inputs), dynamic_shapes=_dynamic(manifest)
+            module, tuple(inputs[spec.name] for spec in manifest.inputs), dynamic_shapes=_dynamic(module, manifest)
         )
     if any(_changes_in_place(node) for node in program.graph.nodes):
         program = program.run_decompositions({})
     return program
 
 
-def _dynamic(manifest: Manifest) -> Any:
-    return tuple(
+def _dynamic(module: nn.Module, manifest: Manifest) -> Any:
+    axes = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
         for spec in manifest.inputs
     )
+    return (axes,) if isinstance(module, RealModule) else axes
 
 
 def _changes_in_place(node: Node) -> bool:
@@ -109,7 +110,7 @@ class RealModule(nn.Module):
 
     def __init__(self, program: ExportedProgram, device: torch.device) -> None:
         super().__init__()
-        self.graph = _without_assertions(program)
+        self.traced = _without_assertions(program)
         self.device = device
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -126,7 +127,7 @@ class RealModule(nn.Module):
                 state = function(*state)
             return state
 
-        return _Lowered(self.graph, compute, ThresholdByProducts(compute, repeat)).run(*inputs)
+        return _Lowered(self.traced, compute, ThresholdByProducts(compute, repeat)).run(*inputs)
 
 
 _MAKERS = ("arange", "scalar_tensor", "eye", "zeros", "ones", "full")

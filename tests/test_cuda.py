@@ -96,11 +96,11 @@ def test_networks_are_as_exact_as_on_the_cpu(name):
 def test_bundles_pass_their_probe_and_are_as_exact_as_on_the_cpu(bundles, name):
     bundle = Bundle.open(bundles / name)
     inputs = make_case(bundle.manifest.inputs, SLICE, acs=16, spacing=3, phantom=True)
-    expected = LoadedModel(bundle, torch.device("cpu"), "torchscript").run(inputs)
+    expected = LoadedModel(bundle, torch.device("cpu"), "torchscript").infer(inputs)
     runtimes = commission(bundle, CARD)
     assert runtimes
     for runtime in runtimes.values():
-        outputs = runtime.run(inputs)
+        outputs = runtime.infer(inputs)
         assert {tensor.device.type for tensor in outputs.values()} == {"cpu"}
         assert relative_error(outputs, expected) <= bundle.manifest.tolerance, runtime.description
 
@@ -108,7 +108,7 @@ def test_bundles_pass_their_probe_and_are_as_exact_as_on_the_cpu(bundles, name):
 def test_a_run_waits_for_what_makes_its_inputs_on_the_card(bundles):
     model = LoadedModel(Bundle.open(bundles / "rss"), CARD, "torchscript")
     kspace = make_case(METHODS["rss"].inputs, SLICE)["kspace"]
-    expected = model.run({"kspace": kspace})["image"]
+    expected = model.infer({"kspace": kspace})["image"]
     large = torch.randn(8192, 8192, device=CARD)
     source, late = kspace.to(CARD), torch.zeros_like(kspace, device=CARD)
     for _ in range(3):
@@ -116,16 +116,16 @@ def test_a_run_waits_for_what_makes_its_inputs_on_the_card(bundles):
         for _ in range(4):
             large @ large
         late.copy_(source)
-        assert torch.equal(model.run({"kspace": late})["image"], expected)
+        assert torch.equal(model.infer({"kspace": late})["image"], expected)
 
 
 def test_threads_may_share_a_model(bundles):
     model = LoadedModel(Bundle.open(bundles / "rss"), CARD, "torchscript")
     cases = [make_case(METHODS["rss"].inputs, SLICE, acs=acs) for acs in range(4, 12)]
-    expected = [model.run(case)["image"] for case in cases]
+    expected = [model.infer(case)["image"] for case in cases]
 
     def repeat(index):
-        return all(torch.equal(model.run(cases[index])["image"], expected[index]) for _ in range(20))
+        return all(torch.equal(model.infer(cases[index])["image"], expected[index]) for _ in range(20))
 
     with ThreadPoolExecutor(len(cases)) as pool:
         assert all(pool.map(repeat, range(len(cases))))
