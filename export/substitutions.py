@@ -54,7 +54,7 @@ class Leaves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or the operation that stands for it."""
         del types
-        return _LEAVES.get(func, func)(*args, **(kwargs or {}))
+        return (_LEAVES[func] if func in _LEAVES else func)(*args, **(kwargs or {}))
 
 
 _LEAVES: dict[Any, Callable[..., Any]] = {
