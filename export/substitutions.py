@@ -54,7 +54,8 @@ class Leaves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or the operation that stands for it."""
         del types
-        return (_LEAVES[func] if func in _LEAVES else func)(*args, **(kwargs or {}))
+        leaf = _LEAVES.get(func)
+        return (func if leaf is None else leaf)(*args, **(kwargs or {}))
 
 
 _LEAVES: dict[Any, Callable[..., Any]] = {
