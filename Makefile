@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check bench gpu clean
+.PHONY: setup demo test test-all check types bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -24,10 +24,17 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest
 
-check: setup
+check: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+# what users see of our types: those of the wheel, not of the checkout
+types: setup
+	rm -rf build/lib build/types
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/types .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/isocenter-*.whl
+	$(BIN)/python -m tests.completeness build/types/site
 
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py

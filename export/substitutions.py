@@ -67,7 +67,8 @@ class Leaves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or the operation that stands for it."""
         del types
-        return _LEAVES.get(func, func)(*args, **(kwargs or {}))
+        leaf = _LEAVES.get(func)
+        return (func if leaf is None else leaf)(*args, **(kwargs or {}))
 
 
 def _keep_along_one_axis(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
