@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARE := -n 2 --dist worksteal
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check bench gpu clean
+.PHONY: setup demo test test-all check types bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -27,10 +27,17 @@ test: setup
 test-all: test
 	$(BIN)/python -m pytest -m long
 
-check: setup
+check: setup types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright
+
+# what users see of our types: those of the wheel, not of the checkout
+types: setup
+	rm -rf build/lib build/types
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/types .
+	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/isocenter-*.whl
+	$(BIN)/python -m tests.completeness build/types/site
 
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py

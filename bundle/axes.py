@@ -13,5 +13,13 @@ def fixed_length(axis: str) -> int | None:
 
 
 def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> list[int]:
-    """Shape of an input; axes that ``sizes`` does not name have length one."""
+    """Shape of an input for given lengths of its axes.
+
+    Parameters
+    ----------
+    spec
+        Names the axes, in order.
+    sizes
+        Lengths by name; axes that it does not name have length one.
+    """
     return [fixed_length(axis) or sizes.get(axis, 1) for axis in spec.axes]

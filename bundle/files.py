@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -11,7 +11,7 @@ from .manifest import BundleError
 
 
 @contextmanager
-def open_regular(path: Path) -> Iterator[BufferedReader]:
+def open_regular(path: Path) -> Generator[BufferedReader, None, None]:
     """Open a file for reading, if it is one: to open a pipe would wait for whoever writes into it, maybe for ever.
 
     Raises

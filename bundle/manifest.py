@@ -1,6 +1,6 @@
 """The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +26,7 @@ class BundleError(IsocenterError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
 
 class TensorSpec(_Strict):
@@ -34,6 +34,17 @@ class TensorSpec(_Strict):
 
     Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary). The name of
     an axis whose length is fixed is that number, such as ``1`` where a mask broadcasts.
+
+    Attributes
+    ----------
+    name
+        Of an input, what it is: ``kspace``, ``mask``, ``maps`` or ``trajectory``; of an output, ``image``.
+    dtype
+        Always float32: complex numbers are pairs along the axis ``complex``.
+    axes
+        Names of the axes, in the order of the tensor's.
+    limits
+        Smallest and largest length of axes that were promised, by name.
     """
 
     name: str
@@ -43,19 +54,53 @@ class TensorSpec(_Strict):
 
 
 class Conventions(_Strict):
-    """What the numbers mean."""
+    """What the numbers mean.
+
+    Attributes
+    ----------
+    fourier
+        k-space and image are one another's transform with ``1 / sqrt(n)`` on each axis, zero frequency and origin at ``n // 2``.
+    input_scaling
+        What the graph itself divides k-space by, and multiplies its image with; callers pass k-space as it is.
+    mask
+        Its values are 1 where a line was measured, else 0.
+    coil_maps
+        ``unit norm``: the graph takes maps S with ``sum_c |S_c|^2 = 1`` in the object; ``none``: it takes none.
+    sense_step
+        Weight w of the last step, ``argmin_x ||M F S x - y||^2 + w ||x - network(y)||^2``; None where there is no such step.
+    """
 
     fourier: Literal["centred, orthonormal"] = "centred, orthonormal"
     input_scaling: Scaling = "none"
-    """What the graph itself divides k-space by, and multiplies its image with."""
     mask: Literal["one where a line was measured"] = "one where a line was measured"
     coil_maps: Literal["none", "unit norm"] = "none"
     sense_step: float | None = None
-    """Weight of the last step, SENSE towards the network's image."""
 
 
 class Domain(_Strict):
-    """What the reconstruction was made for; empty means no restriction is known."""
+    """What the reconstruction was made for; empty means no restriction is known. Pairs are the least and the most.
+
+    Attributes
+    ----------
+    dimensions
+        ``2d``: slices by themselves; ``3d``: volumes; ``2d+t``: series of a slice.
+    acceleration
+        Lines per measured line outside the calibration lines, along ky times kz.
+    acs
+        Adjacent lines around the middle of k-space that were all measured.
+    sampling
+        How the other lines lie.
+    partial_fourier
+        Extent in k-space as a fraction of the full one, 0.5 to 1.
+    coils
+        Number of channels.
+    matrix
+        Lengths of ky and kx, in samples.
+    field_strength_t
+        In tesla.
+    contrast, anatomy
+        In the words of whoever made it; ``anatomy`` as the header's ``bodyPartExamined``, in small letters.
+    """
 
     dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
     acceleration: tuple[float, float] | None = None
@@ -70,16 +115,39 @@ class Domain(_Strict):
 
 
 class Parity(_Strict):
-    """Worst deviation of a runtime from the eager module in float64, relative to the output's maximum."""
+    """How far a runtime deviates from the eager module in float64: ``max |x - x64| / max |x64|``.
+
+    Attributes
+    ----------
+    error
+        The worst of all cases.
+    eager
+        The same of the eager module in float32, which no runtime is expected to beat.
+    cases
+        Number of different shapes that were tried.
+    """
 
     error: float
     eager: float = 0.0
-    """The same of the eager module in float32."""
     cases: int
 
 
 class Provenance(_Strict):
-    """Where the reconstruction comes from."""
+    """Where the reconstruction comes from.
+
+    Attributes
+    ----------
+    source, licence
+        Of the weights, or of the method.
+    fingerprint
+        Hash of what it was exported from, by which one that is out of date is found.
+    training_data
+        What the weights were fitted to.
+    tools
+        Versions of the packages that made it, by name.
+    date
+        When it was made, in ISO 8601.
+    """
 
     source: str
     licence: str

@@ -1,4 +1,15 @@
-"""Keys and signatures in the formats of minisign (Ed25519): what its program signs is verified here, and the other way round."""
+"""Keys and signatures in the formats of minisign (Ed25519): what its program signs is verified here, and the other way round.
+
+Byte by byte, as https://jedisct1.github.io/minisign has them; every line is base64::
+
+    public key    "Ed"  number[8]  key[32]
+    signature     "Ed" or "ED"  number[8]  signature[64]
+    secret key    "Ed"  two zeros  "B2"  salt[32] limits[16]  number[8] seed[32] key[32]  checksum[32]
+
+"Ed" signs the message itself, as old versions do, "ED" its BLAKE2b-512. A second signature is that of the first one and the
+*trusted comment*, which so cannot be exchanged. The checksum is BLAKE2b-256 of "Ed" and what is secret. The number only tells
+which key to try: it is chosen at random and proves nothing.
+"""
 
 import base64
 import binascii

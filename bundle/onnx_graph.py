@@ -1,7 +1,9 @@
 """Check an ONNX file before ONNX Runtime reads it: it must hold all of itself, and use no operators but ONNX's and its own.
 
 ONNX Runtime would look for external data in files that no manifest lists, and some of its own operators name files of compiled
-code. The file is a protocol buffer. Only its structure is followed here, for which no package is needed.
+code. The file is a protocol buffer. Only its structure is followed here, for which no package is needed: a sequence of fields,
+each a number with its wire type (three bits), then a varint, four or eight bytes, or a length and so many bytes. The numbers of
+the fields are those of ``onnx.proto``; the walk is a stack, not a recursion, as a file may be nested as deeply as it likes.
 """
 
 from collections.abc import Iterator

@@ -98,7 +98,7 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
 
 def _path(node: ast.expr) -> list[str]:
     """Return the names of ``a.b.c``; nothing where it begins with something else than a name that torch knows."""
-    names = []
+    names: list[str] = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
         node = node.value
@@ -136,7 +136,8 @@ def _member(name: str) -> Iterator[str]:
 
 @lru_cache(4096)
 def _is_operator(name: str) -> bool:
-    return bool(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))
+    # torch has no public list of its operators
+    return bool(torch._C._jit_get_schemas_for_operator(f"aten::{name}"))  # pyright: ignore[reportPrivateUsage]
 
 
 def _getattr(call: ast.Call) -> Iterator[str]:

@@ -105,9 +105,7 @@ def _nothing(*_: object) -> dict[str, object]:
     return {}
 
 
-def _check_tensor(
-    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> _Object:
+def _check_tensor(storage: object, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> _Object:
     numbers = (offset, *size, *stride)
     if not isinstance(storage, _Storage) or any(type(number) is not int or number < 0 for number in numbers):
         raise BundleError("a tensor has no proper size")

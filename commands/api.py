@@ -37,7 +37,7 @@ from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
 from ..wire.items import ACQUISITION_HEADER, Acquisition, Image, Waveform, header_of, make_acquisition
 from .prepare import prepare_bundles, ships
 
-log = logging.getLogger("isocenter.api")
+log: logging.Logger = logging.getLogger("isocenter.api")
 logging.getLogger("isocenter").addHandler(logging.NullHandler())  # what it would say there is a warning here
 
 Array = TypeVar("Array", NDArray[Any], Tensor)
@@ -73,7 +73,7 @@ class OpenScan:
     """
 
     def __init__(self, path: str | Path, group: str = "dataset") -> None:
-        self.path = Path(path)
+        self.path: Path = Path(path)
         self._file = MrdFile(self.path, group)
         self.header: ismrmrdHeader = parse_header(self._file.header)
         self.encodings: tuple[Encoding, ...] = parse_encodings(self.header)

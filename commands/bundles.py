@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from ..bundle.trust import Trust
     from ..service.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+app: typer.Typer = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
+out: Console = Console(highlight=False, soft_wrap=True)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
 

@@ -13,17 +13,17 @@ from ..wire.errors import IsocenterError
 from . import bundles as bundle_cli
 from . import networks as network_cli
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
 )
-pipelines_app = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
+pipelines_app: typer.Typer = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
 app.add_typer(pipelines_app, name="pipelines")
 app.add_typer(bundle_cli.app, name="bundle")
-for command in (network_cli.models, network_cli.export, network_cli.train, network_cli.evaluate):
-    app.command()(command)
+for _command in (network_cli.models, network_cli.export, network_cli.train, network_cli.evaluate):
+    app.command()(_command)
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out: Console = Console(highlight=False, soft_wrap=True)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
 

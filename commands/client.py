@@ -121,7 +121,7 @@ class Client:
         on_text: Callable[[str], None] | None = None,
     ) -> None:
         self._socket = sock
-        self.result = ReplayResult()
+        self.result: ReplayResult = ReplayResult()
         self._on_image = on_image or (lambda _image: None)
         self._on_text = on_text or (lambda _text: None)
         self._times: list[float] = []

@@ -11,8 +11,8 @@ from ..wire.errors import IsocenterError
 if TYPE_CHECKING:
     from ..bundle.minisign import SecretKey
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out: Console = Console(highlight=False, soft_wrap=True)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def models() -> None:

@@ -15,7 +15,7 @@ from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
 from . import stamp
 
-log = logging.getLogger("isocenter.prepare")
+log: logging.Logger = logging.getLogger("isocenter.prepare")
 
 
 def ships(name: str) -> bool:

@@ -23,7 +23,7 @@ from ..wire.streams import RecordedStream, read_messages
 from . import stamp
 from .client import Client, ReplayResult, replay_stream
 
-log = logging.getLogger("isocenter.recover")
+log: logging.Logger = logging.getLogger("isocenter.recover")
 
 _NICENESS = 10
 _STOP_SECONDS = 5.0

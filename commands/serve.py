@@ -17,7 +17,7 @@ from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from . import stamp
 
-log = logging.getLogger("isocenter.serve")
+log: logging.Logger = logging.getLogger("isocenter.serve")
 
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.

@@ -1,4 +1,11 @@
-"""Which runtime of a bundle is fastest here, remembered in a file beside the bundle."""
+"""Which runtime of a bundle is fastest here, remembered in a file beside the bundle.
+
+Which one it is depends on the network, the processor and the number of threads, and nobody knows it beforehand; so it is
+measured when a bundle is loaded for the first time, on zeros of a usual size. The shortest of some rounds counts, because all
+that disturbs a measurement makes it longer; runtimes take turns, because what disturbs lasts. Whether others kept the processor
+busy all the same, Linux tells: the time for which threads of this process were ready and not run. Where that is much, the choice
+is used and not remembered.
+"""
 
 import importlib.metadata
 import json
@@ -11,7 +18,7 @@ from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +30,7 @@ from ..bundle.manifest import MEASURED, BundleError
 from .commission import ON_REQUEST, in_thread
 from .runtimes import Runtime, readers
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _LONGEST_CACHE = 2**20
 ROUNDS = 3
@@ -56,7 +63,7 @@ class Choice(BaseModel):
         For how much of the time threads of this process had to wait for a processor that others used.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     runtime: str
     milliseconds: dict[str, float]
@@ -108,7 +115,7 @@ def _read(bundle: Bundle) -> dict[str, object]:
         content = json.loads(read_regular(bundle.folder / MEASURED, _LONGEST_CACHE))
     except (BundleError, ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return cast("dict[str, object]", content) if isinstance(content, dict) else {}
 
 
 def _key(bundle: Bundle, device: torch.device) -> str:
@@ -140,12 +147,14 @@ def choose(
 
     On a CPU they never are: one keeps all cores busy, and several do not fit into their caches.
 
+    Slices are computed together, ``BATCH`` of them, where ``t(BATCH) < 0.9 BATCH t(1)``.
+
     Parameters
     ----------
     runtimes
         By name.
     inputs
-        What they compute.
+        What they compute: float32 by name, with the axes of the manifest, one slice.
     device
         Where they run.
     rounds

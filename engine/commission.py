@@ -14,7 +14,7 @@ from ..bundle.folder import Bundle, relative_error
 from ..bundle.manifest import BundleError
 from .runtimes import MACHINE_CODE, RUNTIMES, NothingToGainError, Runtime, readers
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 T = TypeVar("T")
 ON_REQUEST = ("tensorrt",)

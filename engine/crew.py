@@ -21,7 +21,7 @@ from .alarm import Alarm
 from .device import Device
 from .jobs import DeviceLostError, EngineError, Inputs, Result, Tensors, entries, likeness, stack, unstack
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _REVIVAL_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
@@ -59,14 +59,15 @@ class Ticket(Future[Result]):
             self._has_begun = True
             self.set_running_or_notify_cancel()
 
-    def answer(self, outcome: Any) -> None:
+    def answer(self, outcome: object) -> None:
         """Give the outcome."""
         if isinstance(outcome, Result):
             self.set_result(outcome)
         else:
+            assert isinstance(outcome, BaseException)
             self.set_exception(outcome)
 
-    def refuse(self, reason: Any) -> None:
+    def refuse(self, reason: object) -> None:
         """Give an error of its own: whoever raises one ties the frames of its callers to it."""
         self.set_exception(copy.copy(reason) if isinstance(reason, IsocenterError) else EngineError(str(reason)))
 
@@ -159,6 +160,7 @@ class Crew:
         self._loading: set[threading.Thread] = set()
         self._alarm = Alarm("engine alarm")
         self._hands = {name: _Hand(f"engine {name}") for name in self._devices}
+        # each takes the effect that is its key, which no type of a mapping can say
         self._means: Mapping[type, Callable[[Any, list[Call]], None]] = {
             events.Load: self._load,
             events.Run: self._run,

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +19,7 @@ from ..bundle.trust import EVERYBODY, Trust
 from .jobs import DeviceLostError, Result, Tensors
 from .model import LoadedModel, is_out_of_memory
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 _taking_over = threading.Lock()
 """One device at a time finds out whether it is the last one."""
 
@@ -86,7 +86,7 @@ class Shelf:
     """
 
     def __init__(self, folders: Sequence[Path], trust: Trust = EVERYBODY) -> None:
-        self.folders = tuple(folders)
+        self.folders: tuple[Path, ...] = tuple(folders)
         self._trust = trust
         self._manifests: dict[str, Manifest] = {}
 
@@ -158,8 +158,8 @@ class LocalDevice:
         runtime: RuntimeChoice = "auto",
         beside: Sequence[Device] = (),
     ) -> None:
-        self.device = torch.device(device)
-        self.name = str(self.device)
+        self.device: torch.device = torch.device(device)
+        self.name: str = str(self.device)
         self._shelf = shelf
         self._runtime: RuntimeChoice = runtime
         self._beside = beside
@@ -186,16 +186,28 @@ class LocalDevice:
         return model.result()
 
     def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together; the bundle is loaded if it is not yet."""
         return self.load(bundle).batch
 
     def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs; the bundle is loaded if it is not yet."""
         return self.load(bundle).pace
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Load a bundle, and run it once on inputs of these sizes where the first run of a size is slow."""
         with self._unless_lost():
             self.load(bundle).prepare(sizes)
 
     def compute(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs of float32 inputs by name; the bundle is loaded if it is not yet.
+
+        Where a card has no memory for a job, the CPU computes it, and the result says so (``stands_in``).
+
+        Raises
+        ------
+        DeviceLostError
+            The card is gone.
+        """
         with self._unless_lost() as device:
             try:
                 result = self.load(bundle).compute(inputs)
@@ -211,7 +223,7 @@ class LocalDevice:
         return LocalDevice("cpu", self._shelf, self._runtime)
 
     @contextmanager
-    def _unless_lost(self) -> Iterator[torch.device]:
+    def _unless_lost(self) -> Generator[torch.device, None, None]:
         """Give the device, and tell an error of what runs there from the loss of it.
 
         Raises
@@ -243,11 +255,13 @@ class LocalDevice:
         return True
 
     def reset(self) -> None:
+        """Say that nothing can be stopped: a thread cannot be ended from outside."""
         log.warning(
             "%s: what hangs in this process goes on until it comes back; its answer is not waited for", self.name
         )
 
     def close(self) -> None:
+        """Let go of the bundles that are loaded."""
         self._models.clear()
 
 

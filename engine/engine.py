@@ -17,7 +17,7 @@ from .crew import Crew, Ticket
 from .device import Device, LocalDevice, Shelf
 from .jobs import Inputs, Result
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _NO_SCAN = ""
 _LOAD_SECONDS = 60.0
@@ -33,7 +33,15 @@ class Model:
         self.manifest = manifest
 
     def run(self, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs, float32 by name as the manifest has them, and wait for them.
+
+        Raises
+        ------
+        EngineError
+            The bundle hangs, or the engine is closed.
+        Exception
+            What else went wrong with it.
+        """
         return self._engine.run(self.name, inputs)
 
 
@@ -72,7 +80,7 @@ class Engine:
         deadline: float = 60.0,
         trust: Trust = EVERYBODY,
     ) -> None:
-        self.shelf = Shelf(folders, trust)
+        self.shelf: Shelf = Shelf(folders, trust)
         self.default_bundle = default_bundle
         self.deadline = deadline
         self.devices: list[Device] = []
@@ -200,7 +208,20 @@ class Engine:
         return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, account=account)
 
     def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Run a bundle and wait for its outputs."""
+        """Run a bundle and wait for its outputs, as ``submit`` does it.
+
+        Returns
+        -------
+        dict
+            float32 on the CPU by name, with the axes of the manifest's outputs.
+
+        Raises
+        ------
+        EngineError
+            The bundle hangs, or the engine is closed.
+        Exception
+            What else went wrong with it.
+        """
         return self.submit(bundle, inputs).result().outputs
 
     def reason_to_wait(self, future: Future[Result]) -> str:

@@ -33,7 +33,7 @@ class Result:
     Attributes
     ----------
     outputs
-        Tensors by name.
+        float32 on the CPU by name, with the axes of the manifest.
     runtime, device
         What computed them, and where.
     seconds
@@ -73,18 +73,26 @@ def likeness(inputs: Inputs) -> Hashable:
 
 
 def stack(jobs: Sequence[Tensors]) -> Tensors:
-    """Join like inputs along the batch."""
+    """Join like inputs along the batch, the first axis of each: [n1, ...] and [n2, ...] to [n1 + n2, ...]."""
     if len(jobs) == 1:
         return jobs[0]
     return {name: torch.cat([each[name] for each in jobs]) for name in jobs[0]}
 
 
 def unstack(jobs: Sequence[Tensors], result: Result) -> list[Result]:
-    """Split the outputs of joined jobs."""
+    """Split the outputs [n1 + n2, ...] of joined jobs to [n1, ...] and [n2, ...], with each job's place in the batch.
+
+    Parameters
+    ----------
+    jobs
+        The inputs that were joined, in their order.
+    result
+        Of all of them.
+    """
     if len(jobs) == 1:
         return [result]
     lengths = [entries(inputs) for inputs in jobs]
-    parts = {name: tensor.split(lengths) for name, tensor in result.outputs.items()}
+    parts = {name: torch.split(tensor, lengths) for name, tensor in result.outputs.items()}
     ends = list(accumulate(lengths))
     return [
         replace(

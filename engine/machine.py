@@ -13,7 +13,8 @@ events one after the other, in the order in which they arrive, and carries the e
 happen "at once" are two events in one order or in the other, and a test tries both.
 
 **Four sorts of things have a state of their own**, and the tables of ``phases`` say how each can move. What is not in a table
-does not happen: an event that finds no move is late, and changes nothing. That is all there is to say about most races.
+does not happen: an event that finds no move is late, and changes nothing. That is all there is to say about most races. A
+table can be read as a whole, and a move that is wrong is wrong in one place; conditions spread over the handlers can not.
 
 A *job* waits, runs, and is answered, once. Where it is says which: in the queue, with a device, or nowhere, as an answered job
 is forgotten. A job whose device is lost waits again, before all others.
@@ -43,6 +44,17 @@ batch has room for.
 
 **Closing** cancels what waits. What runs is answered when it ends, by the loss of its device, or at the latest when the time
 for it has ``Expired``. Nothing is begun, loaded or revived any more.
+
+**What always holds**, after every step; tests drive the machine through random events and look:
+
+- A job is in the queue, with one device, or answered; and it is answered once.
+- A device has jobs if and only if it is ``RUNNING``, and ``run`` is the only run whose end it still listens to.
+- Every ``Load``, ``Run``, ``Reset``, ``Revive`` and ``Probation`` ends with an event: nothing is waited for that nobody tells.
+- No bundle is loaded twice at once on a device, and none runs where it is not ``READY`` or while it is suspended.
+- No job waits that no device can ever do: ``want`` has refused it.
+
+The crew stays in step because it holds one lock over ``step`` and the effects, so that what it has carried out and what the
+state says are the same whenever somebody looks; only calls to others wait until the lock is free.
 """
 
 from collections import Counter
@@ -217,7 +229,7 @@ class _Draft:
     # models
 
     def loaded(self, event: Loaded) -> None:
-        self.move_model(event.device, event.bundle, Loaded, batch=event.batch, pace=event.pace)
+        self.move_model(event.device, event.bundle, Loaded, ModelState(batch=event.batch, pace=event.pace))
         self.want_all()
 
     def load_failed(self, event: LoadFailed) -> None:
@@ -225,7 +237,7 @@ class _Draft:
             self.move_model(event.device, event.bundle, DeviceLost)
             self.lose(event.device)
         else:
-            self.move_model(event.device, event.bundle, LoadFailed, trouble=event.error)
+            self.move_model(event.device, event.bundle, LoadFailed, ModelState(trouble=event.error))
         self.want_all()
 
     def slow(self, event: Slow) -> None:
@@ -233,17 +245,17 @@ class _Draft:
         self.want_all()
 
     def overdue(self, event: Overdue) -> None:
-        self.move_model(event.device, event.bundle, Overdue, trouble=event.reason)
+        self.move_model(event.device, event.bundle, Overdue, ModelState(trouble=event.reason))
         self.want_all()
 
     def phase(self, device: str, bundle: str) -> ModelPhase:
         model = self.models.get((device, bundle))
         return ModelPhase.ABSENT if model is None else model.phase
 
-    def move_model(self, device: str, bundle: str, by: type, **what: Any) -> bool:
+    def move_model(self, device: str, bundle: str, by: type, what: ModelState | None = None) -> bool:
         phase = MODEL_MOVES[self.phase(device, bundle)].get(by)
         if phase is not None:
-            self.models[device, bundle] = ModelState(phase, **what)
+            self.models[device, bundle] = (what or ModelState())._replace(phase=phase)
         return phase is not None
 
     def devices_for(self, job: Job) -> list[str]:
@@ -314,7 +326,7 @@ class _Draft:
         self.come_back(event.run)
 
     def device_gone(self, event: DeviceGone) -> None:
-        if self.move_device(event.device, DeviceGone, trouble=event.reason):
+        if self.move_device(event.device, DeviceGone, DeviceState(trouble=event.reason)):
             self.want_all()
 
     def device_back(self, event: DeviceBack) -> None:
@@ -324,10 +336,10 @@ class _Draft:
                     self.move_model(name, bundle, DeviceBack)
             self.want_all()
 
-    def move_device(self, name: str, by: type, **what: Any) -> bool:
+    def move_device(self, name: str, by: type, what: DeviceState | None = None) -> bool:
         phase = DEVICE_MOVES[self.devices[name].phase].get(by)
         if phase is not None:
-            self.devices[name] = DeviceState(phase, **what)
+            self.devices[name] = (what or DeviceState())._replace(phase=phase)
         return phase is not None
 
     def lose(self, name: str) -> None:
@@ -382,7 +394,7 @@ class _Draft:
         for name, device in self.devices.items():
             if device.phase is DevicePhase.IDLE and (jobs := self.turn(name)):
                 self.runs += 1
-                self.move_device(name, Run, run=self.runs, jobs=jobs)
+                self.move_device(name, Run, DeviceState(run=self.runs, jobs=jobs))
                 self.effects.append(Run(name, self.runs, jobs[0].bundle, tuple([job.id for job in jobs])))
 
     def turn(self, name: str) -> tuple[Job, ...]:
@@ -432,6 +444,7 @@ def _running(devices: Mapping[str, DeviceState]) -> Counter[str]:
     return Counter(scan for device in devices.values() for scan in {job.scan for job in device.jobs})
 
 
+# each takes the event that is its key, which no type of a mapping can say
 _HANDLERS: Mapping[type, Callable[[_Draft, Any], None]] = {
     Submitted: _Draft.submitted,
     Cancelled: _Draft.cancelled,

@@ -17,7 +17,7 @@ from .commission import commission
 from .jobs import Result
 from .runtimes import Runtime
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _MOST_TO_WARM_UP = 2**28
 """Values of the inputs of a warm-up: nothing of a scan has come yet that would pay for more."""
@@ -57,12 +57,12 @@ class LoadedModel:
                 raise
             known, runtimes = None, commission(bundle, device, wanted)
         chosen = known or choice.choose(runtimes, self.zeros(REFERENCE_SIZES), device)
-        self.runtime = chosen.runtime
-        self.pace = chosen.pace
+        self.runtime: str = chosen.runtime
+        self.pace: float = chosen.pace
         self._infer = runtimes[self.runtime].infer
         self._others: dict[str, Runtime] | None = None if wanted == "auto" else {}
         self._by_entry = all(spec.axes[0] == "batch" for spec in (*self.manifest.inputs, *self.manifest.outputs))
-        self.batch = chosen.batch if chosen.batch > 1 and self._treats_entries_alone() else 1
+        self.batch: int = chosen.batch if chosen.batch > 1 and self._treats_entries_alone() else 1
         if known is None and wanted == "auto":
             self._remember(chosen)
         log.info(
@@ -100,7 +100,7 @@ class LoadedModel:
         return relative_error(outputs, expected) <= self.manifest.tolerance
 
     def zeros(self, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-        """Inputs of these sizes; axes that are not named have length one."""
+        """Return inputs of zeros, float32 by name with the axes of the manifest; axes that are not named have length one."""
         return {spec.name: torch.zeros(shape_of(spec, sizes)) for spec in self.manifest.inputs}
 
     def prepare(self, sizes: Mapping[str, int]) -> None:
@@ -125,13 +125,30 @@ class LoadedModel:
         return sum(math.prod(shape_of(spec, sizes)) for spec in self.manifest.inputs)
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs; a batch that does not fit into the device's memory is computed in parts."""
+        """Compute the outputs; a batch that does not fit into the device's memory is computed in parts.
+
+        Parameters
+        ----------
+        inputs
+            float32 by name, with the axes of the manifest, the batch first.
+
+        Returns
+        -------
+        dict
+            float32 on the CPU by name, with the axes of the manifest.
+        """
         return self._in_parts(self._infer, inputs)[0]
 
     def compute(self, inputs: Mapping[str, Tensor]) -> Result:
         """Compute the outputs, and say what did, in which parts, and how long it took.
 
-        Where the runtime that is fastest fails, the bundle's other runtimes are tried.
+        Where the runtime that is fastest fails, the bundle's other runtimes are tried; what it failed with is raised if none of
+        them can do it either. Where memory ran out they are not tried: they would need as much.
+
+        Parameters
+        ----------
+        inputs
+            As ``infer`` takes them.
         """
         start = time.perf_counter()
         runtime = self.runtime

@@ -17,7 +17,7 @@ from ..bundle.trust import EVERYBODY, Trust
 from .device import LocalDevice, Shelf
 from .jobs import DeviceLostError, EngineError, Result, Tensors
 
-log = logging.getLogger("isocenter.engine")
+log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _RETRIES = 3
 _START_SECONDS = 30.0
@@ -69,7 +69,7 @@ class Actor:
 
     def compute(self, bundle: str, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], Result]:
         """Compute the outputs; arrays travel as numpy's, which Ray passes on as read-only views."""
-        inputs = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
+        inputs = {name: torch.as_tensor(array.copy()) for name, array in arrays.items()}
         result = self._device.compute(bundle, inputs)
         outputs = {name: tensor.numpy() for name, tensor in result.outputs.items()}
         return outputs, replace(result, outputs={})
@@ -127,21 +127,26 @@ class RayDevice:
         return function.remote(*arguments)
 
     def load(self, bundle: str) -> None:
+        """Load and commission a bundle in the actor, beside what runs there."""
         self._call("load", bundle)
 
     def batch(self, bundle: str) -> int:
+        """How many slices are worth computing together there."""
         return self._call("batch", bundle)
 
     def pace(self, bundle: str) -> float:
+        """Seconds for a byte of inputs, without the way there and back."""
         return self._call("pace", bundle)
 
     def prepare(self, bundle: str, sizes: Mapping[str, int]) -> None:
+        """Load a bundle and get ready for inputs of these sizes."""
         self._call("prepare", bundle, dict(sizes))
 
     def compute(self, bundle: str, inputs: Tensors) -> Result:
+        """Compute the outputs of float32 inputs by name, which are copied there, and back to the CPU here."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
         outputs, result = self._call("compute", bundle, arrays)
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in outputs.items()}
+        tensors = {name: torch.as_tensor(array.copy()) for name, array in outputs.items()}
         return replace(result, outputs=tensors, device=f"{self.name} ({result.device})")
 
     def process(self) -> int:
@@ -179,6 +184,7 @@ class RayDevice:
         raise AssertionError
 
     def is_alive(self) -> bool:
+        """Whether the actor answers; one that has died is made anew, and answers next time."""
         actor = self._actor
         try:
             self._ray.get(self._ask(actor, "process"), timeout=_START_SECONDS)
@@ -204,6 +210,7 @@ class RayDevice:
         self._replace(actor)
 
     def close(self) -> None:
+        """End the actor."""
         self._ray.kill(self._actor)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,12 +20,32 @@ from ..bundle.onnx_graph import check_onnx
 from ..bundle.torchscript import checked_torchscript
 
 
+class _Jit(Protocol):
+    """What is used here of ``torch.jit``, which torch gives no types."""
+
+    def load(self, f: BinaryIO, map_location: torch.device) -> torch.nn.Module: ...
+
+    def optimized_execution(self, should_optimize: bool) -> AbstractContextManager[None]: ...
+
+
+_jit = cast("_Jit", torch.jit)
+
+
+_Provider = str | tuple[str, dict[str, str]]
+"""An execution provider of ONNX Runtime: its name, or that and its options."""
+
+
 class NothingToGainError(BundleError):
     """A runtime would do what another one does."""
 
 
 class Runtime(Protocol):
-    """Runs one model file on one device. Inputs and outputs are tensors by name; outputs are on the CPU, and complete."""
+    """Runs one model file on one device.
+
+    Inputs and outputs are float32 by name, with the axes of the manifest's ``TensorSpec``. Inputs may be on any device; outputs
+    are on the CPU, and complete: no work on the device is left. Whether its numbers are right is not a runtime's to say; the
+    probe finds out (``commission``).
+    """
 
     @property
     def description(self) -> str:
@@ -33,33 +53,57 @@ class Runtime(Protocol):
         ...
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs.
+
+        Raises
+        ------
+        Exception
+            Whatever the program raises that runs the file.
+        """
         ...
 
 
 class TorchScriptRuntime:
-    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice."""
+    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice.
+
+    What TorchScript may do was checked before it was loaded (``bundle.torchscript``), but for one thing that no list of
+    operators forbids: to write into its own weights. So the versions that torch counts of each are compared after every run.
+
+    Parameters
+    ----------
+    path
+        ``model.ts``.
+    manifest
+        Names inputs and outputs in the order of the arguments, and lists the file's hash.
+    device
+        Where to run.
+
+    Raises
+    ------
+    BundleError
+        It is not the file that the manifest lists, does more than compute, or (``run``) changes its weights.
+    """
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        self.description = f"TorchScript on {device}"
+        self.description: str = f"TorchScript on {device}"
         self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
-            self._module = torch.jit.load(archive, map_location=device).eval()
+            self._module = _jit.load(archive, map_location=device).eval()
         self._weights = [*self._module.parameters(), *self._module.buffers()]
         self._versions = self._count_changes()
 
     def _count_changes(self) -> int:
-        return sum(tensor._version for tensor in self._weights)
+        # torch counts what is written into a tensor, and has no public name for it
+        return sum(tensor._version for tensor in self._weights)  # pyright: ignore[reportPrivateUsage]
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
-        plainly = torch.jit.optimized_execution(False)  # pyright: ignore[reportPrivateImportUsage]
         link = self._link
-        with torch.inference_mode(), plainly, link.open():
+        with torch.inference_mode(), _jit.optimized_execution(False), link.open():
             outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
             if self._count_changes() != self._versions:
                 raise BundleError("it changes its own weights while it runs, which the next scan would meet")
@@ -71,7 +115,7 @@ class ChannelsLastRuntime(TorchScriptRuntime):
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         super().__init__(path, manifest, device)
-        self.description = f"TorchScript on {device}, channels last"
+        self.description: str = f"TorchScript on {device}, channels last"
         layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
         weights = [tensor for tensor in self._module.parameters() if tensor.dim() in layouts]
         if not weights:
@@ -85,7 +129,22 @@ class OnnxRuntime:
     """ONNX Runtime on the CPU or on CUDA.
 
     TF32 is off there unless the manifest has it: it costs three digits of every Fourier transform. Inputs and outputs are
-    bound: the session reads and writes torch's memory, on the device.
+    bound: the session reads and writes torch's memory, on the device. For that the sizes of outputs must be known before they
+    are computed: each of their axes has the length of the inputs' axis of that name, or a fixed one.
+
+    Parameters
+    ----------
+    path
+        ``model.onnx``.
+    manifest
+        Names inputs and outputs and their axes, and lists the file's hash.
+    device
+        Where to run.
+
+    Raises
+    ------
+    BundleError
+        ONNX Runtime is not installed or lacks the provider, or the file is not one that may be run.
     """
 
     provider = "CUDAExecutionProvider"
@@ -111,12 +170,12 @@ class OnnxRuntime:
         in_use = self._session.get_providers()
         if device.type == "cuda" and self.provider not in in_use:
             raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
-        self.description = f"ONNX Runtime on {device} ({', '.join(in_use)})"
+        self.description: str = f"ONNX Runtime on {device} ({', '.join(in_use)})"
         self._link = _Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
 
-    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         if device.type == "cpu":
             return ["CPUExecutionProvider"]
         cuda = {"use_tf32": str(int(manifest.precision == "tf32")), "device_id": str(device.index or 0)}
@@ -164,7 +223,7 @@ class TensorRtRuntime(OnnxRuntime):
             raise BundleError("TensorRT needs a CUDA device")
         super().__init__(path, manifest, device)
 
-    def _providers(self, manifest: Manifest, device: torch.device) -> list[Any]:
+    def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         tensorrt = {
             "device_id": str(device.index or 0),
             "trt_engine_cache_enable": "1",
@@ -176,20 +235,26 @@ class TensorRtRuntime(OnnxRuntime):
 class AotiRuntime:
     """A graph that was compiled ahead of time by torch's Inductor; its file is native code for one kind of processor or GPU.
 
-    Nothing can check what such code does: whoever loads it must know who made it.
+    Nothing can check what such code does: whoever loads it must know who made it (``Bundle.may_hold_machine_code``).
+
+    Raises
+    ------
+    BundleError
+        It was compiled for another kind of device, is not the file that the manifest lists, or cannot be loaded here.
     """
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         if device.type != manifest.compiled_for:
             raise BundleError(f"model.pt2 was compiled for {manifest.compiled_for}")
-        self.description = f"AOTInductor on {device}"
+        self.description: str = f"AOTInductor on {device}"
         self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         inductor = importlib.import_module("torch._inductor")
+        index = cast("int | None", device.index)  # None for the device in use, which torch's types leave out
         try:
             self._model = inductor.aoti_load_package(
-                io.BytesIO(read_listed(path, manifest)), device_index=-1 if device.index is None else device.index
+                io.BytesIO(read_listed(path, manifest)), device_index=-1 if index is None else index
             )
         except RuntimeError as error:
             raise BundleError("model.pt2 cannot be loaded here") from error
@@ -209,7 +274,11 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class _Link:
-    """The way to a device and back: on CUDA through pinned memory, on another stream than what else the process does there."""
+    """The way to a device and back: on CUDA through pinned memory, on another stream than what else the process does there.
+
+    On a stream of its own, copies do not wait for what else runs there; and only from pinned memory does a copy run beside
+    the processor.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -239,9 +308,9 @@ class _Link:
         self.wait()
         return pinned
 
-    def named(self, names: Sequence[str], result: Any) -> dict[str, Tensor]:
+    def named(self, names: Sequence[str], result: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what a module returned, one tensor or several, by name and on the host."""
-        values = result if isinstance(result, tuple | list) else (result,)
+        values = (result,) if isinstance(result, Tensor) else result
         return dict(zip(names, self.to_host(values), strict=True))
 
     def wait(self) -> None:

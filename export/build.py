@@ -32,7 +32,7 @@ from .cases import Inputs
 from .formats import FORMATS, ExportError
 from .half_precision import HALF, in_precision
 
-log = logging.getLogger("isocenter.export")
+log: logging.Logger = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
 SHIPPED_FORMATS = ("torchscript",)

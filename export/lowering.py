@@ -212,6 +212,16 @@ class _OnnxInterpreter(_Lowered):
         super().__init__(module, compute, ThresholdByProducts(compute, graph.loop))
         self._graph = graph
 
+    def run_node(self, n: Node) -> Any:
+        """Write a node, and note what the tracer knows of its shape."""
+        result = super().run_node(n)
+        shape = getattr(n.meta.get("val"), "shape", None)
+        if shape is not None:
+            for part in (result.real, result.imaginary) if isinstance(result, Complex) else (result,):
+                if isinstance(part, Symbol) and part.rank == len(shape):
+                    self._graph.know_shape(part, [size if isinstance(size, int) else str(size) for size in shape])
+        return result
+
     def real(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
         """Write an operation; what is known already is computed."""
         if not contains((*args, *kwargs.values()), Symbol | Integer):

@@ -1,7 +1,7 @@
 """What a user may say about an export, beside the checkpoint: the YAML file of ``isocenter export --config``."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,7 +19,7 @@ class ExportOptions(BaseModel):
     and ``scaling``. An own module is described by ``arguments`` of its class, and by ``inputs`` and ``outputs``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
     version: str = "1.0"
     configuration: dict[str, Any] = {}

@@ -11,6 +11,7 @@ own, or on the symbols of an ONNX graph.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,8 +60,8 @@ class PlanarRules:
         self._compute = compute
 
     def makes_complex(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-        """Whether an operation makes a complex tensor of real ones."""
-        if name in ("view_as_complex", "complex", "polar") or name in _TRANSFORMS:
+        """Whether an operation on real tensors computes with complex ones."""
+        if name in ("view_as_complex", "complex", "polar", "keep_measured") or name in _TRANSFORMS:
             return True
         kinds = [*args, *kwargs.values()] if name in ("to", "_to_copy", "zeros", "ones", "full", "zeros_like") else []
         return any(isinstance(kind, torch.dtype) and kind.is_complex for kind in kinds)
@@ -340,6 +341,26 @@ class PlanarRules:
             c, d = self._along(sine, x.real, axis), self._along(cosine, x.imaginary, axis)
             x = Complex(self._compute("sub", a, b), self._compute("add", c, d))
         return x
+
+    def op_keep_measured(self, x: Any, mask: Any, axis: int) -> Any:
+        """Multiply real [..., y, x, 2] with ``K = F^H M F`` along one in-plane axis; the mask has length one along the other.
+
+        ``F = C + iT`` is symmetric, so ``K = (CMC + TMT) + i (CMT - TMC)``; it is Hermitian. It is made once a mask.
+        """
+        compute, matmul = self._compute, partial(self._compute, "matmul")
+        data = self.op_view_as_complex(x)
+        along_rows = axis % x.dim() == data.rank - 1
+        c, t = self._fourier_matrix(data, axis % x.dim(), True, False, "ortho")
+        lines = compute("select", mask, -1, 0)
+        lines = compute("transpose", lines, -2, -1) if along_rows else lines
+        masked_c, masked_t = self._times(lines, c), self._times(lines, t)
+        real = compute("add", matmul(c, masked_c), matmul(t, masked_t))
+        imaginary = compute("sub", matmul(c, masked_t), matmul(t, masked_c))
+        if along_rows:
+            result = self.op_matmul(data, Complex(real, compute("neg", imaginary)))
+        else:
+            result = self.op_matmul(Complex(real, imaginary), data)
+        return self.op_view_as_real(result)
 
     def _fourier_matrix(self, x: Complex, axis: int, centred: bool, inverse: bool, norm: str) -> tuple[Any, Any]:
         """Return real and imaginary part [n, n] of the matrix, which is symmetric."""

@@ -13,7 +13,7 @@ from .build import SHIPPED_FORMATS, find_current
 from .network import export_network
 from .options import ExportOptions
 
-log = logging.getLogger("isocenter.export")
+log: logging.Logger = logging.getLogger("isocenter.export")
 
 WEIGHTS = Path(__file__).parent / "weights"
 _USE = "research only; not a medical device"

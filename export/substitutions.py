@@ -4,6 +4,8 @@ While a module is traced, these operations stay whole (``Leaves``). Then each is
 
 ``centred``
     The centred Fourier transform. As it is written it asks whether a length is even, which would fix the answer for all lengths.
+``keep_measured``
+    To k-space, through the mask, and back. Along one axis the three are one matrix, ``F^H M F``.
 ``singular_value_threshold``
     ONNX has no decomposition of matrices. ``threshold_by_products`` needs matrix products only.
 """
@@ -31,6 +33,11 @@ def _centred(x: Tensor, axes: list[int], inverse: bool) -> Tensor:
     return fourier.centred(x, axes, inverse)
 
 
+@torch.library.custom_op(f"{NAMESPACE}::keep_measured", mutates_args=())
+def _keep_measured(x: Tensor, mask: Tensor, axis: int) -> Tensor:
+    return fourier.keep_measured(x, mask, [axis])
+
+
 @torch.library.custom_op(f"{NAMESPACE}::singular_value_threshold", mutates_args=())
 def _singular_value_threshold(x: Tensor, threshold: Tensor) -> Tensor:
     return svt.singular_value_threshold(x, threshold)
@@ -39,6 +46,12 @@ def _singular_value_threshold(x: Tensor, threshold: Tensor) -> Tensor:
 @_centred.register_fake
 def _like_transformed(x: Tensor, axes: list[int], inverse: bool) -> Tensor:
     del axes, inverse
+    return torch.empty_like(x)
+
+
+@_keep_measured.register_fake
+def _like_kept(x: Tensor, mask: Tensor, axis: int) -> Tensor:
+    del mask, axis
     return torch.empty_like(x)
 
 
@@ -54,11 +67,20 @@ class Leaves(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function, or the operation that stands for it."""
         del types
-        return _LEAVES.get(func, func)(*args, **(kwargs or {}))
+        leaf = _LEAVES.get(func)
+        return (func if leaf is None else leaf)(*args, **(kwargs or {}))
+
+
+def _keep_along_one_axis(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
+    axes = [dim for dim in dims if x.shape[dim] > 1]
+    if len(axes) != 1 or mask.shape[-5 - axes[0]] != 1:
+        return fourier.keep_measured.__wrapped__(x, mask, dims)  # pyright: ignore[reportFunctionMemberAccess]
+    return _keep_measured(x, mask, axes[0])
 
 
 _LEAVES: dict[Any, Callable[..., Any]] = {
     fourier.centred: _centred,
+    fourier.keep_measured: _keep_along_one_axis,
     svt.singular_value_threshold: _singular_value_threshold,
 }
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .channel import Channel
 from .ledger import Account
@@ -10,7 +10,6 @@ from .threads import keep_to_one_core
 
 T = TypeVar("T")
 S = TypeVar("S")
-_END: Any = object()
 
 
 def run_ahead(
@@ -42,8 +41,11 @@ def run_ahead(
             # what is not taken is not made: the steps before this one make their items when they are asked for them
             iterator = iter(items)
             while channel.wait_for_room():
-                item = next(iterator, _END)
-                if item is _END or not channel.put(start(item), size(item)):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                if not channel.put(start(item), size(item)):
                     break
         except BaseException as failure:  # noqa: BLE001 - raised in the thread that iterates
             error = failure

@@ -1,4 +1,9 @@
-"""Tensors that are computed by whoever needs them first."""
+"""Tensors that are computed by whoever needs them first.
+
+Coil maps take longer than most reconstructions, can begin long before the block of k-space is complete, and may not be needed at
+all. So they go along with the block as a promise. Who keeps it does not matter: a thread of the engine, as soon as it has nothing
+better to do, or the job that needs them. Whoever comes first computes; whoever comes meanwhile waits for that, and not for ever.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +40,7 @@ class Deferred:
 
     @classmethod
     def known(cls, tensor: Tensor) -> Deferred:
-        """Return one whose tensor is there already."""
+        """Return one whose tensor, of any shape, is there already."""
         return cls(lambda: tensor, tuple(tensor.shape))
 
     def start(self) -> None:
@@ -50,7 +55,7 @@ class Deferred:
                 self._outcome.set_exception(error)
 
     def get(self) -> Tensor:
-        """Return the tensor; computed in this thread, or waited for.
+        """Return the tensor, of ``shape``; computed in this thread, or waited for.
 
         Raises
         ------
@@ -66,5 +71,13 @@ class Deferred:
 
 
 def settled(inputs: Mapping[str, Tensor | Deferred]) -> dict[str, Tensor]:
-    """Return inputs with nothing left to compute."""
+    """Return inputs, of the same shapes, with nothing left to compute.
+
+    Raises
+    ------
+    TimeoutError
+        A thread that computes one of them has taken too long.
+    Exception
+        What went wrong with one of them.
+    """
     return {name: value.get() if isinstance(value, Deferred) else value for name, value in inputs.items()}

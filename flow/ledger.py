@@ -60,7 +60,7 @@ class Ledger:
         """The most that was held since whoever looks at it set it back."""
         self.in_flight = 0
         """Those bytes of what waits that are of blocks which were handed on."""
-        self.patience = PATIENCE
+        self.patience: float = PATIENCE
         """Seconds that are left of it."""
         # one for all: a credit of one scan may be the room that another one waits for
         self.condition: threading.Condition = whole.condition if whole is not None else threading.Condition()
@@ -98,7 +98,7 @@ class Ledger:
         with self.condition:
             whole, self.whole = self.whole, None
             if whole is not None:
-                whole._add(-self.waiting, -self.kept, in_flight=-self.in_flight)
+                whole.add(-self.waiting, -self.kept, in_flight=-self.in_flight)
             self.condition.notify_all()
 
     def wake(self) -> None:
@@ -106,14 +106,18 @@ class Ledger:
         with self.condition:
             self.condition.notify_all()
 
-    def _is_full(self, size: int) -> bool:
+    # what follows is for the accounts, which hold ``condition``
+
+    def is_full(self, size: int) -> bool:
+        """Whether so many bytes more would be too many to wait, for the scan or for all scans."""
         whole = self.whole
         return self.waiting + size > self.capacity or (whole is not None and whole.held + size > whole.capacity)
 
-    def _service_is_full(self, size: int) -> bool:
+    def service_is_full(self, size: int) -> bool:
+        """Whether so many bytes more would be too many for all scans together."""
         return self.whole is not None and self.whole.held + size > self.whole.capacity
 
-    def _be_patient(self) -> bool:
+    def be_patient(self) -> bool:
         """Wait for others; False once that has lasted too long."""
         start = time.monotonic()
         if self.patience <= 0:
@@ -122,7 +126,8 @@ class Ledger:
         self.patience -= time.monotonic() - start
         return True
 
-    def _add(self, waiting: int, kept: int, *, in_flight: int = 0) -> None:
+    def add(self, waiting: int, kept: int, *, in_flight: int = 0) -> None:
+        """Count bytes here and in the ledger of all scans; where some are given back, whoever waits for room is woken."""
         ledger: Ledger | None = self
         while ledger is not None:
             ledger.waiting += waiting
@@ -150,8 +155,8 @@ class Account:
         self.ledger = ledger
         self.name = name
         self.of_blocks = of_blocks
-        self.waiting = 0
-        self.kept = 0
+        self.waiting: int = 0
+        self.kept: int = 0
 
     def charge(self, size: int, *, leave: Callable[[], bool] = _never, timeout: float | None = None) -> bool:
         """Wait for room, and take it.
@@ -179,7 +184,7 @@ class Account:
     def _wait_for(self, size: int, leave: Callable[[], bool], timeout: float | None, *, take: bool) -> bool:
         end = None if timeout is None else time.monotonic() + timeout
         with self.ledger.condition:
-            while self.waiting and self.ledger._is_full(size) and not leave():
+            while self.waiting and self.ledger.is_full(size) and not leave():
                 left = None if end is None else end - time.monotonic()
                 if left is not None and left <= 0:
                     return False
@@ -203,16 +208,16 @@ class Account:
             while not leave():
                 if self.waiting and ledger.waiting + size > ledger.capacity:
                     ledger.condition.wait()
-                elif not ledger._service_is_full(size):
+                elif not ledger.service_is_full(size):
                     self._wait_with(size)
                     return True
-                elif not ledger._be_patient():
+                elif not ledger.be_patient():
                     return False
             return False
 
     def _wait_with(self, size: int) -> None:
         self.waiting += size
-        self.ledger._add(size, 0, in_flight=size if self.of_blocks else 0)
+        self.ledger.add(size, 0, in_flight=size if self.of_blocks else 0)
 
     def credit(self, size: int) -> None:
         """Give back what was charged."""
@@ -237,11 +242,11 @@ class Account:
             while ledger.kept + whole <= ledger.keeps:
                 if ledger.in_flight and ledger.kept + ledger.in_flight + whole > ledger.keeps:
                     ledger.condition.wait()
-                elif not ledger._service_is_full(whole):
+                elif not ledger.service_is_full(whole):
                     self.kept += size
-                    ledger._add(0, size)
+                    ledger.add(0, size)
                     return True
-                elif not ledger._be_patient():
+                elif not ledger.be_patient():
                     return False
             return False
 
@@ -250,11 +255,11 @@ class Account:
         with self.ledger.condition:
             assert size <= self.kept, f"{self.name}: {size} bytes are released of {self.kept}"
             self.kept -= size
-            self.ledger._add(0, -size)
+            self.ledger.add(0, -size)
 
     def close(self) -> None:
         """Give back everything."""
         with self.ledger.condition:
             kept, self.kept = self.kept, 0
-            self.ledger._add(0, -kept)
+            self.ledger.add(0, -kept)
             self._wait_with(-self.waiting)

@@ -4,7 +4,7 @@ import ctypes
 import logging
 from pathlib import Path
 
-log = logging.getLogger("isocenter.threads")
+log: logging.Logger = logging.getLogger("isocenter.threads")
 
 
 def keep_to_one_core() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..flow.ledger import Account
 from ..wire.header import Encoding
 from .calibration import CalibrationStore, Key, TimeAverage, calibration_on_grid, frames_to_average
 from .gadget import Options
@@ -92,7 +93,7 @@ class Assembler:
         self._averages_apart = averages_apart
         self.wants_maps = wants_maps
         self._series: dict[Key, TimeAverage] = {}
-        self.account = scan.ledger.account("series")
+        self.account: Account = scan.ledger.account("series")
 
     def fills(self, index: int) -> bool:
         """Whether lines of an encoding space that are flagged as calibration only are lines of the image as well."""

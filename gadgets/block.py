@@ -68,13 +68,13 @@ class Block:
         self._buffers: dict[Shape, KspaceBuffer] = {}
         self._waiting: dict[Shape, list[tuple[Acquisition, Readout, int]]] = {}
         self._shape: Shape | None = None
-        self.lost = 0
+        self.lost: int = 0
         """Readouts of so many different shapes that they were not even kept."""
         self.ended = False
         """Whether a flag said that the block was at its end."""
         self.unusable = 0
         """Readouts of it that hold nothing usable and will not come again."""
-        self.check_at = 0
+        self.check_at: int = 0
         """Number of readouts before which the block cannot be complete, if it has to have all that are missing."""
         self._least = 0
         """Number of readouts before which it cannot be complete in any case, as long as as many lines are filled."""

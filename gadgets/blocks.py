@@ -28,9 +28,9 @@ class Blocks:
     def __init__(self) -> None:
         self._blocks: dict[Key, Block] = {}
         self._by_encoding: dict[int, dict[Key, Block]] = {}
-        self.refused = Refusals()
-        self.readouts = 0
-        self.largest = 0
+        self.refused: Refusals = Refusals()
+        self.readouts: int = 0
+        self.largest: int = 0
 
     def __contains__(self, key: Key) -> bool:
         return key in self._blocks

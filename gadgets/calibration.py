@@ -247,7 +247,12 @@ def resampled(
     """Bring calibration lines of another field of view to the grid of an image.
 
     A field of view that holds the whole object can be exchanged for another one: the samples between those that were measured
-    follow from them by band-limited interpolation, a sum over the measured ones along each axis.
+    follow from them by band-limited interpolation (Whittaker and Shannon), along each axis ::
+
+        s(k) = v / have * sum_i s_i sinc(v (k - k_i)),   k_i = (i - center) / have,   v = min(have, want)
+
+    with k in 1/mm, fields of view in mm, and ``sinc(u) = sin(pi u) / (pi u)``. The band v is the smaller of the two fields of
+    view: what lies outside the image's would fold into it.
 
     Parameters
     ----------
@@ -277,7 +282,10 @@ def resampled(
 
 
 def _interpolation(samples: int, center: int, have: float, size: int, want: float) -> Tensor:
-    """Matrix [size, samples] from samples at (i - center) / have to those at (j - size // 2) / want."""
+    """Return the matrix [size, samples] from samples at (i - center) / have to those at (j - size // 2) / want.
+
+    float64. Rows of places more than half a sample beyond the outermost measured one are zero: nothing is extrapolated.
+    """
     source = (np.arange(samples) - center) / have
     target = (np.arange(size) - size // 2) / want
     view = min(have, want)
@@ -303,7 +311,8 @@ def frames_to_average(announced: int, turn: int) -> int:
 class TimeAverage:
     """Calibration lines of a series whose frames are undersampled in turns: their average.
 
-    As in TSENSE (Kellman et al., MRM 2001;45:846). What moves from frame to frame leaves a ghost in the average of one turn,
+    ``s(k) = sum_t m_t(k) s_t(k) / sum_t m_t(k)`` over the frames t, with m 1 where a frame has the line, else 0: as in TSENSE
+    (Kellman et al., MRM 2001;45:846). What moves from frame to frame leaves a ghost in the average of one turn,
     which maps would inherit, so that several turns are awaited. The average is replaced by that of the next turns as the
     series goes on.
 

@@ -21,6 +21,12 @@ def compress_coils(
 ) -> Stream:
     """Combine the coils into fewer virtual ones by principal component analysis (Buehrer et al., MRM 2007;57:1131).
 
+    1. The correlation of the channels over all samples s [coils] of the calibration data, ``R = sum_k s_k s_k^H``.
+    2. Its eigenvectors, ``R = V diag(lambda) V^H``, by falling eigenvalue.
+    3. ``data <- V_n^H data`` with the first n of them: of all combinations of n channels, those that keep most of the energy.
+
+    The rows of ``V_n^H`` are orthonormal, so white noise stays white.
+
     Parameters
     ----------
     items
@@ -30,7 +36,7 @@ def compress_coils(
     coils
         Number of virtual coils; 0 keeps as many as ``tolerance`` asks for.
     tolerance
-        Virtual coils with less than this fraction of the largest eigenvalue are dropped.
+        Virtual coils with ``lambda <= tolerance * lambda_1`` are dropped: a fraction of energy, not of amplitude.
     """
     matrix: Tensor | None = None
     for item in items:
@@ -44,11 +50,11 @@ def compress_coils(
 
 
 def _compression_matrix(kspace: Kspace, coils: int, tolerance: float) -> Tensor:
-    """Rows are the principal components [virtual, coils] of the calibration data, or else of all data."""
+    """Return ``V_n^H``, complex64 [virtual, coils], of the calibration data, or else of all data."""
     source = kspace.data if kspace.calibration is None else kspace.calibration
     flat = source.reshape(source.shape[0], -1)
     values, vectors = torch.linalg.eigh(flat @ flat.mH)
-    values, vectors = values.flip(0), vectors.flip(1)
+    values, vectors = values.flip(0), vectors.flip(1)  # torch sorts them by rising eigenvalue
     keep = max(1, int((values > tolerance * values[0]).sum()))
     if coils:
         keep = min(keep, coils)

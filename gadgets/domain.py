@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..bundle.manifest import Manifest
 from .kspace import Kspace
 from .scan import Scan
 
@@ -100,7 +100,7 @@ def measure_acceleration(mask: Tensor) -> float:
     return typical * (describe_sampling(mask.any(dim=1)).acceleration if mask.shape[0] > 1 else 1.0)
 
 
-def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[Misfit]:
+def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
     """Say in what respects a block lies outside what a bundle was made for.
 
     Parameters
@@ -143,8 +143,9 @@ def misfits(manifest: Any, kspace: Kspace, scan: Scan) -> list[Misfit]:
     for spec in manifest.inputs:
         found += [_outside(axis, sizes[axis], limits) for axis, limits in spec.limits.items() if axis in sizes]
     reasons = [Misfit(reason) for reason in dict.fromkeys(found) if reason]
-    if reason := _outside("acceleration", acceleration, domain.acceleration):
-        reasons.insert(0, Misfit(reason, aliases=acceleration > domain.acceleration[1] == 1))
+    limits = domain.acceleration
+    if limits is not None and (reason := _outside("acceleration", acceleration, limits)):
+        reasons.insert(0, Misfit(reason, aliases=acceleration > limits[1] == 1))
     return reasons
 
 

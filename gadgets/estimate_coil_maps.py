@@ -1,4 +1,7 @@
-"""Coil sensitivity maps."""
+"""Coil sensitivity maps: S_c of ``y_c = F (S_c x)``, of unit norm over the coils, ``sum_c |S_c|^2 = 1``, where there is signal.
+
+They are a promise (``flow.deferred``): the lines that they are made of are copied now, the computing is left to whoever has time.
+"""
 
 import time
 from dataclasses import dataclass, replace
@@ -50,7 +53,8 @@ def estimate_coil_maps(
     scan
         Told when a block has too little calibration data; such a block takes the maps before, if they fit, or goes on without.
     method
-        ``espirit``, or ``adaptive``: less exact, defined everywhere, about twice as fast.
+        ``espirit`` (Uecker et al., MRM 2014;71:990), or ``adaptive`` (Walsh et al., MRM 2000;43:682): less exact, defined
+        everywhere, about twice as fast.
     calibration_size
         Largest extent of the calibration region along each axis.
     kernel, crop
@@ -94,6 +98,22 @@ def _same_lines(before: Kspace, kspace: Kspace) -> bool:
 
 def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool = True) -> Deferred:
     """Return the maps of a block from the calibration lines that it has now; they are begun, or left to whoever needs them.
+
+    Parameters
+    ----------
+    kspace
+        The block.
+    options
+        How maps are made.
+    scan
+        Its engine computes them; its ``seconds`` count how long that took.
+    begin
+        Whether the engine computes them as soon as it can.
+
+    Returns
+    -------
+    Deferred
+        complex64 [coils, kz, ky, kx] in image space, on the grid of the block.
 
     Raises
     ------
@@ -145,7 +165,24 @@ def _borrow(kspace: Kspace, before: Kspace | None, problem: str, scan: Scan) -> 
 
 
 def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions, mask: Tensor | None = None) -> Tensor:
-    """Maps [coils, kz, ky, kx] of a shape (kz, ky, kx); plane by plane where the calibration data covers all partitions."""
+    """Estimate maps; plane by plane where the calibration data covers all partitions.
+
+    Parameters
+    ----------
+    region
+        complex64 [coils, kz, ky, kx], the middle of k-space.
+    shape
+        Size (z, y, x) of the maps.
+    options
+        The method and what it needs.
+    mask
+        bool [kz, ky], which lines of the region were measured; None: all.
+
+    Returns
+    -------
+    Tensor
+        complex64 [coils, z, y, x].
+    """
     partitions, lines, samples = shape
 
     def maps(data: Tensor, planes: int) -> Tensor:
@@ -161,11 +198,21 @@ def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions, 
 
 
 def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None]:
-    """Return a copy of the largest fully sampled block [coils, kz, ky, kx] around the middle of k-space.
+    """Return a copy of the largest fully sampled block around the middle of k-space.
 
-    If a few lines [kz, ky] of it are missing, they are zero, and the second thing returned, their mask, says which were measured.
+    Parameters
+    ----------
+    kspace
+        Its calibration lines, or its own averaged over the frames: whichever give the larger block.
+    size
+        Most samples along each axis; of partitions there may be more, if all were measured.
 
-    It has up to ``size`` samples along each axis, but all partitions where they were all measured.
+    Returns
+    -------
+    Tensor
+        complex64 [coils, kz, ky, kx]; lines that are missing are zero.
+    Tensor or None
+        bool [kz, ky], which lines were measured; None: all.
 
     Raises
     ------

@@ -22,7 +22,7 @@ _CHUNK = 2**20
 _RESIDENT_SECONDS = 5.0
 """That a resident service may take to say that it is one."""
 
-log = logging.getLogger("isocenter.external")
+log: logging.Logger = logging.getLogger("isocenter.external")
 
 
 def external(connection: Any) -> None:

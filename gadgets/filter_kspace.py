@@ -1,4 +1,7 @@
-"""Filters on the k-space of images: smoothing, and the transition at the edge of partial Fourier data."""
+"""Filters on the k-space of images: smoothing, and the transition at the edge of partial Fourier data.
+
+Both multiply k-space by one real filter along each axis, ``image <- F^H (f_z f_y f_x F image)``, F centred and orthonormal.
+"""
 
 import math
 from typing import Annotated, Literal, TypeGuard, cast
@@ -98,7 +101,33 @@ def _apply(image: Image, filters: list[Filter]) -> Image:
 
 
 def symmetric_filter(shape: Shape, size: int, sigma: float, width: float) -> Filter:
-    """Filter of unit mean square, symmetric about the middle of k-space; the lone first sample of an even length is zero."""
+    """Return a filter of one axis, symmetric about the middle of k-space, ``n // 2``, and of unit mean square.
+
+    With ``d = i - n // 2`` and ``h = (n - 1) // 2``, before it is normalised::
+
+        Gaussian        exp(-sigma^2 (d / h)^2 / 2)
+        Hanning         (1 + cos(pi d / (h + 1))) / 2
+        TaperedHanning  1, falling like half a Hanning window over the outer ``width * n`` samples of each side
+
+    A mean square of 1 keeps the variance of white noise. The first sample of an even length has no counterpart on the other
+    side of the middle: it is zero.
+
+    Parameters
+    ----------
+    shape
+        Which; ``None`` is all ones.
+    size
+        Length n of the axis; filters of fewer than four samples are all ones.
+    sigma
+        Of the Gaussian.
+    width
+        Of the slopes of ``TaperedHanning``, as a fraction of n.
+
+    Returns
+    -------
+    ndarray
+        float64 [size].
+    """
     if shape == "None" or size < 4:
         return np.ones(size)
     half = (size - 1) // 2
@@ -121,6 +150,7 @@ def _slopes(distance: NDArray[np.int_], half: int, width: int) -> Filter:
 
 
 def _edge_filter(image: Image, axis: str, size: int, width: float) -> Filter:
+    """Return [size], 1 but for half a Hanning window at the end of k-space where samples are missing."""
     limits = image.meta.get(f"sampling_limits_{axis}")
     values = np.ones(size)
     if limits is None or size < 4:

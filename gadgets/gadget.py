@@ -60,10 +60,14 @@ class Gadget:
         self.name: str = function.__name__
         hints = get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())[2:]
-        self.from_chain = frozenset(each.name for each in parameters if _is_from_chain(hints[each.name]))
+        self.from_chain: frozenset[str] = frozenset(
+            each.name for each in parameters if _is_from_chain(hints[each.name])
+        )
         own = [parameter for parameter in parameters if parameter.name not in self.from_chain]
-        self.options = {parameter.name: TypeAdapter(hints[parameter.name]) for parameter in own}
-        self.defaults = {parameter.name: parameter.default for parameter in own}
+        self.options: dict[str, TypeAdapter[Any]] = {
+            parameter.name: TypeAdapter(hints[parameter.name]) for parameter in own
+        }
+        self.defaults: dict[str, Any] = {parameter.name: parameter.default for parameter in own}
         update_wrapper(self, function)
 
     def __call__(self, items: Stream, scan: Scan, **options: Any) -> Stream:

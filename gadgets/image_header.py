@@ -33,7 +33,17 @@ MOST_IMAGES = 65535
 
 
 def image_header(kspace: Kspace, frame: int, fov: Lengths) -> ImageHeader:
-    """Header of the image of one frame: geometry, counters and time stamps of its central line, its field of view in mm."""
+    """Return the header of the image of one frame: geometry, counters and time stamps of its central line.
+
+    Parameters
+    ----------
+    kspace
+        The block.
+    frame
+        Which of its frames.
+    fov
+        Field of view (x, y, z) of the image in mm.
+    """
     reference = kspace.central_header(frame)
     header = ImageHeader()
     header.version = 1
@@ -46,7 +56,10 @@ def image_header(kspace: Kspace, frame: int, fov: Lengths) -> ImageHeader:
 
 
 def image_index(header: ImageHeader, encoding: Encoding) -> int:
-    """Number an image from 1 by its counters, slices fastest, as Gadgetron's generic chains do; wraps at ``MOST_IMAGES``."""
+    """Number an image from 1 by its counters, slices fastest, as Gadgetron's generic chains do; wraps at ``MOST_IMAGES``.
+
+    ``1 + slice + slices * (contrast + contrasts * (phase + ...))``, with the counts that the header's limits announce.
+    """
     index, stride = 0, 1
     for name in ("slice", "contrast", "phase", "set", "repetition", "average"):
         index += getattr(header, name) * stride

@@ -128,16 +128,16 @@ class KspaceBuffer:
         copies: int = 1,
     ) -> None:
         self.encoding = encoding
-        self.encoding_index = first.encoding
-        self.coils = first.channels
-        self.readout_samples = first.samples
-        self.centered = first.center_sample == first.samples // 2
+        self.encoding_index: int = first.encoding
+        self.coils: int = first.channels
+        self.readout_samples: int = first.samples
+        self.centered: bool = first.center_sample == first.samples // 2
         # as many samples as when the oversampling was removed: whether it was, the plan decides
         short = first.samples == encoding.cropped_readout and self.centered
-        self.samples = encoding.cropped_readout if short else encoding.encoded_matrix[0]
-        self.readouts = 0
-        self.dwell_time = 0.0
-        self.unseen = 0
+        self.samples: int = encoding.cropped_readout if short else encoding.encoded_matrix[0]
+        self.readouts: int = 0
+        self.dwell_time: float = 0.0
+        self.unseen: int = 0
         """Readouts since the last ``snapshot``."""
         self.fresh: list[tuple[int, int, int]] = []
         """Lines (frame, kz, ky) that ``process`` has not seen."""
@@ -169,11 +169,11 @@ class KspaceBuffer:
         self.lines = lines
         self._cleared = False
         # not cleared: a line is written when it comes, and lines that never came are cleared when the block is complete
-        self.data = np.empty(shape, np.complex64)
-        self.count = np.zeros(lines, np.int32)
-        self.energy = np.zeros(lines, np.float64)
+        self.data: NDArray[np.complex64] = np.empty(shape, np.complex64)
+        self.count: NDArray[np.int32] = np.zeros(lines, np.int32)
+        self.energy: NDArray[np.float64] = np.zeros(lines, np.float64)
         """Sum of the squared magnitudes of the readout of each line that came last."""
-        self.headers = np.zeros((*lines, _HEADER_BYTES), np.uint8)
+        self.headers: NDArray[np.uint8] = np.zeros((*lines, _HEADER_BYTES), np.uint8)
         self._header_bytes = self.headers.reshape(-1).data
         return before
 
@@ -277,7 +277,7 @@ class KspaceBuffer:
     def start_again(self) -> None:
         """Count every line as new."""
         self._processed = None
-        self.fresh = [tuple(place) for place in np.argwhere(self.count > 0).tolist()]
+        self.fresh = [(frame, kz, ky) for frame, kz, ky in np.argwhere(self.count > 0).tolist()]
 
     def fill_from(self, other: "KspaceBuffer") -> None:
         """Take lines of the same counters from another buffer where this one has none; one of another shape is not used."""

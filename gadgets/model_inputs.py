@@ -1,11 +1,16 @@
-"""Arrange a block of k-space the way a bundle's manifest asks for, and its output back as images."""
+"""Arrange a block of k-space the way a bundle's manifest asks for, and its output back as images.
+
+A block has the axes of ``AXES``, a bundle those that its manifest names. Axes that a bundle does not know are stacked in its
+batch, in the order frames, partitions; axes that an input has and the block's tensor has not are repeated. Only names decide,
+so a bundle with another order of axes needs no code here.
+"""
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..bundle.manifest import Manifest
 from ..flow.deferred import Deferred
 from ..models.fourier import ifft
 from ..wire.errors import DataError
@@ -20,11 +25,23 @@ _AXES = {
 _SPATIAL = ("kz", "ky", "kx")
 
 
-def arrange_inputs(manifest: Any, kspace: Kspace) -> dict[str, Tensor | Deferred]:
+def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Deferred]:
     """Return the inputs that a manifest names; the coil maps may have to be computed yet.
 
     Axes that a bundle does not know become its batch: the frames of a still-image network, and the partitions of a 2-D
-    network, which are transformed to slices first.
+    network, which are transformed to slices first: ``F_kz^H``, which needs every partition sampled alike.
+
+    Parameters
+    ----------
+    manifest
+        Of the bundle.
+    kspace
+        The block.
+
+    Returns
+    -------
+    dict
+        float32 by name, with the axes of the manifest, complex numbers as pairs along the last one.
 
     Raises
     ------
@@ -103,8 +120,18 @@ def _arrange(
     return source.to(torch.float32).contiguous()
 
 
-def arrange_output(manifest: Any, image: Tensor, kspace: Kspace) -> Tensor:
-    """Return the output ``image`` as [frames, z, y, x], complex64 or float32."""
+def arrange_output(manifest: Manifest, image: Tensor, kspace: Kspace) -> Tensor:
+    """Return the output ``image`` as [frames, z, y, x], complex64 or float32.
+
+    Parameters
+    ----------
+    manifest
+        Of the bundle.
+    image
+        float32, with the axes of the manifest.
+    kspace
+        The block that it was made of, whose frames and partitions may lie in the batch.
+    """
     wanted = tuple(next(spec for spec in manifest.outputs if spec.name == "image").axes)
     volume = torch.view_as_complex(image.contiguous()) if "complex" in wanted else image
     sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))

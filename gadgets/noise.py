@@ -1,4 +1,16 @@
-"""Noise covariances: computed from noise readouts, and turned into a whitening matrix."""
+"""Noise covariances: computed from noise readouts, and turned into a whitening matrix.
+
+The noise of the channels, x [coils], is complex and has zero mean. Its covariance ``Psi = E[x x^H]`` is estimated from n samples
+as ``sum x x^H / (n - 1)``. With the Cholesky factor of ``Psi = L L^H``, ``inv(L) x`` has the covariance 1: its channels are
+independent of each other (Pruessmann et al., MRM 2001;46:638, appendix A). Two factors bring that to the data:
+
+- ``sqrt(2)``, as a complex variance of 1 is one of 1/2 in each of the real and the imaginary part, and images in units of SNR
+  want 1 in each (Kellman and McVeigh, MRM 2005;54:1439).
+- ``sqrt(t / t_noise * bandwidth)``, as the variance of white noise is proportional to the bandwidth of the receiver, the
+  reciprocal of the dwell time: data of dwell time t has ``t_noise / t`` times the variance of the noise scan. The receiver's
+  filter is no rectangle: of the noise scan's band ``1 / t_noise`` it passes the fraction ``bandwidth``, while the image lies in
+  the middle of its band, where all is passed.
+"""
 
 import hashlib
 import math
@@ -101,6 +113,13 @@ class NoiseCovariance:
         """Say why it is not the noise of data with these channels and names of coils; empty if it is.
 
         Noise of more coils than the data has fits where all are named, and each by a name of its own.
+
+        Parameters
+        ----------
+        channels
+            Of the data.
+        names
+            Of its coils, in the order of the channels; empty if they are not known.
         """
         if self._can_be_brought_to(names):
             return ""
@@ -157,7 +176,13 @@ class NoiseCovariance:
         Returns
         -------
         ndarray
-            complex64 [coils, coils], ``sqrt(2 t / t_noise * bandwidth) * inv(L)`` with ``covariance = L L^H``.
+            complex64 [coils, coils], ``sqrt(2 t / t_noise * bandwidth) * inv(L)`` with ``covariance = L L^H``. Where a dwell
+            time is not known, the factor is 1: the channels are decorrelated, and alike, but not of unit variance.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            The covariance is not positive definite, which ``fault`` would have said.
         """
         matrix = self._revived()
         if self._can_be_brought_to(names):

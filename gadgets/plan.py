@@ -69,7 +69,7 @@ class Plan:
     """
 
     def __init__(self, encodings: Sequence[Encoding]) -> None:
-        self.encodings = tuple(encodings)
+        self.encodings: tuple[Encoding, ...] = tuple(encodings)
         self._decided: dict[int, Grid] = {}
         self._images: set[int] = set()
 
@@ -207,7 +207,7 @@ class Evidence:
         return int(np.bincount(self.lines[0]).argmax())
 
     def within(self, keep: NDArray[np.bool_]) -> "Evidence":
-        """Leave lines out."""
+        """Keep the lines of a mask, bool [lines], and leave the others out."""
         return Evidence(self.lines[:, keep], self.energy[keep], self.marked, self.flat)
 
 

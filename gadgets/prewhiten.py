@@ -23,8 +23,9 @@ def prewhiten(
 ) -> Stream:
     """Whiten with the noise covariance of the scan that the header depends on, or else of this scan's noise readouts.
 
-    ``data <- sqrt(2 t / t_noise * bandwidth) * inv(L) @ data`` with the covariance ``L L^H`` (Pruessmann et al., MRM
-    2001;46:638, appendix), so that real and imaginary part have unit variance. ``t`` are the dwell times.
+    ``data <- sqrt(2 t / t_noise * bandwidth) * inv(L) @ data`` with the covariance ``L L^H`` [coils, coils] (Pruessmann et al.,
+    MRM 2001;46:638, appendix A), so that real and imaginary part have unit variance. ``t`` are the dwell times; where the
+    factors come from stands in ``noise``.
 
     Parameters
     ----------

@@ -43,7 +43,23 @@ def remove_oversampling(items: Stream, scan: Scan) -> Stream:
 
 
 def crop_readout(data: Tensor, size: int) -> Tensor:
-    """Crop the last axis of k-space to ``size`` in image space, around pixel ``n // 2``; a shorter one stays as it is."""
+    """Crop the readout in image space: ``F_size C F_n^H`` along the last axis, where C keeps the pixels around ``n // 2``.
+
+    The transforms are centred and orthonormal: white noise keeps its variance, and the samples of an object that lies within
+    the crop become ``sqrt(n / size)`` times as large.
+
+    Parameters
+    ----------
+    data
+        complex64 [..., kx], k-space.
+    size
+        Length of kx that is wanted.
+
+    Returns
+    -------
+    Tensor
+        complex64 [..., size]; ``data`` itself if it is not longer than that.
+    """
     samples = data.shape[-1]
     if size >= samples:
         return data

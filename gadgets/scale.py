@@ -37,7 +37,8 @@ def scale(
     scan
         Told of image arrays that cannot be read completely.
     factor
-        The factor; 0 takes the one that brings the percentile of the first image that is not empty to ``target``.
+        The factor; 0 takes the one that brings the percentile of the first image that is not empty to ``target``:
+        ``target / percentile(|image|)`` over all its pixels.
     target, percentile
         Used where ``factor`` is 0.
     once

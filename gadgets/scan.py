@@ -13,6 +13,7 @@ import torch
 from ismrmrd.xsd import ismrmrdHeader
 from torch import Tensor
 
+from ..bundle.manifest import Manifest
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account, Ledger
 from ..wire.errors import IsocenterError
@@ -25,7 +26,7 @@ class Model(Protocol):
     """A loaded bundle."""
 
     @property
-    def manifest(self) -> Any:
+    def manifest(self) -> Manifest:
         """The bundle's manifest."""
         ...
 
@@ -35,7 +36,7 @@ class Result(Protocol):
 
     @property
     def outputs(self) -> dict[str, Tensor]:
-        """Tensors by name."""
+        """float32 on the CPU by name, with the axes of the manifest's outputs."""
         ...
 
     @property
@@ -90,7 +91,10 @@ class Engine(Protocol):
         urgent: bool = ...,
         account: Account | None = ...,
     ) -> Future[Any]:
-        """Queue inputs, which the account is charged with while they wait, and return the future of their ``Result``."""
+        """Queue inputs, which the account is charged with while they wait, and return the future of their ``Result``.
+
+        Inputs are float32 by name, with the axes of the manifest's inputs.
+        """
         ...
 
     def begin(self, value: Deferred, *, scan: str = ...) -> None:

@@ -25,6 +25,9 @@ def to_integer(
 ) -> Stream:
     """Round real images to integers and clip them to a range; say so when much is clipped.
 
+    With the offset o: magnitude ``round(m)``, real and imaginary parts ``round(v + o)``, phase in radians
+    ``round((phi / pi + 1) o)``, which takes -pi to 0 and pi to 2 o.
+
     Parameters
     ----------
     items

@@ -37,7 +37,7 @@ class Whitener:
 
     def __init__(self, scan: Scan) -> None:
         self.scan = scan
-        self.nonconformant = False
+        self.nonconformant: bool = False
         """Whether the latest data is not whitened though there is noise, which does not fit it or cannot be used."""
         self.interrupted = False
         """Whether the stream has ended too early."""

@@ -52,7 +52,7 @@ class Sense(nn.Module):
     def __init__(self, iterations: int = 20, regularization: float = 0.005) -> None:
         super().__init__()
         self.regularization = regularization
-        self.solve = ProximalStep(iterations)
+        self.solve: ProximalStep = ProximalStep(iterations)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return complex images [batch, kz, ky, kx, 2]."""

@@ -17,7 +17,7 @@ class _Residual(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(convolutions):
             layers += [nn.Conv2d(chans, chans, 3, padding=1), nn.PReLU()]
-        self.layers = nn.Sequential(*layers)
+        self.layers: nn.Sequential = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -42,18 +42,18 @@ class DownUpBlock(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.fine = _Residual(chans, 2)
-        self.down_middle = _down(chans)
-        self.middle = _Residual(2 * chans, 1)
-        self.down_coarse = _down(2 * chans)
-        self.coarse = _Residual(4 * chans, 1)
-        self.up_middle = _up(4 * chans)
-        self.merge_middle = nn.Conv2d(4 * chans, 2 * chans, 1)
-        self.refine_middle = _Residual(2 * chans, 1)
-        self.up_fine = _up(2 * chans)
-        self.merge_fine = nn.Conv2d(2 * chans, chans, 1)
-        self.refine_fine = _Residual(chans, 2)
-        self.output = nn.Conv2d(chans, chans, 3, padding=1)
+        self.fine: _Residual = _Residual(chans, 2)
+        self.down_middle: nn.Sequential = _down(chans)
+        self.middle: _Residual = _Residual(2 * chans, 1)
+        self.down_coarse: nn.Sequential = _down(2 * chans)
+        self.coarse: _Residual = _Residual(4 * chans, 1)
+        self.up_middle: nn.Sequential = _up(4 * chans)
+        self.merge_middle: nn.Conv2d = nn.Conv2d(4 * chans, 2 * chans, 1)
+        self.refine_middle: _Residual = _Residual(2 * chans, 1)
+        self.up_fine: nn.Sequential = _up(2 * chans)
+        self.merge_fine: nn.Conv2d = nn.Conv2d(2 * chans, chans, 1)
+        self.refine_fine: _Residual = _Residual(chans, 2)
+        self.output: nn.Conv2d = nn.Conv2d(chans, chans, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, chans, y, x], whose edges are multiples of 4."""
@@ -78,12 +78,12 @@ class Didn(nn.Module):
 
     def __init__(self, chans: int = 64, blocks: int = 2) -> None:
         super().__init__()
-        self.input = nn.Sequential(nn.Conv2d(2, chans, 3, padding=1), nn.PReLU())
-        self.down = nn.Sequential(nn.Conv2d(chans, chans, 3, stride=2, padding=1), nn.PReLU())
-        self.blocks = nn.ModuleList(DownUpBlock(chans) for _ in range(blocks))
-        self.merge = nn.Sequential(nn.Conv2d(chans * blocks, chans, 1), nn.PReLU())
-        self.refine = _Residual(chans, 1)
-        self.output = nn.Sequential(nn.PixelShuffle(2), nn.Conv2d(chans // 4, 2, 3, padding=1))
+        self.input: nn.Sequential = nn.Sequential(nn.Conv2d(2, chans, 3, padding=1), nn.PReLU())
+        self.down: nn.Sequential = nn.Sequential(nn.Conv2d(chans, chans, 3, stride=2, padding=1), nn.PReLU())
+        self.blocks: nn.ModuleList = nn.ModuleList(DownUpBlock(chans) for _ in range(blocks))
+        self.merge: nn.Sequential = nn.Sequential(nn.Conv2d(chans * blocks, chans, 1), nn.PReLU())
+        self.refine: _Residual = _Residual(chans, 1)
+        self.output: nn.Sequential = nn.Sequential(nn.PixelShuffle(2), nn.Conv2d(chans // 4, 2, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return images [batch, y, x, 2] for the same."""

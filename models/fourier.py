@@ -93,6 +93,7 @@ def ifft2c(x: Tensor) -> Tensor:
     return _planar(x, [-3, -2], True)
 
 
+@replaceable
 def keep_measured(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
     """Transform a real tensor [..., 2] to k-space, multiply with a mask that broadcasts against it, and transform back.
 

@@ -67,9 +67,10 @@ class JSense(nn.Module):
         self.unrolls = unrolls
         self.map_iterations = map_iterations
         self.image_iterations = image_iterations
-        self.kernel_y, self.kernel_x = int(kernel[0]), int(kernel[1])
-        self.map_weight = nn.Parameter(torch.tensor(map_weight))
-        self.image_weight = nn.Parameter(torch.tensor(image_weight))
+        self.kernel_y: int = int(kernel[0])
+        self.kernel_x: int = int(kernel[1])
+        self.map_weight: nn.Parameter = nn.Parameter(torch.tensor(map_weight))
+        self.image_weight: nn.Parameter = nn.Parameter(torch.tensor(image_weight))
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct.

@@ -15,7 +15,9 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*self._half(inputs, outputs, dropout), *self._half(outputs, outputs, dropout))
+        self.layers: nn.Sequential = nn.Sequential(
+            *self._half(inputs, outputs, dropout), *self._half(outputs, outputs, dropout)
+        )
 
     @staticmethod
     def _half(inputs: int, outputs: int, dropout: float) -> list[nn.Module]:
@@ -36,7 +38,7 @@ class TransposeConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False), InstanceNorm(), nn.LeakyReLU(0.2)
         )
 
@@ -65,16 +67,18 @@ class Unet(nn.Module):
     ) -> None:
         super().__init__()
         widths = [chans * 2**level for level in range(num_pool_layers + 1)]
-        self.down_sample_layers = nn.ModuleList(
+        self.down_sample_layers: nn.ModuleList = nn.ModuleList(
             ConvBlock(inputs, outputs, drop_prob)
             for inputs, outputs in zip([in_chans, *widths], widths[:-1], strict=False)
         )
-        self.conv = ConvBlock(widths[-2], widths[-1], drop_prob)
+        self.conv: ConvBlock = ConvBlock(widths[-2], widths[-1], drop_prob)
         up = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up_transpose_conv = nn.ModuleList(TransposeConvBlock(inputs, outputs) for inputs, outputs in up)
+        self.up_transpose_conv: nn.ModuleList = nn.ModuleList(
+            TransposeConvBlock(inputs, outputs) for inputs, outputs in up
+        )
         blocks: list[nn.Module] = [ConvBlock(inputs, outputs, drop_prob) for inputs, outputs in up]
         blocks[-1] = nn.Sequential(blocks[-1], nn.Conv2d(chans, out_chans, 1))
-        self.up_conv = nn.ModuleList(blocks)
+        self.up_conv: nn.ModuleList = nn.ModuleList(blocks)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return [batch, out_chans, y, x] for [batch, in_chans, y, x] of any size that survives the pooling."""
@@ -115,7 +119,7 @@ class NormUnet(nn.Module):
 
     def __init__(self, chans: int, num_pools: int, drop_prob: float = 0.0) -> None:
         super().__init__()
-        self.unet = Unet(2, 2, chans, num_pools, drop_prob)
+        self.unet: Unet = Unet(2, 2, chans, num_pools, drop_prob)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return images [batch, y, x, 2] for the same."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from ..wire import Close, Text, encode
 
-log = logging.getLogger("isocenter.server")
+log: logging.Logger = logging.getLogger("isocenter.server")
 
 LINGER_SECONDS = 2.0
 _MOST = 64

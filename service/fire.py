@@ -28,7 +28,7 @@ class FireConnection:
         self._messages = iter(Receiver(sock, account=Ledger(_WAITING_BYTES).account("for a module")))
         self._held: Message | None = None
         self._closed = False
-        self.is_exhausted = False
+        self.is_exhausted: bool = False
         self.savedata = False
 
     def opening(self) -> tuple[str, bytes, str | None]:

@@ -3,7 +3,7 @@
 import ctypes
 import logging
 
-log = logging.getLogger("isocenter.memory")
+log: logging.Logger = logging.getLogger("isocenter.memory")
 
 MUCH = 2**29
 """Bytes that scans have to have held together before what they have freed is returned."""

@@ -16,7 +16,7 @@ from typing import Any
 from ..wire.errors import IsocenterError
 from .logs import limited
 
-log = logging.getLogger("isocenter.outside")
+log: logging.Logger = logging.getLogger("isocenter.outside")
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Peer:
         self._conversation = conversation
         self._watch = watch
         self._scan = scan
-        self.is_gadgetron = False
+        self.is_gadgetron: bool = False
         self._accepted = _TO_CLIENT
         self.name = "handshake"
 

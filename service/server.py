@@ -28,7 +28,7 @@ from .settings import Settings, reloaded
 from .spool import Spool
 from .watch import Connected, Refused, Watch, write_to_log
 
-log = logging.getLogger("isocenter.server")
+log: logging.Logger = logging.getLogger("isocenter.server")
 
 _ABORT_SECONDS = 10.0
 _SPOOL_SECONDS = 10.0
@@ -89,11 +89,11 @@ class Server:
         load_settings: Callable[[], Settings] | None = None,
     ) -> None:
         register_gadgets(settings)
-        self.settings = settings
+        self.settings: Settings = settings
         self.engine = engine
-        self.watch = watch or Watch(write_to_log)
-        self.memory = Ledger(settings.memory)
-        self.spool = Spool(settings, self.memory)
+        self.watch: Watch = watch or Watch(write_to_log)
+        self.memory: Ledger = Ledger(settings.memory)
+        self.spool: Spool = Spool(settings, self.memory)
         self.refused: Counter[str] = Counter()
         self._load_settings = load_settings
         self._listeners = _listen(settings.host, settings.port)

@@ -72,7 +72,7 @@ class Session:
         self.settings = settings
         self.engine = engine
         self.scan_id = scan_id
-        self.log = ScanLog(scan_id)
+        self.log: ScanLog = ScanLog(scan_id)
         self._socket = sock
         self._watch = watch or Watch(write_to_log)
         waits, keeps = settings.scan_memory

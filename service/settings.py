@@ -3,7 +3,7 @@
 import os
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -126,7 +126,7 @@ class Settings(BaseModel):
         print. Patient data may be among it.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
     _notes: tuple[str, ...] = PrivateAttr(())
 
     host: str = "localhost"

@@ -21,7 +21,7 @@ from ..wire.items import Image
 from .settings import Settings
 from .spooled import IMAGES, PARTIAL, STREAM, Index, close_to_others, create, make_folder, now, reason, sync_folder
 
-log = logging.getLogger("isocenter.spool")
+log: logging.Logger = logging.getLogger("isocenter.spool")
 
 _SYNC_BYTES = 64 * 2**20
 _SYNC_SECONDS = 5.0
@@ -260,9 +260,9 @@ class _File:
 
     def __init__(self, path: Path, what: str, queue: Ledger, scan_id: str) -> None:
         self.path = path
-        self.problem = ""
-        self.accepted = 0
-        self.written = 0
+        self.problem: str = ""
+        self.accepted: int = 0
+        self.written: int = 0
         self._partial = path.with_name(path.name + PARTIAL)
         self._what = what
         self._scan_id = scan_id

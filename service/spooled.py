@@ -33,7 +33,7 @@ _INDEX = "index.jsonl"
 _DAY = 86400.0
 _NUMBERS = frozenset({"bytes", "whole", "images", "sent", "tried"})
 """Fields of the index that are numbers; the others are texts."""
-log = logging.getLogger("isocenter.spool")
+log: logging.Logger = logging.getLogger("isocenter.spool")
 
 
 def make_folder(folder: Path) -> None:

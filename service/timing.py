@@ -38,10 +38,10 @@ class Timing:
     """Counts and times of one session. Times are in seconds."""
 
     def __init__(self) -> None:
-        self.received_items = 0
-        self.acquisitions = 0
-        self.images = 0
-        self.sent_items = 0
+        self.received_items: int = 0
+        self.acquisitions: int = 0
+        self.images: int = 0
+        self.sent_items: int = 0
         self._left: Counter[type] = Counter()
         self.stages: defaultdict[str, float] = defaultdict(float)
         self._start = time.perf_counter()

@@ -17,7 +17,7 @@ from ..wire.cursor import OBJECT_BYTES
 from .patience import BYTES_PER_SECOND, Patience
 from .spool import Recording
 
-log = logging.getLogger("isocenter.transport")
+log: logging.Logger = logging.getLogger("isocenter.transport")
 
 _MAX_BUFFERS = 512
 _LEAD_BYTES = 2**21
@@ -69,8 +69,8 @@ class Receiver:
         self._decided = threading.Event()
         self.error: Exception | None = None
         self._reason: ConnectionError | None = None
-        self.bytes_received = 0
-        self.patience = patience or Patience()
+        self.bytes_received: int = 0
+        self.patience: Patience = patience or Patience()
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._thread = threading.Thread(target=self._loop, name="receiver", daemon=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from .logs import limited
 
-log = logging.getLogger("isocenter.watch")
+log: logging.Logger = logging.getLogger("isocenter.watch")
 
 _MOST = 120
 """Lines a minute about connections that bring no scan."""

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -225,3 +226,10 @@ def test_importing_the_service_changes_nothing_in_the_process():
 @pytest.mark.parametrize("module", MODULES)
 def test_files_stay_small(module):
     assert MODULES[module].stat().st_size < 20_000
+
+
+def test_every_folder_of_code_is_installed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {path.parent.relative_to(ROOT) for name in FOLDERS for path in (ROOT / name).rglob("__init__.py")}
+    wanted = {"isocenter", *(".".join(("isocenter", *folder.parts)) for folder in folders)}
+    assert wanted - set(settings["tool"]["setuptools"]["packages"]) == set()

@@ -1,5 +1,6 @@
 """Which message may come when: every state with every type of message, without a socket."""
 
+import numpy as np
 import pytest
 from helpers import random_acquisition
 from hypothesis import given
@@ -16,11 +17,23 @@ from isocenter.wire import (
     Text,
 )
 from isocenter.wire.conversation import TABLE, Conversation, Meaning, State
-from isocenter.wire.items import AcquisitionBucket, DependencyReport, DicomFile, Feedback, ReconData
+from isocenter.wire.items import (
+    AcquisitionBucket,
+    DependencyReport,
+    DicomFile,
+    Feedback,
+    Image,
+    ImageArray,
+    ReconData,
+    Waveform,
+)
 
 STRAYS = {Response, DependencyReport, Feedback, ErrorReport}
 
-DATA = (random_acquisition(), AcquisitionBucket(), ReconData(), DicomFile(b"DICM"))
+DATA = (
+    *(random_acquisition(), Waveform(), Image(), AcquisitionBucket(), ReconData(), DicomFile(b"DICM")),
+    ImageArray(np.zeros((1, 1, 1, 1, 1, 1, 1), np.complex64), [], (0, 0, 0)),
+)
 CONTROL = (
     *(ConfigFile("a"), ConfigScript(b"<a/>"), Header(b"<a/>"), Query("q", 1), Text("{}"), Close()),
     *(ErrorReport("e"), Response("r", 1), DependencyReport({}), Feedback("n", b"")),

@@ -10,7 +10,7 @@ from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
 from .data import Sample
 from .icd import descend, middle_lines, variable_density
-from .recipe import Recipe
+from .recipe import Recipe, Sampler
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
 
 _CANDIDATES = 16
@@ -34,9 +34,9 @@ class SamplerTask(Task):
     def __init__(self, recipe: Recipe | dict[str, Any]) -> None:
         super().__init__(recipe)
         assert self.recipe.sampler is not None
-        self.settings = self.recipe.sampler
+        self.settings: Sampler = self.recipe.sampler
         self.automatic_optimization = False
-        self.reconstructor = self.entry.build(**self.settings.configuration)
+        self.reconstructor: torch.nn.Module = self.entry.build(**self.settings.configuration)
         if self.settings.start_from is not None:
             content = torch.load(self.settings.start_from, map_location="cpu", weights_only=True)["state_dict"]
             weights = {key.removeprefix("network."): value for key, value in content.items()}

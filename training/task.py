@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models import metrics
-from ..models.networks.registry import NETWORKS
+from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
 from .data import Sample
@@ -71,11 +71,11 @@ class Task(lightning.LightningModule):
 
     def __init__(self, recipe: Recipe | dict[str, Any]) -> None:
         super().__init__()
-        self.recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
+        self.recipe: Recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
         self.save_hyperparameters({"recipe": self.recipe.model_dump(mode="json")})
-        self.network = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
+        self.network: torch.nn.Module = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
         reconstructs = self.recipe.sampler or self.recipe
-        self.entry = NETWORKS[reconstructs.network]
+        self.entry: Network = NETWORKS[reconstructs.network]
         self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
 
     def apply_network(self, network: torch.nn.Module, batch: Sample) -> Tensor:

@@ -6,12 +6,12 @@ Gadgetron writes arrays with the first dimension fastest; read in C order their 
 import math
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .cursor import U64, Cursor
+from .cursor import COMPLEX64, FLOAT32, U64, UINT8, UINT16, UINT32, UINT64, Cursor, Scalar
 from .errors import ProtocolError
 from .items import (
     ACQUISITION_HEADER,
@@ -41,12 +41,36 @@ _WAVEFORM_SIZES = np.dtype(
 )
 
 Buffer = bytes | memoryview
+Value = TypeVar("Value")
 
 
-def read_array(cursor: Cursor, dtype: Any, what: str) -> NDArray[Any]:
-    """Read dimensions and elements; the axes come out reversed."""
+def read_array(cursor: Cursor, dtype: np.dtype[Scalar], what: str) -> NDArray[Scalar]:
+    """Read an array as Gadgetron's ``hoNDArray`` is written: number of dimensions, dimensions (uint64 each), elements.
+
+    Parameters
+    ----------
+    cursor
+        Stands at the number of dimensions.
+    dtype
+        Of the elements, little-endian.
+    what
+        Names the array in errors.
+
+    Returns
+    -------
+    ndarray
+        A view of the received bytes. Gadgetron's first dimension is the fastest, ours the last, so the axes come out reversed;
+        [0] for an array without dimensions.
+
+    Raises
+    ------
+    ProtocolError
+        It has more than 10 dimensions, or more elements than a message may have bytes.
+    NeedMoreError
+        It has not been received completely.
+    """
     count = cursor.length(U64, f"number of dimensions of {what}", _MAX_DIMENSIONS)
-    dimensions = cursor.array("<u8", (count,), f"dimensions of {what}")
+    dimensions = cursor.array(UINT64, (count,), f"dimensions of {what}")
     shape = tuple(int(n) for n in reversed(dimensions))
     if math.prod(max(n, 1) for n in shape) > cursor.limits.message:
         raise ProtocolError(
@@ -56,7 +80,7 @@ def read_array(cursor: Cursor, dtype: Any, what: str) -> NDArray[Any]:
 
 
 def write_array(array: NDArray[Any]) -> list[Buffer]:
-    """Write an array as ``read_array`` reads it."""
+    """Write an array [any axes, the slowest first] as ``read_array`` reads it; [0] is written without dimensions."""
     if array.shape == (0,):
         return [U64.pack(0)]
     dimensions = U64.pack(array.ndim) + struct.pack(f"<{array.ndim}Q", *reversed(array.shape))
@@ -64,23 +88,23 @@ def write_array(array: NDArray[Any]) -> list[Buffer]:
 
 
 def as_bytes(array: NDArray[Any]) -> memoryview:
-    """View an array's bytes; it is copied only if it is not contiguous."""
+    """View an array's bytes, uint8 [nbytes] in C order; it is copied only if it is not contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
-def read_optional(cursor: Cursor, read: Callable[[Cursor], Any], what: str) -> Any:
+def read_optional(cursor: Cursor, read: Callable[[Cursor], Value], what: str) -> Value | None:
     """Read a flag and, where it is set, what follows."""
     return read(cursor) if cursor.flag(f"presence of {what}") else None
 
 
-def write_optional(value: Any, write: Callable[[Any], list[Buffer]]) -> list[Buffer]:
+def write_optional(value: Value | None, write: Callable[[Value], list[Buffer]]) -> list[Buffer]:
     """Write a flag and, where there is a value, the value."""
     return [b"\0"] if value is None else [b"\1", *write(value)]
 
 
 def read_waveform(cursor: Cursor) -> Waveform:
     """Read a waveform's header (40 bytes) and samples [channels, samples]."""
-    header = cursor.array(np.uint8, (1, _WAVEFORM_HEADER), "waveform header")
+    header = cursor.array(UINT8, (1, _WAVEFORM_HEADER), "waveform header")
     _expect_samples(cursor, header)
     return _fill_waveform(cursor, header[0])
 
@@ -95,17 +119,22 @@ def _expect_samples(cursor: Cursor, headers: NDArray[np.uint8]) -> None:
 
 def _fill_waveform(cursor: Cursor, header: NDArray[np.uint8]) -> Waveform:
     waveform = Waveform(header.tobytes())
-    waveform.data[:] = cursor.array("<u4", waveform.data.shape, "waveform samples")
+    waveform.data[:] = cursor.array(UINT32, waveform.data.shape, "waveform samples")
     return waveform
 
 
 def write_waveform(waveform: Waveform) -> list[Buffer]:
     """Write a waveform without its message id."""
-    return [bytes(waveform.getHead()), as_bytes(waveform.data.astype("<u4", copy=False))]
+    return [bytes(waveform.getHead()), as_bytes(waveform.data.astype(UINT32, copy=False))]
 
 
 def read_bucket(cursor: Cursor) -> AcquisitionBucket:
-    """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms."""
+    """Read an acquisition bucket: for data and reference all headers, all trajectories, all samples; then waveforms.
+
+    The 13 numbers in front are, for data and for reference, how many readouts and the bytes of their headers, samples and
+    trajectories; then how many encoding spaces the statistics of each are for; then how many waveforms, and the bytes of
+    their headers and samples. Sizes in bytes are not believed: they follow from the headers.
+    """
     meta = cursor.unpack(_BUCKET, "bucket header")
     data = _read_acquisitions(cursor, meta[0])
     data_stats = _read_stats(cursor)
@@ -117,7 +146,7 @@ def read_bucket(cursor: Cursor) -> AcquisitionBucket:
 def _read_waveforms_of_bucket(cursor: Cursor, count: int) -> list[Waveform]:
     """Read all headers, then all samples."""
     cursor.make_objects(count, "waveforms")
-    headers = cursor.array(np.uint8, (count, _WAVEFORM_HEADER), "waveform headers")
+    headers = cursor.array(UINT8, (count, _WAVEFORM_HEADER), "waveform headers")
     _expect_samples(cursor, headers)
     return [_fill_waveform(cursor, header) for header in headers]
 
@@ -131,12 +160,12 @@ def _read_acquisitions(cursor: Cursor, count: int) -> list[Acquisition]:
     cursor.expect(int((samples * (8 * channels + 4 * dimensions)).sum()), "trajectories and samples of a bucket")
     headers = [AcquisitionHeader.from_buffer_copy(table[index].tobytes()) for index in range(count)]
     trajectories = [
-        cursor.array("<f4", (h.number_of_samples, h.trajectory_dimensions), "trajectory")
+        cursor.array(FLOAT32, (h.number_of_samples, h.trajectory_dimensions), "trajectory")
         if h.trajectory_dimensions
         else None
         for h in headers
     ]
-    data = [cursor.array("<c8", (h.active_channels, h.number_of_samples), "samples") for h in headers]
+    data = [cursor.array(COMPLEX64, (h.active_channels, h.number_of_samples), "samples") for h in headers]
     return [Acquisition(*parts) for parts in zip(headers, data, trajectories, strict=True)]
 
 
@@ -145,11 +174,11 @@ def _read_stats(cursor: Cursor) -> list[list[list[int]]]:
 
 
 def _read_stats_of_space(cursor: Cursor) -> list[list[int]]:
-    space = []
+    space: list[list[int]] = []
     for _ in range(_STATS_PER_SPACE):
         count = cursor.length(U64, "counter values", _MOST_VALUES)
         cursor.make(_VALUE_BYTES * count, "counter values")
-        space.append(cursor.array("<u2", (count,), "counter values").tolist())
+        space.append(cursor.array(UINT16, (count,), "counter values").tolist())
     return space
 
 
@@ -175,9 +204,9 @@ def write_bucket(bucket: AcquisitionBucket) -> list[Buffer]:
 def _write_acquisitions(acquisitions: list[Acquisition]) -> tuple[list[Buffer], list[Buffer], list[Buffer]]:
     headers: list[Buffer] = [bytes(header_of(acquisition)) for acquisition in acquisitions]
     trajectories: list[Buffer] = [
-        as_bytes(a.traj.astype("<f4", copy=False)) for a in acquisitions if a.trajectory_dimensions
+        as_bytes(a.traj.astype(FLOAT32, copy=False)) for a in acquisitions if a.trajectory_dimensions
     ]
-    samples: list[Buffer] = [as_bytes(a.data.astype("<c8", copy=False)) for a in acquisitions]
+    samples: list[Buffer] = [as_bytes(a.data.astype(COMPLEX64, copy=False)) for a in acquisitions]
     return headers, trajectories, samples
 
 
@@ -209,11 +238,11 @@ def _read_bit(cursor: Cursor) -> ReconBit:
 
 def _read_buffer(cursor: Cursor) -> ReconBuffer:
     return ReconBuffer(
-        data=read_array(cursor, "<c8", "buffer"),
-        trajectory=read_optional(cursor, lambda c: read_array(c, "<f4", "trajectory"), "trajectory"),
-        density=read_optional(cursor, lambda c: read_array(c, "<f4", "density"), "density"),
+        data=read_array(cursor, COMPLEX64, "buffer"),
+        trajectory=read_optional(cursor, lambda c: read_array(c, FLOAT32, "trajectory"), "trajectory"),
+        density=read_optional(cursor, lambda c: read_array(c, FLOAT32, "density"), "density"),
         headers=read_array(cursor, ACQUISITION_HEADER, "buffer headers"),
-        sampling=cursor.array(np.uint8, (SAMPLING_BYTES,), "sampling description").tobytes(),
+        sampling=cursor.array(UINT8, (SAMPLING_BYTES,), "sampling description").tobytes(),
     )
 
 
@@ -228,7 +257,7 @@ def write_recon_data(recon_data: ReconData) -> list[Buffer]:
 
 def _write_buffer(buffer: ReconBuffer) -> list[Buffer]:
     return [
-        *write_array(buffer.data.astype("<c8", copy=False)),
+        *write_array(buffer.data.astype(COMPLEX64, copy=False)),
         *write_optional(buffer.trajectory, write_array),
         *write_optional(buffer.density, write_array),
         *write_array(buffer.headers),
@@ -237,8 +266,16 @@ def _write_buffer(buffer: ReconBuffer) -> list[Buffer]:
 
 
 def read_image_array(cursor: Cursor) -> ImageArray:
-    """Read an image array: data, headers, meta, optional waveforms, optional acquisition headers."""
-    data = read_array(cursor, "<c8", "image array")
+    """Read an image array: data, headers, meta, optional waveforms, optional acquisition headers.
+
+    Raises
+    ------
+    ProtocolError
+        Its headers do not have three dimensions (N, S, LOC), or a part exceeds the limits.
+    NeedMoreError
+        It has not been received completely.
+    """
+    data = read_array(cursor, COMPLEX64, "image array")
     header_dtype = np.dtype((np.void, 198))
     table = read_array(cursor, header_dtype, "image headers")
     if table.ndim != 3:
@@ -269,7 +306,7 @@ def write_image_array(array: ImageArray) -> list[Buffer]:
     shape = U64.pack(3) + struct.pack("<3Q", *reversed(array.shape))
     meta = [entry.encode() for entry in array.meta]
     return [
-        *write_array(array.data.astype("<c8", copy=False)),
+        *write_array(array.data.astype(COMPLEX64, copy=False)),
         shape,
         *[bytes(header) for header in array.headers],
         U64.pack(len(meta)),

@@ -1,4 +1,12 @@
-"""Compressed readouts: NHLBI fixed-point (own code) and ZFP (through ``zfpy``)."""
+"""Compressed readouts: NHLBI fixed-point (own code) and ZFP (through ``zfpy``).
+
+NHLBI's is a uniform quantiser of the real and imaginary parts x, whose error is bounded: with scale s and width b ::
+
+    q = clip(round(s x), -(2^(b-1) - 1), 2^(b-1) - 1)        |x - q / s| <= 1 / (2 s)
+
+Either b is given, and s = (2^(b-1) - 1) / max|x| makes the most of it; or the error is, s = 1 / (2 tolerance), and b follows from
+max|x|. ZFP is described by Lindstrom, IEEE TVCG 2014;20:2674.
+"""
 
 import importlib
 import math
@@ -26,11 +34,16 @@ def compress_nhlbi(data: NDArray[np.complex64], *, bits: int | None = None, tole
     Parameters
     ----------
     data
-        complex64, any shape.
+        complex64 [...], in C order as they are to be sent: [coils, samples] for a readout.
     bits
         Width of each integer; the scale follows from the largest sample.
     tolerance
         Largest error accepted, in the units of ``data``; width and scale follow from it.
+
+    Returns
+    -------
+    bytes
+        Header of 13 bytes (number of floats as uint64, scale as float32, width as uint8), and the integers.
 
     Raises
     ------
@@ -49,7 +62,7 @@ def compress_nhlbi(data: NDArray[np.complex64], *, bits: int | None = None, tole
         scale = (2 ** (bits - 1) - 1) / largest
     if not 2 <= bits <= _MAX_BITS:
         raise ValueError(f"NHLBI compression takes 2 to {_MAX_BITS} bits, got {bits}")
-    scale = float(np.float32(scale))
+    scale = float(np.float32(scale))  # the one that is sent: both ends must use the same
     limit = 2 ** (bits - 1) - 1
     integers = np.clip(np.rint(values * scale), -limit, limit).astype(np.int64)
     shifts = np.arange(bits, dtype=np.int64)
@@ -68,6 +81,11 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
     count
         How many floats the readout has.
 
+    Returns
+    -------
+    ndarray
+        float32 [count], real and imaginary parts in turns.
+
     Raises
     ------
     ProtocolError
@@ -83,6 +101,7 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
             f"NHLBI-compressed readout says {elements} values of {bits} bits in {packed.size} bytes",
             accepted=f"{count} values",
         )
+    # two's complement: the highest bit counts -2^(b-1), the bit i below it 2^i
     weights = (1 << np.arange(bits, dtype=np.int64)).astype(np.float64)
     weights[-1] = -weights[-1]
     values = np.empty(elements, np.float32)
@@ -95,13 +114,38 @@ def decompress_nhlbi(blob: bytes | memoryview, count: int) -> NDArray[np.float32
 
 
 def compress_zfp(data: NDArray[np.complex64], tolerance: float) -> bytes:
-    """Compress [coils, samples] with ZFP at an absolute tolerance; needs the extra ``zfp``."""
+    """Compress a readout with ZFP; needs the extra ``zfp``.
+
+    Parameters
+    ----------
+    data
+        complex64 [coils, samples].
+    tolerance
+        Largest error accepted of real and imaginary parts, in the units of ``data``.
+
+    Raises
+    ------
+    ProtocolError
+        ``zfpy`` is not installed.
+    """
     field = np.ascontiguousarray(data).view(np.float32)
     return bytes(_zfpy().compress_numpy(field, tolerance=tolerance, write_header=True))
 
 
 def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
     """Undo ``compress_zfp``.
+
+    Parameters
+    ----------
+    blob
+        What ZFP wrote, with its header.
+    count
+        How many floats the readout has.
+
+    Returns
+    -------
+    ndarray
+        float32 [count], real and imaginary parts in turns.
 
     Raises
     ------

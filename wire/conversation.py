@@ -10,6 +10,29 @@ Text that is JSON between header and stream carries FIRE's parameters. A peer th
 ``Conversation`` says of each message what it means in the present state and moves on; what may not come is a ``ProtocolError``
 that says what should have come. It also remembers in which dialect the peer is to be answered, which its messages show.
 
+**Why this is a table.** The protocol has no version and no handshake: who is at the other end, a scanner, Gadgetron, or a FIRE
+client, shows only in what it sends, and each of them leaves something out or puts something in. A session reads in four places
+(configuration, header, parameters, stream), and were the rules written there as conditions, each place would have to think of
+every message that is not its own; the one that it forgets is found by a scanner. There are 17 types of messages and 5 states.
+``TABLE`` has all of these pairs: what is not in it does not come, and a type that the protocol gets anew is refused in every
+state until somebody says here where it belongs. Tests try each pair.
+
+**How both ends stay in step.** There is nothing to agree upon. TCP keeps the order, the decoder hands on whole messages only, and
+a state follows from the messages received and from nothing else: no clock, and nothing that we send, moves it. So a recorded
+stream goes through the same states as the scan that it was recorded from. How long a peer may take is the session's business
+(``service/patience.py``). What we send needs no table: questions are answered where they come, images follow the data that
+they are made of, and our CLOSE is the last that we say.
+
+**What always holds.**
+
+- States only go forward; CLOSE leads to the end from anywhere.
+- A message either has a meaning or is an error, and after an error everything is as it was before the message.
+- There is one configuration and one header. The chain of gadgets that is built from them stands; parameters alone may change
+  it, before the first data.
+- ``PARAMETERS`` becomes ``STREAM`` with the first data and not with the first text: text there need not be JSON, and a peer that
+  sends none loses nothing.
+- A dialect once shown is kept: ``terminated`` never becomes False again.
+
 After the header, a message that tells nothing of the data is ``STRAY``: the same header again, an answer that nobody asked for.
 It is passed over, for it changes no image. A configuration or another header is an error there: what follows may belong to
 another scan, so the stream ends where it comes.
@@ -92,7 +115,7 @@ _COMPLAINTS = {
 
 
 class Conversation:
-    """The receiving side of one session.
+    """The receiving side of one session: the state, and what has to be remembered besides.
 
     Attributes
     ----------
@@ -103,8 +126,8 @@ class Conversation:
     """
 
     def __init__(self) -> None:
-        self.state = State.CONFIGURATION
-        self.terminated = False
+        self.state: State = State.CONFIGURATION
+        self.terminated: bool = False
         self._header: Header | None = None
 
     def receive(self, message: Message) -> Meaning:

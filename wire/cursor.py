@@ -11,12 +11,20 @@ from numpy.typing import NDArray
 from .errors import Limits, ProtocolError
 
 Entry = TypeVar("Entry")
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 OBJECT_BYTES = 1024
 """What a readout, a waveform or another object takes besides its samples, however small it is."""
 
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
+
+UINT8 = np.dtype(np.uint8)
+UINT16 = np.dtype("<u2")
+UINT32 = np.dtype("<u4")
+UINT64 = np.dtype("<u8")
+FLOAT32 = np.dtype("<f4")
+COMPLEX64 = np.dtype("<c8")
 
 
 class NeedMoreError(Exception):
@@ -52,10 +60,10 @@ class Cursor:
     ) -> None:
         self.slab = slab
         self.start = start
-        self.position = start
+        self.position: int = start
         self.end = end
         self.limits = limits
-        self.made = 0
+        self.made: int = 0
         """Bytes of memory that the message takes besides its own."""
         self._progress = {} if progress is None else progress
 
@@ -140,7 +148,7 @@ class Cursor:
         self.position, self.made = first, made
         return [read(self) for _ in range(count)]
 
-    def _look_through(self, count: int, read: Callable[["Cursor"], Any]) -> None:
+    def _look_through(self, count: int, read: Callable[["Cursor"], object]) -> None:
         """Make sure that entries are there; those that were looked at before are not looked at again."""
         place = self.position - self.start
         done, offset = self._progress.get(place, (0, place))
@@ -157,16 +165,37 @@ class Cursor:
         return layout.unpack_from(self.slab.data, self.take(layout.size, what))
 
     def length(self, layout: struct.Struct, what: str, limit: int) -> int:
-        """Read a length and check it against a limit."""
+        """Read a length and check it against a limit.
+
+        Raises
+        ------
+        ProtocolError
+            It is larger.
+        NeedMoreError
+            It has not been received yet.
+        """
         (value,) = self.unpack(layout, f"length of {what}")
         if value > limit:
             raise ProtocolError(f"{what} announces a length of {value}, the limit is {limit}")
         return value
 
-    def array(self, dtype: Any, shape: tuple[int, ...], what: str) -> NDArray[Any]:
-        """View an array of known dtype and shape (C order)."""
-        count = math.prod(map(int, shape))  # of Python's integers, which do not overflow
-        dtype = np.dtype(dtype)
+    def array(self, dtype: np.dtype[Scalar], shape: tuple[int, ...], what: str) -> NDArray[Scalar]:
+        """View an array of known dtype and shape (C order).
+
+        Returns
+        -------
+        ndarray
+            ``dtype`` [*shape], the received memory itself, which need not be aligned.
+
+        Raises
+        ------
+        ProtocolError
+            The message would exceed the limit.
+        NeedMoreError
+            It has not been received completely.
+        """
+        # as Python's integers: a peer may announce sizes whose product does not fit into 64 bits
+        count = math.prod(map(int, shape))
         offset = self.take(count * dtype.itemsize, what)
         return np.ndarray(shape, dtype, buffer=self.slab, offset=offset)  # type: ignore[arg-type]
 

@@ -1,4 +1,20 @@
-"""Bytes to messages. Feed it from any source; it holds what is incomplete and never copies samples needlessly."""
+"""Bytes to messages. Feed it from any source; it holds what is incomplete and never copies samples needlessly.
+
+A scan is mostly readouts, thousands a second, and the price of one is what it costs to touch its samples. So they are received
+into large pieces of memory (*slabs*) and never moved: the ``Acquisition`` that is returned is a view of the slab. Three things
+follow.
+
+- A slab may be written again only when nothing refers to it any more, which its reference count says. It counts the arrays
+  that gadgets keep, however they got them, so nobody has to give anything back, and forgetting to cannot corrupt a scan.
+- A message must not lie across two slabs. Where messages repeat in size, as readouts do, only as much is received into a slab
+  as holds whole ones (``_room``); otherwise what has come of a message is copied to the next slab once.
+- Readouts without trajectory and compression, nearly all, are recognised by five fields of their header and built without the
+  reader that serves every other message (``_plain_acquisitions``).
+
+A message that is not there completely is parsed anew when more has come: readers are plain functions, which raise
+``NeedMoreError`` with the least size that is missing. Lists remember how far they got (``Cursor.each``), so that one that comes
+in small pieces is not read from its beginning for each. Lengths are checked before memory is taken for what they announce.
+"""
 
 import struct
 import sys
@@ -12,7 +28,7 @@ from numpy.typing import NDArray
 
 from .arrays import read_bucket, read_image_array, read_recon_data, read_waveform
 from .compression import decompress_nhlbi, decompress_zfp
-from .cursor import OBJECT_BYTES, U32, U64, Cursor, NeedMoreError
+from .cursor import COMPLEX64, FLOAT32, OBJECT_BYTES, U32, U64, Cursor, NeedMoreError
 from .errors import Limits, ProtocolError, TruncatedError, UnknownMessageError
 from .items import (
     IMAGE_DTYPES,
@@ -80,10 +96,15 @@ class Decoder:
         Longest lengths accepted.
     slab_bytes
         Size of a piece of receive memory.
+
+    Attributes
+    ----------
+    fault
+        What ended the stream; None while it goes on. Nothing is decoded behind it, as where the next message begins is lost.
     """
 
     def __init__(self, limits: Limits | None = None, *, slab_bytes: int = _SLAB_BYTES) -> None:
-        self.limits = limits or Limits()
+        self.limits: Limits = limits or Limits()
         self._slab_bytes = slab_bytes
         self._pool: list[NDArray[np.uint8]] = []
         self._slab = self._free_slab(slab_bytes)
@@ -92,7 +113,7 @@ class Decoder:
         self._need = _ID.size
         self._last_size = 0
         self._progress: dict[int, tuple[int, int]] = {}
-        self.made = 0
+        self.made: int = 0
         """Bytes of memory that the messages returned last take besides those that were received."""
         self.fault: ProtocolError | None = None
 
@@ -203,7 +224,13 @@ class Decoder:
         return messages
 
     def feed(self, data: bytes) -> list[Message]:
-        """Decode bytes that are at hand already."""
+        """Decode bytes that are at hand already, as ``received`` does; they are copied.
+
+        Raises
+        ------
+        ProtocolError
+            The bytes are no message.
+        """
         messages: list[Message] = []
         view = memoryview(data)
         while len(view):
@@ -245,10 +272,10 @@ def _read_acquisition(cursor: Cursor) -> Acquisition:
     offset = cursor.take(_ACQUISITION_HEADER_BYTES, "acquisition header")
     header = AcquisitionHeader.from_buffer(cursor.slab, offset)  # type: ignore[arg-type]
     samples, channels, dimensions = header.number_of_samples, header.active_channels, header.trajectory_dimensions
-    trajectory = cursor.array("<f4", (samples, dimensions), "trajectory") if dimensions else None
+    trajectory = cursor.array(FLOAT32, (samples, dimensions), "trajectory") if dimensions else None
     if header.flags & _COMPRESSED:
         return Acquisition(header, _read_compressed(cursor, header), trajectory)
-    return Acquisition(header, cursor.array("<c8", (channels, samples), "samples of an acquisition"), trajectory)
+    return Acquisition(header, cursor.array(COMPLEX64, (channels, samples), "samples of an acquisition"), trajectory)
 
 
 def _read_compressed(cursor: Cursor, header: AcquisitionHeader) -> NDArray[np.complex64]:

@@ -2,11 +2,11 @@
 
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 from xml.sax.saxutils import escape
 
 from .arrays import Buffer, as_bytes, write_bucket, write_image_array, write_recon_data, write_waveform
-from .cursor import U32, U64
+from .cursor import COMPLEX64, FLOAT32, U32, U64
 from .items import (
     IMAGE_DTYPES,
     Acquisition,
@@ -39,10 +39,18 @@ _CONFIG_FILE_BYTES = 1024
 def encode(message: Message) -> list[Buffer]:
     """Encode a message, its id included.
 
+    Returns
+    -------
+    list of bytes or memoryview
+        One after the other they are the message. Samples and pixels are views of the message's own arrays, which must not be
+        changed before they are sent.
+
     Raises
     ------
     TypeError
         There is no message for objects of this type.
+    ValueError
+        The name of a configuration has more than 1023 bytes.
     """
     writer = _WRITERS.get(type(message))
     if writer is None:
@@ -72,10 +80,10 @@ def _write_long_string(number: MessageId, text: str, before: bytes = b"") -> lis
 
 
 def _write_acquisition(acquisition: Acquisition) -> list[Buffer]:
-    samples = acquisition.data.astype("<c8", copy=False)
+    samples = acquisition.data.astype(COMPLEX64, copy=False)
     head = _id(MessageId.ACQUISITION) + bytes(header_of(acquisition))
     if acquisition.trajectory_dimensions:
-        return [head, as_bytes(acquisition.traj.astype("<f4", copy=False)), as_bytes(samples)]
+        return [head, as_bytes(acquisition.traj.astype(FLOAT32, copy=False)), as_bytes(samples)]
     return [head, as_bytes(samples)]
 
 
@@ -95,11 +103,10 @@ def _write_meta(meta: Mapping[str, Any]) -> bytes:
     """Write the XML of ``ismrmrd.Meta.serialize``, which takes ten times as long: a fifth of all work on a small image."""
     if not meta:
         return b""
-    entries = []
+    entries: list[str] = []
     for name, value in meta.items():
-        values = "".join(
-            f"<value>{escape(str(each))}</value>" for each in (value if isinstance(value, list) else [value])
-        )
+        texts = cast("list[object]", value) if isinstance(value, list) else [value]
+        values = "".join(f"<value>{escape(str(text))}</value>" for text in texts)
         entries.append(f"<meta><name>{escape(name)}</name>{values}</meta>")
     xml = f"<?xml version='1.0' encoding='UTF-8'?>\n<ismrmrdMeta>{''.join(entries)}</ismrmrdMeta>"
     return xml.encode("utf-8", "xmlcharrefreplace")
@@ -118,6 +125,7 @@ def _write_feedback(message: Feedback) -> list[Buffer]:
     ]
 
 
+# each takes what its key says, which no type of Python can express
 _WRITERS: dict[type, Callable[[Any], list[Buffer]]] = {
     ConfigFile: _write_config_file,
     ConfigScript: lambda m: _write_string(MessageId.CONFIG_SCRIPT, m.xml, m.terminated),

@@ -54,9 +54,10 @@ class MrdFile:
         self._path = path
         self._file = _open(path)
         group = group.strip("/")
-        self._group: Any = self._file.get(group) if group else self._file
-        if not isinstance(self._group, h5py.Group):
+        found = self._file.get(group) if group else self._file
+        if not isinstance(found, h5py.Group):
             raise FileError(f"{path} has no group {group!r}", accepted=self._groups())
+        self._group = found
         if not isinstance(self._group.get("xml"), h5py.Dataset):
             raise FileError(f"group {group!r} holds no MRD header (xml)", where=str(path), accepted=self._groups())
         self._problems: dict[str, tuple[int, str]] = {}
@@ -65,7 +66,7 @@ class MrdFile:
         """Groups that hold a scan."""
         found: list[str] = []
 
-        def look(name: str, member: Any) -> None:
+        def look(name: str, member: object) -> None:
             if isinstance(member, h5py.Dataset) and name.rpartition("/")[2] == "xml":
                 found.append(name.rpartition("/")[0] or "/")
 
@@ -211,7 +212,7 @@ class MrdFile:
         FileError
             It is no dataset of headers and data.
         """
-        dataset = self._group.get(name)
+        dataset: Any = self._group.get(name)
         if dataset is None:
             return
         members = getattr(getattr(dataset, "dtype", None), "names", None) or ()
@@ -292,7 +293,8 @@ def _as_layout(source: NDArray[Any], layout: np.dtype[Any]) -> tuple[NDArray[Any
     """
     if source.dtype == layout:
         return np.ascontiguousarray(source), {}
-    target, faults = np.zeros(source.shape, layout), {}
+    target = np.zeros(source.shape, layout)
+    faults: dict[int, FileError] = {}
     _copy_members(source, target, faults)
     return target, faults
 
@@ -355,9 +357,9 @@ class ImageWriter:
 
     def __init__(self, path: Path, group: str, on_text: Callable[[str], None] | None = None) -> None:
         self._path, self._group = path, group
-        self._on_text = on_text or (lambda _text: None)
+        self._on_text = on_text
         self._dataset: ismrmrd.Dataset | None = None
-        self._names: dict[tuple[Any, ...], str] = {}
+        self._names: dict[tuple[object, ...], str] = {}
         if path.exists() and not h5py.is_hdf5(path):
             raise FileError(f"{path} is there already and is no HDF5 file", accepted="a new file, or one of images")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -379,7 +381,7 @@ class ImageWriter:
         except (*_DAMAGED, TypeError, LookupError) as error:
             raise self._failure(error) from error
 
-    def _name(self, group: Any, image: Image) -> str:
+    def _name(self, group: h5py.Group, image: Image) -> str:
         kind = (image.image_series_index, image.data.shape, image.data_type)
         if kind not in self._names:
             first = name = f"image_{image.image_series_index}"
@@ -388,7 +390,7 @@ class ImageWriter:
                 number += 1
                 name = f"{first}_{number}"
             self._names[kind] = name
-            if number > 1:
+            if number > 1 and self._on_text is not None:
                 size = " x ".join(str(length) for length in image.data.shape)
                 self._on_text(
                     f"images of series {image.image_series_index} differ in size or type: those of [channels, z, y, x] "
@@ -416,9 +418,13 @@ class ImageWriter:
         return FileError(f"images cannot be written to {self._path}, group {self._group!r}: {reason}")
 
 
-def _takes(series: Any, image: Image) -> bool:
+def _takes(series: object, image: Image) -> bool:
     """Whether a series is new, or holds images of this size and type."""
     if series is None:
         return True
     data = series.get("data") if isinstance(series, h5py.Group) else None
-    return data is not None and data.shape[1:] == image.data.shape and data.dtype == get_hdf5type(image.data_type)
+    return (
+        isinstance(data, h5py.Dataset)
+        and data.shape[1:] == image.data.shape
+        and data.dtype == get_hdf5type(image.data_type)
+    )

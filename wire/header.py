@@ -3,7 +3,6 @@
 import copy
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from ismrmrd import xsd
 from ismrmrd.xsd import calibrationModeType, ismrmrdHeader
@@ -153,8 +152,8 @@ def parse_encodings(header: ismrmrdHeader, notes: Notes | None = None) -> tuple[
     )
 
 
-def _parse_encoding(encoding: Any, where: str, header: ismrmrdHeader, notes: Notes) -> Encoding:
-    if encoding.reconSpace is None:
+def _parse_encoding(encoding: xsd.encodingType, where: str, header: ismrmrdHeader, notes: Notes) -> Encoding:
+    if getattr(encoding, "reconSpace", None) is None:  # what the parser cannot read is None, whatever the schema says
         notes.accept(f"{where}.reconSpace is taken from the encoded space")
     sizes = [_parse_axis(encoding, axis, where, notes) for axis in "xyz"]
     encoded_matrix, recon_matrix, encoded_fov, recon_fov = zip(*sizes, strict=True)
@@ -177,7 +176,7 @@ def _parse_encoding(encoding: Any, where: str, header: ismrmrdHeader, notes: Not
     )
 
 
-def _parse_axis(encoding: Any, axis: str, where: str, notes: Notes) -> tuple[int, int, float, float]:
+def _parse_axis(encoding: xsd.encodingType, axis: str, where: str, notes: Notes) -> tuple[int, int, float, float]:
     """Return the encoded and the reconstructed matrix and field of view along one axis.
 
     What is not usable is derived from the rest: the size of a pixel stays where one matrix is the larger for being
@@ -215,9 +214,9 @@ def _parse_axis(encoding: Any, axis: str, where: str, notes: Notes) -> tuple[int
 class _Size:
     """One of the sizes of an encoding; its value is None where it is missing or not usable."""
 
-    def __init__(self, encoding: Any, space: str, name: str, axis: str) -> None:
-        spaces = getattr(encoding, space)
-        raw = getattr(getattr(spaces, name, None), axis, None)
+    def __init__(self, encoding: xsd.encodingType, space: str, name: str, axis: str) -> None:
+        spaces: object = getattr(encoding, space)
+        raw: object = getattr(getattr(spaces, name, None), axis, None)
         number = read_number(str(raw)) if raw is not None else None
         whole = name == "matrixSize"
         usable = number is not None and number > 0 and (not whole or (number <= _MOST and number == int(number)))
@@ -227,25 +226,25 @@ class _Size:
         self.is_of_missing_space = spaces is None
 
 
-def _parse_factor(factors: Any, step: str, where: str, notes: Notes) -> int:
-    value = getattr(factors, step, None)
+def _parse_factor(factors: object, step: str, where: str, notes: Notes) -> int:
+    value: int | None = getattr(factors, step, None)
     if value is not None and not 1 <= value <= _MOST:
         notes.accept(f"{where}.{step} is {value}: taken as 1")
         return 1
     return int(value or 1)
 
 
-def _parse_limits(limits: Any, where: str, notes: Notes) -> dict[str, Limit]:
+def _parse_limits(limits: xsd.encodingLimitsType, where: str, notes: Notes) -> dict[str, Limit]:
     names = ("kspace_encoding_step_1", "kspace_encoding_step_2", *COUNTERS)
     found = {name: _parse_limit(getattr(limits, name, None), f"{where}.encodingLimits.{name}", notes) for name in names}
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
-def _parse_limit(limit: Any, where: str, notes: Notes) -> Limit | None:
+def _parse_limit(limit: xsd.limitType | None, where: str, notes: Notes) -> Limit | None:
     """Return a limit; None where there is none, or where it has numbers that no counter can have."""
     if limit is None:
         return None
-    numbers = {name: getattr(limit, name) for name in ("minimum", "maximum", "center")}
+    numbers: dict[str, int | None] = {name: getattr(limit, name) for name in ("minimum", "maximum", "center")}
     for name, value in numbers.items():
         if value is None:
             notes.accept(f"{where}.{name} is missing")
@@ -255,14 +254,14 @@ def _parse_limit(limit: Any, where: str, notes: Notes) -> Limit | None:
     return Limit(numbers["minimum"] or 0, numbers["maximum"] or 0, numbers["center"])
 
 
-def _parse_calibration_mode(parallel: Any) -> str:
+def _parse_calibration_mode(parallel: object) -> str:
     mode = _enum_value(getattr(parallel, "calibrationMode", None))
     return mode if not mode or mode in {each.value for each in calibrationModeType} else calibrationModeType.OTHER.value
 
 
-def _parse_multiband(parallel: Any, header: ismrmrdHeader) -> int:
+def _parse_multiband(parallel: object, header: ismrmrdHeader) -> int:
     """Return the multiband factor, from where the schema has it or from user parameters of that name."""
-    factors = [getattr(getattr(parallel, "multiband", None), "multiband_factor", None)]
+    factors: list[float | None] = [getattr(getattr(parallel, "multiband", None), "multiband_factor", None)]
     parameters = header.userParameters
     if parameters is not None:
         named = (*parameters.userParameterLong, *parameters.userParameterDouble)
@@ -270,6 +269,6 @@ def _parse_multiband(parallel: Any, header: ismrmrdHeader) -> int:
     return max([1, *(round(factor) for factor in factors if factor is not None)])
 
 
-def _enum_value(value: Any) -> str:
+def _enum_value(value: object) -> str:
     """Enums of the schema as text in small letters; values that the schema does not know are text already."""
     return str(getattr(value, "value", value) or "").lower()

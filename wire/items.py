@@ -172,7 +172,7 @@ def header_of(acquisition: Acquisition) -> AcquisitionHeader:
 def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | None = None) -> Image:
     """Build an MRD image of any MRD data type.
 
-    ``ismrmrd.Image`` copies its data and cannot hold int32, so its fields are set directly.
+    The constructor of ``ismrmrd.Image`` copies its data and cannot hold int32, so its fields are set directly.
 
     Parameters
     ----------
@@ -182,14 +182,19 @@ def make_image(data: NDArray[Any], header: ImageHeader, meta: ismrmrd.Meta | Non
         Taken over; data type, channels and matrix size are set from ``data``.
     meta
         The image's meta attributes.
+
+    Raises
+    ------
+    KeyError
+        MRD has no images of this dtype.
     """
     header.data_type = _DATA_TYPES[data.dtype]
     header.channels = data.shape[0]
     header.matrix_size = (data.shape[3], data.shape[2], data.shape[1])
     image = Image.__new__(Image)
     image._head = header
-    image._Image__data = data  # pyright: ignore[reportAttributeAccessIssue]
-    image._Image__meta = meta if meta is not None else ismrmrd.Meta()  # pyright: ignore[reportAttributeAccessIssue]
+    image._Image__data = data
+    image._Image__meta = meta if meta is not None else ismrmrd.Meta()
     return image
 
 

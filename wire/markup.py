@@ -169,7 +169,7 @@ def _repair(text: str, notes: Notes) -> str:
     clean = _FORBIDDEN.sub("", text)
     if clean != text:
         notes.accept("the header holds control characters, which are left out")
-    parts = []
+    parts: list[str] = []
     for part, is_literal in _parts(clean):
         repaired = part if is_literal else _LONE_BRACKET.sub("&lt;", _REFERENCE.sub(_reference, part))
         if repaired != part:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TypeVar, cast, get_args, get_origin, get_type_hints
 from xml.etree.ElementTree import Element
 
 from ismrmrd import xsd
@@ -35,7 +35,7 @@ Parsed = TypeVar("Parsed")
 @dataclass(frozen=True)
 class _Field:
     name: str
-    type: Any
+    type: type
     is_list: bool
     required: bool
 
@@ -43,7 +43,8 @@ class _Field:
 @cache
 def _fields(schema_type: type) -> dict[str, _Field]:
     """Fields of a dataclass by a name that does not depend on how it is written."""
-    hints, found = get_type_hints(schema_type), {}
+    hints = get_type_hints(schema_type)
+    found: dict[str, _Field] = {}
     for each in fields(schema_type):
         hint = hints[each.name]
         is_list = get_origin(hint) is list
@@ -75,7 +76,8 @@ def read_element(element: Element, schema_type: type[Parsed], notes: Notes, path
         Where the element stands in the header.
     """
     known = _fields(schema_type)
-    values: dict[str, Any] = {each.name: [] if each.is_list else None for each in known.values()}
+    lists: dict[str, list[object]] = {each.name: [] for each in known.values() if each.is_list}
+    values: dict[str, object] = {each.name: lists.get(each.name) for each in known.values()}
     seen: set[str] = set()
     for child in _children(element, schema_type):
         each = known.get(_plain(child.tag))
@@ -89,34 +91,34 @@ def read_element(element: Element, schema_type: type[Parsed], notes: Notes, path
             continue
         seen.add(each.name)
         if each.name == "encoding":
-            where += f"[{len(values[each.name])}]"
+            where += f"[{len(lists[each.name])}]"
         value = _read_value(child, each.type, schema_type, where, notes)
         if not each.is_list:
             values[each.name] = value
         elif value is not None:
-            values[each.name].append(value)
+            lists[each.name].append(value)
     for each in known.values():
         if each.required and each.name not in seen:
             notes.accept(f"{path}.{each.name} is missing" if path else f"{each.name} is missing")
     return schema_type(**values)
 
 
-def complete_element(parsed: Any) -> None:
+def complete_element(parsed: object) -> None:
     """Give an element that was read what its schema requires and it lacks: empty elements and texts, and zeros."""
     for each in _fields(type(parsed)).values():
-        value = getattr(parsed, each.name)
+        value: object = getattr(parsed, each.name)
         if value is None and each.required:
             value = _nothing(each.type)
             setattr(parsed, each.name, value)
-        for inner in value if isinstance(value, list) else [value]:
+        for inner in cast("list[object]", value) if isinstance(value, list) else [value]:
             if is_dataclass(inner):
                 complete_element(inner)
 
 
-def _nothing(kind: Any) -> Any:
+def _nothing(kind: type) -> object:
     """Return the value that says nothing; enums have none, and are empty."""
     if is_dataclass(kind):
-        return read_element(Element(""), kind, Notes())  # pyright: ignore[reportArgumentType]
+        return read_element(Element(""), kind, Notes())
     return kind() if kind in (int, float, bytes) else ""
 
 
@@ -128,19 +130,20 @@ def _children(element: Element, schema_type: type) -> list[Element]:
     return children
 
 
-def _read_value(element: Element, kind: Any, owner: type, where: str, notes: Notes) -> Any:
+def _read_value(element: Element, kind: type, owner: type, where: str, notes: Notes) -> object:
     if is_dataclass(kind):
-        return read_element(element, kind, notes, where)  # pyright: ignore[reportArgumentType]
+        return read_element(element, kind, notes, where)
     if kind is str:
         return element.text or ""
     text = _text(element)
-    value = _CONVERTERS[kind](text, owner) if kind in _CONVERTERS else _read_enum(text, kind)
+    members = tuple(kind) if issubclass(kind, Enum) else ()
+    value = _read_enum(text, members) if members else _CONVERTERS[kind](text, owner)
     if value is None and owner in _SIZES:
         return text or None
     if value is None:
         notes.accept(f"{where}{_shown(where, text)} cannot be read and is left out")
     elif isinstance(value, str):
-        notes.accept(f"{where}{_shown(where, text)} is not one of {', '.join(each.value for each in kind)}")
+        notes.accept(f"{where}{_shown(where, text)} is not one of {', '.join(each.value for each in members)}")
     elif not _is_plain(text, value):
         taken = getattr(value, "value", value)
         notes.accept(f"{where}{_shown(where, text)} is taken as {'what is meant' if _is_private(where) else taken}")
@@ -159,7 +162,7 @@ def _shown(where: str, text: str) -> str:
     return "" if _is_private(where) else f" {text[:40]!r}"
 
 
-def _is_plain(text: str, value: Any) -> bool:
+def _is_plain(text: str, value: object) -> bool:
     """Whether a value is written as the schema wants it."""
     if isinstance(value, Enum):
         return text == value.value
@@ -168,9 +171,9 @@ def _is_plain(text: str, value: Any) -> bool:
     return not isinstance(value, float) or ("," not in text and text[-1] in "0123456789.")
 
 
-def _read_enum(text: str, kind: type[Enum]) -> Any:
+def _read_enum(text: str, members: tuple[Enum, ...]) -> Enum | str | None:
     """Return the member that is meant, or the text where there is none."""
-    meant = [each for each in kind if _plain(each.value) == _plain(text)]
+    meant = [each for each in members if _plain(each.value) == _plain(text)]
     return meant[0] if meant else text or None
 
 
@@ -201,8 +204,8 @@ def _read_bytes(text: str, _owner: type) -> bytes | None:
         return None
 
 
-def _read_with(parse: Callable[[str], Any]) -> Callable[[str, type], Any]:
-    def read(text: str, _owner: type) -> Any:
+def _read_with(parse: Callable[[str], object]) -> Callable[[str, type], object]:
+    def read(text: str, _owner: type) -> object:
         try:
             return parse(text)
         except ValueError:
@@ -211,7 +214,7 @@ def _read_with(parse: Callable[[str], Any]) -> Callable[[str, type], Any]:
     return read
 
 
-_CONVERTERS: dict[Any, Callable[[str, type], Any]] = {
+_CONVERTERS: dict[type, Callable[[str, type], object]] = {
     int: _read_int,
     float: lambda text, _owner: read_number(text),
     bytes: _read_bytes,

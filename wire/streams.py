@@ -40,16 +40,17 @@ class RecordedStream:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.is_cut_off = self.is_closed = False
+        self.is_cut_off: bool = False
+        self.is_closed: bool = False
         if not path.is_file():
             raise FileError(f"{path} does not exist or is no file")
         with path.open("rb") as file:
             start = file.read(_ID.size + Limits().text)
-        self.configuration = self._opening_message(start, (MessageId.CONFIG_FILE, MessageId.CONFIG_SCRIPT))
+        self.configuration: bytes = self._opening_message(start, (MessageId.CONFIG_FILE, MessageId.CONFIG_SCRIPT))
         rest = start[len(self.configuration) :]
         if self.configuration and len(rest) <= _ID.size + U32.size and rest != _CLOSE:
             raise FileError(f"{path} ends before its MRD header")
-        self.header = self._opening_message(rest, (MessageId.HEADER,))
+        self.header: bytes = self._opening_message(rest, (MessageId.HEADER,))
         self._start = len(self.configuration) + len(self.header)
         if not self._start and (len(start) < _ID.size or _ID.unpack_from(start)[0] not in _OTHER_STARTS):
             raise FileError(

@@ -14,7 +14,7 @@ _END = sys.maxsize
 
 
 @operation("sym_size")
-def sym_size(graph: Graph, x: Symbol, axis: int) -> Integer:
+def sym_size(graph: Graph, x: Symbol, axis: int) -> Length:
     """Return the length of an axis."""
     return size(graph, x, axis)
 

@@ -132,6 +132,8 @@ class Graph:
         self._scopes = [_Scope()]
         self._constants: dict[tuple[Any, ...], tuple[str, TensorProto]] = {}
         self._names = 0
+        self._shapes: dict[str, Sequence[int | str]] = {}
+        self._lengths: dict[str, Integer] = {}
 
     def name(self) -> str:
         """Return a name that no other value has."""
@@ -187,6 +189,24 @@ class Graph:
             proto = helper.make_tensor(name, ELEMENTS[tensor.dtype], list(tensor.shape), content, raw=True)
             self._constants[key] = (name, proto)
         return Symbol(self, self._constants[key][0], tensor.dtype, tensor.dim())
+
+    def know_shape(self, x: Symbol, shape: Sequence[int | str]) -> None:
+        """Note what is known of a shape: lengths, or names that stand for the same length wherever they occur."""
+        self._shapes.setdefault(x.name, shape)
+
+    def size(self, x: Symbol, axis: int) -> Length:
+        """Return the length of an axis: a number where it is known, and the same for axes that are known to be equally long."""
+        place = axis % x.rank
+        known = self._shapes.get(x.name, [""] * x.rank)[place]
+        if isinstance(known, int):
+            return known
+        if known in self._lengths:
+            return self._lengths[known]
+        length = Integer(self.add("Shape", [x], torch.int64, 1, start=place, end=place + 1))
+        # what is written in the body of a loop is not seen outside
+        if known and len(self._scopes) == 1:
+            self._lengths[known] = length
+        return length
 
     def lengths(self, values: Sequence[Length]) -> Symbol:
         """Return lengths as one int64 tensor [number of them]."""

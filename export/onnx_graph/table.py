@@ -69,7 +69,6 @@ def scalar(graph: Graph, value: Length) -> Symbol:
     return graph.add("Squeeze", [value.symbol], torch.int64, 0)
 
 
-def size(graph: Graph, x: Symbol, axis: int) -> Integer:
+def size(graph: Graph, x: Symbol, axis: int) -> Length:
     """Return the length of an axis."""
-    axis %= x.rank
-    return Integer(graph.add("Shape", [x], torch.int64, 1, start=axis, end=axis + 1))
+    return graph.size(x, axis)

@@ -21,8 +21,8 @@ class PiecewiseLinear(nn.Module):
     def __init__(self, chans: int, knots: int) -> None:
         super().__init__()
         self.knots = knots
-        self.slopes = nn.Parameter(torch.ones(chans, knots + 1))
-        self.biases = nn.Parameter(-torch.ones(chans))
+        self.slopes: nn.Parameter = nn.Parameter(torch.ones(chans, knots + 1))
+        self.biases: nn.Parameter = nn.Parameter(-torch.ones(chans))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, chans, y, x] like ``x``."""
@@ -57,11 +57,11 @@ class AdmmCsNet(nn.Module):
     def __init__(self, stages: int = 10, chans: int = 128, kernel: int = 5, knots: int = 101) -> None:
         super().__init__()
         self.stages = stages
-        self.penalty = nn.Parameter(torch.tensor([0.1]))
-        self.update_rate = nn.Parameter(torch.tensor([1.0]))
-        self.analysis = nn.Conv2d(1, chans, kernel, padding=kernel // 2)
-        self.activation = PiecewiseLinear(chans, knots)
-        self.synthesis = nn.Conv2d(chans, 1, kernel, padding=kernel // 2)
+        self.penalty: nn.Parameter = nn.Parameter(torch.tensor([0.1]))
+        self.update_rate: nn.Parameter = nn.Parameter(torch.tensor([1.0]))
+        self.analysis: nn.Conv2d = nn.Conv2d(1, chans, kernel, padding=kernel // 2)
+        self.activation: PiecewiseLinear = PiecewiseLinear(chans, knots)
+        self.synthesis: nn.Conv2d = nn.Conv2d(chans, 1, kernel, padding=kernel // 2)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``, scaled to a maximum of one."""

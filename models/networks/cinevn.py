@@ -17,7 +17,7 @@ class SpatialConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 3, bias=False)
+        self.conv: nn.Conv2d = nn.Conv2d(inputs, outputs, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, outputs, frames, readout, phase]."""
@@ -31,7 +31,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(inputs, outputs, 3, bias=False)
+        self.conv: nn.Conv1d = nn.Conv1d(inputs, outputs, 3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, outputs, frames, readout, phase]."""
@@ -50,7 +50,7 @@ class ConvBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             _separable(inputs, outputs),
             InstanceNorm(),
             nn.LeakyReLU(0.2),
@@ -58,7 +58,7 @@ class ConvBlock(nn.Module):
             _separable(outputs, outputs),
             InstanceNorm(),
         )
-        self.identity = nn.Sequential(nn.Conv3d(inputs, outputs, 1, bias=False), InstanceNorm())
+        self.identity: nn.Sequential = nn.Sequential(nn.Conv3d(inputs, outputs, 1, bias=False), InstanceNorm())
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, outputs, frames, readout, phase]."""
@@ -70,7 +70,7 @@ class UpBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
+        self.layers: nn.Sequential = nn.Sequential(
             nn.Upsample(scale_factor=(1, 2, 2), mode="nearest"),
             SpatialConv(inputs, outputs),
             InstanceNorm(),
@@ -99,13 +99,15 @@ class SeriesUnet(nn.Module):
     def __init__(self, chans: int, pools: int) -> None:
         super().__init__()
         widths = [chans * 2**level for level in range(pools + 1)]
-        self.multiple = 2 ** (pools + 1)
-        self.enc_conv_blocks = nn.ModuleList(ConvBlock(i, o) for i, o in zip([2, *widths], widths[:-1], strict=False))
-        self.bottleneck = ConvBlock(widths[-2], widths[-1])
+        self.multiple: int = 1 << (pools + 1)
+        self.enc_conv_blocks: nn.ModuleList = nn.ModuleList(
+            ConvBlock(i, o) for i, o in zip([2, *widths], widths[:-1], strict=False)
+        )
+        self.bottleneck: ConvBlock = ConvBlock(widths[-2], widths[-1])
         up = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.dec_transpose_convs = nn.ModuleList(UpBlock(i, o) for i, o in up)
-        self.dec_conv_blocks = nn.ModuleList(ConvBlock(i, o) for i, o in up)
-        self.out = nn.Conv3d(chans, 2, 1)
+        self.dec_transpose_convs: nn.ModuleList = nn.ModuleList(UpBlock(i, o) for i, o in up)
+        self.dec_conv_blocks: nn.ModuleList = nn.ModuleList(ConvBlock(i, o) for i, o in up)
+        self.out: nn.Conv3d = nn.Conv3d(chans, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, 2, frames, readout, phase] like ``x``."""
@@ -129,7 +131,7 @@ class NormSeriesUnet(nn.Module):
 
     def __init__(self, chans: int, pools: int) -> None:
         super().__init__()
-        self.unet = SeriesUnet(chans, pools)
+        self.unet: SeriesUnet = SeriesUnet(chans, pools)
 
     def forward(self, series: Tensor) -> Tensor:
         """Return [batch, frames, readout, phase, 2] for the same."""
@@ -142,9 +144,9 @@ class CineVnBlock(nn.Module):
 
     def __init__(self, chans: int, pools: int) -> None:
         super().__init__()
-        self.model = NormSeriesUnet(chans, pools)
-        self.dc_weight = nn.Parameter(torch.ones(1))
-        self.reg_landscape = nn.Parameter(torch.ones(10, 10, 10))
+        self.model: NormSeriesUnet = NormSeriesUnet(chans, pools)
+        self.dc_weight: nn.Parameter = nn.Parameter(torch.ones(1))
+        self.reg_landscape: nn.Parameter = nn.Parameter(torch.ones(10, 10, 10))
 
     def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return the next k-space."""
@@ -162,8 +164,8 @@ class ConsistencyBlock(nn.Module):
 
     def __init__(self, iterations: int = 10) -> None:
         super().__init__()
-        self.mu = nn.Parameter(torch.tensor(0.05))
-        self.solve = ProximalStep(iterations)
+        self.mu: nn.Parameter = nn.Parameter(torch.tensor(0.05))
+        self.solve: ProximalStep = ProximalStep(iterations)
 
     def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return the next k-space."""
@@ -188,9 +190,9 @@ class CineVN(nn.Module):
 
     def __init__(self, num_cascades: int = 15, chans: int = 16, pools: int = 2, cgdc_interval: int = 3) -> None:
         super().__init__()
-        self.cascades = nn.ModuleList(CineVnBlock(chans, pools) for _ in range(num_cascades))
+        self.cascades: nn.ModuleList = nn.ModuleList(CineVnBlock(chans, pools) for _ in range(num_cascades))
         after = range(cgdc_interval - 1, num_cascades, cgdc_interval)
-        self.cgdc = nn.ModuleDict({str(index): ConsistencyBlock() for index in after})
+        self.cgdc: nn.ModuleDict = nn.ModuleDict({str(index): ConsistencyBlock() for index in after})
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct a series.

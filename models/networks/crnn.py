@@ -16,9 +16,9 @@ class RecurrentCell(nn.Module):
 
     def __init__(self, inputs: int, chans: int) -> None:
         super().__init__()
-        self.i2h = conv(inputs, chans, bias=True)
-        self.h2h = conv(chans, chans, bias=True)
-        self.ih2ih = conv(chans, chans, bias=True)
+        self.i2h: nn.Module = conv(inputs, chans, bias=True)
+        self.h2h: nn.Module = conv(chans, chans, bias=True)
+        self.ih2ih: nn.Module = conv(chans, chans, bias=True)
 
 
 class BidirectionalLayer(nn.Module):
@@ -26,7 +26,7 @@ class BidirectionalLayer(nn.Module):
 
     def __init__(self, inputs: int, chans: int) -> None:
         super().__init__()
-        self.CRNN_model = RecurrentCell(inputs, chans)
+        self.CRNN_model: RecurrentCell = RecurrentCell(inputs, chans)
 
     def forward(self, series: Tensor, state: Tensor, batch: int) -> Tensor:
         """Return [batch x frames, chans, y, x]; ``state`` is that of the iteration before."""
@@ -61,11 +61,14 @@ class CrnnMri(nn.Module):
         super().__init__()
         self.iterations = iterations
         self.chans = chans
-        self.bcrnn = BidirectionalLayer(2, chans)
-        self.conv1_x, self.conv1_h = conv(chans, chans, bias=True), conv(chans, chans, bias=True)
-        self.conv2_x, self.conv2_h = conv(chans, chans, bias=True), conv(chans, chans, bias=True)
-        self.conv3_x, self.conv3_h = conv(chans, chans, bias=True), conv(chans, chans, bias=True)
-        self.conv4_x = conv(chans, 2, bias=True)
+        self.bcrnn: BidirectionalLayer = BidirectionalLayer(2, chans)
+        self.conv1_x: nn.Module = conv(chans, chans, bias=True)
+        self.conv1_h: nn.Module = conv(chans, chans, bias=True)
+        self.conv2_x: nn.Module = conv(chans, chans, bias=True)
+        self.conv2_h: nn.Module = conv(chans, chans, bias=True)
+        self.conv3_x: nn.Module = conv(chans, chans, bias=True)
+        self.conv3_h: nn.Module = conv(chans, chans, bias=True)
+        self.conv4_x: nn.Module = conv(chans, 2, bias=True)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex series [batch, frames, y, x, 2]; inputs as in ``prepare``."""

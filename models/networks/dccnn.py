@@ -32,7 +32,7 @@ class DcCnn(nn.Module):
 
     def __init__(self, cascades: int = 5, layers: int = 5, chans: int = 64, dims: int = 2, bias: bool = True) -> None:
         super().__init__()
-        self.cascades = nn.ModuleList(
+        self.cascades: nn.ModuleList = nn.ModuleList(
             ConvStack([2, *[chans] * (layers - 1), 2], dims=dims, bias=bias) for _ in range(cascades)
         )
 
@@ -50,9 +50,9 @@ class VsNetStage(nn.Module):
 
     def __init__(self, chans: int, layers: int) -> None:
         super().__init__()
-        self.cnn = ConvStack([2, *[chans] * (layers - 1), 2], bias=True)
-        self.noise = nn.Parameter(torch.tensor([0.1]))
-        self.balance = nn.Parameter(torch.tensor([0.1]))
+        self.cnn: ConvStack = ConvStack([2, *[chans] * (layers - 1), 2], bias=True)
+        self.noise: nn.Parameter = nn.Parameter(torch.tensor([0.1]))
+        self.balance: nn.Parameter = nn.Parameter(torch.tensor([0.1]))
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next image."""
@@ -74,7 +74,7 @@ class VsNet(nn.Module):
 
     def __init__(self, stages: int = 5, chans: int = 64, layers: int = 5) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(VsNetStage(chans, layers) for _ in range(stages))
+        self.stages: nn.ModuleList = nn.ModuleList(VsNetStage(chans, layers) for _ in range(stages))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``."""

@@ -31,10 +31,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, inputs: int, features: int, outputs: int, middle_relu: bool) -> None:
         super().__init__()
-        self.skip = nn.Identity() if inputs == outputs else ReflectConv(inputs, outputs, 1)
-        self.first = ReflectConv(inputs, features, 3)
-        self.middle = nn.ReLU() if middle_relu else nn.Identity()
-        self.second = ReflectConv(features, outputs, 3)
+        self.skip: nn.Identity | ReflectConv = nn.Identity() if inputs == outputs else ReflectConv(inputs, outputs, 1)
+        self.first: ReflectConv = ReflectConv(inputs, features, 3)
+        self.middle: nn.ReLU | nn.Identity = nn.ReLU() if middle_relu else nn.Identity()
+        self.second: ReflectConv = ReflectConv(features, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, outputs, y, x]."""
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
     def __init__(self, chans: int, blocks: int) -> None:
         super().__init__()
         widths = [2, *[chans] * (blocks - 1), 2]
-        self.blocks = nn.Sequential(
+        self.blocks: nn.Sequential = nn.Sequential(
             *(ResidualBlock(widths[i], chans, widths[i + 1], i < blocks - 1) for i in range(blocks))
         )
 
@@ -97,8 +97,8 @@ class DeepJSense(JSense):
         map_network: bool = True,
     ) -> None:
         super().__init__(unrolls, map_iterations, image_iterations, kernel, 0.01, 0.01)
-        self.map_net = ResNet(chans, blocks) if map_network else nn.Identity()
-        self.image_net = ResNet(chans, blocks) if image_network else nn.Identity()
+        self.map_net: ResNet | nn.Identity = ResNet(chans, blocks) if map_network else nn.Identity()
+        self.image_net: ResNet | nn.Identity = ResNet(chans, blocks) if image_network else nn.Identity()
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct, as ``JSense``, k-space whose largest magnitude in the calibration lines is one.

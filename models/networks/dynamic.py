@@ -22,10 +22,10 @@ class IstaCell(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.gradient = GradientStep()
-        self.transform = ConvStack([2, chans, chans, chans], dims=3)
-        self.inverse = ConvStack([chans, chans, chans, 2], dims=3)
-        self.threshold = nn.Parameter(torch.tensor(0.0))
+        self.gradient: GradientStep = GradientStep()
+        self.transform: ConvStack = ConvStack([2, chans, chans, chans], dims=3)
+        self.inverse: ConvStack = ConvStack([chans, chans, chans, 2], dims=3)
+        self.threshold: nn.Parameter = nn.Parameter(torch.tensor(0.0))
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next series."""
@@ -45,7 +45,7 @@ class DynamicIstaNetPlus(nn.Module):
 
     def __init__(self, iterations: int = 10, chans: int = 16) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(IstaCell(chans) for _ in range(iterations))
+        self.cells: nn.ModuleList = nn.ModuleList(IstaCell(chans) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
@@ -61,13 +61,13 @@ class SlrCell(nn.Module):
     def __init__(self, chans: int, low_rank: bool) -> None:
         super().__init__()
         self.use_low_rank = low_rank
-        self.gradient = GradientStep()
-        self.coupling = nn.Parameter(torch.tensor(0.1))
-        self.transform = ConvStack([2, chans, chans, chans], dims=3)
-        self.inverse = ConvStack([chans, chans, chans, 2], dims=3)
-        self.threshold = nn.Parameter(torch.tensor(0.1))
-        self.rank_threshold = nn.Parameter(torch.tensor(-2.0))
-        self.multiplier_step = nn.Parameter(torch.tensor(0.01))
+        self.gradient: GradientStep = GradientStep()
+        self.coupling: nn.Parameter = nn.Parameter(torch.tensor(0.1))
+        self.transform: ConvStack = ConvStack([2, chans, chans, chans], dims=3)
+        self.inverse: ConvStack = ConvStack([chans, chans, chans, 2], dims=3)
+        self.threshold: nn.Parameter = nn.Parameter(torch.tensor(0.1))
+        self.rank_threshold: nn.Parameter = nn.Parameter(torch.tensor(-2.0))
+        self.multiplier_step: nn.Parameter = nn.Parameter(torch.tensor(0.01))
 
     def forward(
         self,
@@ -107,7 +107,7 @@ class SlrNet(nn.Module):
 
     def __init__(self, iterations: int = 10, chans: int = 16, low_rank: bool = True) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(SlrCell(chans, low_rank) for _ in range(iterations))
+        self.cells: nn.ModuleList = nn.ModuleList(SlrCell(chans, low_rank) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""
@@ -123,9 +123,9 @@ class LsCell(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.rank_threshold = nn.Parameter(torch.tensor(-2.0))
-        self.sparse = ConvStack([4, chans, chans, 2], dims=3, slope=0.3)
-        self.step = nn.Parameter(torch.tensor(1.0))
+        self.rank_threshold: nn.Parameter = nn.Parameter(torch.tensor(-2.0))
+        self.sparse: ConvStack = ConvStack([4, chans, chans, 2], dims=3, slope=0.3)
+        self.step: nn.Parameter = nn.Parameter(torch.tensor(1.0))
 
     def forward(
         self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]
@@ -148,7 +148,7 @@ class LsNet(nn.Module):
 
     def __init__(self, iterations: int = 10, chans: int = 32) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(LsCell(chans) for _ in range(iterations))
+        self.cells: nn.ModuleList = nn.ModuleList(LsCell(chans) for _ in range(iterations))
         # the step of the last cell does not reach the result
         last = self.cells[-1]
         assert isinstance(last, LsCell)
@@ -168,10 +168,10 @@ class T2lrCell(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.gradient = GradientStep()
-        self.transform = ConvStack([2, chans, chans, 2], dims=3)
-        self.inverse = ConvStack([2, chans, chans, 2], dims=3)
-        self.threshold = nn.Parameter(torch.tensor(-2.0))
+        self.gradient: GradientStep = GradientStep()
+        self.transform: ConvStack = ConvStack([2, chans, chans, 2], dims=3)
+        self.inverse: ConvStack = ConvStack([2, chans, chans, 2], dims=3)
+        self.threshold: nn.Parameter = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next series."""
@@ -191,7 +191,7 @@ class T2lrNet(nn.Module):
 
     def __init__(self, iterations: int = 15, chans: int = 16) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(T2lrCell(chans) for _ in range(iterations))
+        self.cells: nn.ModuleList = nn.ModuleList(T2lrCell(chans) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct a series [batch, frames, y, x, 2]; inputs as in ``prepare``."""

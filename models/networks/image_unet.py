@@ -21,7 +21,7 @@ class ImageUnet(nn.Module):
 
     def __init__(self, in_chans: int = 1, out_chans: int = 1, chans: int = 256, num_pool_layers: int = 4) -> None:
         super().__init__()
-        self.unet = Unet(in_chans, out_chans, chans, num_pool_layers)
+        self.unet: Unet = Unet(in_chans, out_chans, chans, num_pool_layers)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return [batch, out_chans, y, x] for standardised images [batch, in_chans, y, x]."""
@@ -41,7 +41,7 @@ class MagnitudeUnet(nn.Module):
         super().__init__()
         if in_chans != 1 or out_chans != 1:
             raise ValueError(f"magnitude images have one channel, not {in_chans} in and {out_chans} out")
-        self.unet = Unet(in_chans, out_chans, chans, num_pool_layers)
+        self.unet: Unet = Unet(in_chans, out_chans, chans, num_pool_layers)
 
     def forward(self, kspace: Tensor, mask: Tensor) -> Tensor:
         """Reconstruct the magnitude [batch, y, x] from k-space [batch, coils, ky, kx, 2] and a mask that broadcasts."""
@@ -63,7 +63,7 @@ class ComplexUnet(nn.Module):
         super().__init__()
         if in_chans != 2 or out_chans != 2:
             raise ValueError(f"complex images have two channels, not {in_chans} in and {out_chans} out")
-        self.unet = Unet(in_chans, out_chans, chans, num_pool_layers)
+        self.unet: Unet = Unet(in_chans, out_chans, chans, num_pool_layers)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``."""

@@ -18,12 +18,12 @@ class IstaPhase(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.step = nn.Parameter(torch.tensor([0.5]))
-        self.threshold = nn.Parameter(torch.tensor([0.01]))
-        self.details = conv(1, chans)
-        self.transform = ConvStack([chans, chans, chans])
-        self.inverse = ConvStack([chans, chans, chans])
-        self.merge = conv(chans, 1)
+        self.step: nn.Parameter = nn.Parameter(torch.tensor([0.5]))
+        self.threshold: nn.Parameter = nn.Parameter(torch.tensor([0.01]))
+        self.details: nn.Module = conv(1, chans)
+        self.transform: ConvStack = ConvStack([chans, chans, chans])
+        self.inverse: ConvStack = ConvStack([chans, chans, chans])
+        self.merge: nn.Module = conv(chans, 1)
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next real image [batch, y, x]."""
@@ -47,7 +47,7 @@ class IstaNetPlus(nn.Module):
 
     def __init__(self, phases: int = 9, chans: int = 32) -> None:
         super().__init__()
-        self.phases = nn.ModuleList(IstaPhase(chans) for _ in range(phases))
+        self.phases: nn.ModuleList = nn.ModuleList(IstaPhase(chans) for _ in range(phases))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the real image [batch, y, x]; inputs as in ``prepare``."""

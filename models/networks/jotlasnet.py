@@ -20,9 +20,9 @@ class TensorLowRank(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.transform = ConvStack([2, chans, chans, 2], dims=3)
-        self.inverse = ConvStack([2, chans, chans, 2], dims=3)
-        self.threshold = nn.Parameter(torch.tensor(-2.0))
+        self.transform: ConvStack = ConvStack([2, chans, chans, 2], dims=3)
+        self.inverse: ConvStack = ConvStack([2, chans, chans, 2], dims=3)
+        self.threshold: nn.Parameter = nn.Parameter(torch.tensor(-2.0))
 
     def forward(self, series: Tensor, weight: Tensor) -> Tensor:
         """Return [batch, 2, frames, y, x]; ``weight`` is that of the low-rank part in the sum."""
@@ -42,9 +42,11 @@ class AttentionSparse(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.transform = ConvStack([2, chans, chans, chans], dims=3)
-        self.inverse = ConvStack([chans, chans, chans, 2], dims=3)
-        self.attention = nn.Sequential(nn.Linear(chans, chans), nn.ReLU(), nn.Linear(chans, chans), nn.Sigmoid())
+        self.transform: ConvStack = ConvStack([2, chans, chans, chans], dims=3)
+        self.inverse: ConvStack = ConvStack([chans, chans, chans, 2], dims=3)
+        self.attention: nn.Sequential = nn.Sequential(
+            nn.Linear(chans, chans), nn.ReLU(), nn.Linear(chans, chans), nn.Sigmoid()
+        )
 
     def forward(self, series: Tensor, weight: Tensor) -> Tensor:
         """Return [batch, 2, frames, y, x]; ``weight`` is that of the sparse part in the sum."""
@@ -59,11 +61,11 @@ class JotlasCell(nn.Module):
 
     def __init__(self, chans: int) -> None:
         super().__init__()
-        self.gradient = GradientStep()
-        self.low_rank = TensorLowRank(chans)
-        self.sparse = AttentionSparse(chans)
-        self.weights = nn.Parameter(torch.tensor([0.5, 0.5]))
-        self.momentum = nn.Parameter(torch.tensor(-2.0))
+        self.gradient: GradientStep = GradientStep()
+        self.low_rank: TensorLowRank = TensorLowRank(chans)
+        self.sparse: AttentionSparse = AttentionSparse(chans)
+        self.weights: nn.Parameter = nn.Parameter(torch.tensor([0.5, 0.5]))
+        self.momentum: nn.Parameter = nn.Parameter(torch.tensor(-2.0))
 
     def forward(
         self, image: Tensor, before: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]
@@ -89,7 +91,7 @@ class JotlasNet(nn.Module):
 
     def __init__(self, iterations: int = 15, chans: int = 16) -> None:
         super().__init__()
-        self.cells = nn.ModuleList(JotlasCell(chans) for _ in range(iterations))
+        self.cells: nn.ModuleList = nn.ModuleList(JotlasCell(chans) for _ in range(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct a series.

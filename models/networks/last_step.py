@@ -27,7 +27,7 @@ class FinishedBySense(nn.Module):
         super().__init__()
         self.network = network
         self.weight = weight
-        self.solve = ProximalStep(iterations)
+        self.solve: ProximalStep = ProximalStep(iterations)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Return complex images like the network's."""

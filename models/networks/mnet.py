@@ -74,12 +74,12 @@ class MNet(nn.Module):
     def __init__(self, chans: int = 128, lines: int = 304, features: int = 2048) -> None:
         super().__init__()
         widths = [2, *(chans * 2**level for level in range(5))]
-        self.levels = nn.ModuleList(_double_conv(widths[i], widths[i + 1]) for i in range(5))
+        self.levels: nn.ModuleList = nn.ModuleList(_double_conv(widths[i], widths[i + 1]) for i in range(5))
         sizes = [features, 1420, 792, 478, lines]
         head: list[nn.Module] = []
         for index in range(4):
             head += [nn.Linear(sizes[index], sizes[index + 1]), nn.LeakyReLU(0.01)]
-        self.head = nn.Sequential(*head[:-1])
+        self.head: nn.Sequential = nn.Sequential(*head[:-1])
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Return logits [batch, lines] for k-space [batch, coils, ky, kx, 2] that is zero but for the middle lines."""
@@ -118,8 +118,8 @@ class Loupe(nn.Module):
         self.sparsity = sparsity
         self.slope = slope
         start = torch.rand(shape[0], shape[1]) * 0.98 + 0.01
-        self.logits = nn.Parameter(torch.log(start / (1 - start)) / slope)
-        self.unet = Unet(2, 1, chans, pools)
+        self.logits: nn.Parameter = nn.Parameter(torch.log(start / (1 - start)) / slope)
+        self.unet: Unet = Unet(2, 1, chans, pools)
 
     def probabilities(self) -> Tensor:
         """Return the probability of every sample [ky, kx]; their mean is the sparsity (section III-A)."""

@@ -40,7 +40,7 @@ class ResidualCnn(nn.Module):
                 blocks.append(nn.BatchNorm2d(widths[index + 1], eps=eps))
             if index < layers - 1:
                 blocks.append(nn.ReLU())
-        self.layers = nn.Sequential(*blocks)
+        self.layers: nn.Sequential = nn.Sequential(*blocks)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return images [batch, y, x, 2] for the same."""
@@ -99,9 +99,9 @@ class Modl(nn.Module):
         super().__init__()
         self.iterations = iterations
         self.warm_start = warm_start
-        self.denoiser = make_denoiser(denoiser, chans, bias, eps)
-        self.consistency = ProximalStep(cg_iterations, cg_tolerance)
-        self.weight = nn.Parameter(torch.tensor(weight), requires_grad=learn_weight)
+        self.denoiser: nn.Module = make_denoiser(denoiser, chans, bias, eps)
+        self.consistency: ProximalStep = ProximalStep(cg_iterations, cg_tolerance)
+        self.weight: nn.Parameter = nn.Parameter(torch.tensor(weight), requires_grad=learn_weight)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct.

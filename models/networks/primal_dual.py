@@ -27,7 +27,7 @@ class DualProximal(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.step = nn.Parameter(torch.tensor(0.5))
+        self.step: nn.Parameter = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, dual: Tensor, predicted: Tensor, measured: Tensor) -> Tensor:
         """Return the next dual variable."""
@@ -40,8 +40,8 @@ class DualNetwork(nn.Module):
     def __init__(self, chans: int, layers: int, relaxed: bool) -> None:
         super().__init__()
         self.relaxed = relaxed
-        self.step = nn.Parameter(torch.tensor(0.5), requires_grad=not relaxed)
-        self.network = _network(3 if relaxed else 2, chans, layers)
+        self.step: nn.Parameter = nn.Parameter(torch.tensor(0.5), requires_grad=not relaxed)
+        self.network: ConvStack = _network(3 if relaxed else 2, chans, layers)
 
     def forward(self, dual: Tensor, predicted: Tensor, measured: Tensor) -> Tensor:
         """Return the next dual variable."""
@@ -61,8 +61,8 @@ class PrimalNetwork(nn.Module):
     def __init__(self, chans: int, layers: int, relaxed: bool) -> None:
         super().__init__()
         self.relaxed = relaxed
-        self.step = nn.Parameter(torch.tensor(0.5), requires_grad=not relaxed)
-        self.network = _network(2 if relaxed else 1, chans, layers)
+        self.step: nn.Parameter = nn.Parameter(torch.tensor(0.5), requires_grad=not relaxed)
+        self.network: ConvStack = _network(2 if relaxed else 1, chans, layers)
 
     def forward(self, image: Tensor, back: Tensor) -> Tensor:
         """Return the next image; ``back`` is ``A^H d``."""
@@ -91,11 +91,11 @@ class PrimalDualNet(nn.Module):
         if learned not in ("primal", "both", "updates"):
             raise ValueError(f"learned is {learned!r}; accepted are 'primal', 'both' and 'updates'")
         relaxed = learned == "updates"
-        self.primal = nn.ModuleList(PrimalNetwork(chans, layers, relaxed) for _ in range(iterations))
-        self.dual = nn.ModuleList(
+        self.primal: nn.ModuleList = nn.ModuleList(PrimalNetwork(chans, layers, relaxed) for _ in range(iterations))
+        self.dual: nn.ModuleList = nn.ModuleList(
             DualProximal() if learned == "primal" else DualNetwork(chans, layers, relaxed) for _ in range(iterations)
         )
-        self.overrelaxation = nn.Parameter(torch.ones(iterations))
+        self.overrelaxation: nn.Parameter = nn.Parameter(torch.ones(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2] from zero; inputs as in ``prepare``."""

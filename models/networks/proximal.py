@@ -26,9 +26,9 @@ class HcPgd(nn.Module):
     def __init__(self, iterations: int = 10, chans: int = 64, layers: int = 5) -> None:
         super().__init__()
         self.iterations = iterations
-        self.regulariser = ConvStack([2, *[chans] * (layers - 1), 2], bias=True)
-        self.steps = nn.Parameter(torch.full((iterations,), 0.5))
-        self.combination = nn.Parameter(torch.eye(iterations))
+        self.regulariser: ConvStack = ConvStack([2, *[chans] * (layers - 1), 2], bias=True)
+        self.steps: nn.Parameter = nn.Parameter(torch.full((iterations,), 0.5))
+        self.combination: nn.Parameter = nn.Parameter(torch.eye(iterations))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``."""

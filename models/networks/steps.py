@@ -36,7 +36,7 @@ class GradientStep(nn.Module):
 
     def __init__(self, step: float = 0.1) -> None:
         super().__init__()
-        self.step = nn.Parameter(torch.tensor(step))
+        self.step: nn.Parameter = nn.Parameter(torch.tensor(step))
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return an image like ``image``."""

@@ -24,7 +24,7 @@ class SensitivityModel(nn.Module):
 
     def __init__(self, chans: int, num_pools: int) -> None:
         super().__init__()
-        self.norm_unet = NormUnet(chans, num_pools)
+        self.norm_unet: NormUnet = NormUnet(chans, num_pools)
 
     def forward(self, kspace: Tensor, mask: Tensor, axes: list[int], calibration_lines: int = 0) -> Tensor:
         """Return maps like ``kspace``, unit norm over the coils."""
@@ -45,7 +45,7 @@ class VarNetBlock(nn.Module):
     def __init__(self, model: NormUnet) -> None:
         super().__init__()
         self.model = model
-        self.dc_weight = nn.Parameter(torch.ones(1))
+        self.dc_weight: nn.Parameter = nn.Parameter(torch.ones(1))
 
     def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, axes: list[int]) -> Tensor:
         """Return the next k-space."""
@@ -82,8 +82,8 @@ class _Cascades(nn.Module):
     ) -> None:
         super().__init__()
         self.calibration_lines = calibration_lines
-        self.sens_net = SensitivityModel(sens_chans, sens_pools)
-        self.cascades = nn.ModuleList(VarNetBlock(NormUnet(chans, pools)) for _ in range(num_cascades))
+        self.sens_net: SensitivityModel = SensitivityModel(sens_chans, sens_pools)
+        self.cascades: nn.ModuleList = nn.ModuleList(VarNetBlock(NormUnet(chans, pools)) for _ in range(num_cascades))
 
     def fill(self, measured: Tensor, weights: Tensor, axes: list[int]) -> Tensor:
         """Return k-space without gaps; see ``to_hybrid``."""

@@ -27,9 +27,9 @@ class RadialBasis(nn.Module):
     def __init__(self, chans: int, nodes: int) -> None:
         super().__init__()
         self.nodes = nodes
-        self.spacing = 2 / (nodes - 1)
+        self.spacing: float = 2 / (nodes - 1)
         start = 0.04 * torch.linspace(-1, 1, nodes)
-        self.weight = nn.Parameter(start.repeat(chans, 1))
+        self.weight: nn.Parameter = nn.Parameter(start.repeat(chans, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [batch, chans, y, x] like ``x``."""
@@ -49,9 +49,11 @@ class VnStage(nn.Module):
         self.padding = _PADDING
         weights = torch.randn(filters, 2, kernel, kernel)
         weights = weights - weights.mean(dim=(1, 2, 3), keepdim=True)
-        self.kernels = nn.Parameter(weights / torch.linalg.vector_norm(weights, dim=(1, 2, 3), keepdim=True))
-        self.activation = RadialBasis(filters, nodes)
-        self.weight = nn.Parameter(torch.tensor(1.0))
+        self.kernels: nn.Parameter = nn.Parameter(
+            weights / torch.linalg.vector_norm(weights, dim=(1, 2, 3), keepdim=True)
+        )
+        self.activation: RadialBasis = RadialBasis(filters, nodes)
+        self.weight: nn.Parameter = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next image."""
@@ -82,7 +84,7 @@ class VariationalNetwork(nn.Module):
 
     def __init__(self, stages: int = 10, filters: int = 48, kernel: int = 11, nodes: int = 31) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(VnStage(filters, kernel, nodes) for _ in range(stages))
+        self.stages: nn.ModuleList = nn.ModuleList(VnStage(filters, kernel, nodes) for _ in range(stages))
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``, scaled to a zero-filled maximum of one."""
