@@ -35,6 +35,7 @@ from .half_precision import HALF, in_precision
 log = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
+"""What a bundle gets where nobody says which formats it must have, as far as its module can have them."""
 SHIPPED_FORMATS = ("torchscript",)
 """Of the bundles that come with Isocenter: ONNX takes minutes to write, and is faster for none of them on a CPU."""
 PARTIAL = ".partial"
@@ -55,8 +56,8 @@ def build_bundle(
     folder: Path,
     *,
     edge_cases: Mapping[str, Inputs] | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
-    required: Sequence[str] = (),
+    formats: Sequence[str] | None = None,
+    impossible: Mapping[str, str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
     """Write a bundle.
@@ -74,21 +75,24 @@ def build_bundle(
     edge_cases
         Inputs by name on which every runtime's output must be finite.
     formats
-        Model files to write: ``torchscript``, ``onnx``, ``aoti``.
-    required
-        Those of them without which there is no bundle; of the others one is enough.
+        Model files that it must have: ``torchscript``, ``onnx``, ``aoti``. None: ``DEFAULT_FORMATS``, of which one is enough;
+        a warning says what is missing.
+    impossible
+        Formats that need not be tried, and why the module cannot have them.
     key
         Signs it.
 
     Raises
     ------
     BundleError
-        A required format cannot be written, none can, a runtime deviates from the module by more than is accepted, or the disk
-        is full.
+        A format that it must have cannot be written, a runtime deviates from the module by more than is accepted, or the disk is
+        full.
     """
     try:
         with _workplace(folder) as place:
-            _fill(place, module.eval(), manifest, cases, edge_cases or {}, formats, required, key)
+            written = in_precision(module.eval(), manifest.precision)
+            sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, impossible or {})
+            _fill(place, module, manifest, cases, edge_cases or {}, sessions, key)
             _move(place, folder)
     except OSError as error:
         raise BundleError(f"bundle {manifest.name!r} cannot be written to {folder}: {error.strerror}") from error
@@ -101,13 +105,10 @@ def _fill(
     manifest: Manifest,
     cases: Sequence[Inputs],
     edge_cases: Mapping[str, Inputs],
-    formats: Sequence[str],
-    required: Sequence[str],
+    sessions: Mapping[str, Runtime],
     key: SecretKey | None,
 ) -> None:
-    """Write all files of a bundle, the manifest after those whose hashes it lists."""
-    written = in_precision(module, manifest.precision)
-    sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, required)
+    """Write what a bundle has beside its models, the manifest after the files whose hashes it lists."""
     _write_probe(module, manifest, cases[0], place / PROBE)
     parity = _check_parity(module, manifest, cases, edge_cases, sessions)
     provenance = manifest.provenance.model_copy(
@@ -156,26 +157,30 @@ def _write_models(
     manifest: Manifest,
     inputs: Inputs,
     folder: Path,
-    formats: Sequence[str],
-    required: Sequence[str],
+    formats: Sequence[str] | None,
+    impossible: Mapping[str, str],
 ) -> dict[str, Runtime]:
     """Write the model files and load them again: what cannot be loaded counts as not written."""
     sessions: dict[str, Runtime] = {}
-    failures = []
-    for name in formats:
+    failures: dict[str, str] = {}
+    for name in DEFAULT_FORMATS if formats is None else formats:
         path = folder / RUNTIME_FILES[name]
         try:
+            if name in impossible:
+                raise ExportError(impossible[name])
             FORMATS[name](module, manifest, inputs, path)
             sessions[name] = _load(name, path, manifest)
         except ExportError as error:
             path.unlink(missing_ok=True)
-            if name in required:
-                raise BundleError(f"{name} cannot be written: {error}", where=f"bundle {manifest.name!r}") from error
-            failures.append(f"{name}: {error}")
-    if len(failures) == len(formats):
-        raise BundleError(f"bundle {manifest.name!r} cannot be written. " + "; ".join(failures))
-    for failure in failures:
-        log.warning("bundle %s gets no %s", manifest.name, failure)
+            failures[name] = str(error)
+    reasons = [f"it can have no {name}: {why}" for name, why in failures.items()]
+    if failures and (formats is not None or not sessions):
+        untried = [f"{name} (not tried)" for name in FORMATS if name not in {*sessions, *failures, *impossible}]
+        raise BundleError(
+            "; ".join(reasons), where=f"bundle {manifest.name!r}", accepted=", ".join([*sessions, *untried])
+        )
+    for reason in reasons:
+        log.warning("bundle %s: %s", manifest.name, reason)
     return sessions
 
 
