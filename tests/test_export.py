@@ -241,7 +241,9 @@ def test_an_own_module_with_complex_tensors_and_a_boolean_mask_is_exported(lab):
 
 
 def test_a_module_that_freezes_its_sizes_is_refused(lab):
-    with pytest.raises(BundleError, match=r"it can have no onnx: .*; accepted: torchscript \(not tried\), aoti \(not tried\)"):
+    with pytest.raises(
+        BundleError, match=r"it can have no onnx: .*; accepted: torchscript \(not tried\), aoti \(not tried\)"
+    ):
         export_module("mylab:Baked", None, lab / "own", ExportOptions(), ["onnx"])
     assert not (lab / "own").exists()
     assert not (lab / "own.partial").exists()
