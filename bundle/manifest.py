@@ -70,12 +70,19 @@ class Domain(_Strict):
 
 
 class Parity(_Strict):
-    """Worst deviation of a runtime from the eager module in float64, relative to the output's maximum."""
+    """How far a runtime was from the module in float64 when the bundle was made, relative to the output's maximum.
+
+    All figures are of the one comparison that came closest to what was accepted.
+    """
 
     error: float
+    """Deviation of the runtime."""
+    accepted: float = 0.0
+    """The largest deviation with which the bundle would have been written; 0 in bundles that do not say."""
     eager: float = 0.0
-    """The same of the eager module in float32."""
+    """Deviation of the module in float32 on the same machine, which decides nothing."""
     cases: int
+    """Number of comparisons."""
 
 
 class Provenance(_Strict):
@@ -102,6 +109,7 @@ class Manifest(_Strict):
     conventions: Conventions = Conventions()
     domain: Domain = Domain()
     tolerance: Tolerance = 1e-4
+    """Largest deviation from float64 that is ever accepted, of the output's maximum: at the export, and of every probe."""
     precision: Precision = "float32"
     """What convolutions compute in; the probe, which is float32's, must hold within the tolerance all the same."""
     compiled_for: Literal["cpu", "cuda"] = "cpu"

@@ -83,8 +83,8 @@ def export(
         _fail(error)
     for runtime, parity in bundle.manifest.parity.items():
         out.print(
-            f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum (eager mode {parity.eager:.1e}), "
-            f"{parity.cases} inputs",
+            f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum "
+            f"(accepted {parity.accepted:.1e}, eager mode {parity.eager:.1e}), {parity.cases} inputs",
             markup=False,
         )
     out.print(f"bundle {bundle.manifest.name} in {output}", markup=False)

@@ -229,7 +229,7 @@ def test_an_exporter_s_file_that_no_runtime_reads_is_left_out(tmp_path, monkeypa
     bundle = build_bundle(method.make(), combine_manifest(), [case], tmp_path / "own")
     assert list(bundle.runtime_files()) == ["torchscript"]
     assert "it can have no onnx: what was written cannot be loaded" in caplog.text
-    with pytest.raises(BundleError, match="no onnx: what was written cannot be loaded.*accepted: torchscript, aoti"):
+    with pytest.raises(BundleError, match=r"no onnx: what was written cannot be loaded.*accepted: torchscript, aoti"):
         build_bundle(method.make(), combine_manifest(), [case], tmp_path / "named", formats=["torchscript", "onnx"])
     assert not (tmp_path / "named").exists()
 
