@@ -1,13 +1,13 @@
-"""The one way down: a module is traced as it is written, and the graph is run again by rules that another runtime can follow.
+"""The one way down: a module is traced as it is written, and its graph is run again by rules that another runtime can follow.
 
 1. ``torch.export`` traces the module to a graph of ATen operations with complex tensors, in which operations that have a
    substitution stay whole (``substitutions.py``).
-2. An interpreter runs that graph. What is complex goes by the planar rules (``planar_pass.py``), what is real as it is. Given symbols
-   of an ONNX graph it writes that graph; given torch's tensors it computes, which ``torch.export`` can trace once more, for
-   compilers that know no complex tensors.
+2. An interpreter runs that graph. What is complex goes by the planar rules (``planar_pass.py``), what is real as it is. Given
+   symbols of an ONNX graph it writes that graph (``onnx_graph``); given torch's tensors it computes, which ``torch.export`` can
+   trace once more, for compilers that know no complex tensors.
 
-Each operation is written once, without looking for its shape again: following the lengths through a graph is what takes time
-in exporters.
+Each operation is written once, and its shape is not looked for again: following lengths through a graph is what takes the time
+of exporters.
 """
 
 import operator

@@ -299,11 +299,6 @@ for _name, _operator in {
     OPERATIONS[_name] = _reduced(_operator)
 
 
-@operation("max", "min")
-def _whole_or_along(graph: Graph, *_: Any) -> Symbol:
-    raise UnknownOperation("max and min with places; use amax, amin and argmax")
-
-
 @operation("any")
 def any_of(graph: Graph, x: Symbol, dim: Any = None, keepdim: bool = False) -> Symbol:
     """Whether any entry is not zero."""
@@ -418,7 +413,7 @@ def einsum(graph: Graph, equation: str, operands: Sequence[Any], path: Any = Non
 
 @operation("to", "_to_copy", "type_as")
 def to(graph: Graph, x: Symbol, dtype: Any = None, *_: Any, **options: Any) -> Symbol:
-    """x in another dtype."""
+    """Return x in another dtype."""
     wanted = options.get("dtype", dtype)
     if isinstance(wanted, Symbol):
         wanted = wanted.dtype

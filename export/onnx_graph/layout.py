@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .arithmetic import arange, expand_to, shape_of
+from .arithmetic import arange, shape_of
 from .symbols import Graph, Integer, Length, Symbol, UnknownOperation
 from .table import OPERATIONS, call, converted, operation, scalar, size
 
@@ -352,13 +352,3 @@ def select_scatter(graph: Graph, x: Symbol, source: Any, dim: int, index: Length
     """Return x with one entry along an axis replaced."""
     start = index if isinstance(index, int) and index >= 0 else index + size(graph, x, dim)
     return slice_scatter(graph, x, unsqueeze(graph, graph.symbol(source), dim), dim, start, start + 1)
-
-
-@operation("tril", "triu")
-def _triangle(graph: Graph, *_: Any) -> Symbol:
-    raise UnknownOperation("triangles of matrices")
-
-
-def repeated(graph: Graph, value: Symbol, lengths: Sequence[Length]) -> Symbol:
-    """Repeat a number over a shape."""
-    return expand_to(graph, value, lengths)
