@@ -250,7 +250,7 @@ def _accepted(exact: nn.Module, manifest: Manifest, inputs: Inputs, expected: di
 
 def _tools() -> dict[str, str]:
     versions = {}
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+    for package in ("torch", "onnx", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

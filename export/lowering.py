@@ -211,11 +211,14 @@ class _OnnxInterpreter(_Lowered):
 
         super().__init__(module, compute, ThresholdByProducts(compute, graph.loop))
         self._graph = graph
+        self._parts = 0
 
     def run_node(self, n: Node) -> Any:
         """Write a node, and note what the tracer knows of its shape."""
+        traced = n.meta.get("val")
+        self._parts = len(traced) if isinstance(traced, list | tuple) else 0
         result = super().run_node(n)
-        shape = getattr(n.meta.get("val"), "shape", None)
+        shape = getattr(traced, "shape", None)
         if shape is not None:
             for part in (result.real, result.imaginary) if isinstance(result, Complex) else (result,):
                 if isinstance(part, Symbol) and part.rank == len(shape):
@@ -226,8 +229,10 @@ class _OnnxInterpreter(_Lowered):
         """Write an operation; what is known already is computed."""
         if not contains((*args, *kwargs.values()), Symbol | Integer):
             return super().real(name, target, args, kwargs)
-        if getattr(operator, name, None) is target:
+        if getattr(operator, name, None) is target or getattr(operator, f"{name}_", None) is target:
             return target(*args)
+        if name == "split":
+            kwargs = {**kwargs, "parts_made": self._parts}
         return call(name, self._graph, *args, **{key: value for key, value in kwargs.items() if key not in _PLACES})
 
 

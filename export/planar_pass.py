@@ -313,6 +313,10 @@ class PlanarRules:
         if name == "centred":
             axes, inverse = args
             return self.transform(self.as_complex(x), axes, inverse=inverse, centred=True, norm="ortho")
+        if name == "_fft_c2c":
+            axes, norm, forward = args
+            plain = ["none", "ortho", "forward" if forward else "backward"][norm]
+            return self.transform(self.as_complex(x), axes, inverse=not forward, centred=False, norm=plain)
         inverse, default, sizes_name = _TRANSFORMS[name]
         sizes, dims, norm = (*args, *(None, None, None)[len(args) :])
         sizes, dims = kwargs.get(sizes_name, sizes), kwargs.get("dim", dims)
@@ -393,6 +397,7 @@ _TRANSFORMS: dict[str, tuple[bool, Sequence[int] | None, str]] = {
     "fft_fftn": (False, None, "s"),
     "fft_ifftn": (True, None, "s"),
     "centred": (False, None, "s"),
+    "_fft_c2c": (False, None, "s"),
 }
 """Transforms: whether they are the inverse, the axes along which they go unless told, and what their sizes are called."""
 

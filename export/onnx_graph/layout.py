@@ -233,10 +233,12 @@ def stack(graph: Graph, tensors: Sequence[Any], dim: int = 0) -> Symbol:
 
 
 @operation("split", "split_with_sizes")
-def split(graph: Graph, x: Symbol, sizes: Any, dim: int = 0) -> list[Symbol]:
-    """Cut into parts of these lengths along an axis."""
-    if isinstance(sizes, int):
-        raise UnknownOperation("split into parts whose number depends on the size")
+def split(graph: Graph, x: Symbol, sizes: Any, dim: int = 0, parts_made: int = 0) -> list[Symbol]:
+    """Cut into parts of these lengths along an axis, or of one length, if it is known how many that are."""
+    if not isinstance(sizes, list | tuple):
+        if not parts_made:
+            raise UnknownOperation("split into parts whose number depends on the size")
+        return [slice_of(graph, x, dim, sizes * part, sizes * (part + 1)) for part in range(parts_made)]
     parts, start = [], 0
     for length in sizes:
         parts.append(narrow(graph, x, dim, start, length))

@@ -105,6 +105,18 @@ class Integer:
     def __neg__(self) -> "Integer":
         return 0 - self
 
+    def __or__(self, mask: int) -> "Integer":
+        """Set the lowest bits, as sizes are rounded up to a multiple less one."""
+        if not isinstance(mask, int) or mask & (mask + 1):
+            raise UnknownOperation(f"{mask!r} as bits of a length")
+        return self - self % (mask + 1) + mask
+
+    def __and__(self, mask: int) -> "Integer":
+        """Keep the lowest bits."""
+        if not isinstance(mask, int) or mask & (mask + 1):
+            raise UnknownOperation(f"{mask!r} as bits of a length")
+        return self % (mask + 1)
+
     def smallest(self, other: "int | Integer") -> "Integer":
         """Return the smaller one."""
         return self._with("Min", other)
