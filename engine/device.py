@@ -242,6 +242,11 @@ class LocalDevice:
         self._models.clear()
         return True
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the card does not answer any more, whatever has taken its place."""
+        return not _answers(torch.device(self.name))
+
     def reset(self) -> None:
         log.warning(
             "%s: what hangs in this process goes on until it comes back; its answer is not waited for", self.name
