@@ -20,6 +20,7 @@ from isocenter.bundle.folder import Bundle
 from isocenter.bundle.manifest import Manifest, Provenance, TensorSpec
 from isocenter.export.build import build_bundle
 from isocenter.export.cases import comparison_cases, make_case
+from isocenter.export.half_precision import HALF
 from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
 from isocenter.models.networks.registry import NETWORKS
@@ -38,15 +39,15 @@ EXPORTS = {
     "onnx": ("onnx", "float32"),
 }
 """Format and precision of the bundles, those first that take long."""
-TOLERANCES = {"float32": 1e-4, "fp16": 5e-2, "bf16": 5e-2}
-"""In half precision any that lets it be timed: its error is printed."""
+TOLERANCES = {"float32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}
+"""In half precision the largest that a manifest may state: what is measured is the time, and the error is printed."""
 STAGES = (
     ("isocenter.export.lowering", "trace"),
     ("torch._inductor", "aoti_compile_and_package"),
     ("isocenter.export.build", "_check_parity"),
 )
 """Functions whose time is printed."""
-_CHANGE = 0.1
+_CHANGE = 0.03
 """What the last convolutions are multiplied with."""
 
 
@@ -77,7 +78,7 @@ def build(name: str, folder: Path, device: torch.device, small: bool) -> None:
     """Build a bundle, in this process."""
     form, precision = EXPORTS[name]
     inputs, output = network_specs(NETWORK, ExportOptions())
-    cases = comparison_cases(inputs)
+    cases = comparison_cases(inputs)[2:3] if precision in HALF else comparison_cases(inputs)
     if form == "aoti":
         inputs, output = tuple(fixed(spec, SIZES[small]) for spec in inputs), fixed(output, SIZES[small])
         cases = [make_inputs(small)]
@@ -117,7 +118,7 @@ def export(folder: Path, device: torch.device, small: bool, seconds: float) -> N
                 log.write(reason.encode())
                 continue
             # threads of several processes that wait for one another would hold each other up
-            threads = max((os.cpu_count() or 1) // (3 if name.startswith("aoti") else 8), 1)
+            threads = max((os.cpu_count() or 1) // (2 if name.startswith("aoti") else 8), 1)
             command = [sys.executable, "-W", "ignore", __file__, name, str(folder), "--device", str(device)]
             processes[name] = subprocess.Popen(
                 [*command, *(["--small"] if small else [])],
