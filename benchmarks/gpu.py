@@ -178,7 +178,9 @@ def what_could_be(eager, bundles, values, device):
         add(f"searched-graph-{name}", lambda run=run: captured(searching(run)))
     for bundle in bundles.values():
         if path := bundle.runtime_files().get("aoti"):
-            add(f"aoti-graph-{bundle.manifest.precision}", partial(captured_aoti, path, inputs, device))
+            precision, run = bundle.manifest.precision, compiled(path, inputs, device)
+            add(f"aoti-graph-{precision}", partial(captured, run))
+            add(f"searched-aoti-graph-{precision}", partial(captured, searching(run)))
     return programs
 
 
@@ -201,8 +203,8 @@ def captured(run):
     return replay
 
 
-def captured_aoti(path, inputs, device):
-    """Record what a program that was compiled ahead of time does on the card."""
+def compiled(path, inputs, device):
+    """Load a program that was compiled ahead of time so that what it does can be recorded."""
     load = importlib.import_module("torch._inductor").aoti_load_package
     model = load(str(path), run_single_threaded=True, device_index=device.index or 0)
 
@@ -210,14 +212,18 @@ def captured_aoti(path, inputs, device):
         result = model(*inputs)
         return {"image": result if isinstance(result, torch.Tensor) else result[0]}
 
-    return captured(run)
+    return run
 
 
 def show_kernels(run):
     """Print which kernels take how long, and how long the card works in all."""
-    with profile(activities=[ProfilerActivity.CUDA]) as record:
-        run()
-        torch.cuda.synchronize()
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as record:
+            run()
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"kernels cannot be recorded: {error}")
+        return
     rows = sorted(record.key_averages(), key=lambda row: -row.self_device_time_total)
     print(f"kernels of eager-float32: {sum(row.self_device_time_total for row in rows) / 1000:.1f} ms")
     for row in rows[:12]:

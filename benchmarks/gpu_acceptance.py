@@ -35,12 +35,12 @@ from gpu_scans import lost, memory, serve
 HERE = Path(__file__).parent
 LIMITS = {"prepare": 150, "tests": 120, "parity": 90, "lost": 90, "memory": 60, "serve": 120, "gpu": 180}
 """Parts in their order, and how many seconds each may take."""
-EXPORT_SECONDS = 240
 
 
 def tests(arguments):
     """Run the engine's tests for CUDA; where there is none, they skip themselves."""
     command = [sys.executable, "-m", "pytest", "-v", "-rs", "-W", "default", "-p", "no:cacheprovider", "--tb=long"]
+    command += ["-k", arguments.tests] if arguments.tests else []
     command += ["--durations=10", str(HERE.parent / "tests" / "test_cuda.py")]
     code = subprocess.run(command, cwd=HERE.parent, check=False).returncode
     none = code == 5 and arguments.device.type == "cpu"
@@ -92,6 +92,10 @@ def main():
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda:0"))
     parser.add_argument("--small", action="store_true", help="small scans and networks, to see that everything works")
     parser.add_argument("--only", help=f"parts, separated by commas, of {', '.join(PARTS)}")
+    parser.add_argument("--tests", default="", help="expression that chooses among the tests, as pytest's -k")
+    parser.add_argument(
+        "--export-seconds", type=float, default=240.0, help="how long exports may take in the background"
+    )
     parser.add_argument("--patience", type=float, default=1.0, help="times the time limits")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--exports", type=Path, help=argparse.SUPPRESS)
@@ -109,7 +113,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         exports = None
         if "gpu" in names:
-            command = [str(HERE / "gpu.py"), "--export-only", folder, "--export-seconds", str(EXPORT_SECONDS), *common]
+            command = [
+                str(HERE / "gpu.py"),
+                "--export-only",
+                folder,
+                "--export-seconds",
+                str(arguments.export_seconds),
+                *common,
+            ]
             exports = start(command)
         for name in names:
             print(f"\n=== {name}", flush=True)
@@ -117,7 +128,7 @@ def main():
             if name == "gpu":
                 exports.wait()
                 print(f"its exports were waited for: {time.monotonic() - part_begun:.1f} s", flush=True)
-            process = start([__file__, "--part", name, "--exports", folder, *common])
+            process = start([__file__, "--part", name, "--exports", folder, "--tests", arguments.tests, *common])
             try:
                 process.wait(arguments.patience * LIMITS[name])
             except subprocess.TimeoutExpired:
