@@ -23,6 +23,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
+import gpu_stages
 import torch
 from gpu_exports import export, exported, make_inputs, make_network
 from isocenter.bundle.folder import relative_error
@@ -143,7 +144,7 @@ def network_programs(eager, bundles, values, device):
     return programs
 
 
-def what_could_be(eager, bundles, values, device):
+def what_could_be(eager, bundles, values, device, folder):
     """Programs that no runtime of Isocenter is yet: algorithms of cuDNN that were tried out, and CUDA graphs."""
     inputs, programs = list(values.values()), {}
 
@@ -176,11 +177,17 @@ def what_could_be(eager, bundles, values, device):
         add(f"searched-{name}", lambda run=run: searching(run))
         add(f"graph-{name}", lambda run=run: captured(run))
         add(f"searched-graph-{name}", lambda run=run: captured(searching(run)))
+    for name, module, precision in (("stages", eager, "float32"), ("stages-fp16", half, "fp16")):
+        if (folder / name / "stage.pt2").is_file():
+            load = partial(gpu_stages.program, folder / name, module, inputs, device)
+            add(f"stages-{precision}", load)
+            add(f"stages-graph-{precision}", lambda load=load: captured(load()))
+            add(f"searched-stages-graph-{precision}", lambda load=load: captured(searching(load())))
     for bundle in bundles.values():
         if path := bundle.runtime_files().get("aoti"):
-            precision, run = bundle.manifest.precision, compiled(path, inputs, device)
-            add(f"aoti-graph-{precision}", partial(captured, run))
-            add(f"searched-aoti-graph-{precision}", partial(captured, searching(run)))
+            precision, load = bundle.manifest.precision, partial(compiled, path, inputs, device)
+            add(f"aoti-graph-{precision}", lambda load=load: captured(load()))
+            add(f"searched-aoti-graph-{precision}", lambda load=load: captured(searching(load())))
     return programs
 
 
@@ -248,7 +255,7 @@ def compare_network(arguments, device, limits, folder):
     yield from measured(programs, truth, device, total, work, "best")
     if device.type == "cuda":
         show_kernels(programs["eager-float32"])
-        others = what_could_be(eager, bundles, values, device)
+        others = what_could_be(eager, bundles, values, device, folder)
         others = {"eager-float32": programs["eager-float32"], **others}
         yield from measured(others, truth, device, total, work, "could_be")
 

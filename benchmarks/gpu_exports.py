@@ -14,13 +14,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gpu_stages
 import torch
 from isocenter.bundle.axes import fixed_length
 from isocenter.bundle.folder import Bundle
 from isocenter.bundle.manifest import Manifest, Provenance, TensorSpec
 from isocenter.export.build import build_bundle
 from isocenter.export.cases import comparison_cases, make_case
-from isocenter.export.half_precision import HALF
+from isocenter.export.half_precision import HALF, in_precision
 from isocenter.export.network import network_specs
 from isocenter.export.options import ExportOptions
 from isocenter.models.networks.registry import NETWORKS
@@ -33,6 +34,8 @@ SIZES = {False: {"batch": 1, "coils": 15, "ky": 372, "kx": 640}, True: {"batch":
 EXPORTS = {
     "aoti": ("aoti", "float32"),
     "aoti-fp16": ("aoti", "fp16"),
+    "stages": ("stages", "float32"),
+    "stages-fp16": ("stages", "fp16"),
     "torchscript": ("torchscript", "float32"),
     "fp16": ("torchscript", "fp16"),
     "bf16": ("torchscript", "bf16"),
@@ -77,6 +80,10 @@ def fixed(spec: TensorSpec, sizes: dict[str, int]) -> TensorSpec:
 def build(name: str, folder: Path, device: torch.device, small: bool) -> None:
     """Build a bundle, in this process."""
     form, precision = EXPORTS[name]
+    if form == "stages":
+        module = in_precision(make_network(small), precision)
+        gpu_stages.build(folder / name, module, list(make_inputs(small).values()), device)
+        return
     inputs, output = network_specs(NETWORK, ExportOptions())
     cases = comparison_cases(inputs)[2:3] if precision in HALF else comparison_cases(inputs)
     if form == "aoti":
@@ -118,7 +125,7 @@ def export(folder: Path, device: torch.device, small: bool, seconds: float) -> N
                 log.write(reason.encode())
                 continue
             # threads of several processes that wait for one another would hold each other up
-            threads = max((os.cpu_count() or 1) // (2 if name.startswith("aoti") else 8), 1)
+            threads = max((os.cpu_count() or 1) // (2 if EXPORTS[name][0] == "aoti" else 8), 1)
             command = [sys.executable, "-W", "ignore", __file__, name, str(folder), "--device", str(device)]
             processes[name] = subprocess.Popen(
                 [*command, *(["--small"] if small else [])],
@@ -141,7 +148,7 @@ def exported(folder: Path) -> dict[str, Bundle]:
     bundles = {}
     for name in EXPORTS:
         print(f"export of {name}: {(folder / f'{name}.log').read_text()[-3000:].strip()}")
-        if (folder / name).is_dir():
+        if EXPORTS[name][0] != "stages" and (folder / name).is_dir():
             bundles[name] = Bundle.open(folder / name)
     return bundles
 

@@ -1,0 +1,102 @@
+"""The network of ``gpu.py`` compiled in stages, for ``what_could_be``: all cascades share one program, and pass it their weights.
+
+Compiling takes as long as one cascade and the sensitivity model do. No runtime of Isocenter runs such a thing yet.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from isocenter.bundle.manifest import TensorSpec
+from isocenter.export.lowering import RealModule, trace
+from isocenter.models.fourier import ifft_planar
+from isocenter.models.planar import root_sum_of_squares
+from isocenter.models.sampling import split_axes, to_hybrid
+from isocenter.models.scaling import input_scale
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class Front(nn.Module):
+    """What comes before the cascades: scale, hybrid k-space, mask, coil maps."""
+
+    def __init__(self, network: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.network = network
+        self.kind = kind
+
+    def forward(self, kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return scale [batch], k-space, mask, maps."""
+        scale = input_scale(self.kind, kspace, mask, None)
+        measured, weights, axes = to_hybrid(kspace / scale[:, None, None, None, None], mask)
+        return scale, measured, weights, self.network.sens_net(measured, weights, axes, self.network.calibration_lines)
+
+
+class Stage(nn.Module):
+    """A cascade that is given its weights."""
+
+    def __init__(self, cascade: nn.Module, axes: list[int]) -> None:
+        super().__init__()
+        self.names = [name for name, _ in cascade.named_parameters()]
+        self.cascade = [cascade]  # no child: its weights are no part of the program
+        self.axes = axes
+
+    def forward(self, current: Tensor, measured: Tensor, weights: Tensor, maps: Tensor, *own: Tensor) -> Tensor:
+        """Return the next k-space."""
+        parameters = dict(zip(self.names, own, strict=True))
+        return functional_call(self.cascade[0], parameters, (current, measured, weights, maps, self.axes))
+
+
+def parameters_of(cascade: nn.Module) -> list[Tensor]:
+    """Return the weights of a cascade as its stage takes them."""
+    return [parameter.detach() for parameter in cascade.parameters()]
+
+
+def build(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: torch.device) -> None:
+    """Compile the stages of a scaled network for inputs of this size."""
+    folder.mkdir()
+    network: Any = module.to(device).network
+    kspace, mask = (tensor.to(device) for tensor in inputs)
+    with torch.no_grad():
+        front = Front(network, str(module.kind))
+        _, measured, weights, maps = front(kspace, mask)
+        compile_to(folder / "front.pt2", front, (kspace, mask), device)
+        stage = Stage(network.cascades[0], split_axes(mask)[1])
+        # another tensor than the measured k-space, or the tracer would take both for one input
+        given = (measured.clone(), measured, weights, maps, *parameters_of(network.cascades[0]))
+        compile_to(folder / "stage.pt2", stage, given, device)
+
+
+def compile_to(path: Path, module: nn.Module, inputs: Sequence[Tensor], device: torch.device) -> None:
+    """Compile a module ahead of time, for inputs of this size."""
+    specs = [TensorSpec(name=f"x{index}", axes=tuple(map(str, x.shape))) for index, x in enumerate(inputs)]
+    manifest: Any = SimpleNamespace(inputs=specs)
+    given = {spec.name: tensor for spec, tensor in zip(specs, inputs, strict=True)}
+    real = trace(RealModule(trace(module, manifest, given), device), manifest, given)
+    importlib.import_module("torch._inductor").aoti_compile_and_package(real, package_path=str(path))
+
+
+def program(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: torch.device) -> Callable[[], Any]:
+    """Return a program that runs the stages."""
+    load = importlib.import_module("torch._inductor").aoti_load_package
+    index = device.index or 0 if device.type == "cuda" else -1
+    front, stage = (
+        load(str(folder / f"{name}.pt2"), run_single_threaded=True, device_index=index) for name in ("front", "stage")
+    )
+    network: Any = module.network
+    cascades = [parameters_of(cascade) for cascade in network.cascades]
+    axes = split_axes(inputs[1])[1]
+
+    def run() -> dict[str, Tensor]:
+        with torch.inference_mode():
+            scale, measured, weights, maps = front(*inputs)
+            current = measured
+            for own in cascades:
+                result = stage(current, measured, weights, maps, *own)
+                current = result if isinstance(result, Tensor) else result[0]
+            return {"image": root_sum_of_squares(ifft_planar(current, axes)) * scale[:, None, None]}
+
+    return run
