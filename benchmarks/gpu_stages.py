@@ -15,24 +15,21 @@ from isocenter.export.lowering import RealModule, trace
 from isocenter.models.fourier import ifft_planar
 from isocenter.models.planar import root_sum_of_squares
 from isocenter.models.sampling import split_axes, to_hybrid
-from isocenter.models.scaling import input_scale
 from torch import Tensor, nn
 from torch.func import functional_call
 
 
 class Front(nn.Module):
-    """What comes before the cascades: scale, hybrid k-space, mask, coil maps."""
+    """What comes before the cascades: hybrid k-space, mask, coil maps."""
 
-    def __init__(self, network: nn.Module, kind: str) -> None:
+    def __init__(self, sensitivities: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        self.kind = kind
+        self.sensitivities = sensitivities
 
-    def forward(self, kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return scale [batch], k-space, mask, maps."""
-        scale = input_scale(self.kind, kspace, mask, None)
-        measured, weights, axes = to_hybrid(kspace / scale[:, None, None, None, None], mask)
-        return scale, measured, weights, self.network.sens_net(measured, weights, axes, self.network.calibration_lines)
+    def forward(self, kspace: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return k-space, mask, maps."""
+        measured, weights, axes = to_hybrid(kspace, mask)
+        return measured, weights, self.sensitivities(measured, weights, axes)
 
 
 class Stage(nn.Module):
@@ -56,13 +53,13 @@ def parameters_of(cascade: nn.Module) -> list[Tensor]:
 
 
 def build(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: torch.device) -> None:
-    """Compile the stages of a scaled network for inputs of this size."""
+    """Compile the stages of a network for inputs of this size."""
     folder.mkdir()
-    network: Any = module.to(device).network
+    network: Any = module.to(device)
     kspace, mask = (tensor.to(device) for tensor in inputs)
     with torch.no_grad():
-        front = Front(network, str(module.kind))
-        _, measured, weights, maps = front(kspace, mask)
+        front = Front(network.sens_net)
+        measured, weights, maps = front(kspace, mask)
         compile_to(folder / "front.pt2", front, (kspace, mask), device)
         stage = Stage(network.cascades[0], split_axes(mask)[1])
         # another tensor than the measured k-space, or the tracer would take both for one input
@@ -86,17 +83,17 @@ def program(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: t
     front, stage = (
         load(str(folder / f"{name}.pt2"), run_single_threaded=True, device_index=index) for name in ("front", "stage")
     )
-    network: Any = module.network
+    network: Any = module
     cascades = [parameters_of(cascade) for cascade in network.cascades]
     axes = split_axes(inputs[1])[1]
 
     def run() -> dict[str, Tensor]:
         with torch.inference_mode():
-            scale, measured, weights, maps = front(*inputs)
+            measured, weights, maps = front(*inputs)
             current = measured
             for own in cascades:
                 result = stage(current, measured, weights, maps, *own)
                 current = result if isinstance(result, Tensor) else result[0]
-            return {"image": root_sum_of_squares(ifft_planar(current, axes)) * scale[:, None, None]}
+            return {"image": root_sum_of_squares(ifft_planar(current, axes))}
 
     return run
