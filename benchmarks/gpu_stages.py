@@ -6,12 +6,11 @@ Compiling takes as long as one cascade and the sensitivity model do. No runtime 
 import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from isocenter.bundle.manifest import TensorSpec
-from isocenter.export.lowering import RealModule, trace
+from isocenter.export.lowering import RealModule
+from isocenter.export.substitutions import Leaves
 from isocenter.models.fourier import ifft_planar
 from isocenter.models.planar import root_sum_of_squares
 from isocenter.models.sampling import split_axes, to_hybrid
@@ -69,10 +68,9 @@ def build(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: tor
 
 def compile_to(path: Path, module: nn.Module, inputs: Sequence[Tensor], device: torch.device) -> None:
     """Compile a module ahead of time, for inputs of this size."""
-    specs = [TensorSpec(name=f"x{index}", axes=tuple(map(str, x.shape))) for index, x in enumerate(inputs)]
-    manifest: Any = SimpleNamespace(inputs=specs)
-    given = {spec.name: tensor for spec, tensor in zip(specs, inputs, strict=True)}
-    real = trace(RealModule(trace(module, manifest, given), device), manifest, given)
+    with Leaves(), torch.no_grad():
+        traced = torch.export.export(module, tuple(inputs))
+        real = torch.export.export(RealModule(traced, device), tuple(inputs))
     importlib.import_module("torch._inductor").aoti_compile_and_package(real, package_path=str(path))
 
 
