@@ -58,7 +58,8 @@ def build(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: tor
     kspace, mask = (tensor.to(device) for tensor in inputs)
     with torch.no_grad():
         front = Front(network.sens_net)
-        measured, weights, maps = front(kspace, mask)
+        # compiled for the strides that it is traced with
+        measured, weights, maps = (tensor.contiguous() for tensor in front(kspace, mask))
         compile_to(folder / "front.pt2", front, (kspace, mask), device)
         stage = Stage(network.cascades[0], split_axes(mask)[1])
         # another tensor than the measured k-space, or the tracer would take both for one input
@@ -87,11 +88,11 @@ def program(folder: Path, module: nn.Module, inputs: Sequence[Tensor], device: t
 
     def run() -> dict[str, Tensor]:
         with torch.inference_mode():
-            measured, weights, maps = front(*inputs)
+            measured, weights, maps = (tensor.contiguous() for tensor in front(*inputs))
             current = measured
             for own in cascades:
                 result = stage(current, measured, weights, maps, *own)
-                current = result if isinstance(result, Tensor) else result[0]
+                current = (result if isinstance(result, Tensor) else result[0]).contiguous()
             return {"image": root_sum_of_squares(ifft_planar(current, axes))}
 
     return run
