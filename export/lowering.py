@@ -10,6 +10,8 @@ Each operation is written once, and its shape is not looked for again: following
 of exporters.
 """
 
+import logging
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,12 +25,14 @@ from torch.fx import GraphModule, Interpreter, Node
 from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest, TensorSpec
 from .cases import Inputs
+from .following import following
 from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
-from .onnx_graph.symbols import Graph, Integer, Symbol, UnknownOperation
+from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol, UnknownOperation
 from .onnx_graph.table import call
 from .planar_pass import Complex, PlanarRules, UnknownComplexOperation
 from .substitutions import Leaves, ThresholdByProducts
 
+log: logging.Logger = logging.getLogger("isocenter.export")
 _ASSERTIONS = frozenset(
     (
         "_assert_tensor_metadata",
@@ -41,7 +45,30 @@ _ASSERTIONS = frozenset(
 
 
 def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
-    """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place."""
+    """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place.
+
+    A module that reads lengths from its data is traced for one batch entry, as these may differ from entry to entry.
+    """
+    try:
+        return _traced(module, manifest, inputs)
+    except Exception:
+        single = manifest.model_copy(update={"inputs": tuple(_of_one_entry(spec) for spec in manifest.inputs)})
+        if single.inputs == manifest.inputs:
+            raise
+        entry = {name: tensor[:1] for name, tensor in inputs.items()}
+        try:
+            with following(module):
+                return _traced(module, single, entry)
+        except Exception as second:
+            log.debug("traced for one entry, it fails as well", exc_info=second)
+        raise
+
+
+def _of_one_entry(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"axes": tuple("1" if axis == "batch" else axis for axis in spec.axes)})
+
+
+def _traced(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
     with Leaves(), torch.no_grad():
         program = torch.export.export(
             module, tuple(inputs[spec.name] for spec in manifest.inputs), dynamic_shapes=_dynamic(module, manifest)
@@ -227,9 +254,9 @@ class _OnnxInterpreter(_Lowered):
 
     def real(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
         """Write an operation; what is known already is computed."""
-        if not contains((*args, *kwargs.values()), Symbol | Integer):
+        if not contains((*args, *kwargs.values()), Symbol | Integer | Ratio):
             return super().real(name, target, args, kwargs)
-        if getattr(operator, name, None) is target or getattr(operator, f"{name}_", None) is target:
+        if any(getattr(module, spelling, None) is target for module in (operator, math) for spelling in (name, f"{name}_")):
             return target(*args)
         if name == "split":
             kwargs = {**kwargs, "parts_made": self._parts}

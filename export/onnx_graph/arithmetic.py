@@ -299,6 +299,23 @@ for _name, _operator in {
     OPERATIONS[_name] = _reduced(_operator)
 
 
+def _largest_or_smallest(along: str, of_two: str, place: str) -> Any:
+    """ATen's ``max`` and ``min``: of everything, of two tensors, or values and places along an axis."""
+
+    def write(graph: Graph, x: Symbol, other: Any = None, keepdim: bool = False) -> Any:
+        if other is None:
+            return call(along, graph, x)
+        if isinstance(other, int):
+            return [call(along, graph, x, other, keepdim), call(place, graph, x, other, keepdim)]
+        return call(of_two, graph, x, other)
+
+    return write
+
+
+OPERATIONS["max"] = _largest_or_smallest("amax", "maximum", "argmax")
+OPERATIONS["min"] = _largest_or_smallest("amin", "minimum", "argmin")
+
+
 @operation("any")
 def any_of(graph: Graph, x: Symbol, dim: Any = None, keepdim: bool = False) -> Symbol:
     """Whether any entry is not zero."""

@@ -102,6 +102,9 @@ class Integer:
         # ONNX divides towards zero, Python downwards
         return (self - self % other)._with("Div", other)
 
+    def __truediv__(self, other: "int | Integer") -> "Ratio":
+        return Ratio(self, other)
+
     def __neg__(self) -> "Integer":
         return 0 - self
 
@@ -124,6 +127,20 @@ class Integer:
     def largest(self, other: "int | Integer") -> "Integer":
         """Return the larger one."""
         return self._with("Max", other)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A length divided by another, before it is rounded."""
+
+    numerator: Integer
+    denominator: int | Integer
+
+    def __floor__(self) -> Integer:
+        return self.numerator // self.denominator
+
+    def __ceil__(self) -> Integer:
+        return -(-self.numerator // self.denominator)
 
 
 Length = int | Integer
