@@ -174,6 +174,8 @@ class OnnxRuntime:
         self._link = _Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
+        first, axes = self._session.get_inputs()[0], manifest.inputs[0].axes
+        self._one_by_one: bool = axes[0] == "batch" and first.shape[0] == 1
 
     def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         if device.type == "cpu":
@@ -182,7 +184,14 @@ class OnnxRuntime:
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs; a graph of one batch entry runs once for each."""
+        entries = len(next(iter(inputs.values())))
+        if not self._one_by_one or entries == 1:
+            return self._infer(inputs)
+        each = [self._infer({name: x[n : n + 1] for name, x in inputs.items()}) for n in range(entries)]
+        return {name: torch.cat([outputs[name] for outputs in each]) for name in each[0]}
+
+    def _infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         binding, link = self._session.io_binding(), self._link
         with link.open():
             # the binding keeps addresses only: the tensors must live until the run is over

@@ -84,7 +84,7 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
             program = lowering.trace(copy.deepcopy(module).to(device), manifest, there)
             real = lowering.trace(lowering.RealModule(program, device), manifest, there)
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
-            compile_package(real, package_path=str(path))
+            compile_package(real.program, package_path=str(path))
         except Exception as error:
             raise ExportError(_cause(error)) from error
 

@@ -14,6 +14,7 @@ import logging
 import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,13 +45,29 @@ _ASSERTIONS = frozenset(
 )
 
 
-def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
+@dataclass(frozen=True)
+class Traced:
+    """A traced module.
+
+    Parameters
+    ----------
+    program
+        Its graph.
+    one_entry
+        Whether it takes one batch entry only.
+    """
+
+    program: ExportedProgram
+    one_entry: bool = False
+
+
+def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> Traced:
     """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place.
 
     A module that reads lengths from its data is traced for one batch entry, as these may differ from entry to entry.
     """
     try:
-        return _traced(module, manifest, inputs)
+        return Traced(_traced(module, manifest, inputs))
     except Exception:
         single = manifest.model_copy(update={"inputs": tuple(_of_one_entry(spec) for spec in manifest.inputs)})
         if single.inputs == manifest.inputs:
@@ -58,7 +75,7 @@ def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProg
         entry = {name: tensor[:1] for name, tensor in inputs.items()}
         try:
             with following(module):
-                return _traced(module, single, entry)
+                return Traced(_traced(module, single, entry), one_entry=True)
         except Exception as second:
             log.debug("traced for one entry, it fails as well", exc_info=second)
         raise
@@ -91,7 +108,7 @@ def _changes_in_place(node: Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def to_onnx(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+def to_onnx(traced: Traced, manifest: Manifest) -> ModelProto:
     """Write a traced module as an ONNX graph, whose axes have the names of the manifest.
 
     Raises
@@ -100,28 +117,32 @@ def to_onnx(program: ExportedProgram, manifest: Manifest) -> ModelProto:
         It holds an operation that cannot be written.
     """
     try:
-        return _written(program, manifest)
+        return _written(traced, traced.program, manifest)
     except (UnknownOperation, UnknownComplexOperation) as error:
         # torch knows the operation by simpler ones
         try:
-            return _written(program.run_decompositions(), manifest)
+            return _written(traced, traced.program.run_decompositions(), manifest)
         except (UnknownOperation, UnknownComplexOperation) as second:
             raise second from error
 
 
-def _written(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+def _written(traced: Traced, program: ExportedProgram, manifest: Manifest) -> ModelProto:
     graph = Graph()
-    inputs = {Symbol(graph, spec.name, torch.float32, len(spec.axes)): _axes(spec) for spec in manifest.inputs}
+    inputs = {
+        Symbol(graph, spec.name, torch.float32, len(spec.axes)): _axes(spec, traced.one_entry)
+        for spec in manifest.inputs
+    }
     result = _OnnxInterpreter(_without_assertions(program), graph).run(*inputs)
     values = result if isinstance(result, tuple | list) else (result,)
     named = {
-        spec.name: (graph.symbol(value), _axes(spec)) for spec, value in zip(manifest.outputs, values, strict=True)
+        spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
+        for spec, value in zip(manifest.outputs, values, strict=True)
     }
     return graph.model(inputs, named)
 
 
-def _axes(spec: TensorSpec) -> list[str | int]:
-    return [fixed_length(name) or name for name in spec.axes]
+def _axes(spec: TensorSpec, one_entry: bool) -> list[str | int]:
+    return [1 if one_entry and name == "batch" else fixed_length(name) or name for name in spec.axes]
 
 
 class RealModule(nn.Module):
@@ -129,15 +150,15 @@ class RealModule(nn.Module):
 
     Parameters
     ----------
-    program
-        The traced module.
+    traced
+        The module.
     device
         Where it computes.
     """
 
-    def __init__(self, program: ExportedProgram, device: torch.device) -> None:
+    def __init__(self, traced: Traced, device: torch.device) -> None:
         super().__init__()
-        self.traced = _without_assertions(program)
+        self.traced: GraphModule = _without_assertions(traced.program)
         self.device = device
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -256,7 +277,9 @@ class _OnnxInterpreter(_Lowered):
         """Write an operation; what is known already is computed."""
         if not contains((*args, *kwargs.values()), Symbol | Integer | Ratio):
             return super().real(name, target, args, kwargs)
-        if any(getattr(module, spelling, None) is target for module in (operator, math) for spelling in (name, f"{name}_")):
+        if any(
+            getattr(module, spelling, None) is target for module in (operator, math) for spelling in (name, f"{name}_")
+        ):
             return target(*args)
         if name == "split":
             kwargs = {**kwargs, "parts_made": self._parts}

@@ -35,7 +35,17 @@ def manifest_of(outputs, inputs=(KSPACE,)):
         SimpleNamespace(name=f"out{index}", axes=[f"o{index}.{axis}" for axis in range(output.dim())])
         for index, output in enumerate(outputs)
     ]
-    return SimpleNamespace(inputs=inputs, outputs=specs)
+    return Described(inputs, specs)
+
+
+class Described(SimpleNamespace):
+    """What a manifest says of inputs and outputs."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs=inputs, outputs=outputs)
+
+    def model_copy(self, update):
+        return Described(update["inputs"], self.outputs)
 
 
 def random(shape, seed=0):
@@ -232,7 +242,7 @@ def test_the_graph_of_real_operations_computes_what_torch_does(group):
     again = lowering.trace(lowered, manifest, {"kspace": random(SHAPES[0])})
     assert not any(
         isinstance(value, torch.Tensor) and value.is_complex()
-        for value in (node.meta.get("val") for node in again.graph.nodes)
+        for value in (node.meta.get("val") for node in again.program.graph.nodes)
     )
 
 
@@ -310,7 +320,7 @@ def test_lengths_may_depend_on_the_data():
     x[0, 0, 5:] *= -1
     model = lowering.to_onnx(*lower(CentreLines(), x))
     for width in (1, 4, 9):
-        other = random((2, 3, 20, 6, 2), width).abs()
+        other = random((1, 3, 20, 6, 2), width).abs()
         other[0, 0, width:] *= -1
         torch.testing.assert_close(run_onnx(model, other)[0], CentreLines()(other))
 
@@ -341,7 +351,33 @@ def test_lengths_are_computed_as_python_does(a):
     graph = Graph()
     x = Symbol(graph, "x", torch.int64, 1)
     n = Integer(x)
-    made = [n + 3, 3 - n, n * 2, -n, n % 4, n // 4, (n + 1) // -3, 17 % (n + 20), n.smallest(2), n.largest(2), n | 15, n & 7]
+    made = [
+        n + 3,
+        3 - n,
+        n * 2,
+        -n,
+        n % 4,
+        n // 4,
+        (n + 1) // -3,
+        17 % (n + 20),
+        n.smallest(2),
+        n.largest(2),
+        n | 15,
+        n & 7,
+    ]
     outputs = {f"y{place}": (value.symbol, [1]) for place, value in enumerate(made)}
     found = [int(value) for value in run_onnx(graph.model({x: [1]}, outputs), torch.tensor([a]))]
-    assert found == [a + 3, 3 - a, a * 2, -a, a % 4, a // 4, (a + 1) // -3, 17 % (a + 20), min(a, 2), max(a, 2), a | 15, a & 7]
+    assert found == [
+        a + 3,
+        3 - a,
+        a * 2,
+        -a,
+        a % 4,
+        a // 4,
+        (a + 1) // -3,
+        17 % (a + 20),
+        min(a, 2),
+        max(a, 2),
+        a | 15,
+        a & 7,
+    ]
