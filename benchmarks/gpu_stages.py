@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from isocenter.export.lowering import RealModule
+from isocenter.export.lowering import RealModule, Traced
 from isocenter.export.substitutions import Leaves
 from isocenter.models.fourier import ifft_planar
 from isocenter.models.planar import root_sum_of_squares
@@ -71,7 +71,7 @@ def compile_to(path: Path, module: nn.Module, inputs: Sequence[Tensor], device: 
     """Compile a module ahead of time, for inputs of this size."""
     with Leaves(), torch.no_grad():
         traced = torch.export.export(module, tuple(inputs))
-        real = torch.export.export(RealModule(traced, device), tuple(inputs))
+        real = torch.export.export(RealModule(Traced(traced), device), tuple(inputs))
     importlib.import_module("torch._inductor").aoti_compile_and_package(real, package_path=str(path))
 
 

@@ -1,8 +1,8 @@
 """Follow lengths that a module reads from its data, which torch's tracer gives up on.
 
-Some programs look for the calibration lines and cut there: ``x[..., int(start) : int(end)]``. Python's ``int`` asks for a number at
-once; what the tracer would need is the tensor's ``item()``. And they ask ``if torch.tensor(padding).sum() != 0`` of numbers that are
-known all along.
+Some programs look for the calibration lines and cut there: ``x[..., int(start) : int(end)]``. Python's ``int`` asks for a number
+at once; what the tracer would need is the tensor's ``item()``. And they ask ``if torch.tensor(padding).sum() != 0`` of numbers
+that are known all along.
 """
 
 import builtins

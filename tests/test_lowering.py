@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from isocenter.bundle.manifest import TensorSpec
 from isocenter.export import lowering
 from isocenter.export.onnx_graph.symbols import Graph, Integer, Symbol, UnknownOperation
