@@ -38,7 +38,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("isocenter")
+        return importlib.import_module(".service.version", __name__).version()
     if name in __all__:
         return getattr(importlib.import_module(".commands.api", __name__), name)
     raise AttributeError(f"module 'isocenter' has no attribute {name!r}; it has {', '.join(__all__)}")

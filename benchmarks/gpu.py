@@ -6,49 +6,42 @@ the same card: the time that its multiplications would take at the rate of a lar
 the time that reading and writing every tensor once would take at the rate of a copy. Coil maps and SENSE run as well, on the
 GPU against the CPU.
 
-``best`` is the fastest program; ``over_roofline`` is its time over the larger of the two limits.
+``best`` is the fastest program; ``over_roofline`` is its time over the larger of the two limits. ``could_be`` is the fastest of
+those that no runtime is yet, such as CUDA graphs.
 
 Run with ``python benchmarks/gpu.py``; without a GPU, ``--small --device cpu`` shows that it works.
 """
 
 import argparse
-import os
+import copy
+import importlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import warnings
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
+import gpu_stages
 import torch
-import yaml
-from isocenter.bundle.folder import Bundle, relative_error
+from gpu_exports import export, exported, make_inputs, make_network
+from isocenter.bundle.folder import relative_error
 from isocenter.bundle.manifest import BundleError
 from isocenter.engine.device import LocalDevice, Shelf
 from isocenter.engine.runtimes import RUNTIMES, readers
 from isocenter.export.cases import make_case
 from isocenter.export.classical import ensure_classical
-from isocenter.export.network import network_specs
-from isocenter.export.options import ExportOptions
+from isocenter.export.half_precision import in_precision
 from isocenter.models.coil_maps import espirit
-from isocenter.models.networks.registry import NETWORKS
-from isocenter.models.scaling import scaled
 from isocenter.service.settings import default_home
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 ROUNDS = 5
+PRECISIONS = ("float32", "tf32", "fp16", "bf16")
 EXPORT_SECONDS = 300
-EXPORTS = {
-    "torchscript": ("torchscript", {}),
-    "fp16": ("torchscript", {"precision": "fp16", "tolerance": 1e-2}),
-    "bf16": ("torchscript", {"precision": "bf16", "tolerance": 1e-2}),
-    "onnx": ("onnx", {}),
-    "aoti": ("aoti", {}),
-}
-"""Formats and options of the bundles."""
-SMALL = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
 
 
 class TrafficCounter(TorchDispatchMode):
@@ -119,60 +112,6 @@ def card_limits(device):
     return limits
 
 
-def make_network(configuration, weights=None):
-    """Make a network with random weights, always the same, and return it as a bundle runs it; they may go to a file."""
-    network = NETWORKS["e2e-varnet"]
-    torch.manual_seed(1)
-    module = network.build(**configuration).eval()
-    if weights is not None:
-        torch.save(module.state_dict(), weights)
-    return scaled(module, network.scaling, network.inputs)
-
-
-def export(configuration, folder, device, seconds):
-    """Export by the command, all formats and precisions at once; those that are not done in time are ended."""
-    processes = {}
-    # threads of several processes that wait for one another would hold each other up
-    environment = {**os.environ, "OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // len(EXPORTS), 1))}
-    for name, (formats, options) in EXPORTS.items():
-        settings = folder / f"{name}.yaml"
-        values = {"configuration": configuration, "compiled_for": device.type, **options}
-        settings.write_text(yaml.safe_dump(values), encoding="utf-8")
-        command = [sys.executable, "-m", "isocenter.commands.cli", "export", "--network", "e2e-varnet"]
-        command += [
-            "--checkpoint",
-            folder / "weights.pt",
-            "-o",
-            folder / name,
-            "--formats",
-            formats,
-            "--config",
-            settings,
-        ]
-        with (folder / f"{name}.log").open("wb") as log:
-            processes[name] = subprocess.Popen([*map(str, command)], stdout=log, stderr=log, env=environment)
-    end = time.monotonic() + seconds
-    for name, process in processes.items():
-        try:
-            process.wait(max(end - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            with (folder / f"{name}.log").open("a") as log:
-                log.write(f"its export takes more than {seconds} s")
-
-
-def exported(folder):
-    """Return the bundles of a folder; of those that could not be exported, say why."""
-    bundles = {}
-    for name in EXPORTS:
-        if (folder / name).is_dir():
-            bundles[name] = Bundle.open(folder / name)
-        else:
-            print(f"{name} is left out: {(folder / f'{name}.log').read_text()[-3000:].strip()}")
-    return bundles
-
-
 def network_programs(eager, bundles, values, device):
     """Programs by name: eager in three precisions, and every runtime and precision that this machine has."""
 
@@ -205,47 +144,154 @@ def network_programs(eager, bundles, values, device):
     return programs
 
 
+def what_could_be(eager, bundles, values, device, folder):
+    """Programs that no runtime of Isocenter is yet: algorithms of cuDNN that were tried out, and CUDA graphs."""
+    inputs, programs = list(values.values()), {}
+
+    def searching(run):
+        def searched():
+            torch.backends.cudnn.benchmark = True
+            try:
+                return run()
+            finally:
+                torch.backends.cudnn.benchmark = False
+
+        return searched
+
+    def add(name, make):
+        try:
+            program = make()
+            program()
+            programs[name] = program
+        except Exception as error:  # noqa: BLE001 - it is only information
+            print(f"{name} is left out: {type(error).__name__}: {str(error)[:300]}")
+
+    half = in_precision(eager, "fp16")
+    last = copy.deepcopy(half).to(memory_format=torch.channels_last)
+    for name, module in (("float32", eager), ("fp16", half), ("nhwc-fp16", last)):
+
+        def run(module=module):
+            with torch.inference_mode():
+                return {"image": module(*inputs).float()}
+
+        add(f"searched-{name}", lambda run=run: searching(run))
+        add(f"graph-{name}", lambda run=run: captured(run))
+        add(f"searched-graph-{name}", lambda run=run: captured(searching(run)))
+    for name, module, precision in (("stages", eager, "float32"), ("stages-fp16", half, "fp16")):
+        if (folder / name / "stage.pt2").is_file():
+            load = partial(gpu_stages.program, folder / name, module, inputs, device)
+            add(f"stages-{precision}", load)
+            add(f"stages-graph-{precision}", lambda load=load: captured(load()))
+            add(f"searched-stages-graph-{precision}", lambda load=load: captured(searching(load())))
+    for bundle in bundles.values():
+        if path := bundle.runtime_files().get("aoti"):
+            precision, load = bundle.manifest.precision, partial(compiled, path, inputs, device)
+            add(f"aoti-graph-{precision}", lambda load=load: captured(load()))
+            add(f"searched-aoti-graph-{precision}", lambda load=load: captured(searching(load())))
+    return programs
+
+
+def captured(run):
+    """Record what a program does on the card, and return a program that does it again."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = run()
+
+    def replay():
+        graph.replay()
+        return outputs
+
+    return replay
+
+
+def compiled(path, inputs, device):
+    """Load a program that was compiled ahead of time so that what it does can be recorded."""
+    load = importlib.import_module("torch._inductor").aoti_load_package
+    model = load(str(path), run_single_threaded=True, device_index=device.index or 0)
+
+    def run():
+        result = model(*inputs)
+        return {"image": result if isinstance(result, torch.Tensor) else result[0]}
+
+    return run
+
+
+def show_kernels(run):
+    """Print which kernels take how long, and how long the card works in all."""
+    try:
+        with profile(activities=[ProfilerActivity.CUDA]) as record:
+            run()
+            torch.cuda.synchronize()
+    except RuntimeError as error:
+        print(f"kernels cannot be recorded: {error}")
+        return
+    rows = sorted(record.key_averages(), key=lambda row: -row.self_device_time_total)
+    print(f"kernels of eager-float32: {sum(row.self_device_time_total for row in rows) / 1000:.1f} ms")
+    for row in rows[:12]:
+        print(f"{row.self_device_time_total / 1000:8.2f} ms {row.count:6} x {row.key[:110]}")
+
+
 def compare_network(arguments, device, limits, folder):
-    configuration = SMALL if arguments.small else {}
-    sizes = {"batch": 1, "coils": 4, "ky": 93, "kx": 160} if arguments.small else None
-    sizes = sizes or {"batch": 1, "coils": 15, "ky": 372, "kx": 640}
-    eager = make_network(configuration).to(device)
-    specs, _ = network_specs(NETWORKS["e2e-varnet"], ExportOptions())
-    inputs = make_case(specs, sizes, acs=26, spacing=4, phantom=True)
-    values = {name: tensor.to(device) for name, tensor in inputs.items()}
+    eager = make_network(arguments.small).to(device)
+    values = {name: tensor.to(device) for name, tensor in make_inputs(arguments.small).items()}
     with torch.inference_mode(), FlopCounterMode(display=False) as operations:
         eager(*values.values())
     with torch.inference_mode(), TrafficCounter() as traffic:
         eager(*values.values())
-    programs = network_programs(eager, exported(folder), values, device)
-    truth = {"image": programs["eager-float32"]()["image"].cpu()}
-    errors = {
-        name: relative_error({"image": run()["image"].cpu()}, truth) if name != "eager-float32" else 0.0
-        for name, run in programs.items()
-    }
-    durations = turns(programs, device)
     total = operations.get_total_flops()
     print(f"\n{total / 1e12:.2f} Tflop in convolutions and products, {traffic.bytes / 1e9:.1f} GB read and written")
     yield f"network_tflop {total / 1e12:.3f}"
     yield f"network_gb {traffic.bytes / 1e9:.2f}"
+    work = {precision: max(total / limits[precision], traffic.bytes / limits["bandwidth"]) for precision in PRECISIONS}
+    bundles = exported(folder)
+    programs = network_programs(eager, bundles, values, device)
+    truth = {"image": programs["eager-float32"]()["image"].cpu()}
+    yield from measured(programs, truth, device, total, work, "best")
+    if device.type == "cuda":
+        show_kernels(programs["eager-float32"])
+        others = what_could_be(eager, bundles, values, device, folder)
+        others = {"eager-float32": programs["eager-float32"], **others}
+        yield from measured(others, truth, device, total, work, "could_be")
+
+
+def measured(programs, truth, device, total, work, title):
+    """Let programs take turns; print and yield their times, their errors, and which is the fastest."""
+    errors = {name: relative_error({"image": run()["image"].cpu()}, truth) for name, run in programs.items()}
+    durations = turns(programs, device)
     base = durations["eager-float32"]
     for name, seconds in durations.items():
-        precision = name.rpartition("-")[2]
-        compute, memory = total / limits[precision], traffic.bytes / limits["bandwidth"]
+        limit = work[name.rpartition("-")[2]]
         print(
             f"{name:<25} {1000 * seconds:8.1f} ms, {seconds / base:5.2f} of eager, error {errors[name]:.1e}; "
-            f"limits: {1000 * compute:.1f} ms computing, {1000 * memory:.1f} ms moving unfused tensors"
+            f"{total / seconds / 1e12:.1f} Tflop/s, limit {1000 * limit:.1f} ms",
+            flush=True,
         )
+        yield f"{name}.ms {1000 * seconds:.2f}"
         yield f"{name}.over_eager {seconds / base:.3f}"
-        yield f"{name}.over_compute_limit {seconds / compute:.2f}"
-        yield f"{name}.over_memory_limit {seconds / memory:.2f}"
+        yield f"{name}.over_roofline {seconds / limit:.2f}"
         yield f"{name}.error {errors[name]:.2e}"
     best = min(durations, key=durations.get)
-    precision = best.rpartition("-")[2]
-    roofline = max(total / limits[precision], traffic.bytes / limits["bandwidth"])
-    print(f"best: {best}")
-    yield f"best.eager_over {base / durations[best]:.3f}"
-    yield f"best.over_roofline {durations[best] / roofline:.2f}"
+    print(f"{title}: {best}")
+    yield f"{title}.eager_over {base / durations[best]:.3f}"
+    yield f"{title}.over_roofline {durations[best] / work[best.rpartition('-')[2]]:.2f}"
+
+
+def compare_transfers(device):
+    """How long inputs of 28 MB take to the card: from torch's pinned memory, copied there first, and as they are."""
+    block = torch.randn(15, 640, 372, 2)
+    ways = {
+        "pinned": lambda: block.pin_memory().to(device, non_blocking=True),
+        "plain": lambda: block.to(device),
+    }
+    for name, seconds in turns(ways, device).items():
+        print(f"to the card, {name:<8} {1000 * seconds:8.2f} ms")
+        yield f"transfer.{name}_ms {1000 * seconds:.3f}"
 
 
 def compare_classical(arguments, device):
@@ -289,9 +335,7 @@ def main():
     with tempfile.TemporaryDirectory() as name:
         folder = arguments.exports or arguments.export_only or Path(name)
         if arguments.exports is None:
-            configuration = SMALL if arguments.small else {}
-            make_network(configuration, folder / "weights.pt")
-            export(configuration, folder, device, arguments.export_seconds)
+            export(folder, device, arguments.small, arguments.export_seconds)
         if arguments.export_only is None:
             compare(arguments, device, folder)
 
@@ -301,9 +345,12 @@ def compare(arguments, device, folder):
     limits = card_limits(device)
     for name, value in limits.items():
         print(f"{name:<10} {value / 1e12:8.3f} {'TB/s' if name == 'bandwidth' else 'Tflop/s'}")
-    figures = [*compare_network(arguments, device, limits, folder), *compare_classical(arguments, device)]
-    for figure in figures:
-        print(f"figure {figure}")
+    for figure in chain(
+        compare_classical(arguments, device),
+        compare_transfers(device) if device.type == "cuda" else (),
+        compare_network(arguments, device, limits, folder),
+    ):
+        print(f"figure {figure}", flush=True)
 
 
 if __name__ == "__main__":

@@ -115,21 +115,19 @@ class Domain(_Strict):
 
 
 class Parity(_Strict):
-    """How far a runtime deviates from the eager module in float64: ``max |x - x64| / max |x64|``.
+    """How far a runtime was from the module in float64 when the bundle was made, relative to the output's maximum.
 
-    Attributes
-    ----------
-    error
-        The worst of all cases.
-    eager
-        The same of the eager module in float32, which no runtime is expected to beat.
-    cases
-        Number of different shapes that were tried.
+    All figures are of the one comparison that came closest to what was accepted.
     """
 
     error: float
+    """Deviation of the runtime."""
+    accepted: float = 0.0
+    """The largest deviation with which the bundle would have been written; 0 in bundles that do not say."""
     eager: float = 0.0
+    """Deviation of the module in float32 on the same machine, which decides nothing."""
     cases: int
+    """Number of comparisons."""
 
 
 class Provenance(_Strict):
@@ -170,6 +168,7 @@ class Manifest(_Strict):
     conventions: Conventions = Conventions()
     domain: Domain = Domain()
     tolerance: Tolerance = 1e-4
+    """Largest deviation from float64 that is ever accepted, of the output's maximum: at the export, and of every probe."""
     precision: Precision = "float32"
     """What convolutions compute in; the probe, which is float32's, must hold within the tolerance all the same."""
     compiled_for: Literal["cpu", "cuda"] = "cpu"

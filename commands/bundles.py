@@ -49,7 +49,9 @@ def prepare(
     config: ConfigOption = None,
     home: Annotated[Path | None, typer.Option(help="Folder of bundles, noise and pipelines.")] = None,
     runtime: Annotated[str | None, typer.Option(help="The only runtime that the service will use.")] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write their ONNX files as well, which takes minutes.")] = False,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write ONNX, too, where they can have it; takes minutes.")
+    ] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build, and run no probes.")] = False,
     sign: Annotated[
         bool, typer.Option("--sign", help="Sign them with this host's key; so do settings with keys.")

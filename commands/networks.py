@@ -34,7 +34,7 @@ def models() -> None:
 
 
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the bundle.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the bundle.")] = None,
     network: Annotated[str | None, typer.Option(help="One of `isocenter models`.")] = None,
     module: Annotated[str | None, typer.Option(help="An own torch.nn.Module: package.module:Class.")] = None,
     checkpoint: Annotated[
@@ -42,27 +42,35 @@ def export(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration of the export (YAML).")] = None,
     formats: Annotated[
-        str, typer.Option(help="Of onnx, torchscript and aoti, separated by commas.")
-    ] = "onnx,torchscript",
+        str | None,
+        typer.Option(
+            help="Of onnx, torchscript and aoti, separated by commas: those that it must have. "
+            "Without: onnx and torchscript, where the network can have them."
+        ),
+    ] = None,
+    show_wrapper: Annotated[
+        bool, typer.Option("--show-wrapper", help="Print what is put around the own module, and write nothing.")
+    ] = False,
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
     from ..export.network import export_network
     from ..export.options import load_options
-    from ..export.own_module import export_module
+    from ..export.own_module import export_module, find_wrapper
     from ..service.logs import configure_logging
 
     configure_logging(private=True)
     if (network is None) == (module is None):
         _fail("name either --network or --module")
-    chosen = [name.strip() for name in formats.split(",")]
-    if "pt2" in chosen:
-        err.print("warning: the format pt2 is called aoti now", markup=False)
-        chosen = ["aoti" if name == "pt2" else name for name in chosen]
-    unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
-    if unknown:
-        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+    chosen = None if formats is None else _parse_formats(formats)
     try:
         options = load_options(config)
+        if show_wrapper:
+            if module is None:
+                _fail("--show-wrapper is for an own module, --module")
+            out.print(find_wrapper(module, checkpoint, options).source, markup=False, end="")
+            return
+        if output is None:
+            _fail("name the folder of the bundle, --output")
         key = _host_key()
         if network is not None:
             if checkpoint is None:
@@ -75,11 +83,22 @@ def export(
         _fail(error)
     for runtime, parity in bundle.manifest.parity.items():
         out.print(
-            f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum (eager mode {parity.eager:.1e}), "
-            f"{parity.cases} inputs",
+            f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum "
+            f"(accepted {parity.accepted:.1e}, eager mode {parity.eager:.1e}), {parity.cases} inputs",
             markup=False,
         )
     out.print(f"bundle {bundle.manifest.name} in {output}", markup=False)
+
+
+def _parse_formats(text: str) -> list[str]:
+    chosen = [name.strip() for name in text.split(",")]
+    if "pt2" in chosen:
+        err.print("warning: the format pt2 is called aoti now", markup=False)
+        chosen = ["aoti" if name == "pt2" else name for name in chosen]
+    unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
+    if unknown:
+        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+    return chosen
 
 
 def _host_key() -> "SecretKey | None":

@@ -100,7 +100,9 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
         scans_ended = server.serve()
     if not engine.close() or not scans_ended:
         logging.shutdown()
-        os._exit(0)  # a thread that does not end would hold up the interpreter's own end, or crash in it
+        os._exit(
+            0
+        )  # a thread that does not end, or a lost card, would hold up the interpreter's own end, or crash in it
 
 
 def _start_preparation(settings: Settings) -> "subprocess.Popen[bytes]":

@@ -254,6 +254,11 @@ class LocalDevice:
         self._models.clear()
         return True
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the card does not answer any more, whatever has taken its place."""
+        return not _answers(torch.device(self.name))
+
     def reset(self) -> None:
         """Say that nothing can be stopped: a thread cannot be ended from outside."""
         log.warning(

@@ -234,13 +234,14 @@ class Engine:
         Returns
         -------
         bool
-            Whether all threads have ended. Where one has not, the process should end without waiting for it: the interpreter
-            must not be taken away from under torch.
+            Whether the process may end in the usual way. Where a thread has not ended, or a card was lost, it should leave by
+            ``os._exit``: the interpreter must not be taken away from under torch, and what torch destroys at the end may
+            call the card, whose error then ends the process with a signal.
         """
         ended = self._crew.close()
         for device in self.devices:
             device.close()
-        return ended
+        return ended and not any(device.is_lost for device in self.devices if isinstance(device, LocalDevice))
 
 
 def _nothing() -> None:

@@ -174,6 +174,8 @@ class OnnxRuntime:
         self._link = _Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
+        first, axes = self._session.get_inputs()[0], manifest.inputs[0].axes
+        self._one_by_one: bool = axes[0] == "batch" and first.shape[0] == 1
 
     def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         if device.type == "cpu":
@@ -182,7 +184,14 @@ class OnnxRuntime:
         return [("CUDAExecutionProvider", cuda), "CPUExecutionProvider"]
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs."""
+        """Compute the outputs; a graph of one batch entry runs once for each."""
+        entries = len(next(iter(inputs.values())))
+        if not self._one_by_one or entries == 1:
+            return self._infer(inputs)
+        each = [self._infer({name: x[n : n + 1] for name, x in inputs.items()}) for n in range(entries)]
+        return {name: torch.cat([outputs[name] for outputs in each]) for name in each[0]}
+
+    def _infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         binding, link = self._session.io_binding(), self._link
         with link.open():
             # the binding keeps addresses only: the tensors must live until the run is over
@@ -274,10 +283,10 @@ def _stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class _Link:
-    """The way to a device and back: on CUDA through pinned memory, on another stream than what else the process does there.
+    """The way to a device and back: on CUDA in another stream than what else the process does there.
 
-    On a stream of its own, copies do not wait for what else runs there; and only from pinned memory does a copy run beside
-    the processor.
+    No pinned memory of torch's: its destructor records an event, and where the card has failed meanwhile that ends the process.
+    The driver has its own.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -291,22 +300,13 @@ class _Link:
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def to_device(self, tensor: Tensor) -> Tensor:
-        if self._stream is None:
-            return tensor.to(self.device)
-        if not tensor.is_cuda:
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        # what made it there, on whichever card, comes first
-        self._stream.wait_stream(torch.cuda.default_stream(tensor.device))
-        return tensor.to(self.device, non_blocking=True)
+        if self._stream is not None and tensor.is_cuda:
+            # what made it there, on whichever card, comes first
+            self._stream.wait_stream(torch.cuda.default_stream(tensor.device))
+        return tensor.to(self.device)
 
     def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        if self._stream is None:
-            return list(tensors)
-        pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
-        for memory, tensor in zip(pinned, tensors, strict=True):
-            memory.copy_(tensor, non_blocking=True)
-        self.wait()
-        return pinned
+        return [tensor.cpu() for tensor in tensors]
 
     def named(self, names: Sequence[str], result: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
         """Return what a module returned, one tensor or several, by name and on the host."""

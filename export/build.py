@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from ..engine.runtimes import RUNTIMES, Runtime
 from .cases import Inputs
 from .formats import FORMATS, ExportError
 from .half_precision import HALF, in_precision
+from .rounding import accepted_deviation
 
 log: logging.Logger = logging.getLogger("isocenter.export")
 
 DEFAULT_FORMATS = ("torchscript", "onnx")
+"""What a bundle gets where nobody says which formats it must have, as far as its module can have them."""
 SHIPPED_FORMATS = ("torchscript",)
 """Of the bundles that come with Isocenter: ONNX takes minutes to write, and is faster for none of them on a CPU."""
 PARTIAL = ".partial"
@@ -42,10 +44,6 @@ PARTIAL = ".partial"
 _LEFT_BEHIND_SECONDS = 86400.0
 """No bundle takes that long: whoever was building it is gone."""
 _MODELS = "isocenter.models"
-_EAGER_FACTOR = 4.0
-"""A runtime may be this much further from float64 than the eager module in float32."""
-_RESOLUTION = 5e-6
-"""Deviation that is always accepted: what a few Fourier transforms in float32 cost."""
 
 
 def build_bundle(
@@ -55,8 +53,8 @@ def build_bundle(
     folder: Path,
     *,
     edge_cases: Mapping[str, Inputs] | None = None,
-    formats: Sequence[str] = DEFAULT_FORMATS,
-    required: Sequence[str] = (),
+    formats: Sequence[str] | None = None,
+    impossible: Mapping[str, str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
     """Write a bundle.
@@ -74,21 +72,24 @@ def build_bundle(
     edge_cases
         Inputs by name on which every runtime's output must be finite.
     formats
-        Model files to write: ``torchscript``, ``onnx``, ``aoti``.
-    required
-        Those of them without which there is no bundle; of the others one is enough.
+        Model files that it must have: ``torchscript``, ``onnx``, ``aoti``. None: ``DEFAULT_FORMATS``, of which one is enough;
+        a warning says what is missing.
+    impossible
+        Formats that need not be tried, and why the module cannot have them.
     key
         Signs it.
 
     Raises
     ------
     BundleError
-        A required format cannot be written, none can, a runtime deviates from the module by more than is accepted, or the disk
-        is full.
+        A format that it must have cannot be written, a runtime deviates from the module by more than is accepted, or the disk is
+        full.
     """
     try:
         with _workplace(folder) as place:
-            _fill(place, module.eval(), manifest, cases, edge_cases or {}, formats, required, key)
+            written = in_precision(module.eval(), manifest.precision)
+            sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, impossible or {})
+            _fill(place, module, manifest, cases, edge_cases or {}, sessions, key)
             _move(place, folder)
     except OSError as error:
         raise BundleError(f"bundle {manifest.name!r} cannot be written to {folder}: {error.strerror}") from error
@@ -101,13 +102,10 @@ def _fill(
     manifest: Manifest,
     cases: Sequence[Inputs],
     edge_cases: Mapping[str, Inputs],
-    formats: Sequence[str],
-    required: Sequence[str],
+    sessions: Mapping[str, Runtime],
     key: SecretKey | None,
 ) -> None:
-    """Write all files of a bundle, the manifest after those whose hashes it lists."""
-    written = in_precision(module, manifest.precision)
-    sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, required)
+    """Write what a bundle has beside its models, the manifest after the files whose hashes it lists."""
     _write_probe(module, manifest, cases[0], place / PROBE)
     parity = _check_parity(module, manifest, cases, edge_cases, sessions)
     provenance = manifest.provenance.model_copy(
@@ -156,26 +154,30 @@ def _write_models(
     manifest: Manifest,
     inputs: Inputs,
     folder: Path,
-    formats: Sequence[str],
-    required: Sequence[str],
+    formats: Sequence[str] | None,
+    impossible: Mapping[str, str],
 ) -> dict[str, Runtime]:
     """Write the model files and load them again: what cannot be loaded counts as not written."""
     sessions: dict[str, Runtime] = {}
-    failures = []
-    for name in formats:
+    failures: dict[str, str] = {}
+    for name in DEFAULT_FORMATS if formats is None else formats:
         path = folder / RUNTIME_FILES[name]
         try:
+            if name in impossible:
+                raise ExportError(impossible[name])
             FORMATS[name](module, manifest, inputs, path)
             sessions[name] = _load(name, path, manifest)
         except ExportError as error:
             path.unlink(missing_ok=True)
-            if name in required:
-                raise BundleError(f"{name} cannot be written: {error}", where=f"bundle {manifest.name!r}") from error
-            failures.append(f"{name}: {error}")
-    if len(failures) == len(formats):
-        raise BundleError(f"bundle {manifest.name!r} cannot be written. " + "; ".join(failures))
-    for failure in failures:
-        log.warning("bundle %s gets no %s", manifest.name, failure)
+            failures[name] = str(error)
+    reasons = [f"it can have no {name}: {why}" for name, why in failures.items()]
+    if failures and (formats is not None or not sessions):
+        untried = [f"{name} (not tried)" for name in FORMATS if name not in {*sessions, *failures, *impossible}]
+        raise BundleError(
+            "; ".join(reasons), where=f"bundle {manifest.name!r}", accepted=", ".join([*sessions, *untried])
+        )
+    for reason in reasons:
+        log.warning("bundle %s: %s", manifest.name, reason)
     return sessions
 
 
@@ -211,39 +213,44 @@ def _check_parity(
 ) -> dict[str, Parity]:
     """Compare every runtime with the module in float64 on all cases."""
     exact = copy.deepcopy(module).double()
-    expected = [_run_module(exact, manifest, {name: x.double() for name, x in inputs.items()}) for inputs in cases]
-    eager = [
-        relative_error(_run_module(module, manifest, inputs), truth)
-        for inputs, truth in zip(cases, expected, strict=True)
-    ]
+    expected, eager, accepted = [], [], []
+    for inputs in cases:
+        doubled = {name: x.double() for name, x in inputs.items()}
+        expected.append(_run_module(exact, manifest, doubled))
+        eager.append(relative_error(_run_module(module, manifest, inputs), expected[-1]))
+        accepted.append(_accepted(exact, manifest, doubled, expected[-1]))
     parity = {}
-    for runtime in RUNTIME_FILES:
-        if runtime not in sessions:
-            continue
-        session = sessions[runtime]
+    for runtime, session in sessions.items():
         errors = [relative_error(session.infer(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
-        for inputs, error, own in zip(cases, errors, eager, strict=True):
-            exact_enough = max(_EAGER_FACTOR * own, _RESOLUTION)
-            accepted = manifest.tolerance if manifest.precision in HALF else min(manifest.tolerance, exact_enough)
-            if not error <= accepted:
-                shapes = {name: tuple(tensor.shape) for name, tensor in inputs.items()}
-                raise BundleError(
-                    f"{runtime} deviates from float64 by {error:.1e} of the maximum on {shapes}",
-                    where=f"bundle {manifest.name!r}",
-                    accepted=f"{accepted:.1e} (eager mode deviates by {own:.1e})",
-                )
+        worst = max(range(len(cases)), key=lambda case: errors[case] / accepted[case])
+        if not errors[worst] <= accepted[worst]:
+            shapes = {name: tuple(tensor.shape) for name, tensor in cases[worst].items()}
+            raise BundleError(
+                f"{runtime} deviates from float64 by {errors[worst]:.1e} of the maximum on {shapes}",
+                where=f"bundle {manifest.name!r}",
+                accepted=f"{accepted[worst]:.1e} (eager mode deviates by {eager[worst]:.1e})",
+            )
         for what, inputs in edge_cases.items():
             if not all(torch.isfinite(output).all() for output in session.infer(inputs).values()):
                 raise BundleError(
                     f"{runtime} returns values that are not finite for {what}", where=f"bundle {manifest.name!r}"
                 )
-        parity[runtime] = Parity(error=max(errors), eager=max(eager), cases=len(cases))
+        parity[runtime] = Parity(error=errors[worst], accepted=accepted[worst], eager=eager[worst], cases=len(cases))
     return parity
+
+
+def _accepted(exact: nn.Module, manifest: Manifest, inputs: Inputs, expected: dict[str, Tensor]) -> float:
+    """By how much a runtime may deviate: by what roundings explain, and never by more than the tolerance."""
+    if manifest.precision in HALF:
+        return manifest.tolerance
+    longest = max(size for tensor in inputs.values() for size in tensor.shape)
+    explained = accepted_deviation(partial(_run_module, exact, manifest, inputs), expected, longest)
+    return min(manifest.tolerance, explained)
 
 
 def _tools() -> dict[str, str]:
     versions = {}
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime"):
+    for package in ("torch", "onnx", "onnxruntime"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """The classical reconstructions as bundles: root-sum-of-squares, coil combination, SENSE, J-SENSE, compressed sensing."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..models.compressed_sensing import TotalVariation
 from ..models.jsense import JSense
 from .build import DEFAULT_FORMATS, SHIPPED_FORMATS, build_bundle, find_current
 from .cases import make_case
+
+log = logging.getLogger("isocenter.export")
 
 VERSION = "1.0"
 _KSPACE = TensorSpec(name="kspace", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
@@ -98,10 +101,18 @@ def ensure_classical(
     With a key they are signed, and those that it has not signed are built again.
     """
     return [
-        _ensure(name, method, folder / name, [each for each in formats if each in method.formats], key)
+        _ensure(name, method, folder / name, _possible(name, method, formats), key)
         for name, method in METHODS.items()
         if only is None or name in only
     ]
+
+
+def _possible(name: str, method: _Method, formats: Sequence[str]) -> list[str]:
+    """Leave out the formats that a method cannot have: they are asked for of all bundles at once."""
+    for each in formats:
+        if each not in method.formats:
+            log.warning("bundle %s: it can have no %s, only %s", name, each, " and ".join(method.formats))
+    return [each for each in formats if each in method.formats]
 
 
 def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:

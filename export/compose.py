@@ -1,7 +1,7 @@
 """Compose a bundle: a module, what is wrapped around it, and a manifest that says so."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def compose_bundle(
     module: nn.Module,
     folder: Path,
     options: ExportOptions,
-    formats: Sequence[str],
+    formats: Sequence[str] | None,
     *,
     network: str,
     configuration: dict[str, Any],
@@ -30,6 +30,7 @@ def compose_bundle(
     scaling: Scaling,
     checkpoint: Path | None,
     source: str = "",
+    impossible: Mapping[str, str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
     """Write the bundle of a module that takes k-space of any size.
@@ -50,6 +51,8 @@ def compose_bundle(
         Where the weights come from; None: nowhere.
     source
         What to name instead of the checkpoint.
+    impossible
+        As in ``build_bundle``.
 
     Raises
     ------
@@ -78,7 +81,16 @@ def compose_bundle(
     )
     whole = _finished(scaled(module, scaling, names), manifest)
     edges = edge_cases(inputs, SIZES[0][0])
-    return build_bundle(whole, manifest, comparison_cases(inputs), folder, edge_cases=edges, formats=formats, key=key)
+    return build_bundle(
+        whole,
+        manifest,
+        comparison_cases(inputs),
+        folder,
+        edge_cases=edges,
+        formats=formats,
+        impossible=impossible,
+        key=key,
+    )
 
 
 def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:

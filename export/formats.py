@@ -77,13 +77,14 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ExportError("it is to be compiled for CUDA, and there is no CUDA device here")
     lowering = importlib.import_module(".lowering", __package__)
-    there = {name: tensor.to(device) for name, tensor in inputs.items()}
+    # what is compiled takes the strides that it is traced with; the runtime passes contiguous tensors
+    there = {name: tensor.to(device).contiguous() for name, tensor in inputs.items()}
     with _quiet(), torch.no_grad():
         try:
             program = lowering.trace(copy.deepcopy(module).to(device), manifest, there)
             real = lowering.trace(lowering.RealModule(program, device), manifest, there)
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
-            compile_package(real, package_path=str(path))
+            compile_package(real.program, package_path=str(path))
         except Exception as error:
             raise ExportError(_cause(error)) from error
 

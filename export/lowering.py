@@ -1,17 +1,20 @@
-"""The one way down: a module is traced as it is written, and the graph is run again by rules that another runtime can follow.
+"""The one way down: a module is traced as it is written, and its graph is run again by rules that another runtime can follow.
 
 1. ``torch.export`` traces the module to a graph of ATen operations with complex tensors, in which operations that have a
    substitution stay whole (``substitutions.py``).
-2. An interpreter runs that graph. What is complex goes by the planar rules (``planar_pass.py``), what is real as it is. Given symbols
-   of an ONNX graph it writes that graph; given torch's tensors it computes, which ``torch.export`` can trace once more, for
-   compilers that know no complex tensors.
+2. An interpreter runs that graph. What is complex goes by the planar rules (``planar_pass.py``), what is real as it is. Given
+   symbols of an ONNX graph it writes that graph (``onnx_graph``); given torch's tensors it computes, which ``torch.export`` can
+   trace once more, for compilers that know no complex tensors.
 
-Each operation is written once, without looking for its shape again: following the lengths through a graph is what takes time
-in exporters.
+Each operation is written once, and its shape is not looked for again: following lengths through a graph is what takes the time
+of exporters.
 """
 
+import logging
+import math
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,12 +26,14 @@ from torch.fx import GraphModule, Interpreter, Node
 from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest, TensorSpec
 from .cases import Inputs
+from .following import following
 from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
-from .onnx_graph.symbols import Graph, Integer, Symbol, UnknownOperation
+from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol, UnknownOperation
 from .onnx_graph.table import call
 from .planar_pass import Complex, PlanarRules, UnknownComplexOperation
 from .substitutions import Leaves, ThresholdByProducts
 
+log: logging.Logger = logging.getLogger("isocenter.export")
 _ASSERTIONS = frozenset(
     (
         "_assert_tensor_metadata",
@@ -40,8 +45,47 @@ _ASSERTIONS = frozenset(
 )
 
 
-def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
-    """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place."""
+@dataclass(frozen=True)
+class Traced:
+    """A traced module.
+
+    Parameters
+    ----------
+    program
+        Its graph.
+    one_entry
+        Whether it takes one batch entry only.
+    """
+
+    program: ExportedProgram
+    one_entry: bool = False
+
+
+def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> Traced:
+    """Trace a module with every axis dynamic but those of a fixed length; nothing in the graph changes a tensor in place.
+
+    A module that reads lengths from its data is traced for one batch entry, as these may differ from entry to entry.
+    """
+    try:
+        return Traced(_traced(module, manifest, inputs))
+    except Exception:
+        single = manifest.model_copy(update={"inputs": tuple(_of_one_entry(spec) for spec in manifest.inputs)})
+        if single.inputs == manifest.inputs:
+            raise
+        entry = {name: tensor[:1] for name, tensor in inputs.items()}
+        try:
+            with following(module):
+                return Traced(_traced(module, single, entry), one_entry=True)
+        except Exception as second:
+            log.debug("traced for one entry, it fails as well", exc_info=second)
+        raise
+
+
+def _of_one_entry(spec: TensorSpec) -> TensorSpec:
+    return spec.model_copy(update={"axes": tuple("1" if axis == "batch" else axis for axis in spec.axes)})
+
+
+def _traced(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedProgram:
     with Leaves(), torch.no_grad():
         program = torch.export.export(
             module, tuple(inputs[spec.name] for spec in manifest.inputs), dynamic_shapes=_dynamic(module, manifest)
@@ -64,7 +108,7 @@ def _changes_in_place(node: Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def to_onnx(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+def to_onnx(traced: Traced, manifest: Manifest) -> ModelProto:
     """Write a traced module as an ONNX graph, whose axes have the names of the manifest.
 
     Raises
@@ -73,28 +117,32 @@ def to_onnx(program: ExportedProgram, manifest: Manifest) -> ModelProto:
         It holds an operation that cannot be written.
     """
     try:
-        return _written(program, manifest)
+        return _written(traced, traced.program, manifest)
     except (UnknownOperation, UnknownComplexOperation) as error:
         # torch knows the operation by simpler ones
         try:
-            return _written(program.run_decompositions(), manifest)
+            return _written(traced, traced.program.run_decompositions(), manifest)
         except (UnknownOperation, UnknownComplexOperation) as second:
             raise second from error
 
 
-def _written(program: ExportedProgram, manifest: Manifest) -> ModelProto:
+def _written(traced: Traced, program: ExportedProgram, manifest: Manifest) -> ModelProto:
     graph = Graph()
-    inputs = {Symbol(graph, spec.name, torch.float32, len(spec.axes)): _axes(spec) for spec in manifest.inputs}
+    inputs = {
+        Symbol(graph, spec.name, torch.float32, len(spec.axes)): _axes(spec, traced.one_entry)
+        for spec in manifest.inputs
+    }
     result = _OnnxInterpreter(_without_assertions(program), graph).run(*inputs)
     values = result if isinstance(result, tuple | list) else (result,)
     named = {
-        spec.name: (graph.symbol(value), _axes(spec)) for spec, value in zip(manifest.outputs, values, strict=True)
+        spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
+        for spec, value in zip(manifest.outputs, values, strict=True)
     }
     return graph.model(inputs, named)
 
 
-def _axes(spec: TensorSpec) -> list[str | int]:
-    return [fixed_length(name) or name for name in spec.axes]
+def _axes(spec: TensorSpec, one_entry: bool) -> list[str | int]:
+    return [1 if one_entry and name == "batch" else fixed_length(name) or name for name in spec.axes]
 
 
 class RealModule(nn.Module):
@@ -102,15 +150,15 @@ class RealModule(nn.Module):
 
     Parameters
     ----------
-    program
-        The traced module.
+    traced
+        The module.
     device
         Where it computes.
     """
 
-    def __init__(self, program: ExportedProgram, device: torch.device) -> None:
+    def __init__(self, traced: Traced, device: torch.device) -> None:
         super().__init__()
-        self.traced = _without_assertions(program)
+        self.traced: GraphModule = _without_assertions(traced.program)
         self.device = device
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -211,11 +259,14 @@ class _OnnxInterpreter(_Lowered):
 
         super().__init__(module, compute, ThresholdByProducts(compute, graph.loop))
         self._graph = graph
+        self._parts = 0
 
     def run_node(self, n: Node) -> Any:
         """Write a node, and note what the tracer knows of its shape."""
+        traced = n.meta.get("val")
+        self._parts = len(traced) if isinstance(traced, list | tuple) else 0
         result = super().run_node(n)
-        shape = getattr(n.meta.get("val"), "shape", None)
+        shape = getattr(traced, "shape", None)
         if shape is not None:
             for part in (result.real, result.imaginary) if isinstance(result, Complex) else (result,):
                 if isinstance(part, Symbol) and part.rank == len(shape):
@@ -224,10 +275,14 @@ class _OnnxInterpreter(_Lowered):
 
     def real(self, name: str, target: Any, args: Any, kwargs: Any) -> Any:
         """Write an operation; what is known already is computed."""
-        if not contains((*args, *kwargs.values()), Symbol | Integer):
+        if not contains((*args, *kwargs.values()), Symbol | Integer | Ratio):
             return super().real(name, target, args, kwargs)
-        if getattr(operator, name, None) is target:
+        if any(
+            getattr(module, spelling, None) is target for module in (operator, math) for spelling in (name, f"{name}_")
+        ):
             return target(*args)
+        if name == "split":
+            kwargs = {**kwargs, "parts_made": self._parts}
         return call(name, self._graph, *args, **{key: value for key, value in kwargs.items() if key not in _PLACES})
 
 

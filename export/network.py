@@ -8,12 +8,12 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
 from ..models.networks.registry import Network
-from .build import DEFAULT_FORMATS
 from .compose import compose_bundle
 from .importers.load import find_network, load_network
 from .options import ExportOptions
 
 _FULL = ("batch", "coils")
+_LOOPS = "its graph depends on the number of frames, and would be for one number only"
 
 
 def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
@@ -48,7 +48,7 @@ def export_network(
     checkpoint: Path,
     folder: Path,
     options: ExportOptions,
-    formats: Sequence[str] = DEFAULT_FORMATS,
+    formats: Sequence[str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
     """Write the bundle of a network of the literature.
@@ -64,7 +64,7 @@ def export_network(
     options
         See ``ExportOptions``.
     formats
-        Model files to write.
+        Model files that it must have; None: TorchScript and ONNX, where the network can have them.
     key
         Signs the bundle.
 
@@ -73,7 +73,7 @@ def export_network(
     CheckpointError
         The checkpoint cannot be read or does not fit.
     BundleError
-        The bundle cannot be written, or a runtime deviates.
+        The bundle cannot be written, the network cannot have a format that it must have, or a runtime deviates.
     """
     network = find_network(name)
     if name == "loupe":
@@ -84,8 +84,6 @@ def export_network(
         raise BundleError(
             f"network {name!r} works for one size only; give it as 'matrix: [ky, kx]' in the configuration"
         )
-    if network.loops_over_frames and "onnx" in formats:
-        formats = [name for name in formats if name == "torchscript"] or ["torchscript"]
     imported = load_network(name, checkpoint, options.configuration)
     settings = imported.hyperparameters.get("recipe", {}) if isinstance(imported.hyperparameters, dict) else {}
     scaling = options.scaling or settings.get("scaling") or network.scaling
@@ -106,6 +104,7 @@ def export_network(
         output=output,
         scaling=scaling,
         checkpoint=checkpoint,
+        impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
         key=key,
     )
 

@@ -257,7 +257,7 @@ class PlanarRules:
 
     op_mm = op_bmm = op_mv = op_matmul
 
-    def op_einsum(self, equation: str, operands: Sequence[Any], path: Any = None) -> Complex:
+    def op_einsum(self, equation: str, operands: Sequence[Any], *_: Any) -> Complex:
         if len(operands) != 2:
             raise UnknownComplexOperation(f"einsum of {len(operands)} complex tensors")
         left, right = (self.as_complex(value) for value in operands)
@@ -273,21 +273,11 @@ class PlanarRules:
     def op_adjoint(self, x: Complex) -> Complex:
         return self.op_conj(self.apply("transpose", (x, -2, -1), {}))
 
-    def op_linalg_vector_norm(
-        self,
-        x: Complex,
-        ord: float = 2,
-        dim: Any = None,
-        keepdim: bool = False,
-        **_: Any,  # noqa: A002  (ATen's name)
-    ) -> Any:
-        return self._compute("linalg_vector_norm", self.op_abs(x), ord, dim, keepdim)
+    def op_linalg_vector_norm(self, x: Complex, *args: Any, **kwargs: Any) -> Any:
+        return self._compute("linalg_vector_norm", self.op_abs(x), *args, **kwargs)
 
     def op_sym_size(self, x: Complex, dim: int) -> Any:
         return self._compute("sym_size", x.real, dim)
-
-    def op_is_complex(self, x: Any) -> bool:
-        return True
 
     def op_masked_fill(self, x: Complex, mask: Any, value: Any) -> Complex:
         return self.op_where(mask, value, x)
@@ -323,6 +313,10 @@ class PlanarRules:
         if name == "centred":
             axes, inverse = args
             return self.transform(self.as_complex(x), axes, inverse=inverse, centred=True, norm="ortho")
+        if name == "_fft_c2c":
+            axes, norm, forward = args
+            plain = ["none", "ortho", "forward" if forward else "backward"][norm]
+            return self.transform(self.as_complex(x), axes, inverse=not forward, centred=False, norm=plain)
         inverse, default, sizes_name = _TRANSFORMS[name]
         sizes, dims, norm = (*args, *(None, None, None)[len(args) :])
         sizes, dims = kwargs.get(sizes_name, sizes), kwargs.get("dim", dims)
@@ -403,15 +397,17 @@ _TRANSFORMS: dict[str, tuple[bool, Sequence[int] | None, str]] = {
     "fft_fftn": (False, None, "s"),
     "fft_ifftn": (True, None, "s"),
     "centred": (False, None, "s"),
+    "_fft_c2c": (False, None, "s"),
 }
 """Transforms: whether they are the inverse, the axes along which they go unless told, and what their sizes are called."""
 
 _PARTWISE = frozenset(
-    """
-    neg sum mean clone contiguous alias detach resolve_conj resolve_neg lift lift_fresh_copy dropout
-    view reshape _unsafe_view _reshape_alias flatten unflatten expand expand_as broadcast_to permute transpose t mT movedim
-    unsqueeze squeeze select slice narrow index_select index cat stack split split_with_sizes chunk roll flip
-    repeat constant_pad_nd fft_fftshift fft_ifftshift
-    """.split()
+    (
+        *("neg", "sum", "mean", "clone", "contiguous", "alias", "detach", "resolve_conj", "resolve_neg", "lift"),
+        *("lift_fresh_copy", "dropout", "view", "reshape", "_unsafe_view", "_reshape_alias", "flatten", "unflatten"),
+        *("expand", "expand_as", "broadcast_to", "permute", "transpose", "t", "mT", "movedim", "unsqueeze", "squeeze"),
+        *("select", "slice", "narrow", "index_select", "index", "cat", "stack", "split", "split_with_sizes", "chunk"),
+        *("roll", "flip", "repeat", "constant_pad_nd", "fft_fftshift", "fft_ifftshift"),
+    )
 )
 """Operations that are linear with real coefficients, and real in everything else."""

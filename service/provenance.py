@@ -10,7 +10,7 @@ from ..gadgets.kspace import Item
 from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, FireStep, Pipeline
 from ..wire.items import DicomFile, Image, ImageArray
-from .queries import version
+from .version import version
 
 PREFIX = "Isocenter"
 BUNDLE = ("Bundle", "BundleVersion", "BundleHash", "Runtime", "Device")

@@ -1,17 +1,12 @@
 """Answers to the questions that clients ask (message 6), in the wording that Gadgetron's tools parse."""
 
-import importlib.metadata
 import os
 import platform
 
 import torch
 
 from ..engine import Engine
-
-
-def version() -> str:
-    """Version of the installed package."""
-    return importlib.metadata.version("isocenter")
+from .version import version
 
 
 def _memory_mb() -> int:
@@ -49,7 +44,7 @@ def answer(question: str, engine: Engine) -> str:
         "gadgetron::info::cuda": lambda: "YES" if torch.cuda.is_available() else "NO",
         "gadgetron::cuda::devices": lambda: str(torch.cuda.device_count()),
         "gadgetron::cuda::runtime": lambda: str(torch.version.cuda),
-        "ismrmrd::version": lambda: importlib.metadata.version("ismrmrd"),
+        "ismrmrd::version": lambda: version("ismrmrd"),
         "isocenter::platform": platform.platform,
     }
     known = answers.get(question)

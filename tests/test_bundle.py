@@ -226,10 +226,12 @@ def test_an_exporter_s_file_that_no_runtime_reads_is_left_out(tmp_path, monkeypa
     monkeypatch.setitem(FORMATS, "onnx", write_rubbish)
     method = METHODS["combine"]
     case = make_case(method.inputs, dict(zip(AXES, (2, 3, 2, 8, 10), strict=True)))
-    formats = ["torchscript", "onnx"]
-    bundle = build_bundle(method.make(), combine_manifest(), [case], tmp_path / "own", formats=formats)
+    bundle = build_bundle(method.make(), combine_manifest(), [case], tmp_path / "own")
     assert list(bundle.runtime_files()) == ["torchscript"]
-    assert "gets no onnx: what was written cannot be loaded" in caplog.text
+    assert "it can have no onnx: what was written cannot be loaded" in caplog.text
+    with pytest.raises(BundleError, match=r"no onnx: what was written cannot be loaded.*accepted: torchscript, aoti"):
+        build_bundle(method.make(), combine_manifest(), [case], tmp_path / "named", formats=["torchscript", "onnx"])
+    assert not (tmp_path / "named").exists()
 
 
 def test_the_engine_names_the_bundles_that_exist(engine):

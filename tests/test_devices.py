@@ -108,6 +108,7 @@ class TestACardThatDoesNotAnswer:
         assert (result.device, result.stands_in) == ("cpu", "cuda:0 is lost")
         assert engine.device == torch.device("cpu")
         assert "cuda:0 is lost until the service is started again; the CPU takes its place" in caplog.text
+        assert not engine.close()  # the process is to leave at once
 
     def test_other_devices_do_its_work(self, make_engine):
         engine = make_engine(devices=["cuda:0", "cpu"])

@@ -1,5 +1,6 @@
 """Exported networks equal eager ones, by the command line, the published checkpoints' way and an outsider's."""
 
+import inspect
 import re
 import sys
 import textwrap
@@ -17,7 +18,7 @@ from isocenter.export.half_precision import in_precision
 from isocenter.export.importers.errors import CheckpointError
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
-from isocenter.export.own_module import export_module
+from isocenter.export.own_module import export_module, find_wrapper
 from isocenter.flow.deferred import Deferred, settled
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
@@ -240,7 +241,9 @@ def test_an_own_module_with_complex_tensors_and_a_boolean_mask_is_exported(lab):
 
 
 def test_a_module_that_freezes_its_sizes_is_refused(lab):
-    with pytest.raises(BundleError, match="cannot be written"):
+    with pytest.raises(
+        BundleError, match=r"it can have no onnx: .*; accepted: torchscript \(not tried\), aoti \(not tried\)"
+    ):
         export_module("mylab:Baked", None, lab / "own", ExportOptions(), ["onnx"])
     assert not (lab / "own").exists()
     assert not (lab / "own.partial").exists()
@@ -326,6 +329,28 @@ def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
         session = RUNTIMES[runtime](path, bundle.manifest, torch.device("cpu"))
         image = torch.view_as_complex(session.infer(inputs)["image"])[0].numpy()
         assert np.abs(image - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+def test_the_wrapper_of_an_own_module_can_be_read(lab):
+    (lab / "net.yaml").write_text(yaml.safe_dump({"inputs": [spec.model_dump(mode="json") for spec in LINES]}))
+    arguments = ["export", "--module", "mylab:MaskOfLines", "--config", "net.yaml", "--show-wrapper"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    _, _, forward = result.output.partition("    def forward")
+    assert forward.splitlines() == [
+        "(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:",
+        "        image = self.module(",
+        "            torch.view_as_complex(maps.contiguous()),",
+        "            torch.view_as_complex(kspace.contiguous()),",
+        "            mask.reshape([mask.size(0), mask.size(2)]),",
+        "        )",
+        "        image = torch.view_as_real(image.resolve_conj().contiguous())",
+        "        image = zero_without_signal(kspace, image)",
+        "        return image",
+    ]
+    own = find_wrapper("mylab:MaskOfLines", None, load_options(lab / "net.yaml"))
+    assert inspect.getsource(inspect.getmodule(type(own.wrapped))) == own.source == result.output
+    assert inspect.getsource(type(own.wrapped)) in own.source
 
 
 def test_a_magnitude_cannot_end_with_sense(lab):
@@ -418,6 +443,8 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
         (["--network", "loupe", "--checkpoint", "absent.pt", "-o", "x"], "LOUPE has no graph"),
+        (["--network", "modl", "--checkpoint", "w.pt"], "name the folder of the bundle, --output"),
+        (["--network", "modl", "--show-wrapper"], "--show-wrapper is for an own module"),
     ],
 )
 def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypatch):
@@ -425,6 +452,30 @@ def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypat
     result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == 1
     assert message in result.output
+
+
+class TestFormats:
+    """One that is asked for by name is there, or the export fails; nobody gets another one in its place."""
+
+    def export(self, name, folder, *more):
+        (folder / "net.yaml").write_text(yaml.safe_dump({"configuration": {**SMALL[name], "iterations": 1}}))
+        weights = checkpoint(name, folder, {**SMALL[name], "iterations": 1})
+        arguments = ["--checkpoint", weights, "--config", folder / "net.yaml", "-o", folder / "own"]
+        return CliRunner().invoke(app, ["export", "--network", name, *map(str, arguments), *more])
+
+    @pytest.mark.parametrize("formats", ["onnx", "torchscript,onnx"])
+    def test_one_that_cannot_be_had_is_an_error(self, formats, tmp_path):
+        result = self.export("crnn-mri", tmp_path, "--formats", formats)
+        assert result.exit_code == 1
+        assert "it can have no onnx: its graph depends on the number of frames" in result.output
+        assert "accepted: torchscript" in result.output
+        assert not (tmp_path / "own").exists()
+
+    def test_without_a_name_there_is_what_can_be_had_and_a_warning(self, tmp_path):
+        result = self.export("crnn-mri", tmp_path)
+        assert result.exit_code == 0, result.output
+        assert set(Bundle.open(tmp_path / "own").runtime_files()) == {"torchscript"}
+        assert "bundle own: it can have no onnx: its graph depends on the number of frames" in result.output
 
 
 def test_models_lists_every_network_with_its_size():

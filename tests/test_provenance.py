@@ -16,6 +16,7 @@ from isocenter.pipelines.loader import FireStep, Pipeline
 from isocenter.service import provenance
 from isocenter.service.provenance import Provenance
 from isocenter.service.settings import Settings
+from isocenter.service.version import NOT_INSTALLED, version
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, Header, encode
 from isocenter.wire.header import NO_HEADER
@@ -225,3 +226,8 @@ def test_the_page_of_images_lists_every_attribute():
         written |= set(re.findall(r'(?:notes|remarks)\["(\w+)"\]', source))
         written |= set(re.findall(r'meta\["Isocenter(\w+)"\]', source))
     assert listed == written | {"Noise"}
+
+
+def test_a_source_tree_that_is_not_installed_has_no_version():
+    assert version("isocenter") == importlib.metadata.version("isocenter")
+    assert version("isocenter-that-is-not-installed") == NOT_INSTALLED

@@ -299,9 +299,21 @@ for _name, _operator in {
     OPERATIONS[_name] = _reduced(_operator)
 
 
-@operation("max", "min")
-def _whole_or_along(graph: Graph, *_: Any) -> Symbol:
-    raise UnknownOperation("max and min with places; use amax, amin and argmax")
+def _largest_or_smallest(along: str, of_two: str, place: str) -> Any:
+    """ATen's ``max`` and ``min``: of everything, of two tensors, or values and places along an axis."""
+
+    def write(graph: Graph, x: Symbol, other: Any = None, keepdim: bool = False) -> Any:
+        if other is None:
+            return call(along, graph, x)
+        if isinstance(other, int):
+            return [call(along, graph, x, other, keepdim), call(place, graph, x, other, keepdim)]
+        return call(of_two, graph, x, other)
+
+    return write
+
+
+OPERATIONS["max"] = _largest_or_smallest("amax", "maximum", "argmax")
+OPERATIONS["min"] = _largest_or_smallest("amin", "minimum", "argmin")
 
 
 @operation("any")
@@ -418,7 +430,7 @@ def einsum(graph: Graph, equation: str, operands: Sequence[Any], path: Any = Non
 
 @operation("to", "_to_copy", "type_as")
 def to(graph: Graph, x: Symbol, dtype: Any = None, *_: Any, **options: Any) -> Symbol:
-    """x in another dtype."""
+    """Return x in another dtype."""
     wanted = options.get("dtype", dtype)
     if isinstance(wanted, Symbol):
         wanted = wanted.dtype

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .arithmetic import arange, expand_to, shape_of
+from .arithmetic import arange, shape_of
 from .symbols import Graph, Integer, Length, Symbol, UnknownOperation
 from .table import OPERATIONS, call, converted, operation, scalar, size
 
@@ -233,10 +233,12 @@ def stack(graph: Graph, tensors: Sequence[Any], dim: int = 0) -> Symbol:
 
 
 @operation("split", "split_with_sizes")
-def split(graph: Graph, x: Symbol, sizes: Any, dim: int = 0) -> list[Symbol]:
-    """Cut into parts of these lengths along an axis."""
-    if isinstance(sizes, int):
-        raise UnknownOperation("split into parts whose number depends on the size")
+def split(graph: Graph, x: Symbol, sizes: Any, dim: int = 0, parts_made: int = 0) -> list[Symbol]:
+    """Cut into parts of these lengths along an axis, or of one length, if it is known how many that are."""
+    if not isinstance(sizes, list | tuple):
+        if not parts_made:
+            raise UnknownOperation("split into parts whose number depends on the size")
+        return [slice_of(graph, x, dim, sizes * part, sizes * (part + 1)) for part in range(parts_made)]
     parts, start = [], 0
     for length in sizes:
         parts.append(narrow(graph, x, dim, start, length))
@@ -352,13 +354,3 @@ def select_scatter(graph: Graph, x: Symbol, source: Any, dim: int, index: Length
     """Return x with one entry along an axis replaced."""
     start = index if isinstance(index, int) and index >= 0 else index + size(graph, x, dim)
     return slice_scatter(graph, x, unsqueeze(graph, graph.symbol(source), dim), dim, start, start + 1)
-
-
-@operation("tril", "triu")
-def _triangle(graph: Graph, *_: Any) -> Symbol:
-    raise UnknownOperation("triangles of matrices")
-
-
-def repeated(graph: Graph, value: Symbol, lengths: Sequence[Length]) -> Symbol:
-    """Repeat a number over a shape."""
-    return expand_to(graph, value, lengths)

@@ -102,8 +102,23 @@ class Integer:
         # ONNX divides towards zero, Python downwards
         return (self - self % other)._with("Div", other)
 
+    def __truediv__(self, other: "int | Integer") -> "Ratio":
+        return Ratio(self, other)
+
     def __neg__(self) -> "Integer":
         return 0 - self
+
+    def __or__(self, mask: int) -> "Integer":
+        """Set the lowest bits, as sizes are rounded up to a multiple less one."""
+        if not isinstance(mask, int) or mask & (mask + 1):
+            raise UnknownOperation(f"{mask!r} as bits of a length")
+        return self - self % (mask + 1) + mask
+
+    def __and__(self, mask: int) -> "Integer":
+        """Keep the lowest bits."""
+        if not isinstance(mask, int) or mask & (mask + 1):
+            raise UnknownOperation(f"{mask!r} as bits of a length")
+        return self % (mask + 1)
 
     def smallest(self, other: "int | Integer") -> "Integer":
         """Return the smaller one."""
@@ -112,6 +127,20 @@ class Integer:
     def largest(self, other: "int | Integer") -> "Integer":
         """Return the larger one."""
         return self._with("Max", other)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A length divided by another, before it is rounded."""
+
+    numerator: Integer
+    denominator: int | Integer
+
+    def __floor__(self) -> Integer:
+        return self.numerator // self.denominator
+
+    def __ceil__(self) -> Integer:
+        return -(-self.numerator // self.denominator)
 
 
 Length = int | Integer
