@@ -91,6 +91,8 @@ class PlanarRules:
                 return [part(each, which) for each in value]
             return getattr(value, which) if isinstance(value, Complex) else value
 
+        if name in ("pad", "constant_pad_nd") and (kwargs.get("value") or any(args[3 if name == "pad" else 2 :])):
+            raise UnknownComplexOperation("padding of complex tensors with a number")
         if name in ("cat", "stack"):
             args = [[self.as_complex(value) for value in args[0]], *args[1:]]
         real, imaginary = (self._compute(name, *part(args, which), **kwargs) for which in ("real", "imaginary"))
@@ -273,6 +275,8 @@ class PlanarRules:
     def op_adjoint(self, x: Complex) -> Complex:
         return self.op_conj(self.apply("transpose", (x, -2, -1), {}))
 
+    op_mH = op_adjoint  # noqa: N815  (ATen's name)
+
     def op_linalg_vector_norm(self, x: Complex, *args: Any, **kwargs: Any) -> Any:
         return self._compute("linalg_vector_norm", self.op_abs(x), *args, **kwargs)
 
@@ -407,7 +411,7 @@ _PARTWISE = frozenset(
         *("lift_fresh_copy", "dropout", "view", "reshape", "_unsafe_view", "_reshape_alias", "flatten", "unflatten"),
         *("expand", "expand_as", "broadcast_to", "permute", "transpose", "t", "mT", "movedim", "unsqueeze", "squeeze"),
         *("select", "slice", "narrow", "index_select", "index", "cat", "stack", "split", "split_with_sizes", "chunk"),
-        *("roll", "flip", "repeat", "constant_pad_nd", "fft_fftshift", "fft_ifftshift"),
+        *("roll", "flip", "repeat", "pad", "constant_pad_nd", "fft_fftshift", "fft_ifftshift"),
     )
 )
 """Operations that are linear with real coefficients, and real in everything else."""

@@ -179,7 +179,7 @@ OPERATIONS = {
         "exponential": lambda x: real(torch.exp(as_complex(x)) + torch.exp(as_complex(x) * 1j)),
         "sign": lambda x: real(as_complex(x).sgn()),
         "matrices": lambda x: real(as_complex(x) @ as_complex(x).mH),
-        "sums": lambda x: real(as_complex(x).sum(1) + as_complex(x).mean(2).sum(1, keepdim=True)),
+        "sums": lambda x: real(as_complex(x).sum(1) + as_complex(x).sum(2).sum(1, keepdim=True)),
         "norm": lambda x: torch.linalg.vector_norm(as_complex(x), dim=1),
         "moved": lambda x: real(torch.cat((as_complex(x), as_complex(x).roll(1, 2)), 1).transpose(1, 2).flatten(0, 1)),
         "chosen": lambda x: real(torch.where(x[..., 0] > 0, as_complex(x), torch.zeros_like(as_complex(x)))),

@@ -126,6 +126,13 @@ def remainder(graph: Graph, a: Any, b: Any) -> Symbol:
     return sub(graph, left, call("mul", graph, div(graph, left, right, "floor"), right))
 
 
+@operation("fmod")
+def fmod(graph: Graph, a: Any, b: Any) -> Symbol:
+    """``a % b`` with the sign of a."""
+    left, right = promoted(graph, a, b)
+    return graph.add("Mod", [left, right], left.dtype, max(left.rank, right.rank), fmod=1)
+
+
 @operation("ne")
 def ne(graph: Graph, a: Any, b: Any) -> Symbol:
     """``a != b``."""
