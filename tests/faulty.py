@@ -46,3 +46,15 @@ class NeedsMemory(Faulty):
         if kspace.size(0) > 2 or bool(kspace.abs().max() > 100.0):
             image = image + torch.empty(1 << 50)[0] * 0
         return image
+
+
+class Convolves(Faulty):
+    """Goes never wrong; a second runtime on the CPU is for its convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.smooth = torch.nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        torch.nn.init.constant_(self.smooth.weight, 1 / 9)
+
+    def forward(self, kspace: torch.Tensor) -> torch.Tensor:
+        return self.smooth(self.reconstruct(kspace).unsqueeze(1)).squeeze(1)

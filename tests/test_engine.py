@@ -36,7 +36,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="session")
 def faulty_bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
-    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory"):
+    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory", "Convolves"):
         export_module(f"faulty:{name}", None, folder / name, ExportOptions(), formats=["torchscript"])
     return folder
 
@@ -409,8 +409,8 @@ class TestSecondRuntime:
     """One that is broken costs only itself."""
 
     @pytest.fixture
-    def bundle(self, bundles, tmp_path):
-        folder = shutil.copytree(bundles / "varnet-brain", tmp_path / "varnet-brain")
+    def bundle(self, faulty_bundles, tmp_path):
+        folder = shutil.copytree(faulty_bundles / "Convolves", tmp_path / "Convolves")
         (folder / MEASURED).unlink(missing_ok=True)
         return Bundle.open(folder)
 
@@ -432,7 +432,7 @@ class TestSecondRuntime:
         model = LoadedModel(bundle, CPU)
         assert model.runtime == "torchscript"
         assert model.compute(self.inputs(bundle)).runtime == "torchscript"
-        assert f"bundle varnet-brain is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
+        assert f"bundle Convolves is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
 
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")

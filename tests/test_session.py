@@ -443,8 +443,9 @@ class TestWhichPipeline:
         result = make_service().replay(small_scan, "program")
         assert "external module 'lab.nets.run' is not listed under 'handlers'" in result.texts[0]
 
-    def test_a_pipeline_of_the_site_may_connect_where_it_likes(self, make_service, small_scan, tmp_path):
+    def test_a_pipeline_of_the_site_may_connect_where_it_likes(self, make_service, small_scan, tmp_path, monkeypatch):
         """What a peer sends may not, whatever address stands in it."""
+        monkeypatch.setattr("isocenter.service.program._CONNECT_SECONDS", 0.05)
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
         xml = (
