@@ -46,6 +46,7 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/scaling.py
 	$(BIN)/python -W ignore benchmarks/ingest.py
 	$(BIN)/python -W ignore benchmarks/runtimes.py
+	$(BIN)/python -W ignore benchmarks/export.py
 	$(BIN)/python -W ignore benchmarks/busy.py
 	$(BIN)/python -W ignore benchmarks/soak.py
 

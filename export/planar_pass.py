@@ -63,6 +63,8 @@ class PlanarRules:
         """Whether an operation on real tensors computes with complex ones."""
         if name in ("view_as_complex", "complex", "polar", "keep_measured") or name in _TRANSFORMS:
             return True
+        if any(isinstance(value, complex) for value in args):
+            return True
         kinds = [*args, *kwargs.values()] if name in ("to", "_to_copy", "zeros", "ones", "full", "zeros_like") else []
         return any(isinstance(kind, torch.dtype) and kind.is_complex for kind in kinds)
 

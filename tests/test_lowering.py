@@ -176,7 +176,7 @@ OPERATIONS = {
         "parts": lambda x: as_complex(x).real + as_complex(x).imag * 2,
         "size and angle": lambda x: as_complex(x).abs() + as_complex(x).angle(),
         "polar": lambda x: real(torch.polar(x[..., 0].abs(), x[..., 1]) + torch.complex(x[..., 0], x[..., 1])),
-        "exponential": lambda x: real(torch.exp(as_complex(x)) + torch.exp(as_complex(x) * 1j)),
+        "exponential": lambda x: real(torch.exp(as_complex(x)) + torch.exp(1j * x[..., 0])),
         "sign": lambda x: real(as_complex(x).sgn()),
         "matrices": lambda x: real(as_complex(x) @ as_complex(x).mH),
         "sums": lambda x: real(as_complex(x).sum(1) + as_complex(x).sum(2).sum(1, keepdim=True)),
