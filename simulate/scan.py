@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import h5py
@@ -124,8 +125,13 @@ def _dynamic_kspace(protocol: ScanProtocol, counters: Counters) -> NDArray[np.co
     time = (frame + counters[other] / protocol.repeats) / protocol.frames
     signal = 0.5 ** counters["contrast"] * np.exp(1j * (2.0 * counters["contrast"] + 0.7 * counters["set"]))
     phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](time)
-    slices = [_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)]
-    return (signal * np.stack(slices)).astype(np.complex64)
+    return (signal * _slices_kspace(protocol, phantom)).astype(np.complex64)
+
+
+@lru_cache(maxsize=1)  # what does not move looks the same in every dynamic image
+def _slices_kspace(protocol: ScanProtocol, phantom: Phantom | None) -> NDArray[np.complex64]:
+    """K-space of an object [slices, coils, kz, ky, kx]; it may not be written to."""
+    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)])
 
 
 def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> NDArray[np.complex64]:

@@ -180,7 +180,7 @@ class TestMinisign:
         (tmp_path / "model.yaml").write_bytes(MESSAGE)
         assert run("-G", "-W", "-p", "a.pub", "-s", "a.key").returncode == 0
         public = PublicKey.parse((tmp_path / "a.pub").read_text())
-        assert str(public) in (tmp_path / "a.pub").read_text()
+        assert str(public).lstrip("0") in (tmp_path / "a.pub").read_text()  # minisign leaves out zeros in front
         for kind in ((), ("-l",)):
             assert run("-S", *kind, "-s", "a.key", "-m", "model.yaml").returncode == 0
             public.verify(MESSAGE, Signature.parse((tmp_path / "model.yaml.minisig").read_bytes()))

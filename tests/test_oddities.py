@@ -342,7 +342,7 @@ def test_oddities_together_make_right_images_or_are_told(service, tmp_path_facto
     """The error is that of the same scan without the oddities, within a margin for what they take away."""
 
     @settings(
-        max_examples=EXAMPLES or 25,
+        max_examples=EXAMPLES or 12,
         derandomize=not EXAMPLES,
         deadline=None,
         suppress_health_check=list(HealthCheck),

@@ -1,5 +1,7 @@
 """Configurations and headers that are made to harm, with a whole scan behind them, honest scans beside."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from faults.cases import verdict
 from faults.faults import Expect
@@ -8,6 +10,13 @@ from faults.peer import Peer, joined
 from faults.phases import small_scan
 
 HEADERS = hostile_headers()
+TOGETHER = 4
+"""So many clients send something hostile side by side."""
+
+
+def groups(names):
+    names = list(names)
+    return [names[first : first + TOGETHER] for first in range(0, len(names), TOGETHER)]
 
 
 def send_all(house, configuration=None, header=None):
@@ -22,13 +31,18 @@ def send_all(house, configuration=None, header=None):
     return verdict(Expect.CLOSED, answer, house.small) or ("" if came else "nothing is said")
 
 
-@pytest.mark.parametrize("name", CONFIGURATIONS)
-def test_a_hostile_configuration(house, name):
-    with house.unharmed():
-        assert not send_all(house, CONFIGURATIONS[name])
+def verdicts(house, names, **sent):
+    """Send all at once; return what is wrong, by name."""
+    with house.unharmed(), ThreadPoolExecutor(len(names)) as pool:
+        said = pool.map(lambda name: send_all(house, **{what: values[name] for what, values in sent.items()}), names)
+        return {name: each for name, each in zip(names, said, strict=True) if each}
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_a_hostile_header(house, name):
-    with house.unharmed():
-        assert not send_all(house, header=HEADERS[name])
+@pytest.mark.parametrize("names", groups(CONFIGURATIONS), ids=str)
+def test_hostile_configurations(house, names):
+    assert not verdicts(house, names, configuration=CONFIGURATIONS)
+
+
+@pytest.mark.parametrize("names", groups(HEADERS), ids=str)
+def test_hostile_headers(house, names):
+    assert not verdicts(house, names, header=HEADERS)
