@@ -29,7 +29,8 @@ from ..bundle.minisign import SecretKey
 from ..bundle.trust import EVERYBODY, Trust
 from ..engine.runtimes import RUNTIMES, Runtime
 from .cases import Inputs
-from .formats import FORMATS, ExportError
+from .errors import ExportError
+from .formats import FORMATS
 from .half_precision import HALF, in_precision
 from .rounding import accepted_deviation
 

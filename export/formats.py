@@ -15,16 +15,10 @@ import torch
 from torch import nn
 
 from ..bundle.manifest import Manifest
-from ..wire.errors import IsocenterError
 from .cases import Inputs
+from .errors import ExportError
 
 _TALKATIVE = ("torch.fx.experimental.symbolic_shapes",)
-
-
-class ExportError(IsocenterError):
-    """A module cannot be written in this format."""
-
-    kind = "export"
 
 
 def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:

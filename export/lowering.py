@@ -26,11 +26,12 @@ from torch.fx import GraphModule, Interpreter, Node
 from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest, TensorSpec
 from .cases import Inputs
+from .errors import UnknownOperationError
 from .following import following
 from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
-from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol, UnknownOperation
+from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol
 from .onnx_graph.table import call
-from .planar_pass import Complex, PlanarRules, UnknownComplexOperation
+from .planar_pass import Complex, PlanarRules
 from .substitutions import Leaves, ThresholdByProducts
 
 log: logging.Logger = logging.getLogger("isocenter.export")
@@ -113,16 +114,16 @@ def to_onnx(traced: Traced, manifest: Manifest) -> ModelProto:
 
     Raises
     ------
-    UnknownOperation, UnknownComplexOperation
+    UnknownOperationError
         It holds an operation that cannot be written.
     """
     try:
         return _written(traced, traced.program, manifest)
-    except (UnknownOperation, UnknownComplexOperation) as error:
+    except UnknownOperationError as error:
         # torch knows the operation by simpler ones
         try:
             return _written(traced, traced.program.run_decompositions(), manifest)
-        except (UnknownOperation, UnknownComplexOperation) as second:
+        except UnknownOperationError as second:
             raise second from error
 
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from .errors import UnknownOperationError
+
 Compute = Callable[..., Any]
 
 
@@ -41,10 +43,6 @@ class Complex:
     def dtype(self) -> torch.dtype:
         """Of its parts."""
         return self.real.dtype
-
-
-class UnknownComplexOperation(Exception):  # noqa: N818  (not a fault by itself: there may be another form)
-    """An operation on complex tensors for which there is no rule."""
 
 
 class PlanarRules:
@@ -73,7 +71,7 @@ class PlanarRules:
 
         Raises
         ------
-        UnknownComplexOperation
+        UnknownOperationError
             There is no rule for it.
         """
         if name in _TRANSFORMS:
@@ -82,7 +80,7 @@ class PlanarRules:
             return self._partwise(name, args, kwargs)
         rule = getattr(self, f"op_{name.strip('_')}", None)
         if rule is None:
-            raise UnknownComplexOperation(f"the operation {name} on complex tensors")
+            raise UnknownOperationError(f"the operation {name} on complex tensors")
         return rule(*args, **kwargs)
 
     def _partwise(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -94,7 +92,7 @@ class PlanarRules:
             return getattr(value, which) if isinstance(value, Complex) else value
 
         if name in ("pad", "constant_pad_nd") and (kwargs.get("value") or any(args[3 if name == "pad" else 2 :])):
-            raise UnknownComplexOperation("padding of complex tensors with a number")
+            raise UnknownOperationError("padding of complex tensors with a number")
         if name in ("cat", "stack"):
             args = [[self.as_complex(value) for value in args[0]], *args[1:]]
         real, imaginary = (self._compute(name, *part(args, which), **kwargs) for which in ("real", "imaginary"))
@@ -217,7 +215,7 @@ class PlanarRules:
 
     def op_pow(self, x: Complex, exponent: Any) -> Complex:
         if exponent != 2:
-            raise UnknownComplexOperation(f"the power {exponent} of complex tensors")
+            raise UnknownOperationError(f"the power {exponent} of complex tensors")
         return self.op_mul(x, x)
 
     def op_exp(self, x: Complex) -> Complex:
@@ -263,7 +261,7 @@ class PlanarRules:
 
     def op_einsum(self, equation: str, operands: Sequence[Any], *_: Any) -> Complex:
         if len(operands) != 2:
-            raise UnknownComplexOperation(f"einsum of {len(operands)} complex tensors")
+            raise UnknownOperationError(f"einsum of {len(operands)} complex tensors")
         left, right = (self.as_complex(value) for value in operands)
 
         def product(a: Any, b: Any) -> Any:
@@ -327,7 +325,7 @@ class PlanarRules:
         sizes, dims, norm = (*args, *(None, None, None)[len(args) :])
         sizes, dims = kwargs.get(sizes_name, sizes), kwargs.get("dim", dims)
         if sizes is not None:
-            raise UnknownComplexOperation("a transform that also pads or cuts; pad or cut before it")
+            raise UnknownOperationError("a transform that also pads or cuts; pad or cut before it")
         given = self.as_complex(x)
         chosen = default if dims is None else [dims] if isinstance(dims, int) else dims
         axes = list(range(given.rank)) if chosen is None else [axis % given.rank for axis in chosen]

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from .symbols import Graph, Integer, Length, Symbol, UnknownOperation
+from ..errors import UnknownOperationError
+from .symbols import Graph, Integer, Length, Symbol
 from .table import OPERATIONS, call, converted, element, operation, promoted, scalar, size
 
 _BINARY = {
@@ -360,7 +361,7 @@ def vector_norm(graph: Graph, x: Symbol, ord: Any = 2, dim: Any = None, keepdim:
         return call("sum", graph, call("abs", graph, x), dim, keepdim)
     if ord == math.inf:
         return call("amax", graph, call("abs", graph, x), dim, keepdim)
-    raise UnknownOperation(f"the norm of order {ord}")
+    raise UnknownOperationError(f"the norm of order {ord}")
 
 
 @operation("var")
@@ -428,7 +429,7 @@ def einsum(graph: Graph, equation: str, operands: Sequence[Any], path: Any = Non
     given = [graph.symbol(value) for value in operands]
     rank = len(equation.split("->")[1].replace(" ", "")) if "->" in equation else None
     if rank is None or "." in equation:
-        raise UnknownOperation(f"einsum of {equation!r}, whose result is not written out")
+        raise UnknownOperationError(f"einsum of {equation!r}, whose result is not written out")
     return graph.add("Einsum", given, given[0].dtype, rank, equation=equation.replace(" ", ""))
 
 
@@ -508,7 +509,7 @@ def arange(graph: Graph, *args: Any, dtype: Any = None, **_: Any) -> Symbol:
     """Numbers from ``start`` up to ``end``, which is not among them."""
     start, end, step = {1: (0, *args, 1), 2: (*args, 1)}.get(len(args), args)
     if any(isinstance(value, float) for value in args):
-        raise UnknownOperation("arange of fractions")
+        raise UnknownOperationError("arange of fractions")
     numbers = graph.add("Range", [scalar(graph, value) for value in (start, end, step)], torch.int64, 1)
     return converted(graph, numbers, dtype or torch.int64)
 

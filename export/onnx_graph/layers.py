@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from .symbols import Graph, Length, Symbol, UnknownOperation
+from ..errors import UnknownOperationError
+from .symbols import Graph, Length, Symbol
 from .table import OPERATIONS, call, converted, operation, scalar, size
 
 
@@ -86,7 +87,7 @@ def batch_norm(
         shape = [-1, *[1] * (x.rank - 2)]
         scaled = call("mul", graph, x, factor.to(x.dtype).reshape(shape))
         return call("add", graph, scaled, offset.to(x.dtype).reshape(shape))
-    raise UnknownOperation("batch normalisation by the batch itself")
+    raise UnknownOperationError("batch normalisation by the batch itself")
 
 
 OPERATIONS["_native_batch_norm_legit_no_training"] = lambda *args: [batch_norm(*args)]
@@ -149,7 +150,7 @@ def _pool(operator: str) -> Any:
     ) -> Symbol:
         axes = x.rank - 2
         if operator == "AveragePool" and divisor is not None:
-            raise UnknownOperation("average pooling with a divisor of its own")
+            raise UnknownOperationError("average pooling with a divisor of its own")
         attributes: dict[str, Any] = {"count_include_pad": int(count_include_pad)} if operator == "AveragePool" else {}
         return graph.add(
             operator,
@@ -170,7 +171,7 @@ def _max_pool(
     graph: Graph, x: Symbol, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
 ) -> Symbol:
     if set(_each(dilation, 1)) != {1}:
-        raise UnknownOperation("maximum pooling with gaps")
+        raise UnknownOperationError("maximum pooling with gaps")
     return _pool("MaxPool")(graph, x, kernel, stride, padding, ceil_mode)
 
 
@@ -182,7 +183,7 @@ OPERATIONS.update({f"max_pool{axes}d": _max_pool for axes in (1, 2, 3)})
 def adaptive_avg_pool(graph: Graph, x: Symbol, lengths: Any) -> Symbol:
     """Average over everything."""
     if any(length != 1 for length in _each(lengths, 1)):
-        raise UnknownOperation("adaptive pooling to more than one entry")
+        raise UnknownOperationError("adaptive pooling to more than one entry")
     return call("mean", graph, x, list(range(2, x.rank)), True)
 
 
@@ -206,7 +207,7 @@ def _resize(mode: str) -> Any:
         align = bool(rest[0]) if mode == "linear" else False
         factors = next((value for value in rest[::-1] if isinstance(value, list | tuple)), None)
         if lengths is None and factors is None:
-            raise UnknownOperation("resizing without a size")
+            raise UnknownOperationError("resizing without a size")
         wanted: list[Length] = [size(graph, x, axis) for axis in range(2)]
         if lengths is not None:
             wanted += list(lengths)
@@ -254,7 +255,7 @@ def attention(
 ) -> Symbol:
     """``softmax(q k^T s + m) v``."""
     if is_causal or dropout:
-        raise UnknownOperation("attention that is causal or drops out")
+        raise UnknownOperationError("attention that is causal or drops out")
     if scale is None:
         width = converted(graph, scalar(graph, size(graph, query, -1)), query.dtype)
         weights = call(

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from ..errors import UnknownOperationError
 from .arithmetic import arange, shape_of
-from .symbols import Graph, Integer, Length, Symbol, UnknownOperation
+from .symbols import Graph, Integer, Length, Symbol
 from .table import OPERATIONS, call, converted, operation, scalar, size
 
 _END = sys.maxsize
@@ -29,7 +30,7 @@ def numel(graph: Graph, x: Symbol) -> Length:
 def item(graph: Graph, x: Symbol) -> Integer:
     """Return an entry as a number that lengths are computed from."""
     if x.dtype.is_floating_point:
-        raise UnknownOperation("a number that is read from a tensor of fractions")
+        raise UnknownOperationError("a number that is read from a tensor of fractions")
     return Integer(call("reshape", graph, converted(graph, x, torch.int64), [1]))
 
 
@@ -109,7 +110,7 @@ def unsqueeze(graph: Graph, x: Symbol, dim: int) -> Symbol:
 def squeeze(graph: Graph, x: Symbol, dim: Any = None) -> Symbol:
     """Take axes of length one away."""
     if dim is None:
-        raise UnknownOperation("squeeze of whichever axes have length one")
+        raise UnknownOperationError("squeeze of whichever axes have length one")
     axes = sorted({axis % x.rank for axis in ([dim] if isinstance(dim, int) else dim)})
     return graph.add("Squeeze", [x, graph.lengths(axes)], x.dtype, x.rank - len(axes))
 
@@ -196,12 +197,12 @@ def index_by(graph: Graph, x: Symbol, indices: Sequence[Any]) -> Symbol:
     """Return entries by tensors of places; along one axis, or along the first ones."""
     named = [axis for axis, index in enumerate(indices) if index is not None]
     if any(graph.symbol(indices[axis]).dtype == torch.bool for axis in named):
-        raise UnknownOperation("entries chosen by a mask, whose number nobody knows")
+        raise UnknownOperationError("entries chosen by a mask, whose number nobody knows")
     if len(named) == 1:
         places = graph.symbol(indices[named[0]])
         return graph.add("Gather", [x, places], x.dtype, x.rank - 1 + places.rank, axis=named[0])
     if named != list(range(len(named))):
-        raise UnknownOperation("entries chosen by places along axes that are not the first ones")
+        raise UnknownOperationError("entries chosen by places along axes that are not the first ones")
     places = [graph.symbol(indices[axis]) for axis in named]
     rank = max(place.rank for place in places)
     shape = shape_of(graph, _broadcast_sum(graph, places))
@@ -237,7 +238,7 @@ def split(graph: Graph, x: Symbol, sizes: Any, dim: int = 0, parts_made: int = 0
     """Cut into parts of these lengths along an axis, or of one length, if it is known how many that are."""
     if not isinstance(sizes, list | tuple):
         if not parts_made:
-            raise UnknownOperation("split into parts whose number depends on the size")
+            raise UnknownOperationError("split into parts whose number depends on the size")
         return [slice_of(graph, x, dim, sizes * part, sizes * (part + 1)) for part in range(parts_made)]
     parts, start = [], 0
     for length in sizes:
@@ -313,7 +314,7 @@ def pad(
     """Pad the last axes; lengths are in pairs, the last axis first."""
     modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
     if mode not in modes:
-        raise UnknownOperation(f"padding of mode {mode!r}")
+        raise UnknownOperationError(f"padding of mode {mode!r}")
     before, after = list(padding[::2])[::-1], list(padding[1::2])[::-1]
     axes = graph.lengths(list(range(x.rank - len(before), x.rank)))
     number = converted(graph, 0 if value is None else value, x.dtype)

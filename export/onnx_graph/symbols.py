@@ -13,6 +13,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor
 
+from ..errors import UnknownOperationError
+
 OPSET = 18
 IR_VERSION = 10
 ELEMENTS = {
@@ -26,10 +28,6 @@ ELEMENTS = {
     torch.uint8: TensorProto.UINT8,
     torch.bool: TensorProto.BOOL,
 }
-
-
-class UnknownOperation(Exception):  # noqa: N818  (not a fault by itself: there may be another form)
-    """An operation that has no counterpart here."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +109,13 @@ class Integer:
     def __or__(self, mask: int) -> "Integer":
         """Set the lowest bits, as sizes are rounded up to a multiple less one."""
         if not isinstance(mask, int) or mask & (mask + 1):
-            raise UnknownOperation(f"{mask!r} as bits of a length")
+            raise UnknownOperationError(f"{mask!r} as bits of a length")
         return self - self % (mask + 1) + mask
 
     def __and__(self, mask: int) -> "Integer":
         """Keep the lowest bits."""
         if not isinstance(mask, int) or mask & (mask + 1):
-            raise UnknownOperation(f"{mask!r} as bits of a length")
+            raise UnknownOperationError(f"{mask!r} as bits of a length")
         return self % (mask + 1)
 
     def smallest(self, other: "int | Integer") -> "Integer":
@@ -209,7 +207,7 @@ class Graph:
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
         tensor = tensor.to(dtype or tensor.dtype).contiguous().cpu()
         if tensor.dtype not in ELEMENTS:
-            raise UnknownOperation(f"constants of {tensor.dtype}")
+            raise UnknownOperationError(f"constants of {tensor.dtype}")
         # ONNX's own bytes: numpy has no bfloat16
         content = tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
         key = (tensor.dtype, tuple(tensor.shape), content)

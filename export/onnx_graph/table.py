@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from .symbols import ELEMENTS, Graph, Integer, Length, Symbol, UnknownOperation
+from ..errors import UnknownOperationError
+from .symbols import ELEMENTS, Graph, Integer, Length, Symbol
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 """What an operation does to a graph. Arguments are those of ATen's, with the graph first."""
@@ -26,11 +27,11 @@ def call(name: str, graph: Graph, *args: Any, **kwargs: Any) -> Any:
 
     Raises
     ------
-    UnknownOperation
+    UnknownOperationError
         It is not in the table, or not with these arguments.
     """
     if name not in OPERATIONS:
-        raise UnknownOperation(f"the operation {name}")
+        raise UnknownOperationError(f"the operation {name}")
     first, *rest = args
     # weights may be computed with before anything that comes in is
     return OPERATIONS[name](graph, graph.constant(first) if isinstance(first, torch.Tensor) else first, *rest, **kwargs)
