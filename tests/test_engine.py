@@ -49,7 +49,7 @@ def make_engine(make_engine, faulty_bundles):
 @pytest.fixture
 def busy():
     """Other programs on every core."""
-    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+    programs = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4 * os.cpu_count())]
     yield
     for program in programs:
         program.kill()
