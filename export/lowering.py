@@ -69,7 +69,7 @@ def trace(module: nn.Module, manifest: Manifest, inputs: Inputs) -> Traced:
     """
     try:
         return Traced(_traced(module, manifest, inputs))
-    except Exception:
+    except Exception:  # the tracer raises what it likes, and what it raised first is raised again where nothing helps
         single = manifest.model_copy(update={"inputs": tuple(_of_one_entry(spec) for spec in manifest.inputs)})
         if single.inputs == manifest.inputs:
             raise

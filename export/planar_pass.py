@@ -95,6 +95,8 @@ class PlanarRules:
             raise UnknownOperationError("padding of complex tensors with a number")
         if name in ("cat", "stack"):
             args = [[self.as_complex(value) for value in args[0]], *args[1:]]
+        elif name in ("copy", "slice_scatter", "select_scatter"):
+            args = [self.as_complex(args[0]), self.as_complex(args[1]), *args[2:]]
         real, imaginary = (self._compute(name, *part(args, which), **kwargs) for which in ("real", "imaginary"))
         if isinstance(real, list | tuple):
             return [Complex(*pair) for pair in zip(real, imaginary, strict=True)]
@@ -286,24 +288,6 @@ class PlanarRules:
     def op_masked_fill(self, x: Complex, mask: Any, value: Any) -> Complex:
         return self.op_where(mask, value, x)
 
-    def op_copy(self, x: Complex, source: Any, *_: Any) -> Complex:
-        given = self.as_complex(source)
-        return Complex(self._compute("copy", x.real, given.real), self._compute("copy", x.imaginary, given.imaginary))
-
-    def op_slice_scatter(self, x: Complex, source: Any, *place: Any) -> Complex:
-        given = self.as_complex(source)
-        return Complex(
-            self._compute("slice_scatter", x.real, given.real, *place),
-            self._compute("slice_scatter", x.imaginary, given.imaginary, *place),
-        )
-
-    def op_select_scatter(self, x: Complex, source: Any, *place: Any) -> Complex:
-        given = self.as_complex(source)
-        return Complex(
-            self._compute("select_scatter", x.real, given.real, *place),
-            self._compute("select_scatter", x.imaginary, given.imaginary, *place),
-        )
-
     def _times(self, a: Any, b: Any) -> Any:
         return self._compute("mul", a, b)
 
@@ -412,6 +396,7 @@ _PARTWISE = frozenset(
         *("expand", "expand_as", "broadcast_to", "permute", "transpose", "t", "mT", "movedim", "unsqueeze", "squeeze"),
         *("select", "slice", "narrow", "index_select", "index", "cat", "stack", "split", "split_with_sizes", "chunk"),
         *("roll", "flip", "repeat", "pad", "constant_pad_nd", "fft_fftshift", "fft_ifftshift"),
+        *("copy", "slice_scatter", "select_scatter"),
     )
 )
 """Operations that are linear with real coefficients, and real in everything else."""

@@ -142,6 +142,7 @@ OPERATIONS = {
         "repeated": lambda x: x.repeat(1, 2, 1, 1, 1) + x[:, :1].expand(-1, 2 * x.shape[1], -1, -1, -1),
         "chunks": lambda x: torch.chunk(x, 2, 3)[1] * 2,
         "split": lambda x: torch.split(x, [2, x.shape[2] - 2], 2)[1],
+        "longer of two": lambda x: F.pad(x, (0, 0, 0, torch.sym_max(x.shape[2], x.shape[3]) - x.shape[3])),
         "to a multiple": lambda x: F.pad(
             x, (0, 0, 0, -x.shape[3] % 4, 0, ((x.shape[2] - 1) // 8 + 1) * 8 - x.shape[2])
         ),

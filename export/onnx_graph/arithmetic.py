@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from ..errors import UnknownOperationError
-from .symbols import Graph, Integer, Length, Symbol
-from .table import OPERATIONS, call, converted, element, operation, promoted, scalar, size
+from .symbols import ELEMENTS, Graph, Integer, Length, Symbol
+from .table import OPERATIONS, call, converted, operation, promoted, scalar, size
 
 _BINARY = {
     "mul": "Mul",
@@ -521,4 +521,4 @@ def eye(graph: Graph, rows: Length, columns: Length | None = None, dtype: Any = 
     shape = zeros = expand_to(
         graph, graph.constant(torch.tensor(0, dtype=wanted)), [rows, rows if columns is None else columns]
     )
-    return graph.add("EyeLike", [zeros], wanted, shape.rank, dtype=element(wanted))
+    return graph.add("EyeLike", [zeros], wanted, shape.rank, dtype=ELEMENTS[wanted])

@@ -73,10 +73,8 @@ def transposed(
     )
 
 
-@operation("batch_norm", "_native_batch_norm_legit_no_training")
-def batch_norm(
-    graph: Graph, x: Symbol, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any
-) -> Symbol | list[Symbol]:
+@operation("batch_norm")
+def batch_norm(graph: Graph, x: Symbol, weight: Any, bias: Any, mean: Any, variance: Any, *rest: Any) -> Symbol:
     """Normalise channels by what training has found: one factor and one offset each."""
     epsilon = float(rest[2]) if len(rest) == 4 else float(rest[-1])
     if isinstance(mean, torch.Tensor) and isinstance(variance, torch.Tensor):
@@ -98,7 +96,7 @@ def instance_norm(graph: Graph, x: Symbol, weight: Any, bias: Any, mean: Any, va
     """Normalise every channel of every batch entry by itself."""
     uses_input, _, epsilon = rest[:3]
     if not uses_input:
-        return batch_norm(graph, x, weight, bias, mean, variance, False, 0.0, epsilon, False)  # pyright: ignore[reportReturnType]
+        return batch_norm(graph, x, weight, bias, mean, variance, False, 0.0, epsilon, False)
     axes = list(range(2, x.rank))
     return _affine(graph, _normalised(graph, x, axes, epsilon), weight, bias, [-1, *[1] * len(axes)])
 

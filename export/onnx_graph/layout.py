@@ -26,6 +26,18 @@ def numel(graph: Graph, x: Symbol) -> Length:
     return Integer(graph.add("Unsqueeze", [graph.add("Size", [x], torch.int64, 0), graph.lengths([0])], torch.int64, 1))
 
 
+@operation("sym_max")
+def sym_max(graph: Graph, a: Length, b: Length) -> Integer:
+    """Return the larger of two lengths."""
+    return Integer(graph.lengths([a])).largest(b)
+
+
+@operation("sym_min")
+def sym_min(graph: Graph, a: Length, b: Length) -> Integer:
+    """Return the smaller of two lengths."""
+    return Integer(graph.lengths([a])).smallest(b)
+
+
 @operation("item", "_local_scalar_dense")
 def item(graph: Graph, x: Symbol) -> Integer:
     """Return an entry as a number that lengths are computed from."""

@@ -42,12 +42,7 @@ def converted(graph: Graph, value: Any, dtype: torch.dtype) -> Symbol:
     if not isinstance(value, Symbol | Integer):
         return graph.constant(value, dtype)
     symbol = graph.symbol(value)
-    return symbol if symbol.dtype == dtype else graph.add("Cast", [symbol], dtype, symbol.rank, to=element(dtype))
-
-
-def element(dtype: torch.dtype) -> int:
-    """Return ONNX's number of a dtype."""
-    return ELEMENTS[dtype]
+    return symbol if symbol.dtype == dtype else graph.add("Cast", [symbol], dtype, symbol.rank, to=ELEMENTS[dtype])
 
 
 def promoted(graph: Graph, *values: Any) -> list[Symbol]:
