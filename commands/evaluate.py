@@ -30,9 +30,10 @@ from ..models.classical import RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..models.fourier import ifft
 from ..simulate import sampling
-from ..training.data import FullScan, calibrated_maps, simulated_scan
+from ..training.data import FullScan, simulated_scan
 from ..training.files import FileScans
 from ..training.recipe import SimulatedData, SimulatedSeries
+from ..training.samples import calibrated_maps
 from ..wire.header import Encoding
 from ..wire.items import ACQUISITION_HEADER
 

@@ -20,10 +20,12 @@ from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.training.data import TrainingSamples, random_mask, simulated_scan
+from isocenter.training.data import simulated_scan
 from isocenter.training.files import FileScans
-from isocenter.training.recipe import Masks, Optimizer, RecipeError, SimulatedData, load_recipe
+from isocenter.training.masks import Masks, random_mask
+from isocenter.training.recipe import Optimizer, RecipeError, SimulatedData, load_recipe
 from isocenter.training.run import train
+from isocenter.training.samples import TrainingSamples
 from isocenter.training.task import ReconstructionTask, check_finite, make_optimizer, maps_error
 from torch.utils.data import DataLoader
 from typer.testing import CliRunner

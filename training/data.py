@@ -1,47 +1,46 @@
-"""Samples for training: a fully sampled scan, undersampled anew each time it is drawn.
-
-A sample is a dictionary of float32 tensors:
-
-- ``kspace`` [coils, (frames,) ky, kx, 2] as measured, and ``mask`` [1, (frames,) ky, 1, 1];
-- ``maps`` [coils, y, x, 2], and ``true_maps`` like it, where they are wanted;
-- ``target`` [(frames,) y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one;
-- ``image``, the same for networks that undersample it themselves.
-"""
+"""Fully sampled scans, which training and evaluation undersample: what one is, and those that are made up."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..models.coil_maps import espirit
 from ..models.fourier import fft, ifft
-from ..simulate import sampling
 from ..simulate.anatomy import random_slice
 from ..simulate.cine import random_series
 from ..simulate.coils import random_coil_maps
-from .recipe import Masks, SimulatedData, SimulatedSeries
-
-Sample = dict[str, Tensor]
-_READOUT_CALIBRATION = 24
-"""Readout samples that ESPIRiT's calibration uses."""
+from .recipe import SimulatedData, SimulatedSeries
 
 
 @dataclass(frozen=True)
 class FullScan:
-    """A fully sampled slice or series: measured k-space and, where they are known, k-space without noise and the true coil maps.
+    """A fully sampled slice or series.
 
-    All are complex64 [coils, (frames,) ky, kx], but the maps have no frames.
+    Attributes
+    ----------
+    kspace
+        complex64 [coils, (frames,) ky, kx], as measured.
+    clean
+        The same without noise, where it is known.
+    maps
+        complex64 [coils, y, x], the true coil maps, where they are known.
+    measured
+        bool [ky], the lines that were measured; the others are padding and hold zeros. None: all of them.
+    matrix
+        Pixels along y and x of the image that a reader gets, cut out of the middle; None: all of them.
+    name
+        Where it comes from, such as a file and its slice.
     """
 
     kspace: Tensor
     clean: Tensor | None = None
     maps: Tensor | None = None
+    measured: Tensor | None = None
+    matrix: tuple[int, int] | None = None
+    name: str = ""
 
 
 def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Literal["train", "test"]) -> FullScan:
@@ -59,131 +58,13 @@ def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Lite
         image = torch.from_numpy(random_series(random, fine, frames))
     coils = int(random.integers(data.coils[0], data.coils[1] + 1))
     maps = torch.from_numpy(random_coil_maps(random, coils, fine))
-    kspace = fft(_beside(maps, image) * image, [-2, -1])
+    kspace = fft(beside(maps, image) * image, [-2, -1])
     clean = kspace[..., shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
     level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [-2, -1]).abs().max())
     noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
     return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean, maps[:, ::2, ::2])
 
 
-def _beside(maps: Tensor, image: Tensor) -> Tensor:
+def beside(maps: Tensor, image: Tensor) -> Tensor:
     """View maps [coils, y, x] so that they broadcast against an image [(frames,) y, x]."""
     return maps.unsqueeze(1) if image.dim() == 3 else maps
-
-
-def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks, frames: int = 1) -> NDArray[np.bool_]:
-    """Draw the measured lines [frames, lines]; where the calibration lines exceed the budget, the acceleration is lower.
-
-    From frame to frame uniform lines move on by one, and random ones are drawn anew.
-    """
-    acceleration = float(random.choice(masks.accelerations))
-    if random.choice(masks.kinds) == "uniform":
-        spacing = max(round(acceleration), 1)
-        first = int(random.integers(spacing))
-        return sampling.uniform_frames(lines, spacing, acs, first, frames)
-    return sampling.random_frames(lines, acceleration, acs, [int(random.integers(2**31)) for _ in range(frames)])
-
-
-def calibrated_maps(kspace: Tensor, acs: int) -> Tensor:
-    """ESPIRiT maps complex64 [coils, y, x] from the ``acs`` middle lines, the mean over frames, as the service makes them."""
-    kspace = kspace.mean(dim=1) if kspace.dim() == 4 else kspace
-    _, ky, kx = kspace.shape
-    width = min(_READOUT_CALIBRATION, kx)
-    block = kspace[:, ky // 2 - acs // 2 :][:, :acs, kx // 2 - width // 2 :][..., :width]
-    return espirit(block[:, None].contiguous(), (1, ky, kx))[:, 0]
-
-
-class TrainingSamples(Dataset[Sample]):
-    """Scans that are undersampled anew in every epoch.
-
-    Parameters
-    ----------
-    scan
-        Returns the fully sampled scan of an index; called anew for those that are not kept.
-    count
-        Number of scans.
-    masks
-        How to undersample.
-    seed
-        Of the masks.
-    with_maps
-        Whether coil maps are needed.
-    with_true_maps
-        Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
-    fresh
-        Whether masks change from epoch to epoch.
-    label
-        Makes something of a fully sampled slice that goes with it as ``label``, once.
-    memory
-        Bytes of samples that a process keeps from epoch to epoch.
-    """
-
-    def __init__(
-        self,
-        scan: Callable[[int], FullScan],
-        count: int,
-        masks: Masks,
-        seed: int,
-        *,
-        with_maps: bool,
-        with_true_maps: bool = False,
-        fresh: bool,
-        label: Callable[[Sample], Tensor] | None = None,
-        memory: float = math.inf,
-    ) -> None:
-        self._scan = scan
-        self._count = count
-        self._masks = masks
-        self._seed = seed
-        self._with_maps = with_maps
-        self._with_true_maps = with_true_maps
-        self._fresh = fresh
-        self._label = label
-        # an index may come to another loader's process in every epoch, and gets another mask all the same
-        self._drawn = torch.zeros(count, dtype=torch.int64).share_memory_()
-        self._kept: dict[int, tuple[Sample, int]] = {}
-        self._labels: dict[int, Tensor] = {}
-        self._room = memory
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Sample:
-        sample, acs = self._full(index)
-        draw = int(self._drawn[index])
-        self._drawn[index] += int(self._fresh)
-        random = np.random.default_rng((self._seed, index, draw))
-        *frames, height = sample["kspace"].shape[1:-2]
-        mask = random_mask(random, height, acs, self._masks, *frames)
-        lines = torch.from_numpy(mask).to(torch.float32).reshape(1, *frames, height, 1, 1)
-        return {**sample, "image": sample["target"], "kspace": sample["kspace"] * lines, "mask": lines}
-
-    def _full(self, index: int) -> tuple[Sample, int]:
-        """Return the sample before undersampling, and its number of calibration lines."""
-        if index in self._kept:
-            return self._kept[index]
-        acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
-        sample = self._make(self._scan(index), acs)
-        if self._label is not None:
-            if index not in self._labels:
-                self._labels[index] = self._label(sample)
-            sample["label"] = self._labels[index]
-        size = sum(tensor.nbytes for tensor in sample.values())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = sample, acs
-        return sample, acs
-
-    def _make(self, scan: FullScan, acs: int) -> Sample:
-        images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
-        if self._with_maps:
-            maps = calibrated_maps(scan.kspace, acs)
-            target = (_beside(maps, images[0]).conj() * images).sum(0)
-        else:
-            maps = torch.zeros(0, dtype=torch.complex64)
-            target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
-        scale = target.abs().max()
-        sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
-        if self._with_true_maps:
-            sample["true_maps"] = calibrated_maps(scan.kspace, self._masks.acs[1]) if scan.maps is None else scan.maps
-        return {name: torch.view_as_real(value.contiguous()) for name, value in sample.items()}

@@ -1,16 +1,16 @@
 """A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..models.networks.registry import NETWORKS
 from ..models.scaling import Scaling
 from ..wire.errors import IsocenterError
-
-Range = tuple[int, int]
+from .masks import Masks
+from .section import Range, Section
 
 
 class RecipeError(IsocenterError):
@@ -19,11 +19,7 @@ class RecipeError(IsocenterError):
     kind = "recipe"
 
 
-class _Strict(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Simulated(_Strict):
+class _Simulated(Section):
     """What is made up anew from a seed and an index."""
 
     samples: Annotated[int, Field(gt=0)] = 1000
@@ -47,7 +43,7 @@ class SimulatedSeries(_Simulated):
     frames: Range = (8, 16)
 
 
-class FileData(_Strict):
+class FileData(Section):
     """Fully sampled scans: fastMRI's HDF5 layout or MRD files, whose phases and repetitions are the frames of a series."""
 
     kind: Literal["fastmri", "mrd"]
@@ -57,23 +53,14 @@ class FileData(_Strict):
     """Slices from the middle of each volume; all without it."""
 
 
-class Masks(_Strict):
-    """Undersampling along ky, drawn anew for every slice and epoch; in a series, every frame has other lines."""
-
-    kinds: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
-    accelerations: tuple[float, ...] = (2, 4, 6, 8)
-    acs: Range = (12, 24)
-    """Smallest and largest number of calibration lines."""
-
-
-class Optimizer(_Strict):
+class Optimizer(Section):
     """Optimiser and schedule of the learning rate."""
 
     name: Literal["adam", "adamw", "rmsprop"] = "adam"
     learning_rate: float = 3e-4
     scalar_rate: float = 1.0
     """Factor of the learning rate for parameters of one number, such as step sizes, which move far and slowly otherwise."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
     step: int = 40
     """Epochs between two steps of ``step``."""
@@ -89,7 +76,7 @@ _OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "fastmri": "2
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 
 
-class Sampler(_Strict):
+class Sampler(Section):
     """How a sampler (network ``mnet``) is trained: with which network that reconstructs, and by which scheme."""
 
     base: Annotated[int, Field(gt=0)]
@@ -97,7 +84,7 @@ class Sampler(_Strict):
     budget: Annotated[int, Field(gt=0)]
     """Lines that it chooses."""
     network: str
-    configuration: dict[str, Any] = {}
+    configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
     start_from: Path | None = None
     """Weights of the network that reconstructs, such as ``runs/NAME/weights.pt``."""
@@ -112,17 +99,17 @@ class Sampler(_Strict):
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
 
-class Recipe(_Strict):
+class Recipe(Section):
     """What stands in a recipe's YAML file."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     network: str
-    configuration: dict[str, Any] = {}
+    configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, as the network's paper does."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
-    loss: dict[Loss, float] = {}
+    loss: dict[Loss, float] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates."""
     optimizer: Optimizer = Optimizer()

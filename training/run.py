@@ -16,10 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..models.networks.registry import NETWORKS
-from .data import FullScan, Sample, TrainingSamples, simulated_scan
+from .data import FullScan, simulated_scan
 from .files import FileScans
-from .recipe import FileData, Masks, Recipe, RecipeError
+from .masks import Masks
+from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
+from .samples import Sample, TrainingSamples
 from .task import ReconstructionTask
 
 _TEST_SEEDS = 2**32

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
-from .data import Sample
 from .icd import descend, middle_lines, variable_density
 from .recipe import Recipe, Sampler
+from .samples import Sample
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
 
 _CANDIDATES = 16

@@ -11,8 +11,8 @@ from ..models import metrics
 from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
-from .data import Sample
 from .recipe import Optimizer, Recipe, RecipeError
+from .samples import Sample
 
 _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 _BACKGROUND = 1e-3
