@@ -10,9 +10,7 @@ import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import h5py
 import numpy as np
 import torch
 from rich.console import Console
@@ -114,7 +112,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     folder.mkdir(parents=True, exist_ok=True)
     results: list[Result] = []
     rows: list[list[Tensor]] = []
-    for number, scan in enumerate(_scans(data, protocol, series)):
+    for number, scan in enumerate(_scans(data, protocol, series, console)):
         full = _with_frames(scan.kspace)
         clean = scan.kspace if scan.clean is None else scan.clean
         truth = torch.linalg.vector_norm(ifft(_with_frames(clean), [-2, -1]), dim=0)
@@ -152,24 +150,17 @@ def _with_frames(kspace: Tensor) -> Tensor:
     return kspace if kspace.dim() == 4 else kspace[:, None]
 
 
-def _scans(data: str, protocol: Protocol, series: bool) -> Iterator[FullScan]:
+def _scans(data: str, protocol: Protocol, series: bool, console: Console) -> Iterator[FullScan]:
     if data == "simulated":
         settings = _HEARTS if series else _BRAINS
         for index in range(protocol.scans):
             yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
         return
-    folder = Path(data)
-    first = next((path for path in sorted(folder.glob("*.h5")) if not path.name.endswith(".truth.h5")), None)
-    if first is None:
-        raise ValueError(f"--data is {data!r}; accepted is 'simulated' or a folder with *.h5 files")
-    scans = FileScans(folder, _kind(first), None, series=series)
+    scans = FileScans(Path(data), series=series)
+    for line in scans.report:
+        console.print(line, markup=False)
     for index in range(min(protocol.scans, len(scans))):
         yield scans.scan(index)
-
-
-def _kind(path: Path) -> Literal["fastmri", "mrd"]:
-    with h5py.File(path) as file:
-        return "fastmri" if "kspace" in file else "mrd"
 
 
 def _figures(image: Tensor, truth: Tensor) -> tuple[float, float, float]:

@@ -1,5 +1,8 @@
 """Commands on networks: models, export, train, evaluate."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -127,8 +130,9 @@ def train(
     try:
         loaded = recipes.load_recipe(recipe)
         folder = output or Path("runs") / loaded.name
-        best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
-    except (recipes.RecipeError, OSError) as error:
+        with _shown_log("isocenter.training"):
+            best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
+    except (IsocenterError, OSError) as error:
         _fail(error)
     out.print(f"best checkpoint: {best}", markup=False)
     out.print(f"curves in {folder / 'curves.png'}, images in {folder / 'samples'}", markup=False)
@@ -163,6 +167,27 @@ def evaluate(
         run_evaluation(bundle, data, protocol, output, out)
     except (IsocenterError, OSError, ValueError) as error:
         _fail(error)
+
+
+class _Shown(logging.Handler):
+    """Prints what is logged, beside the results."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _shown_log(name: str) -> Iterator[None]:
+    """Print what a part of the program logs meanwhile."""
+    logger, handler = logging.getLogger(name), _Shown()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _training(name: str) -> Any:

@@ -44,13 +44,25 @@ class SimulatedSeries(_Simulated):
 
 
 class FileData(Section):
-    """Fully sampled scans: fastMRI's HDF5 layout or MRD files, whose phases and repetitions are the frames of a series."""
+    """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
-    kind: Literal["fastmri", "mrd"]
+    For networks of series, the phases or else the repetitions of a slice are frames; for others, each is a scan of its own.
+    """
+
+    kind: Literal["files", "fastmri", "mrd", "cmrxrecon"]
+    """What the files are expected to be; their layouts are recognised, and one that is another is read, and named."""
     folder: Path
+    """Folder with the files of the training; sub-folders are searched as well."""
     validation_folder: Path
+    """The same for validation; no file may be in both."""
     slices: Annotated[int, Field(gt=0)] | None = None
     """Slices from the middle of each volume; all without it."""
+    refused: Literal["stop", "leave-out"] = "stop"
+    """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
+    layouts: tuple[str, ...] = ()
+    """Python modules with further layouts, see ``training/layouts.py``."""
+    cache: Path | None = None
+    """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
 class Optimizer(Section):
@@ -70,8 +82,8 @@ class Optimizer(Section):
     clip_value: float | None = None
 
 
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "fastmri": "2d"}
-"""What networks are for that train on such data; MRD files have both."""
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t"}
+"""What networks are for that train on such data; files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..models.networks.registry import NETWORKS
 from .data import FullScan, simulated_scan
-from .files import FileScans
+from .files import training_and_validation
 from .masks import Masks
 from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
@@ -48,10 +48,7 @@ def datasets(
             (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
         ]
     else:
-        scans = [
-            FileScans(folder, recipe.data.kind, recipe.data.slices, series=NETWORKS[network].task == "2d+t")
-            for folder in (recipe.data.folder, recipe.data.validation_folder)
-        ]
+        scans = training_and_validation(recipe.data, series=NETWORKS[network].task == "2d+t")
         sources = [(each.scan, len(each)) for each in scans]
     (train, count), (validate, validation_count) = sources
     return (

@@ -9,7 +9,7 @@ IsocenterError
 ├── ProtocolError      bytes that are no message, or a message at the wrong time
 │   ├── UnknownMessageError
 │   └── TruncatedError
-├── FileError          an MRD file cannot be read
+├── FileError          a file of a scan cannot be read or used
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
 │   ├── SignatureError a key or a signature is not what it must be  (bundle)
 │   └── NothingToGainError                                          (engine)
@@ -90,7 +90,7 @@ class PipelineError(IsocenterError):
 
 
 class FileError(IsocenterError):
-    """An MRD file cannot be read."""
+    """A file of a scan, MRD or another, cannot be read, or not be used for what is wanted."""
 
     kind = "file"
 
