@@ -52,7 +52,7 @@ class Masks(Section):
 
     @property
     def points(self) -> bool:
-        """Whether two directions may be undersampled. Of a file only its mask says so; it counts as one of lines."""
+        """Whether two directions may be undersampled, as far as names say so: a file's mask is looked at when it is drawn."""
         return any(sampling.find_pattern(kind).points for kind in self.kinds)
 
     def acs_range(self, lines: int) -> Range:

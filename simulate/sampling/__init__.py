@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from . import lines, points
-from .files import SUFFIXES, load_mask
+from .files import SUFFIXES, holds_points, load_mask
 from .request import Mask, Request, SamplingError, acs_lines, partial_fourier
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "find_pattern",
     "partial_fourier",
     "possible",
+    "undersamples_two",
 ]
 _log = logging.getLogger(__name__)
 
@@ -134,6 +135,11 @@ def find_pattern(name: str) -> Pattern:
     if name in PATTERNS:
         return PATTERNS[name]
     return Pattern(lambda request, _random: load_mask(Path(name), request), f"from {name}", budget=False)
+
+
+def undersamples_two(name: str, series: bool) -> bool:
+    """Whether a pattern undersamples two directions: known of those with a name, and read from a file."""
+    return holds_points(Path(name), series) if name.endswith(SUFFIXES) else find_pattern(name).points
 
 
 def check(name: str, request: Request) -> None:

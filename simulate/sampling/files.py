@@ -51,13 +51,16 @@ def load_mask(path: Path, request: Request) -> Mask:
     return mask
 
 
+def holds_points(path: Path, series: bool) -> bool:
+    """Whether a file has a pattern of points, for a series or a still image."""
+    values = np.squeeze(_values(path))
+    return values.ndim == (3 if series else 2) and not (values == values[..., :1]).all()
+
+
 def _shaped(mask: Mask, path: Path, request: Request) -> Mask:
     """Return [frames, ky] or [frames, ky, kx]."""
     frames, lines, samples = request.frames, request.lines, request.samples
-    while mask.ndim > 1 and mask.shape[0] == 1:  # MATLAB has no arrays of fewer than two axes
-        mask = mask[0]
-    if mask.shape == (lines, 1):
-        mask = mask[:, 0]
+    mask = np.squeeze(mask)  # MATLAB has no arrays of fewer than two axes
     fitting = {
         (lines,): (1, lines),
         (frames, lines): (frames, lines),
