@@ -120,7 +120,9 @@ def judge(image: Tensor, truth: Tensor, convention: Convention, inside: Tensor |
     peak = truth.amax(dim=(-2, -1)) if convention == "slice" else truth.max().expand(len(truth))
     similarity = ssim(image, truth, peak, inside)
     if inside is not None and convention == "fastmri":  # a slice beside the object has no pixels to judge
-        similarity = similarity[inside[:, _WINDOW // 2 : -(_WINDOW // 2), _WINDOW // 2 : -(_WINDOW // 2)].any(-1).any(-1)]
+        similarity = similarity[
+            inside[:, _WINDOW // 2 : -(_WINDOW // 2), _WINDOW // 2 : -(_WINDOW // 2)].any(-1).any(-1)
+        ]
     edges, true_edges = _edges(image), _edges(truth)
     if convention == "fastmri":  # slices beside each other are one image, with the sums of all of them
         image, truth, edges, true_edges = (each.flatten(0, 1)[None] for each in (image, truth, edges, true_edges))

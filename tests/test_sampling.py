@@ -207,12 +207,28 @@ def test_golden_angles_go_on_from_frame_to_frame():
 @pytest.mark.parametrize(
     ("name", "request_", "message"),
     [
-        ("variable-density", Request(40, acceleration=4, acs=48), "48 calibration lines were asked for, and there are 40"),
-        ("equispaced", Request(40, acceleration=4, acs=48), "48 calibration lines were asked for, and there are 40 lines"),
+        (
+            "variable-density",
+            Request(40, acceleration=4, acs=48),
+            "48 calibration lines were asked for, and there are 40",
+        ),
+        (
+            "equispaced",
+            Request(40, acceleration=4, acs=48),
+            "48 calibration lines were asked for, and there are 40 lines",
+        ),
         ("equispaced", Request(40, acceleration=2.5), "lines cannot have a distance of 2.5"),
-        ("uniform-random", Request(40, acceleration=8, acs=8), "leaves 5 of 40 lines, fewer than the 8 of the calibration"),
+        (
+            "uniform-random",
+            Request(40, acceleration=8, acs=8),
+            "leaves 5 of 40 lines, fewer than the 8 of the calibration",
+        ),
         ("uniform-random", Request(4, acceleration=16), "leaves none of 4 lines"),
-        ("poisson-disc", Request(40, 40, 1, 30, 8), "leaves 53 of 1600 points, fewer than the 64 of the calibration region"),
+        (
+            "poisson-disc",
+            Request(40, 40, 1, 30, 8),
+            "leaves 53 of 1600 points, fewer than the 64 of the calibration region",
+        ),
         ("bernoulli", Request(40, acceleration=0.5), "the acceleration is 0.5; accepted: at least 1"),
         ("bernoulli", Request(40, acceleration=math.nan), "the acceleration is nan"),
         ("equispaced", Request(40, acs=-1), "-1 calibration lines were asked for"),
@@ -289,7 +305,9 @@ class TestFiles:
     def test_padding_is_left_out_of_masks_from_files(self, tmp_path):
         np.save(tmp_path / "m.npy", np.ones(24))
         measured = np.arange(24) > 3
-        np.testing.assert_array_equal(draw(str(tmp_path / "m.npy"), Request(24, measured=measured), rng()), measured[None])
+        np.testing.assert_array_equal(
+            draw(str(tmp_path / "m.npy"), Request(24, measured=measured), rng()), measured[None]
+        )
 
 
 class TestRecipes:
@@ -336,7 +354,9 @@ class TestSimulator:
     def test_the_lines_of_a_pattern_are_sent(self):
         protocol = ScanProtocol(matrix=32, coils=2, acceleration=4, acs=4, sampling="uniform-random", frames=2)
         scan = simulate(protocol)
-        rows = [item.idx.kspace_encode_step_1 for item in scan.items if item.idx.phase == 1 and item.number_of_samples > 0]
+        rows = [
+            item.idx.kspace_encode_step_1 for item in scan.items if item.idx.phase == 1 and item.number_of_samples > 0
+        ]
         assert sorted(rows) == np.flatnonzero(protocol.imaging_lines(1)).tolist()
         assert len(rows) == 8
 

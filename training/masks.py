@@ -47,7 +47,9 @@ class Masks(Section):
     def _ordered(self) -> Self:
         low, high = self.acs
         if not 0 <= low <= high or (isinstance(high, float) and high >= 1):
-            raise ValueError(f"acs is [{low}, {high}]; accepted are two numbers of lines, or two fractions below 1, in order")
+            raise ValueError(
+                f"acs is [{low}, {high}]; accepted are two numbers of lines, or two fractions below 1, in order"
+            )
         return self
 
     @property
@@ -119,7 +121,8 @@ def random_mask(
     """
     kind = str(random.choice(masks.kinds))
     requests = [
-        Request(lines, samples, frames, acceleration, acs, masks.offset, measured) for acceleration in masks.accelerations
+        Request(lines, samples, frames, acceleration, acs, masks.offset, measured)
+        for acceleration in masks.accelerations
     ]
     fitting = [request for request in requests if sampling.possible(kind, request)]
     if not fitting:

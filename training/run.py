@@ -39,7 +39,11 @@ def datasets(
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     samples = functools.partial(
-        TrainingSamples, with_maps=with_maps, truth=recipe.true_image, with_true_maps="maps" in recipe.loss, memory=memory
+        TrainingSamples,
+        with_maps=with_maps,
+        truth=recipe.true_image,
+        with_true_maps="maps" in recipe.loss,
+        memory=memory,
     )
     if not isinstance(recipe.data, FileData):
         data = recipe.data
