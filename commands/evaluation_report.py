@@ -17,8 +17,6 @@ from ..models.metrics import METRICS
 _RESAMPLES = 2000
 _FORMS = {"ssim": "{:.3f}", "psnr": "{:.1f}", "nmse": "{:.4f}", "nrmse": "{:.3f}", "hfen": "{:.3f}"}
 _TITLES = {"ssim": "SSIM", "psnr": "PSNR [dB]", "nmse": "NMSE", "nrmse": "NRMSE", "hfen": "HFEN"}
-_SHORT = ("ssim", "psnr", "nmse")
-"""What the terminal shows, whose width is limited."""
 
 Cell = tuple[float, float, str]
 """Acceleration, calibration lines (or fraction) and method."""
@@ -78,6 +76,11 @@ class Report:
     seed: int
     results: list[Result] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def leave_out(self, text: str) -> None:
+        """Note what is left out, once."""
+        if text not in self.left_out:
+            self.left_out.append(text)
 
     def cells(self) -> dict[Cell, list[Result]]:
         """Group the results of the same acceleration, calibration lines and method, sorted by the first two."""
@@ -141,10 +144,10 @@ class Report:
         return rows
 
     def table(self) -> Table:
-        """Return the statistics for a terminal."""
-        table = Table("R", "ACS", "method", "n", *(f"{_TITLES[name]} mean / median / std" for name in _SHORT))
+        """Return the means for a terminal."""
+        table = Table("R", "ACS", "method", "n", *(_TITLES[name] for name in METRICS), title="Means")
         for row in self.summary():
-            table.add_row(*_row_head(row), *(_cell(row[name], _FORMS[name]) for name in _SHORT))
+            table.add_row(*_row_head(row), *(_FORMS[name].format(row[name]["mean"]) for name in METRICS))
         return table
 
     def _markdown(self) -> str:

@@ -156,19 +156,26 @@ def evaluate(
     truth: Annotated[
         str, typer.Option(help="rss, combined (by coil maps), or auto: combined where all bundles take maps.")
     ] = "auto",
-    region: Annotated[str, typer.Option(help="Pixels that are judged: all, or object.")] = "all",
+    region: Annotated[
+        str, typer.Option(help="Pixels that are judged: all, object, or auto: object where the truth is rss.")
+    ] = "auto",
     crop: Annotated[
         str, typer.Option(help="matrix (the header's), none, or a size such as 320 or 320x256 along y and x.")
     ] = "matrix",
     fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
     reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Write all images, as fastMRI's evaluation reads them.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
-    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of MRD files.
+    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
+    fastMRI's leaderboard are those of --truth rss --region all.
     """
-    from .evaluate import parse_protocol, run_evaluation
+    from .evaluate import run_evaluation
+    from .evaluation_protocol import parse_protocol
 
     try:
         protocol = parse_protocol(
@@ -179,6 +186,7 @@ def evaluate(
             crop=crop,
             fit_scale=fit_scale,
             reference=reference,
+            keep_images=keep_images,
             sampling=sampling,
             convention=convention,
             truth=truth,

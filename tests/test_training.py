@@ -1,7 +1,6 @@
 """Recipes train, resume and are evaluated; their data and mistakes."""
 
 import csv
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -22,7 +21,7 @@ from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import simulated_scan
 from isocenter.training.files import FileScans
-from isocenter.training.masks import Masks, random_mask
+from isocenter.training.masks import Masks
 from isocenter.training.recipe import Optimizer, RecipeError, SimulatedData, load_recipe
 from isocenter.training.run import train
 from isocenter.training.samples import TrainingSamples
@@ -178,29 +177,11 @@ def test_random_coil_maps_have_unit_norm():
     np.testing.assert_allclose((np.abs(maps) ** 2).sum(0), 1, rtol=1e-5)
 
 
-def test_masks_keep_the_calibration_lines_and_the_acceleration():
-    random = np.random.default_rng(5)
-    for kind in ("uniform", "random"):
-        (mask,) = random_mask(random, 128, 16, Masks(kinds=(kind,), accelerations=(4.0,)))
-        assert mask[56:72].all()
-        assert 128 / 4 - 1 <= mask.sum() <= 128 / 4 + 16
-
-
-@pytest.mark.parametrize("kind", ["uniform", "random"])
-def test_frames_have_other_lines_and_the_same_calibration_lines(kind):
-    masks = random_mask(np.random.default_rng(6), 96, 8, Masks(kinds=(kind,), accelerations=(6.0,)), 6)
-    assert masks.shape == (6, 96)
-    assert masks[:, 44:52].all()
-    assert all((one != other).any() for one, other in pairwise(masks))
-    if kind == "uniform":
-        assert masks.any(axis=0).all()
-
-
 def test_training_masks_change_and_validation_masks_do_not():
     data = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(2, 2))
     for fresh in (True, False):
         samples = TrainingSamples(
-            lambda i: simulated_scan(data, i, "train"), 1, Masks(), 1, with_maps=False, fresh=fresh
+            lambda i: simulated_scan(data, i, "train"), 1, Masks(), 1, with_maps=False, truth="rss", fresh=fresh
         )
         masks = [samples[0]["mask"] for _ in range(4)]
         assert all(torch.equal(masks[0], mask) for mask in masks) != fresh
@@ -214,7 +195,7 @@ def test_what_does_not_fit_into_memory_is_made_anew_and_is_the_same():
         return simulated_scan(data, index, "train")
 
     size = 48 * 48 * 8 * (2 + 1)
-    samples = TrainingSamples(scan, 3, Masks(), 1, with_maps=False, fresh=False, memory=2.5 * size)
+    samples = TrainingSamples(scan, 3, Masks(), 1, with_maps=False, truth="rss", fresh=False, memory=2.5 * size)
     first, second = ([samples[index] for index in range(3)] for _ in range(2))
     assert made == [0, 1, 2, 2]
     assert all(torch.equal(a["kspace"], b["kspace"]) for a, b in zip(first, second, strict=True))
@@ -222,7 +203,7 @@ def test_what_does_not_fit_into_memory_is_made_anew_and_is_the_same():
 
 def test_masks_change_although_another_process_makes_the_sample():
     data = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(2, 2))
-    samples = TrainingSamples(lambda i: simulated_scan(data, i, "train"), 2, Masks(), 1, with_maps=False, fresh=True)
+    samples = TrainingSamples(lambda i: simulated_scan(data, i, "train"), 2, Masks(), 1, with_maps=False, truth="rss", fresh=True)
     loader = DataLoader(samples, 1, num_workers=2)
     epochs = [[batch["mask"] for batch in loader] for _ in range(4)]
     assert not all(torch.equal(epochs[0][0], epoch[0]) for epoch in epochs)
