@@ -5,6 +5,7 @@ bundles takes series, they are series, simulated hearts or those of files. Each 
 maps from its calibration lines, and is reconstructed by every method. Slices of one file are judged together, as a volume.
 """
 
+import tempfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -78,7 +79,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
 def _check_writable(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "table.md").touch()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OptionError(f"{folder} cannot be written to: {error.strerror}", where="option --output") from error
 

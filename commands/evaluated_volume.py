@@ -223,7 +223,7 @@ def _smoothed(image: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     filled = np.asarray(ndimage.binary_fill_holes(mask))
-    return np.asarray(ndimage.binary_dilation(filled, np.ones((3, 3), bool), iterations=_MARGIN))
+    return np.asarray(ndimage.binary_dilation(filled, np.ones((3, 3), bool), iterations=_MARGIN), bool)
 
 
 def _otsu(values: NDArray[np.floating]) -> float:

@@ -89,7 +89,7 @@ class Protocol:
             }[truth]
             + auto,
             "pixels": {"all": "all of the crop", "object": "inside the object (threshold on the smoothed truth)"}[
-                self.region
+                self.region_for(truth)
             ],
             "crop": {"matrix": "the image matrix of the header", "none": "none"}.get(
                 str(self.crop), " x ".join(map(str, self.crop))
