@@ -198,7 +198,8 @@ def difference_interval(values: Sequence[float], volumes: Sequence[str], seed: i
 
 def _statistics(values: list[float]) -> dict[str, float]:
     measures: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median, "std": np.std}
-    return {name: float(measure(values)) for name, measure in measures.items()}
+    with np.errstate(invalid="ignore"):  # the PSNR of an image without error is infinite
+        return {name: float(measure(values)) for name, measure in measures.items()}
 
 
 def _row_head(row: dict[str, Any]) -> list[str]:

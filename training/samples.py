@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from ..models.coil_maps import espirit
 from ..models.fourier import ifft
 from ..models.planar import center_crop
+from ..simulate.sampling import SamplingError
 from .data import FullScan, beside
 from .masks import Masks, random_mask
 from .section import Truth
@@ -166,7 +167,11 @@ class TrainingSamples(Dataset[Sample]):
         scan = self._scan(index)
         measured = None if scan.measured is None else scan.measured.numpy()
         *_, lines, samples = scan.kspace.shape
-        self._masks.check(lines, samples, measured)
+        try:
+            self._masks.check(lines, samples, measured)
+        except SamplingError as error:
+            error.where = ", ".join(part for part in (scan.name, "masks") if part)
+            raise
         low, high = self._masks.acs_range(lines if measured is None else int(measured.sum()))
         acs = int(np.random.default_rng((self._seed, index)).integers(low, high + 1))
         sample = self._make(scan, acs)
