@@ -3,12 +3,12 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError, Conventions, Manifest, Provenance, TensorSpec
+from ..bundle.manifest import BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
 from ..bundle.minisign import SecretKey
 from ..models.networks.last_step import FinishedBySense
 from ..models.scaling import Scaling, scaled
@@ -72,7 +72,7 @@ def compose_bundle(
             coil_maps="unit norm" if "maps" in names else "none",
             sense_step=options.sense_step,
         ),
-        domain=options.domain,
+        domain=_domain(options.domain, inputs),
         tolerance=options.tolerance,
         precision=options.precision,
         compiled_for=options.compiled_for,
@@ -106,6 +106,15 @@ def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
             accepted="k-space, mask and coil maps, and a complex image",
         )
     return FinishedBySense(module, weight)
+
+
+def _domain(domain: Domain, inputs: Sequence[TensorSpec]) -> Domain:
+    """Add what the inputs' axes say of the scans that they are for."""
+    axes = next((spec.axes for spec in inputs if spec.name == "kspace"), ())
+    if domain.dimensions or not axes:
+        return domain
+    task: Literal["2d", "3d", "2d+t"] = "2d+t" if "frames" in axes else "3d" if "kz" in axes else "2d"
+    return domain.model_copy(update={"dimensions": (task,)})
 
 
 def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) -> Provenance:

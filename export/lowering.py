@@ -98,7 +98,11 @@ def _traced(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedPr
 
 def _dynamic(module: nn.Module, manifest: Manifest) -> Any:
     axes = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
+        {
+            axis: torch.export.Dim.DYNAMIC
+            for axis, name in enumerate(spec.axes)
+            if fixed_length(name, spec.limits) is None
+        }
         for spec in manifest.inputs
     )
     return (axes,) if isinstance(module, RealModule) else axes
@@ -143,7 +147,7 @@ def _written(traced: Traced, program: ExportedProgram, manifest: Manifest) -> Mo
 
 
 def _axes(spec: TensorSpec, one_entry: bool) -> list[str | int]:
-    return [1 if one_entry and name == "batch" else fixed_length(name) or name for name in spec.axes]
+    return [1 if one_entry and name == "batch" else fixed_length(name, spec.limits) or name for name in spec.axes]
 
 
 class RealModule(nn.Module):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
@@ -35,10 +34,10 @@ def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[Tenso
         "channels": ("batch", "1", *plane),
         "logits": ("batch", "lines"),
     }
+    fixed: dict[str, tuple[int, int]] = {}
     if options.matrix is not None:
-        fixed = dict(zip(("ky", "kx"), map(str, options.matrix), strict=True))
-        shapes["kspace"] = (*_FULL, *(fixed[axis] for axis in plane), "complex")
-    inputs = tuple(TensorSpec(name=name, axes=shapes[name]) for name in network.inputs)
+        fixed = {axis: (length, length) for axis, length in zip(("ky", "kx"), options.matrix, strict=True)}
+    inputs = tuple(TensorSpec(name=name, axes=shapes[name], limits=fixed) for name in network.inputs)
     name = "logits" if network.output == "logits" else "image"
     return inputs, TensorSpec(name=name, axes=outputs[network.output])
 
@@ -92,11 +91,10 @@ def export_network(
         # this project's own training has the phase direction first and undersamples along it
         options = options.model_copy(update={"plane": ("ky", "kx"), "undersampled": options.undersampled or ("ky",)})
     inputs, output = network_specs(network, options)
-    dimensions = options.domain.dimensions or _dimensions(network)
     return compose_bundle(
         imported.module,
         folder,
-        options.model_copy(update={"domain": options.domain.model_copy(update={"dimensions": dimensions})}),
+        options,
         formats,
         network=name,
         configuration=imported.configuration,
@@ -107,7 +105,3 @@ def export_network(
         impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
         key=key,
     )
-
-
-def _dimensions(network: Network) -> tuple[Any, ...]:
-    return (network.task,) if network.task in ("2d", "2d+t") else ()
