@@ -9,6 +9,7 @@ from torch import Tensor
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
 from .icd import descend, middle_lines, variable_density
+from .projection import keep_projected
 from .recipe import Recipe, Sampler
 from .samples import Sample
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
@@ -100,10 +101,9 @@ class SamplerTask(Task):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the sampler, and that of the reconstructor."""
-        return [
-            make_optimizer(self.network.parameters(), self.recipe.optimizer),
-            make_optimizer(self.reconstructor.parameters(), self.settings.optimizer),
-        ]
+        reconstructs = make_optimizer(self.reconstructor.parameters(), self.settings.optimizer)
+        keep_projected(reconstructs, self.reconstructor)
+        return [make_optimizer(self.network.parameters(), self.recipe.optimizer), reconstructs]
 
     def labels(self) -> Callable[[Sample], Tensor] | None:
         """Return what makes the reference mask [lines - base] of a fully sampled slice; None if the recipe wants none."""
