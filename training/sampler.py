@@ -10,6 +10,7 @@ from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
 from .batches import Batch, count, mean_over_samples
 from .icd import descend, middle_lines, variable_density
+from .projection import keep_projected
 from .recipe import Recipe, Sampler
 from .samples import Sample
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
@@ -107,10 +108,9 @@ class SamplerTask(Task):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the sampler, and that of the reconstructor."""
-        return [
-            make_optimizer(self.network.parameters(), self.recipe.optimizer),
-            make_optimizer(self.reconstructor.parameters(), self.settings.optimizer),
-        ]
+        reconstructs = make_optimizer(self.reconstructor.parameters(), self.settings.optimizer)
+        keep_projected(reconstructs, self.reconstructor)
+        return [make_optimizer(self.network.parameters(), self.recipe.optimizer), reconstructs]
 
     def labels(self) -> Callable[[Sample], Tensor] | None:
         """Return what makes the reference mask [lines - base] of a fully sampled slice; None if the recipe wants none."""

@@ -12,6 +12,7 @@ from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
 from .batches import Batch, count, mean_over_samples
+from .projection import keep_projected
 from .recipe import Optimizer, Recipe, RecipeError
 from .samples import Sample
 
@@ -154,6 +155,7 @@ class ReconstructionTask(Task):
         """Return optimiser and schedule of the recipe."""
         settings = self.recipe.optimizer
         optimizer = make_optimizer(self.parameters(), settings)
+        keep_projected(optimizer, self.network)
         if settings.schedule == "constant":
             return optimizer
         if settings.schedule == "step":
