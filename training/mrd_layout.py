@@ -32,8 +32,8 @@ _quiet.addHandler(logging.NullHandler())
 def _groups(path: Path) -> list[str]:
     """Groups of a file that hold a header and readouts."""
     with open_file(path) as file:
-        named = {"": file, **{name: member for name, member in file.items() if isinstance(member, h5py.Group)}}
-        return [name for name, group in named.items() if "xml" in group and "data" in group]
+        groups = [name for name in ("/", *file) if isinstance(file.get(name), h5py.Group)]
+        return [name for name in groups if f"{name}/xml" in file and f"{name}/data" in file]
 
 
 @layout("mrd", holds="MRD files (a group with xml and data)", recognises=lambda path: bool(_groups(path)))
