@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..wire.errors import FileError
+from ..wire.errors import FileError, IsocenterError
 from ..wire.home import default_home
 from .data import FullScan
 from .layouts import Layout, find_layout, load_layouts
@@ -77,7 +77,7 @@ class FileScans:
         for path in found:
             try:
                 self.files.append(PreparedFile(path, find_layout(path, known), cache, series=series, slices=slices))
-            except FileError as error:
+            except IsocenterError as error:
                 errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
         usable = [file for file in self.files if file.index.scans]
         for file in self.files:
