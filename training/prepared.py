@@ -98,7 +98,9 @@ class PreparedFile:
             measured = torch.zeros(kspace.shape[-2], dtype=torch.bool)
             measured[slice(*entry.measured)] = True
         name = f"{self.path.name}, {entry.name}"
-        return FullScan(torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name)
+        return FullScan(
+            torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name, volume=str(self.path)
+        )
 
     def _array(self, entry: ScanEntry, number: int) -> NDArray[np.complex64] | None:
         """Map an array, None if it is damaged; it is read for that once."""

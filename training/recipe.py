@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ..models.networks.registry import NETWORKS
+from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
+from ..simulate.sampling import SamplingError, undersamples_two
 from ..wire.errors import IsocenterError
 from .masks import Masks
-from .section import Range, Section
+from .section import Range, Section, Truth
 
 
 class RecipeError(IsocenterError):
@@ -121,6 +122,9 @@ class Recipe(Section):
     """What k-space is divided by in front of the network; without it, as the network's paper does."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
+    truth: Truth | None = None
+    """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
+    without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
     loss: dict[Loss, float] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates."""
@@ -152,11 +156,32 @@ class Recipe(Section):
             raise ValueError(
                 f"network {self.network!r} cannot be trained by a recipe: it returns no complex or magnitude image"
             )
+        self._check_masks(NETWORKS[self.network])
         if not self.loss:
             raise ValueError("the loss is empty")
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
             raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
         return self
+
+    @property
+    def true_image(self) -> Truth:
+        """How the coils of the true image are combined: what ``truth`` says, or else as the network does it."""
+        entry = NETWORKS[self.network if self.sampler is None else self.sampler.network]
+        return self.truth or ("combined" if {"maps", "image"} & set(entry.inputs) else "rss")
+
+    def _check_masks(self, entry: Network) -> None:
+        try:
+            points = [kind for kind in self.masks.kinds if undersamples_two(kind, entry.task == "2d+t")]
+            if points and entry.undersampled != ("ky", "kx"):
+                raise SamplingError(
+                    f"{', '.join(points)} undersamples two directions, and network {self.network!r} takes scans that are "
+                    "undersampled along ky alone",
+                    accepted="patterns of lines",
+                )
+            if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
+                self.masks.check(self.data.matrix[0], self.data.matrix[0])
+        except SamplingError as error:
+            raise ValueError(f"masks: {error}") from error
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)

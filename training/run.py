@@ -35,11 +35,15 @@ def datasets(
     masks, network = recipe.masks, recipe.network
     if recipe.sampler is not None:
         # it undersamples itself; coil maps come from the lines that it always has
-        masks = Masks(kinds=("uniform",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
+        masks = Masks(kinds=("equispaced",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     samples = functools.partial(
-        TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss, memory=memory
+        TrainingSamples,
+        with_maps=with_maps,
+        truth=recipe.true_image,
+        with_true_maps="maps" in recipe.loss,
+        memory=memory,
     )
     if not isinstance(recipe.data, FileData):
         data = recipe.data

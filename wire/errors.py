@@ -22,6 +22,7 @@ IsocenterError
 ├── PrepareError       bundles that come with Isocenter are not built   (commands)
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
+├── SamplingError      a sampling pattern cannot be drawn               (simulate)
 └── RecipeError        a recipe cannot be trained                       (training)
 """
 
