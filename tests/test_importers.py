@@ -66,6 +66,7 @@ def test_dynamic_networks_answer_like_the_published_programs(name):
     assert np.median(np.abs(torch.view_as_complex(result).numpy() - expected)) < 1e-6 * np.abs(expected).max()
 
 
+@pytest.mark.long
 @needs_oracles
 @pytest.mark.parametrize("folder", ["04Jun_0356pm_5L_10K_50E_AG", "14Mar_1105pm"])
 def test_modl_answers_like_its_tensorflow_graph(folder):

@@ -171,20 +171,18 @@ def vs_net(scan, weights):
     return image
 
 
-def modl(scan, weights, iterations):
-    """Aggarwal 2019, eqs. 10 and 11, as its PyTorch port: five convolutions with batch normalisation, ten CG steps at most."""
+def modl(scan, layers, weight, eps, iterations):
+    """Aggarwal 2019, eqs. 10 and 11: convolutions with batch normalisation, ten steps of conjugate gradients at most.
+
+    A layer is kernel, bias, and of the normalisation scale, shift, mean and variance.
+    """
     right = image = scan.adjoint(scan.kspace)
-    weight = weights["dc.lam"]
     for _ in range(iterations):
         x = channels(image)
-        for layer in range(5):
-            x = conv(x, weights[f"dw.nw.{3 * layer}.weight"], weights[f"dw.nw.{3 * layer}.bias"])
-            norm = {
-                name: weights[f"dw.nw.{3 * layer + 1}.{name}"][:, None, None]
-                for name in ("weight", "bias", "running_mean", "running_var")
-            }
-            x = (x - norm["running_mean"]) / np.sqrt(norm["running_var"] + 1e-5) * norm["weight"] + norm["bias"]
-            x = relu(x) if layer < 4 else x
+        for index, (kernel, bias, *norm) in enumerate(layers):
+            scale, shift, mean, variance = (each[:, None, None] for each in norm)
+            x = (conv(x, kernel, bias) - mean) / np.sqrt(variance + eps) * scale + shift
+            x = relu(x) if index < len(layers) - 1 else x
         target = right + weight * (image + image_of(x))
         image = np.zeros_like(target)
         residual = direction = target
@@ -198,6 +196,28 @@ def modl(scan, weights, iterations):
             residual = residual - step * product
             direction = residual + np.vdot(residual, residual).real / energy * direction
     return image
+
+
+def modl_of_pytorch(weights):
+    """Its layers by the names of the PyTorch port, and the weight."""
+    names = ("weight", "bias", "running_mean", "running_var")
+    layers = [
+        [weights[f"dw.nw.{3 * i}.{name}"] for name in names[:2]]
+        + [weights[f"dw.nw.{3 * i + 1}.{name}"] for name in names]
+        for i in range(5)
+    ]
+    return layers, weights["dc.lam"], 1e-5
+
+
+def modl_of_tensorflow(weights):
+    """Its layers by the names of the authors' graph, whose kernels are [y, x, in, out], and the weight."""
+    names = ("gamma", "beta", "moving_mean", "moving_variance")
+    layers = [
+        [weights[f"Wts/Layer{i}/W"].transpose(3, 2, 0, 1), weights.get(f"Wts/Layer{i}/b")]
+        + [weights[f"Wts/Layer{i}/BN/{name}"] for name in names]
+        for i in range(1, 6)
+    ]
+    return layers, weights["Wts/lam1"], 1e-3
 
 
 def cells(weights):
@@ -249,11 +269,19 @@ def test_slices_are_those_of_the_equations_with_published_weights(name, file, eq
 
 
 @needs_weights
-@pytest.mark.parametrize(("file", "iterations"), [("modl_k1.pth", 1), ("modl_k10.pth", 10)])
-def test_modl_of_pytorch_is_that_of_the_equations(file, iterations):
+@pytest.mark.parametrize(
+    ("file", "layout", "iterations"),
+    [
+        ("modl-pytorch/modl_k1.pth", modl_of_pytorch, 1),
+        ("modl-pytorch/modl_k10.pth", modl_of_pytorch, 10),
+        ("modl-tf/04Jun_0356pm_5L_10K_50E_AG", modl_of_tensorflow, 10),
+        ("modl-tf/14Mar_1105pm", modl_of_tensorflow, 10),
+    ],
+)
+def test_modl_is_that_of_the_equations_with_published_weights(file, layout, iterations):
     scan = Problem(3, (26, 22))
-    module = load_network("modl", WEIGHTS / "modl-pytorch" / file, {"iterations": iterations}).module
-    assert scan.deviation(module, modl(scan, published(f"modl-pytorch/{file}"), iterations)) < 1e-5
+    module = load_network("modl", WEIGHTS / file, {"iterations": iterations}).module
+    assert scan.deviation(module, modl(scan, *layout(published(file)), iterations)) < 1e-5
 
 
 @needs_weights
