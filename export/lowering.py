@@ -31,7 +31,8 @@ from .following import following
 from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
 from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol
 from .onnx_graph.table import call
-from .planar_pass import Complex, PlanarRules
+from .planar_pass import PlanarRules
+from .planar_values import Complex
 from .substitutions import Leaves, ThresholdByProducts
 
 log: logging.Logger = logging.getLogger("isocenter.export")
