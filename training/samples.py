@@ -54,8 +54,6 @@ class TrainingSamples(Dataset[Sample]):
         Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
     fresh
         Whether masks change from epoch to epoch.
-    label
-        Makes something of a fully sampled slice that goes with it as ``label``, once.
     memory
         Bytes of samples that a process keeps from epoch to epoch.
     """
@@ -70,7 +68,6 @@ class TrainingSamples(Dataset[Sample]):
         with_maps: bool,
         with_true_maps: bool = False,
         fresh: bool,
-        label: Callable[[Sample], Tensor] | None = None,
         memory: float = math.inf,
     ) -> None:
         self._scan = scan
@@ -80,25 +77,28 @@ class TrainingSamples(Dataset[Sample]):
         self._with_maps = with_maps
         self._with_true_maps = with_true_maps
         self._fresh = fresh
-        self._label = label
-        # an index may come to another loader's process in every epoch, and gets another mask all the same
-        self._drawn = torch.zeros(count, dtype=torch.int64).share_memory_()
+        self.label: Callable[[int], Tensor] | None = None
+        """Returns what goes with the sample of an index as ``label``."""
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loaders' processes are told as well
         self._kept: dict[int, tuple[Sample, int]] = {}
-        self._labels: dict[int, Tensor] = {}
         self._room = memory
 
     def __len__(self) -> int:
         return self._count
 
+    def start(self, epoch: int) -> None:
+        """Begin an epoch: a mask is a function of seed, index and epoch, however often a sample was drawn before."""
+        if self._fresh:
+            self._epoch.fill_(epoch)
+
     def __getitem__(self, index: int) -> Sample:
         sample, acs = self._full(index)
-        draw = int(self._drawn[index])
-        self._drawn[index] += int(self._fresh)
-        random = np.random.default_rng((self._seed, index, draw))
+        random = np.random.default_rng((self._seed, index, int(self._epoch)))
         *frames, height = sample["kspace"].shape[1:-2]
         mask = random_mask(random, height, acs, self._masks, *frames)
         lines = torch.from_numpy(mask).to(torch.float32).reshape(1, *frames, height, 1, 1)
-        return {**sample, "image": sample["target"], "kspace": sample["kspace"] * lines, "mask": lines}
+        label = {} if self.label is None else {"label": self.label(index)}
+        return {**sample, **label, "image": sample["target"], "kspace": sample["kspace"] * lines, "mask": lines}
 
     def _full(self, index: int) -> tuple[Sample, int]:
         """Return the sample before undersampling, and its number of calibration lines."""
@@ -106,10 +106,6 @@ class TrainingSamples(Dataset[Sample]):
             return self._kept[index]
         acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
         sample = self._make(self._scan(index), acs)
-        if self._label is not None:
-            if index not in self._labels:
-                self._labels[index] = self._label(sample)
-            sample["label"] = self._labels[index]
         size = sum(tensor.nbytes for tensor in sample.values())
         if size <= self._room:
             self._room -= size
