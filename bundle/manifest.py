@@ -172,6 +172,10 @@ class Provenance(_Strict):
         Hash of what it was exported from, by which one that is out of date is found.
     training_data
         What the weights were fitted to.
+    recipe
+        Of this project's training, with data, masks and seed; empty for weights from elsewhere.
+    training_tools
+        Versions of the packages that trained the weights, by name, where they are known.
     tools
         Versions of the packages that made it, by name.
     date
@@ -182,6 +186,8 @@ class Provenance(_Strict):
     licence: str
     fingerprint: str
     training_data: str = "none"
+    recipe: dict[str, Any] = {}
+    training_tools: dict[str, str] = {}
     tools: dict[str, str] = {}
     date: str = ""
 

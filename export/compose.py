@@ -15,6 +15,7 @@ from ..models.scaling import Scaling, scaled
 from .build import build_bundle
 from .cases import SIZES, comparison_cases, edge_cases
 from .options import ExportOptions
+from .trained import shareable
 
 
 def compose_bundle(
@@ -30,6 +31,7 @@ def compose_bundle(
     scaling: Scaling,
     checkpoint: Path | None,
     source: str = "",
+    training: Mapping[str, Any] | None = None,
     impossible: Mapping[str, str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
@@ -51,6 +53,8 @@ def compose_bundle(
         Where the weights come from; None: nowhere.
     source
         What to name instead of the checkpoint.
+    training
+        What this project's training wrote beside the weights: ``recipe`` and ``packages``.
     impossible
         As in ``build_bundle``.
 
@@ -76,7 +80,7 @@ def compose_bundle(
         tolerance=options.tolerance,
         precision=options.precision,
         compiled_for=options.compiled_for,
-        provenance=_provenance(checkpoint, options, source),
+        provenance=_provenance(checkpoint, options, source, training or {}),
         intended_use=options.intended_use,
     )
     whole = _finished(scaled(module, scaling, names), manifest)
@@ -117,7 +121,9 @@ def _domain(domain: Domain, inputs: Sequence[TensorSpec]) -> Domain:
     return domain.model_copy(update={"dimensions": (task,)})
 
 
-def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) -> Provenance:
+def _provenance(
+    checkpoint: Path | None, options: ExportOptions, source: str, training: Mapping[str, Any]
+) -> Provenance:
     """Say where a reconstruction comes from: its checkpoint by a hash of every byte, and what the user says of it."""
     digest = hashlib.sha256()
     if checkpoint is not None:
@@ -130,4 +136,6 @@ def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) ->
         licence=options.licence,
         fingerprint=digest.hexdigest(),
         training_data=options.training_data,
+        recipe=shareable(training.get("recipe", {})),
+        training_tools=dict(training.get("packages", {})),
     )

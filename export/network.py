@@ -6,10 +6,12 @@ from pathlib import Path
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
+from ..models.networks.mnet import MNet
 from ..models.networks.registry import Network
 from .compose import compose_bundle
 from .importers.load import find_network, load_network
 from .options import ExportOptions
+from .trained import CHOICES, choices, completed, undersampled
 
 _FULL = ("batch", "coils")
 _LOOPS = "its graph depends on the number of frames, and would be for one number only"
@@ -79,29 +81,39 @@ def export_network(
         raise BundleError(
             "LOUPE has no graph to run at the scanner: its result is one mask, and its U-Net is 'unet-complex'"
         )
+    given = {
+        key: value
+        for key, value in options.configuration.items()
+        if not (network.task == "sampling" and key in CHOICES)
+    }
+    imported = load_network(name, checkpoint, given)
+    recipe = imported.recipe
+    configuration = {**imported.configuration, **choices(recipe), **options.configuration}
+    options = completed(options, network, recipe)
     if network.output == "logits" and options.matrix is None:
         raise BundleError(
             f"network {name!r} works for one size only; give it as 'matrix: [ky, kx]' in the configuration"
         )
-    imported = load_network(name, checkpoint, options.configuration)
-    settings = imported.hyperparameters.get("recipe", {}) if isinstance(imported.hyperparameters, dict) else {}
-    scaling = options.scaling or settings.get("scaling") or network.scaling
-    own = options.plane is None and bool(settings)
-    if own:
-        # this project's own training has the phase direction first and undersamples along it
-        options = options.model_copy(update={"plane": ("ky", "kx"), "undersampled": options.undersampled or ("ky",)})
+    if options.plane is None and recipe:
+        # this project's own training has the phase direction first
+        options = options.model_copy(
+            update={"plane": ("ky", "kx"), "undersampled": options.undersampled or undersampled(network, recipe)}
+        )
     inputs, output = network_specs(network, options)
+    if isinstance(imported.module, MNet):
+        output = output.model_copy(update={"axes": ("batch", str(imported.module.lines))})
     return compose_bundle(
         imported.module,
         folder,
         options,
         formats,
         network=name,
-        configuration=imported.configuration,
+        configuration=configuration,
         inputs=inputs,
         output=output,
-        scaling=scaling,
+        scaling=options.scaling or recipe.get("scaling") or network.scaling,
         checkpoint=checkpoint,
+        training=imported.hyperparameters if recipe else {},
         impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
         key=key,
     )
