@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -15,7 +16,7 @@ _NAME = re.compile(r"kspace(_single)?_(full|sub\d+)")
 _AXES = "kspace_full [(frames,) slices, coils, ky, kx], kspace_single_full [(frames,) slices, ky, kx]"
 
 
-def _find(file: h5py.File) -> h5py.Dataset | None:
+def _find(file: h5py.File) -> Any:
     found = (file[name] for name in sorted(file) if _NAME.fullmatch(name))
     return next((member for member in found if isinstance(member, h5py.Dataset)), None)
 
@@ -30,7 +31,6 @@ def read_cmrxrecon(reading: Reading) -> Iterator[Block]:
     """Read the slices of a series, each as a block [coils, frames, 1, ky, kx]."""
     with open_file(reading.path) as file:
         dataset = _find(file)
-        assert dataset is not None
         name, shape = str(dataset.name).lstrip("/"), complex_shape(dataset)
         where = f"{reading.path}, {name}"
         if "_sub" in name:

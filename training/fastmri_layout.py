@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import h5py
 import numpy as np
@@ -37,7 +38,7 @@ def read_fastmri(reading: Reading) -> Iterator[Block]:
             yield Block(kspace, f"slice {index}", index, matrix)
 
 
-def _image(file: h5py.File) -> h5py.Dataset | None:
+def _image(file: h5py.File) -> Any:
     """The image [slices, readout, lines] that comes with the file."""
     for name in ("reconstruction_rss", "reconstruction_esc"):
         if isinstance(file.get(name), h5py.Dataset) and len(file[name].shape) == 3:
@@ -52,9 +53,12 @@ def _shape(file: h5py.File, reading: Reading) -> tuple[int, int, int, int]:
         reading.remark("its k-space is of a single coil")
         return shape[0], 1, shape[1], shape[2]
     if len(shape) != 4:
-        others = {5: " (as those of SKM-TEA and of fastMRI's breasts and prostates)", 3: ": slices or coils?"}
+        others = {
+            3: "three axes: slices or coils?",
+            5: "five axes, as SKM-TEA and fastMRI's breasts and prostates have",
+        }
         raise FileError(
-            f"it has {len(shape)} axes, {list(shape)}{others.get(len(shape), '')}",
+            f"it is {list(shape)}, {others.get(len(shape), f'{len(shape)} axes')}",
             where=f"{reading.path}, kspace",
             accepted=_AXES,
             kind="layout",
@@ -78,7 +82,7 @@ def _check_mask(file: h5py.File, lines: int, reading: Reading) -> None:
     mask = np.asarray(file["mask"][()]).astype(bool)
     if mask.size % lines:
         raise FileError(f"it is {list(mask.shape)}", where=f"{reading.path}, mask", accepted=f"one of {lines} lines")
-    check_lines(mask.reshape(-1, lines).any(axis=0), "lines", f"{reading.path}, mask")
+    check_lines(np.asarray(mask.reshape(-1, lines).any(axis=0)), "lines", f"{reading.path}, mask")
 
 
 def _geometry(

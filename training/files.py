@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..wire.errors import FileError
+from ..wire.errors import FileError, IsocenterError
 from ..wire.home import default_home
 from .data import FullScan
 from .layouts import Layout, find_layout, load_layouts
@@ -77,7 +77,7 @@ class FileScans:
         for path in found:
             try:
                 self.files.append(PreparedFile(path, find_layout(path, known), cache, series=series, slices=slices))
-            except FileError as error:
+            except IsocenterError as error:
                 errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
         usable = [file for file in self.files if file.index.scans]
         for file in self.files:
@@ -95,7 +95,10 @@ class FileScans:
         self._chosen = [(file, number) for file, numbers in zip(usable, chosen, strict=True) for number in numbers]
         layouts_found = Counter(file.layout.name for file in usable)
         what = ", ".join(f"{count} {name}" for name, count in sorted(layouts_found.items()))
-        self.report: list[str] = [f"{folder}: {len(self)} scans of {len(usable)} files ({what})", *self._lines()]
+        self.report: list[str] = [
+            f"{folder}: {_count(len(self), 'scan')} of {_count(len(usable), 'file')} ({what})",
+            *self._lines(),
+        ]
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -134,10 +137,14 @@ class FileScans:
         lines = []
         for text, paths in self._remarks.items():
             names = [str(path.relative_to(self.folder)) for path in paths[:1]]
-            more = [f"and {len(paths) - 1} other files"] * (len(paths) > 1)
+            more = [f"and {_count(len(paths) - 1, 'other file')}"] * (len(paths) > 1)
             lines.append("  " + ": ".join([" ".join([*names, *more]), text] if names else [text]))
-        more = [f"  and {len(lines) - _MOST_LINES} other remarks"] * (len(lines) > _MOST_LINES)
+        more = [f"  and {_count(len(lines) - _MOST_LINES, 'other remark')}"] * (len(lines) > _MOST_LINES)
         return lines[:_MOST_LINES] + more
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _middle(file: PreparedFile, slices: int | None) -> list[int]:
@@ -189,7 +196,7 @@ def shared_by(training: FileScans, validation: FileScans) -> list[str]:
     paths = {file.path.resolve() for file in training.files} & {file.path.resolve() for file in validation.files}
     if paths:
         raise FileError(
-            f"{len(paths)} files are for training and for validation, such as {min(paths)}",
+            f"{_count(len(paths), 'file')} would be for training and for validation, such as {min(paths)}",
             accepted="a data.folder and a data.validation_folder that have no file in common, sub-folders included",
         )
     said = []

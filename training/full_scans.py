@@ -1,8 +1,8 @@
 """From a block of k-space, as a file's adapter hands it on, to fully sampled scans: the checks, and what a live scan undergoes.
 
-A block is refused that is not finite, lacks lines or samples that its header or its own pattern announce, was measured on one side
-of k-space only (partial Fourier, asymmetric echo), or whose signal is not around the middle of k-space. Zeros at both sides of the
-lines or of the readout alike are padding: they are kept, and the lines among them count as not measured.
+A block is refused that is not finite, lacks lines or samples that its header or its own pattern announce, reaches farther to one
+side of k-space (partial Fourier, asymmetric echo), or has its signal elsewhere than around the middle. Zeros at both sides of the
+lines, or of the readout, are padding: they are kept, and the lines among them count as not measured.
 """
 
 from collections.abc import Iterator
@@ -52,9 +52,12 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
         The block is no truth: it says which part of the file, what is wrong and what is accepted.
     """
     kspace, where = block.kspace, f"{reading.path}, {block.place}"
-    if not torch.isfinite(torch.view_as_real(kspace.data)).all():
-        raise FileError("it holds NaN or infinite samples", where=where, accepted="finite numbers")
-    if not kspace.data.any():
+    power = _power(kspace.data)
+    if not np.isfinite(power).all():
+        raise FileError(
+            "it holds NaN, infinite samples or some too large to be squared", where=where, accepted="finite numbers"
+        )
+    if not power.any():
         reading.remark(f"{block.place} is left out: all its samples are zero")
         return
     for note in (kspace.notes[name] for name in _REFUSED_NOTES if name in kspace.notes):
@@ -63,8 +66,8 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
         )
     if reading.series and kspace.data.shape[1] == 1:
         raise FileError("it is of one frame", where=where, accepted="series with several, for a network of series")
-    measured = _measured(kspace, where, reading)
-    _check_middle(kspace.data, where)
+    measured = _measured(kspace, power, where, reading)
+    _check_middle(power, where)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
     matrix = block.matrix or _image_matrix(kspace.encoding, data.shape[-2], data.shape[-1])
     matrix = None if matrix == tuple(data.shape[-2:]) else matrix
@@ -80,11 +83,19 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
             )
 
 
+def _power(data: Tensor) -> NDArray[np.float32]:
+    """Power [kz, ky, kx] of [coils, frames, kz, ky, kx], summed over coils and frames."""
+    total = torch.zeros((*data.shape[2:], 2))
+    for image in torch.view_as_real(data).flatten(0, 1):
+        total.addcmul_(image, image)
+    return total.sum(-1).numpy()
+
+
 def _is_oversampled(kspace: Kspace) -> bool:
     return kspace.data.shape[-1] == kspace.encoding.encoded_matrix[0]
 
 
-def _measured(kspace: Kspace, where: str, reading: Reading) -> Tensor | None:
+def _measured(kspace: Kspace, power: NDArray[np.float32], where: str, reading: Reading) -> Tensor | None:
     """Lines that were measured, bool [ky]; None for all.
 
     Raises
@@ -98,7 +109,7 @@ def _measured(kspace: Kspace, where: str, reading: Reading) -> Tensor | None:
             raise FileError(f"frame {frame} has other lines than frame 0", where=where, accepted="fully sampled series")
     plane = mask[0]
     lines, partitions = plane.any(axis=0), plane.any(axis=1)
-    samples = kspace.data.abs().sum(dim=(0, 1, 2, 3)).numpy() > 0
+    samples = np.asarray((power > 0).any(axis=(0, 1)))
     for present, what in ((lines, "lines"), (partitions, "partitions"), (samples, "samples of the readout")):
         check_lines(present, what, where)
     if not samples.all():
@@ -158,11 +169,10 @@ def _spell(rows: NDArray[np.intp]) -> str:
     return ", ".join(words[:6]) + (" and others" if len(words) > 6 else "")
 
 
-def _check_middle(data: Tensor, where: str) -> None:
-    """Refuse k-space [coils, frames, kz, ky, kx] most of whose signal is elsewhere than around its middle."""
-    power = data.abs().square()
-    for axis, name in ((2, "kz"), (3, "ky"), (4, "kx")):
-        energy = power.sum(dim=[other for other in range(5) if other != axis]).numpy()
+def _check_middle(power: NDArray[np.float32], where: str) -> None:
+    """Refuse k-space, given its power [kz, ky, kx], most of whose signal is elsewhere than around its middle."""
+    for axis, name in enumerate(("kz", "ky", "kx")):
+        energy = power.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
         size, brightest = energy.size, int(energy.argmax())
         reach = max(2, size // (16 if name == "kx" else 32))
         if size < 8 or abs(brightest - size // 2) <= reach:

@@ -39,7 +39,7 @@ def has_dataset(path: Path, name: str) -> bool:
 def describe(path: Path) -> str:
     """Name what an HDF5 file holds, for messages."""
     with open_file(path) as file:
-        found = [f"{name} {_type(member)}" for name, member in file.items()]
+        found = [f"{name} {_type(file.get(name))}" for name in file]
     more = f" and {len(found) - _SHOWN} others" if len(found) > _SHOWN else ""
     return (", ".join(found[:_SHOWN]) or "nothing") + more
 
@@ -51,7 +51,7 @@ def _type(member: object) -> str:
     return f"{list(member.shape or ())} of {kind}"
 
 
-def complex_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
+def complex_shape(dataset: Any) -> tuple[int, ...]:
     """Shape of a dataset as complex numbers: real ones lie in pairs along the last axis.
 
     Raises
@@ -76,7 +76,7 @@ def complex_shape(dataset: h5py.Dataset) -> tuple[int, ...]:
     )
 
 
-def read_complex(dataset: h5py.Dataset, selection: Any) -> NDArray[np.complex64]:
+def read_complex(dataset: Any, selection: Any) -> NDArray[np.complex64]:
     """Read a part of a dataset of complex numbers; ``selection`` is along the axes of ``complex_shape``.
 
     Raises
@@ -101,6 +101,6 @@ def read_complex(dataset: h5py.Dataset, selection: Any) -> NDArray[np.complex64]
     return out
 
 
-def _error(dataset: h5py.Dataset, what: str, accepted: str) -> FileError:
+def _error(dataset: Any, what: str, accepted: str) -> FileError:
     name = str(dataset.name).lstrip("/")
     return FileError(what, where=f"{dataset.file.filename}, {name}", accepted=accepted)

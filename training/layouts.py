@@ -134,7 +134,7 @@ _layouts: dict[str, Layout] = {}
 def layout(
     name: str, *, holds: str, recognises: Callable[[Path], bool], suffixes: Sequence[str] = (".h5", ".hdf5")
 ) -> Callable[[Adapter], Adapter]:
-    """Register an adapter, see ``Layout`` for the parameters; one of the same name is replaced, and later ones are asked first."""
+    """Register an adapter, with the attributes of its ``Layout``; one of the same name is replaced."""
 
     def register(read: Adapter) -> Adapter:
         _layouts.pop(name, None)

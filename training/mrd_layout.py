@@ -7,8 +7,8 @@ from typing import Any
 
 import h5py
 
-from ..gadgets.accumulate import Frames, accumulate
-from ..gadgets.assembly import KEY_COUNTERS
+from ..gadgets.accumulate import accumulate
+from ..gadgets.assembly import KEY_COUNTERS, FrameCounter
 from ..gadgets.kspace import Kspace
 from ..gadgets.kspace_buffer import read_fields
 from ..gadgets.prewhiten import prewhiten
@@ -32,8 +32,8 @@ _quiet.addHandler(logging.NullHandler())
 def _groups(path: Path) -> list[str]:
     """Groups of a file that hold a header and readouts."""
     with open_file(path) as file:
-        named = {"": file, **{name: member for name, member in file.items() if isinstance(member, h5py.Group)}}
-        return [name for name, group in named.items() if "xml" in group and "data" in group]
+        groups = [name for name in ("/", *file) if isinstance(file.get(name), h5py.Group)]
+        return [name for name in groups if f"{name}/xml" in file and f"{name}/data" in file]
 
 
 @layout("mrd", holds="MRD files (a group with xml and data)", recognises=lambda path: bool(_groups(path)))
@@ -48,7 +48,7 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
     try:
         scan = Scan(file.header, log=_quiet)
         items: Iterable[Acquisition | Waveform] = file.items()
-        frames: Frames = "none"
+        frames: FrameCounter = "none"
         if reading.series:
             items = list(items)
             frames = _frames(items)
@@ -67,7 +67,7 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
         reading.remark(text)
 
 
-def _frames(items: Iterable[Acquisition | Waveform]) -> Frames:
+def _frames(items: Iterable[Acquisition | Waveform]) -> FrameCounter:
     """Counter that numbers the frames: phases, or repetitions where there is one phase only."""
     heads = [read_fields(item) for item in items if isinstance(item, Acquisition)]
     phases = {head.phase for head in heads if not head.flags & _NOT_FOR_THE_IMAGE}

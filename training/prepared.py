@@ -1,8 +1,8 @@
 """Scans that were read, checked and transformed once, kept in a cache on disk and mapped into memory from there.
 
-Each file has a folder in the cache with an array per scan (NumPy's format) and ``index.json``, which is written last and says what
-they were made of. An entry that does not belong to the file as it is now, or to another version, or that lacks a part, is made
-anew. All is written beside its place and moved there, so that processes may share a cache; any of it may be deleted at any time.
+Each file has a folder in the cache with an array per scan (NumPy's format) and ``index.json``, which is written last and says
+what they were made of. An entry that does not belong to the file as it is now, or to another version, or that lacks a part, is
+made anew. All is written beside its place and moved there, so that processes may share it; any of it may be deleted at any time.
 """
 
 import hashlib
@@ -180,9 +180,8 @@ class PreparedFile:
 
 
 def _digest(content: bytes | NDArray[np.complex64]) -> str:
-    return hashlib.blake2b(
-        content if isinstance(content, bytes) else memoryview(content).cast("B"), digest_size=16
-    ).hexdigest()
+    data = content if isinstance(content, bytes) else content.reshape(-1).view(np.uint8).data
+    return hashlib.sha256(data).hexdigest()
 
 
 def _version() -> str:
