@@ -7,7 +7,7 @@ all of them in ``full_scans`` and ``prepared``. For example, for NumPy files [co
     @layout("numpy", holds="NumPy files [coils, ky, kx]", recognises=lambda path: path.suffix == ".npy", suffixes=(".npy",))
     def read_numpy(reading):
         kspace = numpy.load(reading.path)
-        yield Block(make_kspace(kspace[:, None, None]), "the slice")
+        yield Block(make_kspace(kspace[:, None, None]))
 
 A module that defines one is named in the recipe (``data.layouts: [package.module]``), or by an installed package under the entry
 point group ``isocenter.layouts``.
@@ -79,18 +79,23 @@ class Block:
     kspace
         Data complex64 [coils, frames, kz, ky, kx]; lines and samples that were not measured are zero. Its ``encoding`` says what
         of the readout is oversampling.
-    place
-        Which part of the file it is, in words.
     slice
         Number of the slice, by which the middle ones are chosen.
+    volume
+        Which of the file's volumes it belongs to, in words, such as ``repetition 2``; empty where there is one.
     matrix
         Pixels along y and x that a reader gets, where that is not what the encoding says.
     """
 
     kspace: Kspace
-    place: str
     slice: int = 0
+    volume: str = ""
     matrix: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> str:
+        """Which part of the file it is, in words."""
+        return f"slice {self.slice}, {self.volume}" if self.volume else f"slice {self.slice}"
 
 
 Adapter = Callable[[Reading], Iterator[Block]]
