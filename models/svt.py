@@ -36,7 +36,7 @@ def singular_value_threshold(x: Tensor, threshold: Tensor) -> Tensor:
     if wide:
         matrix = matrix.mH
     limit = threshold.to(torch.float64).clamp(0, 1)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
         values, vectors = _decompose(matrix)
         result = _shrink(matrix, values, vectors, limit)
     else:
@@ -80,7 +80,9 @@ class _Threshold(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *gradients: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Return the gradients of matrix and threshold."""
         matrix, values, vectors, threshold = ctx.saved_tensors
         exact, gradient = matrix.to(torch.complex128), gradients[0].to(torch.complex128)
