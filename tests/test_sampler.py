@@ -119,8 +119,9 @@ def test_loupe_is_trained_by_a_recipe(tmp_path):
         **{name: value for name, value in RECIPE.items() if name != "sampler"},
         "network": "loupe",
         "configuration": configuration,
-        "data": {**DATA, "matrix": [64, 64]},
+        "data": {**DATA, "matrix": [64, 64], "coils": [2, 4]},
         "loss": {"l1": 1.0},
+        "batch": 3,
     }
     path.write_text(yaml.safe_dump(content))
     train(load_recipe(path), tmp_path / "loupe", progress=False)

@@ -127,6 +127,7 @@ class Recipe(Section):
             raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
         if (self.sampler is not None) != (self.network == "mnet"):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
+        self._put_phase_first(self.network, self.configuration)
         if self.sampler is not None:
             return self._check_sampler(self.sampler)
         task = "2d" if self.network == "loupe" else NETWORKS[self.network].task
@@ -146,10 +147,17 @@ class Recipe(Section):
             raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
         return self
 
+    @staticmethod
+    def _put_phase_first(network: str, configuration: dict[str, Any]) -> None:
+        """Complete a configuration for data whose phase direction is the first, so that the checkpoint says so."""
+        for name, value in NETWORKS[network].phase_first.items():
+            configuration.setdefault(name, value)
+
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
         if isinstance(self.data, SimulatedData):

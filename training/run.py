@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..models.networks.registry import NETWORKS
+from .batches import stack_by_shape
 from .data import FullScan, simulated_scan
 from .files import FileScans
 from .masks import Masks
@@ -115,8 +116,15 @@ def train(
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(
         task,
-        DataLoader(training, recipe.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0),
-        DataLoader(validation, 1),
+        DataLoader(
+            training,
+            recipe.batch,
+            shuffle=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=stack_by_shape,
+        ),
+        DataLoader(validation, 1, collate_fn=stack_by_shape),
         ckpt_path=str(last) if resume and last.is_file() else None,
         weights_only=True,
     )

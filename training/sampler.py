@@ -8,7 +8,9 @@ from torch import Tensor
 
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
+from .batches import Batch, count, mean_over_samples
 from .icd import descend, middle_lines, variable_density
+from .projection import keep_projected
 from .recipe import Recipe, Sampler
 from .samples import Sample
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
@@ -60,32 +62,38 @@ class SamplerTask(Task):
         """Return the reconstruction from the lines that the sampler chooses."""
         return self.reconstruct(batch, self.choose(batch["kspace"])[1])
 
-    def training_step(self, batch: Sample, index: int) -> None:
+    def training_step(self, batch: Batch, index: int) -> None:
         """Take a step with the reconstructor or the sampler, whose turn it is."""
         settings = self.settings
         turn = index % (settings.reconstructor_steps + settings.sampler_steps)
         sampler_turn = settings.scheme == "fixed" or turn >= settings.reconstructor_steps
         optimizers: Any = self.optimizers()
         optimizer = optimizers[0] if sampler_turn else optimizers[1]
-        logits, mask = self.choose(batch["kspace"])
-        error = self._nrmse(self.reconstruct(batch, mask if sampler_turn else mask.detach()), batch)
-        loss = settings.error_weight * error if sampler_turn else error
-        if sampler_turn and "label" in batch:
-            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["label"])
+        loss = mean_over_samples(batch, lambda stack: self._loss(stack, sampler_turn))
         check_finite(loss, self.global_step)
         optimizer.zero_grad()
         self.manual_backward(loss)
         self._clip(sampler_turn)
         optimizer.step()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(mask))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count(batch))
+
+    def _loss(self, batch: Sample, sampler_turn: bool) -> Tensor:
+        logits, mask = self.choose(batch["kspace"])
+        if not sampler_turn:
+            return self._nrmse(self.reconstruct(batch, mask.detach()), batch)
+        loss = self.settings.error_weight * self._nrmse(self.reconstruct(batch, mask), batch)
+        if "label" in batch:
+            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["label"])
+        return loss
 
     def _clip(self, sampler_turn: bool) -> None:
         network = self.network if sampler_turn else self.reconstructor
         settings = self.recipe.optimizer if sampler_turn else self.settings.optimizer
         clip_gradients(network.parameters(), settings)
 
-    def validation_step(self, batch: Sample, index: int) -> None:
+    def validation_step(self, batches: Batch, index: int) -> None:
         """Log the error with the chosen lines, and with random ones of the same number."""
+        (batch,) = batches  # of one sample
         output = self(batch)
         self.log_quality(output, batch, self._nrmse(output, batch))
         lines = batch["kspace"].shape[2]
@@ -100,10 +108,9 @@ class SamplerTask(Task):
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser of the sampler, and that of the reconstructor."""
-        return [
-            make_optimizer(self.network.parameters(), self.recipe.optimizer),
-            make_optimizer(self.reconstructor.parameters(), self.settings.optimizer),
-        ]
+        reconstructs = make_optimizer(self.reconstructor.parameters(), self.settings.optimizer)
+        keep_projected(reconstructs, self.reconstructor)
+        return [make_optimizer(self.network.parameters(), self.recipe.optimizer), reconstructs]
 
     def labels(self) -> Callable[[Sample], Tensor] | None:
         """Return what makes the reference mask [lines - base] of a fully sampled slice; None if the recipe wants none."""

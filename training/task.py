@@ -11,6 +11,8 @@ from ..models import metrics
 from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
+from .batches import Batch, count, mean_over_samples
+from .projection import keep_projected
 from .recipe import Optimizer, Recipe, RecipeError
 from .samples import Sample
 
@@ -118,17 +120,18 @@ class ReconstructionTask(Task):
         """Return what the network makes of a batch."""
         return self.apply_network(self.network, batch)
 
-    def training_step(self, batch: Sample, _index: int) -> Tensor:
+    def training_step(self, batch: Batch, _index: int) -> Tensor:
         """Return the loss of a batch."""
-        loss = self._loss(self(batch), batch)
+        loss = mean_over_samples(batch, lambda stack: self._loss(self(stack), stack))
         check_finite(loss, self.global_step)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["target"]))
+        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=count(batch))
         return loss
 
-    def validation_step(self, batch: Sample, _index: int) -> None:
+    def validation_step(self, batch: Batch, _index: int) -> None:
         """Log loss, SSIM, PSNR and NMSE of a batch."""
-        output = self(batch)
-        self.log_quality(output, batch, self._loss(output, batch))
+        for stack in batch:
+            output = self(stack)
+            self.log_quality(output, stack, self._loss(output, stack))
 
     def _loss(self, output: Tensor, batch: Sample) -> Tensor:
         truth = self.truth(batch)
@@ -152,6 +155,7 @@ class ReconstructionTask(Task):
         """Return optimiser and schedule of the recipe."""
         settings = self.recipe.optimizer
         optimizer = make_optimizer(self.parameters(), settings)
+        keep_projected(optimizer, self.network)
         if settings.schedule == "constant":
             return optimizer
         if settings.schedule == "step":
