@@ -23,7 +23,6 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError
 from ..engine import LoadedModel
 from ..flow.deferred import Deferred, settled
-from ..gadgets.kspace import Kspace
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
 from ..models import metrics
 from ..models.classical import RootSumOfSquares, Sense
@@ -33,9 +32,7 @@ from ..simulate import sampling
 from ..training.data import FullScan, simulated_scan
 from ..training.files import FileScans
 from ..training.recipe import SimulatedData, SimulatedSeries
-from ..training.samples import calibrated_maps
-from ..wire.header import Encoding
-from ..wire.items import ACQUISITION_HEADER
+from ..training.samples import block_of_lines, measured_maps
 
 _SEEDS = 2**33
 """Seeds of evaluated scans start here, far from those of training and validation."""
@@ -119,10 +116,10 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         clean = scan.kspace if scan.clean is None else scan.clean
         truth = torch.linalg.vector_norm(ifft(_with_frames(clean), [-2, -1]), dim=0)
         for acs in protocol.acs:
-            maps = calibrated_maps(scan.kspace, acs)
             for acceleration in protocol.accelerations:
                 lines = protocol.mask(full.shape[1], full.shape[2], acceleration, acs, number)
                 kspace = full * lines[:, :, None]
+                maps = measured_maps(block_of_lines(full, lines))
                 images = {name: method(kspace, lines, maps) for name, method in methods.items()}
                 results += [
                     Result(number, acceleration, acs, name, *_figures(image, truth)) for name, image in images.items()
@@ -201,17 +198,8 @@ def _classical(module: torch.nn.Module) -> Method:
 
 def _bundle(model: LoadedModel) -> Method:
     def reconstruct(kspace: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
-        frames, ky, kx = kspace.shape[1:]
-        matrix, field_of_view = (kx, ky, 1), (float(kx), float(ky), 1.0)
-        encoding = Encoding(matrix, matrix, field_of_view, field_of_view)
-        block = Kspace(
-            data=kspace[:, :, None],
-            mask=lines[:, None],
-            calibration=None,
-            headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
-            encoding=encoding,
-            coil_maps=Deferred.known(maps[:, None]),
-        )
+        block = block_of_lines(kspace, lines)
+        block.coil_maps = Deferred.known(maps[:, None])
         output = model.infer(settled(arrange_inputs(model.manifest, block)))
         if "image" not in output:
             raise BundleError(f"bundle {model.manifest.name!r} returns no image")

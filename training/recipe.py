@@ -10,6 +10,7 @@ from ..models.networks.registry import NETWORKS
 from ..models.scaling import Scaling
 from ..wire.errors import IsocenterError
 from .masks import Masks
+from .scale import check_scaling, with_scaling
 from .section import Range, Section
 
 
@@ -98,6 +99,11 @@ class Sampler(Section):
     error_weight: float = 1.0
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        return with_scaling(values)
+
 
 class Recipe(Section):
     """What stands in a recipe's YAML file."""
@@ -106,7 +112,8 @@ class Recipe(Section):
     network: str
     configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
-    """What k-space is divided by in front of the network; without it, as the network's paper does."""
+    """What k-space is divided by in front of the network; without it, as the network's paper does, or else by the largest
+    magnitude of the zero-filled image."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     loss: dict[Loss, float] = Field(default_factory=dict)
@@ -121,6 +128,11 @@ class Recipe(Section):
     sampler: Sampler | None = None
     """For the network ``mnet``, and for it alone."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        return with_scaling(values)
+
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.network not in NETWORKS:
@@ -129,6 +141,7 @@ class Recipe(Section):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
         self._put_phase_first(self.network, self.configuration)
         if self.sampler is not None:
+            check_scaling(self.network, self.scaling)
             return self._check_sampler(self.sampler)
         task = "2d" if self.network == "loupe" else NETWORKS[self.network].task
         if task not in ("2d", "2d+t"):
@@ -145,6 +158,7 @@ class Recipe(Section):
             raise ValueError("the loss is empty")
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
             raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
+        check_scaling(self.network, self.scaling)
         return self
 
     @staticmethod
@@ -157,6 +171,7 @@ class Recipe(Section):
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        check_scaling(sampler.network, sampler.scaling)
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")

@@ -40,7 +40,11 @@ def datasets(
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     samples = functools.partial(
-        TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss, memory=memory
+        TrainingSamples,
+        with_maps=with_maps,
+        with_true_maps="maps" in recipe.loss,
+        chosen_later=recipe.sampler is not None,
+        memory=memory,
     )
     if not isinstance(recipe.data, FileData):
         data = recipe.data

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
+from ..models.scaling import scaled
 from .batches import Batch, count, mean_over_samples
 from .icd import descend, middle_lines, variable_density
 from .projection import keep_projected
@@ -48,7 +49,7 @@ class SamplerTask(Task):
         """Return logits [batch, lines - base] and the mask [batch, 1, lines, 1, 1] for fully sampled k-space."""
         lines = kspace.shape[2]
         middle = middle_lines(lines, self.settings.base).to(kspace.device)
-        logits = self.network(kspace * middle[:, None, None])
+        logits = scaled(self.network, self.recipe.scaling or "none", ("kspace",))(kspace * middle[:, None, None])
         threshold = logits.topk(self.settings.budget + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)
         chosen = StraightThrough.apply(torch.sigmoid(logits - threshold))
         mask = middle.to(kspace.dtype).repeat(len(kspace), 1).masked_scatter(~middle.repeat(len(kspace), 1), chosen)

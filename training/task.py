@@ -78,7 +78,7 @@ class Task(lightning.LightningModule):
         self.network: torch.nn.Module = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
         reconstructs = self.recipe.sampler or self.recipe
         self.entry: Network = NETWORKS[reconstructs.network]
-        self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
+        self.scaling: Scaling = reconstructs.scaling or "none"
 
     def apply_network(self, network: torch.nn.Module, batch: Sample) -> Tensor:
         """Return what a network that reconstructs makes of a batch."""
