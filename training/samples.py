@@ -13,6 +13,7 @@ not see that factor: it scales its input by what was measured, or does not mind 
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -131,6 +132,7 @@ class TrainingSamples(Dataset[Sample]):
         if index in self._kept:
             return self._kept[index]
         scan = self._scan(index)
+        scan = scan if self._with_true_maps else replace(scan, maps=None)
         if self._fits(scan.kspace, scan.clean, scan.maps):
             self._kept[index] = scan
         return scan
