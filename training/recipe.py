@@ -88,7 +88,7 @@ class Sampler(Section):
     configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
     start_from: Path | None = None
-    """Weights of the network that reconstructs, such as ``runs/NAME/weights.pt``."""
+    """Weights of the network that reconstructs: ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
     reconstructor_steps: int = 20
     sampler_steps: int = 40
@@ -124,7 +124,8 @@ class Recipe(Section):
     batch: Annotated[int, Field(gt=0)] = 1
     seed: int = 1
     start_from: tuple[Path, ...] = ()
-    """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network."""
+    """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
+    ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
     sampler: Sampler | None = None
     """For the network ``mnet``, and for it alone."""
 

@@ -23,6 +23,7 @@ from .masks import Masks
 from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
 from .samples import Sample, TrainingSamples
+from .start import find_weights
 from .task import ReconstructionTask
 
 _TEST_SEEDS = 2**32
@@ -98,7 +99,7 @@ def train(
     lightning.seed_everything(recipe.seed, verbose=False)
     task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
     for start in recipe.start_from:
-        _start_from(task, start)
+        _start_from(task, find_weights(start))
     labels = task.labels() if isinstance(task, SamplerTask) else None
     # they are made by the network that reconstructs, which is in this process, perhaps on a GPU
     workers = 0 if labels is not None else workers

@@ -14,6 +14,7 @@ from .icd import descend, middle_lines, variable_density
 from .projection import keep_projected
 from .recipe import Recipe, Sampler
 from .samples import Sample
+from .start import find_weights
 from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
 
 _CANDIDATES = 16
@@ -41,7 +42,7 @@ class SamplerTask(Task):
         self.automatic_optimization = False
         self.reconstructor: torch.nn.Module = self.entry.build(**self.settings.configuration)
         if self.settings.start_from is not None:
-            content = torch.load(self.settings.start_from, map_location="cpu", weights_only=True)["state_dict"]
+            content = torch.load(find_weights(self.settings.start_from), map_location="cpu", weights_only=True)["state_dict"]
             weights = {key.removeprefix("network."): value for key, value in content.items()}
             self.reconstructor.load_state_dict(weights)
 
