@@ -25,8 +25,10 @@ HEARTS = {**BRAINS, "kind": "simulated-cine", "samples": 1, "frames": [4, 5], "m
 _VARNET = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
 SMALL = {
     "cinevn": {"num_cascades": 3, "chans": 4},
-    "crnn-mri": {"chans": 4},
-    "deep-jsense": {"iterations": 2},
+    "crnn-mri": {"iterations": 2, "chans": 4},
+    "dccnn": {"cascades": 2, "chans": 4},
+    "deep-jsense": {"unrolls": 1, "chans": 4, "blocks": 1},
+    "dynamic-dccnn": {"cascades": 2, "chans": 4},
     "e2e-varnet": _VARNET,
     "varnet-complex": _VARNET,
     "modl": {"iterations": 2, "cg_iterations": 3, "chans": 4},
@@ -34,7 +36,11 @@ SMALL = {
     "modl-unet": {"iterations": 1, "cg_iterations": 3},
     "unet": {"chans": 4},
     "unet-complex": {"chans": 4},
-    **{key: {"iterations": 2} for key in ("jotlasnet", "dynamic-ista-net-plus", "slr-net", "ls-net", "t2lr-net")},
+    "vs-net": {"stages": 2, "chans": 4},
+    **{
+        name: {"iterations": 2, "chans": 4}
+        for name in ("jotlasnet", "dynamic-ista-net-plus", "slr-net", "ls-net", "t2lr-net")
+    },
 }
 RECONSTRUCTS = {name: entry for name, entry in NETWORKS.items() if entry.task in ("2d", "2d+t")}
 TRAINED = [name for name, entry in RECONSTRUCTS.items() if entry.output != "real"]
