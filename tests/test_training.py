@@ -196,7 +196,7 @@ def test_what_does_not_fit_into_memory_is_made_anew_and_is_the_same():
         made.append(index)
         return simulated_scan(data, index, "train")
 
-    size = 48 * 48 * 8 * (2 + 1)
+    size = 48 * 48 * 8 * (2 + 2)
     samples = TrainingSamples(scan, 3, Masks(), 1, with_maps=False, truth="rss", fresh=False, memory=2.5 * size)
     first, second = ([samples[index] for index in range(3)] for _ in range(2))
     assert made == [0, 1, 2, 2]

@@ -17,7 +17,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..gadgets.kspace import Kspace
+from ..gadgets.kspace import Kspace, block_of
 from ..wire.errors import FileError, OptionError
 from ..wire.header import Encoding
-from ..wire.items import ACQUISITION_HEADER
 
 ENTRY_POINTS = "isocenter.layouts"
 """Installed packages add layouts under this group: ``name = "package.module"``."""
@@ -200,14 +199,6 @@ def make_kspace(data: NDArray[np.complex64], encoding: Encoding | None = None) -
     encoding
         Encoding space; without one, nothing is oversampled.
     """
-    _, frames, kz, ky, kx = data.shape
-    if encoding is None:
-        matrix, fov = (kx, ky, kz), (float(kx), float(ky), float(kz))
-        encoding = Encoding(matrix, matrix, fov, fov)
-    return Kspace(
-        data=torch.from_numpy(np.ascontiguousarray(data, np.complex64)),
-        mask=torch.from_numpy((data != 0).any(axis=(0, -1))),
-        calibration=None,
-        headers=np.zeros((frames, kz, ky), ACQUISITION_HEADER),
-        encoding=encoding,
-    )
+    mask = torch.from_numpy((data != 0).any(axis=(0, -1)))
+    kspace = block_of(torch.from_numpy(np.ascontiguousarray(data, np.complex64)), mask)
+    return kspace if encoding is None else replace(kspace, encoding=encoding)

@@ -21,6 +21,7 @@ from .progress import tell
 from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
 from .samples import TrainingSamples
+from .start import find_weights
 from .task import ReconstructionTask, Task
 from .weights import start_from
 
@@ -41,6 +42,7 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
         with_maps=with_maps,
         truth=recipe.true_image,
         with_true_maps="maps" in recipe.loss,
+        chosen_later=recipe.sampler is not None,
         memory=memory,
     )
     if not isinstance(recipe.data, FileData):
@@ -138,7 +140,7 @@ def _train(
     _check_statistics(task, rank)
     state = folder.state() if resume else None
     for checkpoint in recipe.start_from if state is None else ():
-        start_from(task, checkpoint)
+        start_from(task, find_weights(checkpoint))
     task = task.to(rank.device)
     training, validation = datasets(recipe, memory)
     if rank.index == 0:
