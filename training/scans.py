@@ -56,7 +56,7 @@ def write_scan(path: Path, sample: Sample, factor: float = 1.0) -> None:
     factor
         What k-space is multiplied by.
     """
-    kspace = torch.view_as_complex(sample["kspace"]).numpy() * np.float32(factor)
+    kspace = (factor * torch.view_as_complex(sample["kspace"]).numpy()).astype(np.complex64)
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
     lines = sample["mask"].reshape(-1, kspace.shape[2]) > 0
     header = _header(kspace.shape, lines)
