@@ -21,7 +21,7 @@ from ..flow.deferred import Deferred, settled
 from ..gadgets import load as load_gadget
 from ..gadgets.assembly import FrameCounter
 from ..gadgets.estimate_coil_maps import MapsOptions, defer_maps
-from ..gadgets.kspace import Kspace
+from ..gadgets.kspace import Kspace, block_of
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
 from ..gadgets.scan import Scan
 from ..pipelines import loader
@@ -34,7 +34,7 @@ from ..service.timing import Timing
 from ..wire.errors import DataError, IsocenterError, OptionError, PipelineError
 from ..wire.files import MrdFile
 from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
-from ..wire.items import ACQUISITION_HEADER, Acquisition, Image, Waveform, header_of, make_acquisition
+from ..wire.items import Acquisition, Image, Waveform, header_of, make_acquisition
 from .prepare import prepare_bundles, ships
 
 log: logging.Logger = logging.getLogger("isocenter.api")
@@ -362,14 +362,11 @@ def _tensor(array: Any, dtype: torch.dtype) -> Tensor:
 def _block(data: Tensor, mask: Tensor) -> Kspace:
     if data.dim() != 5:
         raise DataError(f"kspace has the shape {tuple(data.shape)}", accepted="[coils, frames, kz, ky, kx]")
-    _, frames, partitions, lines, samples = data.shape
+    _, frames, partitions, lines, _ = data.shape
     if mask.shape != (frames, partitions, lines):
         raise DataError(
             f"mask has the shape {tuple(mask.shape)}", accepted=f"[frames, kz, ky] of {(frames, partitions, lines)}"
         )
     if min(data.shape) < 1 or not torch.isfinite(torch.view_as_real(data)).all():
         raise DataError(f"kspace of shape {tuple(data.shape)} is empty or holds NaN or infinite samples")
-    matrix = (samples, lines, partitions)
-    encoding = Encoding(matrix, matrix, (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))
-    headers = np.zeros((frames, partitions, lines), ACQUISITION_HEADER)
-    return Kspace(data, mask, None, headers, encoding)
+    return block_of(data, mask)

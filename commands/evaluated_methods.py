@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,13 +10,11 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError
 from ..engine import LoadedModel
 from ..flow.deferred import Deferred, settled
-from ..gadgets.kspace import Kspace
+from ..gadgets.kspace import block_of
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
 from ..models.classical import RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..wire.errors import DataError
-from ..wire.header import Encoding
-from ..wire.items import ACQUISITION_HEADER
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From k-space [coils, frames, ky, kx], what was measured [frames, ky] or [frames, ky, kx], and maps [coils, y, x], to magnitudes
@@ -93,7 +90,8 @@ _CLASSICAL: dict[str, Method] = {
 def _bundle(model: LoadedModel) -> Method:
     def reconstruct(kspace: Tensor, measured: Tensor, maps: Tensor) -> Tensor:
         lines = measured if measured.dim() == 2 else measured.any(dim=-1)
-        block = _block(kspace, lines, maps)
+        block = block_of(kspace[:, :, None], lines[:, None])
+        block.coil_maps = Deferred.known(maps[:, None])
         inputs = settled(arrange_inputs(model.manifest, block))
         if measured.dim() > 2:
             inputs["mask"] = _mask_of_points(model, measured)
@@ -101,19 +99,6 @@ def _bundle(model: LoadedModel) -> Method:
         return arrange_output(model.manifest, output["image"], block)[:, 0].abs()
 
     return reconstruct
-
-
-def _block(kspace: Tensor, lines: Tensor, maps: Tensor) -> Kspace:
-    frames, ky, kx = kspace.shape[1:]
-    matrix, field_of_view = (kx, ky, 1), (float(kx), float(ky), 1.0)
-    return Kspace(
-        data=kspace[:, :, None],
-        mask=lines[:, None],
-        calibration=None,
-        headers=np.zeros((frames, 1, ky), ACQUISITION_HEADER),
-        encoding=Encoding(matrix, matrix, field_of_view, field_of_view),
-        coil_maps=Deferred.known(maps[:, None]),
-    )
 
 
 def _mask_of_points(model: LoadedModel, measured: Tensor) -> Tensor:

@@ -17,15 +17,14 @@ from ..models.planar import center_crop
 from ..simulate import sampling
 from ..simulate.sampling import Request, SamplingError
 from ..training.data import FullScan
-from ..training.samples import calibrated_maps, true_image
+from ..training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
 from ..training.section import Truth
+from ..wire.errors import DataError
 from .evaluated_methods import Method
 from .evaluation_picture import Pictured
 from .evaluation_protocol import Protocol
 from .evaluation_report import Report, Result
 
-_MAPS_OF_TRUTH = 24
-"""Calibration lines of the maps that combine the truth, where more are not asked for."""
 _SMOOTHING, _MARGIN = 7, 3
 
 
@@ -60,7 +59,7 @@ class Volume:
         self.number = number
         self._protocol, self._report = protocol, report
         self.name: str = scans[0].volume or scans[0].name or f"scan {number + 1}"
-        truths = [self._cropped(_truth(scan, protocol, truth), scan) for scan in scans]
+        truths = [self._cropped(_truth(scan, truth), scan) for scan in scans]
         insides = object_masks(truths) if protocol.region_for(truth) == "object" else [None] * len(scans)
         self._slices: list[_Slice] = []
         for index, (scan, image, inside) in enumerate(zip(scans, truths, insides, strict=True), start=first):
@@ -138,9 +137,14 @@ class Volume:
     def _reconstruct(self, methods: dict[str, Method], measured: Tensor, lines: int) -> dict[str, dict[int, Tensor]]:
         """Return the images [frames, y, x] of every method by the position of the slice, without those that failed."""
         images: dict[str, dict[int, Tensor]] = {name: {} for name in methods}
-        pattern, block = (measured[:, :, None], []) if measured.dim() == 2 else (measured, [lines])
+        pattern = measured[:, :, None] if measured.dim() == 2 else measured
         for position, each in enumerate(self._slices):
-            kspace, maps = _with_frames(each.scan.kspace) * pattern, calibrated_maps(each.scan.kspace, lines, *block)
+            kspace = _with_frames(each.scan.kspace) * pattern
+            try:
+                maps = _maps(each.scan, measured, lines)
+            except DataError as error:
+                self._report.leave_out(f"{each.scan.name or self.name}: {error}")
+                continue
             for name, method in methods.items():
                 try:
                     images[name][position] = self._cropped(method(kspace, measured, maps), each.scan)
@@ -181,18 +185,22 @@ class Volume:
                 file[key] = torch.cat([*slices.values()]).numpy() if slices else np.zeros((0, 1, 1), np.float32)
 
 
+def _maps(scan: FullScan, measured: Tensor, acs: int) -> Tensor:
+    """Return the coil maps [coils, y, x] that what was measured gives."""
+    if measured.dim() > 2:
+        return maps_of_middle(scan.kspace, acs)
+    return measured_maps(block_of_lines(scan.kspace, measured))
+
+
 def _with_frames(kspace: Tensor) -> Tensor:
     """View [coils, (frames,) ky, kx] with frames."""
     return kspace if kspace.dim() == 4 else kspace[:, None]
 
 
-def _truth(scan: FullScan, protocol: Protocol, truth: Truth) -> Tensor:
+def _truth(scan: FullScan, truth: Truth) -> Tensor:
     """Return the true image [frames, y, x], without noise where that is known."""
     images = ifft(_with_frames(scan.kspace if scan.clean is None else scan.clean), [-2, -1])
-    maps = torch.zeros(0)
-    if truth == "combined":
-        most = max([_MAPS_OF_TRUTH, *(int(acs) for acs in protocol.acs)])
-        maps = calibrated_maps(scan.kspace, min(most, scan.kspace.shape[-2])) if scan.maps is None else scan.maps
+    maps = maps_of_truth(scan) if truth == "combined" else torch.zeros(0)
     return true_image(images, maps, truth).abs()
 
 

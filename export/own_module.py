@@ -113,13 +113,13 @@ def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
         sys.path.insert(0, "")
     try:
         make = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{target} cannot be imported from {Path.cwd()}: {error}") from error
+    except Exception as error:  # it is not our code that runs
+        raise CheckpointError(f"{target} cannot be imported from {Path.cwd()}: {_short(error)}") from error
     try:
         module = make(**arguments)
-    except TypeError as error:
+    except Exception as error:
         raise CheckpointError(
-            f"{target} cannot be made with arguments {arguments} (configuration 'arguments'): {error}"
+            f"{target} cannot be made with arguments {arguments} (configuration 'arguments'): {_short(error)}"
         ) from error
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{target} made a {type(module).__name__}, which is no torch.nn.Module")

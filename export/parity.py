@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
@@ -26,6 +27,7 @@ _WIDER = {
     torch.complex32: torch.complex128,
     torch.complex64: torch.complex128,
 }
+_NARROWER = {torch.float64: torch.float32, torch.complex128: torch.complex64}
 
 
 def run_module(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[str, Tensor]:
@@ -132,7 +134,7 @@ def _run_exact(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[st
 
 
 class _Wider(TorchDispatchMode):
-    """Makes float64 of every other precision that code asks for by name, as in ``x.to(torch.complex64)``."""
+    """Makes float64 of every other precision that code asks for, as in ``x.to(torch.complex64)``."""
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -145,12 +147,23 @@ class _Wider(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Seeming(TorchFunctionMode):
+    """Lets code that asks for a precision see float32, as some refuses any other."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
+        del types
+        result = func(*args, **(kwargs or {}))
+        return _NARROWER.get(result, result) if isinstance(result, torch.dtype) else result
+
+
 @contextmanager
 def _float64() -> Iterator[None]:
+    """Inside this context code computes in float64, whatever it says, and does not see it."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with _Wider():
+        with _Wider(), _Seeming():
             yield
     finally:
         torch.set_default_dtype(before)

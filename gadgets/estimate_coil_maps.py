@@ -99,6 +99,8 @@ def _same_lines(before: Kspace, kspace: Kspace) -> bool:
 def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool = True) -> Deferred:
     """Return the maps of a block from the calibration lines that it has now; they are begun, or left to whoever needs them.
 
+    The map of a single coil is one everywhere, for which no calibration lines are needed.
+
     Parameters
     ----------
     kspace
@@ -120,17 +122,19 @@ def defer_maps(kspace: Kspace, options: MapsOptions, scan: Scan, *, begin: bool 
     DataError
         There are too few calibration lines.
     """
+    coils, _, *shape = kspace.data.shape
+    if coils == 1:
+        return Deferred.known(torch.ones((1, *shape), dtype=torch.complex64))
     region, mask = calibration_region(kspace, options.calibration_size)
-    shape = tuple(kspace.data.shape[2:])
 
     def estimate() -> Tensor:
         start = time.perf_counter()
-        maps = _estimate_on(scan, region, shape, options, mask)
+        maps = _estimate_on(scan, region, tuple(shape), options, mask)
         scan.seconds["estimate_coil_maps"] += time.perf_counter() - start
         return maps
 
     seconds = scan.engine.deadline * shape[0] if scan.engine is not None else None
-    maps = Deferred(estimate, (region.shape[0], *shape), seconds=seconds)
+    maps = Deferred(estimate, (coils, *shape), seconds=seconds)
     if begin and scan.engine is not None:
         scan.engine.begin(maps, scan=scan.name)
     return maps

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..flow.deferred import Deferred
 from ..wire.header import Encoding
 from ..wire.items import (
+    ACQUISITION_HEADER,
     Acquisition,
     AcquisitionBucket,
     AcquisitionHeader,
@@ -119,6 +120,14 @@ def _usual_place(headers: NDArray[Any], mask: NDArray[np.bool_]) -> NDArray[np.b
         return usual
     found, counts = np.unique(positions[mask], axis=0, return_counts=True)
     return (positions == found[counts.argmax()]).all(axis=-1) if counts.size else mask
+
+
+def block_of(data: Tensor, mask: Tensor) -> Kspace:
+    """Make a block of arrays that come from no scan: ``data`` and ``mask`` as in ``Kspace``, pixels of one millimetre."""
+    _, frames, partitions, lines, samples = data.shape
+    matrix, size = (samples, lines, partitions), (float(samples), float(lines), float(partitions))
+    encoding = Encoding(matrix, matrix, size, size)
+    return Kspace(data, mask, None, np.zeros((frames, partitions, lines), ACQUISITION_HEADER), encoding)
 
 
 @dataclass(repr=False)

@@ -98,8 +98,36 @@ class ScaledWithMaps(nn.Module):
         return image * _beside(scale, image)
 
 
+class ScaledLogits(nn.Module):
+    """A network of k-space alone, whose output has no scale, behind k-space with the largest magnitude one.
+
+    Parameters
+    ----------
+    network
+        The network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, kspace: Tensor) -> Tensor:
+        """Return the network's logits."""
+        return self.network(_divide(kspace, magnitude(kspace.detach()).flatten(1).amax(dim=1)))
+
+
 def scaled(network: nn.Module, kind: Scaling, inputs: tuple[str, ...]) -> nn.Module:
-    """Put the scaling around a network, where there is one."""
+    """Put the scaling around a network, where there is one.
+
+    Raises
+    ------
+    ValueError
+        A network of k-space alone has no mask, without which there is no such scaling.
+    """
     if kind == "none":
         return network
+    if inputs == ("kspace",):
+        if kind != "kspace":
+            raise ValueError(f"scaling {kind!r} needs a mask, which the network does not take; accepted is 'kspace'")
+        return ScaledLogits(network)
     return ScaledWithMaps(network, kind) if "maps" in inputs else Scaled(network, kind)

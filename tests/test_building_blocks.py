@@ -163,3 +163,94 @@ def test_total_variation_is_the_adjoint_pair_and_denoises():
     noisy = truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
     denoised, _, _ = TotalVariation(1, 100, 0.15).denoise(noisy, torch.zeros_like(noisy), torch.zeros_like(noisy))
     assert (denoised - truth).norm() < 0.4 * (noisy - truth).norm()
+
+
+SPECTRA = {
+    "distinct": [3.0, 2.2, 1.5, 1.1, 0.4, 0.2],
+    "equal": [3.0, 2.0, 2.0, 2.0, 0.3, 0.3],
+    "zeros": [3.0, 2.0, 2.0, 0.0, 0.0, 0.0],
+    "all but the largest shrink to nothing": [3.0, 0.1, 0.1, 0.0, 0.0, 0.0],
+}
+
+
+def matrices(spectrum, shape):
+    """Complex [2, rows, columns, 2] in float64 with these singular values, the second of them twice as large."""
+    random = np.random.default_rng(4)
+    u, v = (np.linalg.qr(random.standard_normal((2, n, 6)) + 1j * random.standard_normal((2, n, 6)))[0] for n in shape)
+    scaled = np.array(spectrum) * np.array([1.0, 2.0])[:, None, None]
+    return torch.view_as_real(torch.from_numpy((u * scaled) @ v.conj().swapaxes(1, 2)))
+
+
+def thresholded_in_numpy(x, threshold):
+    u, s, v = np.linalg.svd(torch.view_as_complex(x.contiguous()).numpy(), full_matrices=False)
+    return (u * np.maximum(s - threshold * s[..., :1], 0)[..., None, :]) @ v
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9), (6, 6)])
+@pytest.mark.parametrize("spectrum", SPECTRA.values(), ids=SPECTRA)
+def test_the_gradient_of_singular_value_thresholding_equals_finite_differences(spectrum, shape):
+    random = torch.Generator().manual_seed(1)
+    x = matrices(spectrum, shape).requires_grad_()
+    threshold = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(x.shape, dtype=torch.float64, generator=random)
+    (singular_value_threshold(x, threshold) * weights).sum().backward()
+    assert x.grad is not None
+    assert threshold.grad is not None
+
+    def value(moved, limit):
+        return float((torch.view_as_real(torch.from_numpy(thresholded_in_numpy(moved, limit))) * weights).sum())
+
+    step = 1e-5
+    for _ in range(5):
+        direction = torch.randn(x.shape, dtype=torch.float64, generator=random)
+        ahead, behind = (value(x.detach() + sign * step * direction, 0.25) for sign in (1, -1))
+        assert float((x.grad * direction).sum()) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-6)
+    ahead, behind = (value(x.detach(), 0.25 + sign * step) for sign in (1, -1))
+    assert float(threshold.grad) == pytest.approx((ahead - behind) / (2 * step), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (6, 9)])
+def test_the_gradient_of_singular_value_thresholding_is_that_of_the_decomposition_where_that_has_one(shape):
+    x = matrices(SPECTRA["distinct"], shape)
+    weights = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def by_decomposition(y, limit):
+        u, s, v = torch.linalg.svd(torch.view_as_complex(y), full_matrices=False)
+        # the product does not depend on the phases of the vectors
+        shrunk = torch.relu(s - limit * s[..., :1]).to(u.dtype)
+        return torch.view_as_real((u * shrunk.unsqueeze(-2)) @ v)
+
+    gradients = []
+    for method in (by_decomposition, singular_value_threshold):
+        y = x.clone().requires_grad_()
+        limit = torch.tensor(0.25, dtype=torch.float64, requires_grad=True)
+        gradients.append(torch.autograd.grad((method(y, limit) * weights).sum(), (y, limit)))
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-3, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["zero", "zero columns", "flat"])
+def test_the_gradient_of_singular_value_thresholding_is_always_finite(kind, threshold):
+    x = torch.zeros(3, 8, 5, 2)
+    if kind != "zero":
+        x[:, :5, :, 0] = torch.eye(5)
+    if kind == "zero columns":
+        x[:, :, 2:] = 0
+    x.requires_grad_()
+    limit = torch.tensor(threshold, requires_grad=True)
+    singular_value_threshold(x, limit).square().sum().backward()
+    assert x.grad is not None
+    assert limit.grad is not None
+    assert torch.isfinite(x.grad).all()
+    assert torch.isfinite(limit.grad)
+
+
+def test_singular_value_thresholding_is_compiled_as_it_is_computed():
+    class Thresholds(torch.nn.Module):
+        def forward(self, x: torch.Tensor, limit: torch.Tensor) -> torch.Tensor:
+            return singular_value_threshold(x, limit)
+
+    x, limit = matrices(SPECTRA["equal"], (9, 6)).float(), torch.tensor(0.2)
+    compiled = torch.jit.script(Thresholds())
+    torch.testing.assert_close(compiled(x, limit), singular_value_threshold(x, limit), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Metrics against their definitions in numpy and scipy, in float64, window by window; and the conventions of volumes and slices."""
+"""Metrics against their definitions in numpy and scipy, in float64, by windows; and the conventions of volumes and slices."""
 
 import importlib.util
 

@@ -44,4 +44,4 @@ def read_cmrxrecon(reading: Reading) -> Iterator[Block]:
         for index in reading.middle(shape[0 if still else 1]):
             data = read_complex(dataset, index if still else np.s_[:, index])
             data = data.reshape(1 if still else shape[0], 1 if single else shape[-3], 1, *shape[-2:])
-            yield Block(make_kspace(data.swapaxes(0, 1)), f"slice {index}", index)
+            yield Block(make_kspace(data.swapaxes(0, 1)), index)

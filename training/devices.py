@@ -103,8 +103,8 @@ def choose_devices(text: str, batch: int) -> list[torch.device]:
 def _of_list(indices: list[int], gpus: int) -> list[torch.device]:
     missing = [index for index in indices if not 0 <= index < gpus]
     if missing:
-        there = f"GPUs 0 to {gpus - 1}" if gpus else "no GPU here"
-        raise RecipeError(f"there is no GPU {missing[0]}; there are {there}", where="--devices", accepted=_ACCEPTED)
+        there = f"there are GPUs 0 to {gpus - 1}" if gpus else "there is none here"
+        raise RecipeError(f"no GPU {missing[0]}: {there}", where="--devices", accepted=_ACCEPTED)
     if len(set(indices)) < len(indices):
         raise RecipeError("a GPU is named twice", where="--devices", accepted=_ACCEPTED)
     return [torch.device("cuda", index) for index in indices]

@@ -35,7 +35,7 @@ def read_fastmri(reading: Reading) -> Iterator[Block]:
             kspace = make_kspace(data[:, None, None], encoding)
             if index == middle:
                 _compare(file, index, data, reading)
-            yield Block(kspace, f"slice {index}", index, matrix)
+            yield Block(kspace, index, matrix=matrix)
 
 
 def _image(file: h5py.File) -> Any:

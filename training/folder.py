@@ -125,6 +125,11 @@ class RunFolder:
         table.writerows(rows)
         write_whole(self.metrics, lambda file: file.write(text.getvalue().encode()))
 
+    def epochs_done(self) -> int:
+        """Return how many epochs are done."""
+        state = self.state()
+        return 0 if state is None else state["progress"]["epoch"]
+
     def state(self) -> dict[str, Any] | None:
         """Return the state to go on from, if any was kept.
 

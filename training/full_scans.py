@@ -43,8 +43,8 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     int
         Number of the slice, partitions counted on.
     FullScan
-        Named by its place in the file. The readout is cropped as ``remove_oversampling`` does it, and partitions are those of
-        the slab that is reconstructed.
+        Its ``name`` is its place in the file, its ``volume`` what tells the file's volumes apart. The readout is cropped as
+        ``remove_oversampling`` does it, and partitions are those of the slab that is reconstructed.
 
     Raises
     ------
@@ -72,15 +72,27 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     matrix = block.matrix or _image_matrix(kspace.encoding, data.shape[-2], data.shape[-1])
     matrix = None if matrix == tuple(data.shape[-2:]) else matrix
     partitions = data.shape[2]
-    for index, volume in _partitions(data, kspace.encoding):
-        for frame in range(1 if reading.series else volume.shape[1]):
-            parts = [f"partition {index}"] * (partitions > 1) + [f"frame {frame}"] * (volume.shape[1] > 1)
-            name = ", ".join([block.place, *(parts[:-1] if reading.series else parts)])
-            still = volume if reading.series else volume[:, frame]
-            yield (
-                block.slice * partitions + index,
-                FullScan(still.contiguous(), measured=measured, matrix=matrix, name=name),
+    for index, lines in _partitions(data, kspace.encoding):
+        partition = f"partition {index}" if partitions > 1 else ""
+        stills = {"": lines} if reading.series or lines.shape[1] == 1 else _frames(lines)
+        for frame, part in stills.items():
+            scan = FullScan(
+                part.contiguous() if reading.series else part.squeeze(1).contiguous(),
+                measured=measured,
+                matrix=matrix,
+                name=_words(block.place, partition, frame),
+                volume=_words(block.volume, frame),
             )
+            yield block.slice * partitions + index, scan
+
+
+def _frames(lines: Tensor) -> dict[str, Tensor]:
+    """Frames [coils, 1, ky, kx] of [coils, frames, ky, kx], by name."""
+    return {f"frame {index}": frame for index, frame in enumerate(lines.split(1, dim=1))}
+
+
+def _words(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)
 
 
 def _power(data: Tensor) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ all of them in ``full_scans`` and ``prepared``. For example, for NumPy files [co
     @layout("numpy", holds="NumPy files [coils, ky, kx]", recognises=lambda path: path.suffix == ".npy", suffixes=(".npy",))
     def read_numpy(reading):
         kspace = numpy.load(reading.path)
-        yield Block(make_kspace(kspace[:, None, None]), "the slice")
+        yield Block(make_kspace(kspace[:, None, None]))
 
 A module that defines one is named in the recipe (``data.layouts: [package.module]``), or by an installed package under the entry
 point group ``isocenter.layouts``.
@@ -17,7 +17,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -25,10 +25,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..gadgets.kspace import Kspace
+from ..gadgets.kspace import Kspace, block_of
 from ..wire.errors import FileError, OptionError
 from ..wire.header import Encoding
-from ..wire.items import ACQUISITION_HEADER
 
 ENTRY_POINTS = "isocenter.layouts"
 """Installed packages add layouts under this group: ``name = "package.module"``."""
@@ -79,18 +78,23 @@ class Block:
     kspace
         Data complex64 [coils, frames, kz, ky, kx]; lines and samples that were not measured are zero. Its ``encoding`` says what
         of the readout is oversampling.
-    place
-        Which part of the file it is, in words.
     slice
         Number of the slice, by which the middle ones are chosen.
+    volume
+        Which of the file's volumes it belongs to, in words, such as ``repetition 2``; empty where there is one.
     matrix
         Pixels along y and x that a reader gets, where that is not what the encoding says.
     """
 
     kspace: Kspace
-    place: str
     slice: int = 0
+    volume: str = ""
     matrix: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> str:
+        """Which part of the file it is, in words."""
+        return f"slice {self.slice}, {self.volume}" if self.volume else f"slice {self.slice}"
 
 
 Adapter = Callable[[Reading], Iterator[Block]]
@@ -195,14 +199,6 @@ def make_kspace(data: NDArray[np.complex64], encoding: Encoding | None = None) -
     encoding
         Encoding space; without one, nothing is oversampled.
     """
-    _, frames, kz, ky, kx = data.shape
-    if encoding is None:
-        matrix, fov = (kx, ky, kz), (float(kx), float(ky), float(kz))
-        encoding = Encoding(matrix, matrix, fov, fov)
-    return Kspace(
-        data=torch.from_numpy(np.ascontiguousarray(data, np.complex64)),
-        mask=torch.from_numpy((data != 0).any(axis=(0, -1))),
-        calibration=None,
-        headers=np.zeros((frames, kz, ky), ACQUISITION_HEADER),
-        encoding=encoding,
-    )
+    mask = torch.from_numpy((data != 0).any(axis=(0, -1)))
+    kspace = block_of(torch.from_numpy(np.ascontiguousarray(data, np.complex64)), mask)
+    return kspace if encoding is None else replace(kspace, encoding=encoding)

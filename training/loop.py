@@ -126,6 +126,8 @@ class Loop:
             It was interrupted, and the state is kept.
         """
         with on_interruption(self._stop), self._line:
+            if self._progress.step == 0:
+                self._save()  # from here on there always is a state
             while self._progress.epoch < self._recipe.epochs:
                 self._train_epoch()
                 self._end_epoch()
@@ -170,8 +172,9 @@ class Loop:
         self._task.zero_grad()
         total = torch.zeros((), device=self._rank.device)
         for batch in range(order.batches_of(progress.steps)):
+            stacks = next(batches)  # before the seed: a loader that begins draws as well
             self._seed(progress.step, batch)
-            for stack in next(batches):
+            for stack in stacks:
                 total += self._backward(to_device(stack, self._rank.device), turn, order.samples_of(progress.steps))
         total, stop = self._rank.total(torch.stack([total, total.new_tensor(float(self._stopping))])).tolist()
         check_finite(total, progress.step)

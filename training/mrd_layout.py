@@ -57,7 +57,8 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
         for item in stream:
             if isinstance(item, Kspace):
                 found = True
-                yield Block(item, *_place(item))
+                counters = item.central_header(0).idx
+                yield Block(item, counters.slice, _volume(item.encoding_index, counters))
     finally:
         file.close()
     said = [*file.problems, *scan.problem_messages()]
@@ -74,9 +75,7 @@ def _frames(items: Iterable[Acquisition | Waveform]) -> FrameCounter:
     return "phase" if len(phases) > 1 else "repetition"
 
 
-def _place(kspace: Kspace) -> tuple[str, int]:
-    """Name a block by its counters, and tell its slice."""
-    counters = kspace.central_header(0).idx
-    others = [f"{name} {getattr(counters, name)}" for name in KEY_COUNTERS[1:] if getattr(counters, name)]
-    encoding = [f"encoding {kspace.encoding_index}"] if kspace.encoding_index else []
-    return ", ".join([f"slice {counters.slice}", *others, *encoding]), int(counters.slice)
+def _volume(encoding: int, counters: Any) -> str:
+    """Name what tells volumes of a scan apart."""
+    parts = [f"{name} {getattr(counters, name)}" for name in KEY_COUNTERS[1:] if getattr(counters, name)]
+    return ", ".join([f"encoding {encoding}", *parts] if encoding else parts)

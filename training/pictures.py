@@ -59,7 +59,8 @@ def draw_sample(task: Task, stack: Sample, path: Path) -> None:
         middle = len(lines) // 2
         rows.append({**_row(images, middle), "mask": lines[middle]})
         column = images["truth"].shape[-1] // 2
-        rows.append({**{name: image[:, :, column].T for name, image in images.items()}, "mask": lines[:, :, column].T})
+        over_time = {name: image[:, :, column].T for name, image in {**images, "mask": lines}.items()}
+        rows.append({f"{name}, over time": image for name, image in over_time.items()})
     _draw(rows, float(images["truth"].max()), path)
 
 
@@ -83,9 +84,8 @@ def _draw(rows: list[dict[str, Tensor]], white: float, path: Path) -> None:
     for number, row in enumerate(rows):
         for index, (title, image) in enumerate(row.items()):
             axes = figure.add_subplot(len(rows), len(row), number * len(row) + index + 1)
-            white_here = 1 if title == "mask" else white
-            # the last row of a series is over time, which has no length
-            aspect = "auto" if number == 2 else "equal"
+            white_here = 1 if title.startswith("mask") else white
+            aspect = "auto" if title.endswith("time") else "equal"  # time has no length
             axes.imshow(image.cpu().numpy(), cmap="gray", vmin=0, vmax=white_here, aspect=aspect)
             axes.set_title(title)
             axes.axis("off")

@@ -33,6 +33,7 @@ class ScanEntry(Section):
     size: int
     digest: str
     slice: int
+    volume: str
     name: str
     measured: tuple[int, int] | None
     """First measured line and the one after the last."""
@@ -98,9 +99,8 @@ class PreparedFile:
             measured = torch.zeros(kspace.shape[-2], dtype=torch.bool)
             measured[slice(*entry.measured)] = True
         name = f"{self.path.name}, {entry.name}"
-        return FullScan(
-            torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name, volume=str(self.path)
-        )
+        volume = f"{self.path}, {entry.volume}" if entry.volume else str(self.path)
+        return FullScan(torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name, volume=volume)
 
     def _array(self, entry: ScanEntry, number: int) -> NDArray[np.complex64] | None:
         """Map an array, None if it is damaged; it is read for that once."""
@@ -147,7 +147,7 @@ class PreparedFile:
                 layout=self.layout.name,
                 patient=patient,
                 remarks=tuple(reading.remarks),
-                scans=tuple(sorted(entries, key=lambda entry: (entry.slice, entry.array))),
+                scans=tuple(_by_volume(entries)),
             )
             with NamedTemporaryFile("wb", dir=self._folder, delete=False) as file:
                 file.write(index.model_dump_json(indent=1).encode())
@@ -173,10 +173,19 @@ class PreparedFile:
             size=path.stat().st_size,
             digest=_digest(array),
             slice=number,
+            volume=scan.volume,
             name=scan.name,
             measured=None if rows is None else (int(rows[0]), int(rows[-1]) + 1),
             matrix=scan.matrix,
         )
+
+
+def _by_volume(entries: list[ScanEntry]) -> list[ScanEntry]:
+    """Volumes one after the other in the order of their first scans, slices ascending."""
+    first: dict[str, int] = {}
+    for at, entry in enumerate(entries):
+        first.setdefault(entry.volume, at)
+    return sorted(entries, key=lambda entry: (first[entry.volume], entry.slice))
 
 
 def _digest(content: bytes | NDArray[np.complex64]) -> str:

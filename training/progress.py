@@ -10,6 +10,11 @@ from .folder import Row
 _TOLD = ("train_loss", "validation_loss", "ssim", "psnr", "nmse", "random_nrmse")
 
 
+def tell(words: str) -> None:
+    """Tell the user a sentence."""
+    Console(highlight=False, soft_wrap=True).print(words, markup=False)
+
+
 class ProgressLine:
     """Tells of a run's steps and epochs.
 

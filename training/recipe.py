@@ -12,6 +12,7 @@ from ..simulate.sampling import SamplingError, undersamples_two
 from ..wire.errors import IsocenterError
 from .masks import Masks
 from .optimizer import Optimizer
+from .scale import check_scaling, with_scaling
 from .section import Range, Section, Truth
 
 Precision = Literal["float32", "tf32", "bf16"]
@@ -100,7 +101,7 @@ class Sampler(Section):
     configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
     start_from: Path | None = None
-    """Weights of the network that reconstructs, such as ``runs/NAME/weights.pt``."""
+    """Weights of the network that reconstructs: ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
     reconstructor_steps: Annotated[int, Field(gt=0)] = 20
     sampler_steps: Annotated[int, Field(gt=0)] = 40
@@ -112,6 +113,11 @@ class Sampler(Section):
     error_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        return with_scaling(values)
+
 
 class Recipe(Section):
     """What stands in a recipe's YAML file."""
@@ -120,7 +126,8 @@ class Recipe(Section):
     network: str
     configuration: dict[str, Any] = Field(default_factory=dict)
     scaling: Scaling | None = None
-    """What k-space is divided by in front of the network; without it, as the network's paper does."""
+    """What k-space is divided by in front of the network; without it, as the network's paper does, or else by the largest
+    magnitude of the zero-filled image."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     truth: Truth | None = None
@@ -142,9 +149,15 @@ class Recipe(Section):
     """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
     seed: Annotated[int, Field(ge=0)] = 1
     start_from: tuple[Path, ...] = ()
-    """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network."""
+    """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
+    ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
     sampler: Sampler | None = None
     """For the network ``mnet``, and for it alone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        return with_scaling(values)
 
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
@@ -156,6 +169,7 @@ class Recipe(Section):
         if not isinstance(self.data, FileData):
             self._check_simulated(self.data)
         if self.sampler is not None:
+            check_scaling(self.network, self.scaling)
             return self._check_sampler(self.sampler)
         task = "2d" if self.network == "loupe" else NETWORKS[self.network].task
         if task not in ("2d", "2d+t"):
@@ -173,6 +187,7 @@ class Recipe(Section):
             raise ValueError("the loss is empty")
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
             raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
+        check_scaling(self.network, self.scaling)
         return self
 
     def _check_simulated(self, data: SimulatedData | SimulatedSeries) -> None:
@@ -216,6 +231,7 @@ class Recipe(Section):
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        check_scaling(sampler.network, sampler.scaling)
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")

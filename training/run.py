@@ -17,9 +17,11 @@ from .labels import make_labels
 from .loop import Loop
 from .masks import Masks
 from .processes import run_on
+from .progress import tell
 from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
 from .samples import TrainingSamples
+from .start import find_weights
 from .task import ReconstructionTask, Task
 from .weights import start_from
 
@@ -40,6 +42,7 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
         with_maps=with_maps,
         truth=recipe.true_image,
         with_true_maps="maps" in recipe.loss,
+        chosen_later=recipe.sampler is not None,
         memory=memory,
     )
     if not isinstance(recipe.data, FileData):
@@ -106,6 +109,10 @@ def train(
     check_precision(recipe.precision, chosen[0])
     if resume:
         run.check_resumable(recipe)
+        done = run.epochs_done()
+        if done >= recipe.epochs:
+            tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
+            return run.weights
     elif not overwrite:
         run.check_free()
     share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
@@ -131,11 +138,11 @@ def _train(
     torch.manual_seed(recipe.seed)
     task: Task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
     _check_statistics(task, rank)
-    for checkpoint in recipe.start_from:
-        start_from(task, checkpoint)
+    state = folder.state() if resume else None
+    for checkpoint in recipe.start_from if state is None else ():
+        start_from(task, find_weights(checkpoint))
     task = task.to(rank.device)
     training, validation = datasets(recipe, memory)
-    state = folder.state() if resume else None
     if rank.index == 0:
         folder.begin(recipe, anew=not resume)
     rank.wait()

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
+from ..models.scaling import scaled
 from .folder import read_checkpoint
 from .icd import descend, middle_lines, variable_density
 from .recipe import Recipe, RecipeError, Sampler
 from .samples import Sample
+from .start import find_weights
 from .task import Learner, Task, build, relative_squares
 
 _CANDIDATES = 16
@@ -43,7 +45,7 @@ class SamplerTask(Task):
             self.reconstructor.requires_grad_(False)
 
     def _start_reconstructor(self, checkpoint: Path) -> None:
-        content = read_checkpoint(checkpoint)["state_dict"]
+        content = read_checkpoint(find_weights(checkpoint))["state_dict"]
         weights = {key.removeprefix("network."): value for key, value in content.items()}
         try:
             self.reconstructor.load_state_dict(weights)
@@ -60,7 +62,7 @@ class SamplerTask(Task):
         """Return logits [batch, lines - base] and the mask [batch, 1, lines, 1, 1] for fully sampled k-space."""
         lines = kspace.shape[2]
         middle = middle_lines(lines, self.settings.base).to(kspace.device)
-        logits = self.network(kspace * middle[:, None, None])
+        logits = scaled(self.network, self.recipe.scaling or "none", ("kspace",))(kspace * middle[:, None, None])
         threshold = logits.topk(self.settings.budget + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)
         chosen = StraightThrough.apply(torch.sigmoid(logits - threshold))
         mask = middle.to(kspace.dtype).repeat(len(kspace), 1).masked_scatter(~middle.repeat(len(kspace), 1), chosen)

@@ -8,56 +8,77 @@ A sample is a dictionary of float32 tensors:
 - ``target`` [(frames,) y, x, 2], the true image: of the fully sampled scan, its coils combined by the maps or by the root of
   their sum of squares, whose largest magnitude is one; the middle of it, where a reader gets only that;
 - ``image``, all of it, for networks that undersample it themselves.
+
+All but the maps are divided by the largest magnitude of the fully sampled image, so that losses are of one scale. A network does
+not see that factor: it scales its input by what was measured, or does not mind (``training.scale``).
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..gadgets.estimate_coil_maps import MapsOptions, calibration_region, defer_maps
+from ..gadgets.kspace import Kspace, block_of
+from ..gadgets.scan import Scan
 from ..models.coil_maps import espirit
 from ..models.fourier import ifft
 from ..models.planar import center_crop
-from ..simulate.sampling import SamplingError
+from ..simulate.sampling import SamplingError, acs_lines
+from ..wire.header import NO_HEADER
 from .data import FullScan, beside
 from .masks import Masks, random_mask
 from .section import Truth
 
 Sample = dict[str, Tensor]
-_READOUT_CALIBRATION = 24
-"""Readout samples that ESPIRiT's calibration uses."""
 
 
-@dataclass(frozen=True)
-class _Complete:
-    """A sample before undersampling, and what its mask needs."""
-
-    sample: Sample
-    acs: int
-    measured: NDArray[np.bool_] | None
-    matrix: tuple[int, int] | None
-
-
-def calibrated_maps(kspace: Tensor, acs: int, samples: int = _READOUT_CALIBRATION) -> Tensor:
-    """ESPIRiT maps complex64 [coils, y, x] from the middle of k-space, the mean over frames, as the service makes them.
+def block_of_lines(kspace: Tensor, lines: Tensor) -> Kspace:
+    """Return the block that the service makes of the measured lines of a slice or series.
 
     Parameters
     ----------
     kspace
-        complex64 [coils, (frames,) ky, kx].
-    acs, samples
-        How many lines and samples around the middle.
+        complex64 [coils, (frames,) ky, kx]; what was not measured does not count.
+    lines
+        bool [frames, ky], the measured lines; one frame of a slice.
+    """
+    full = kspace if kspace.dim() == 4 else kspace[:, None]
+    return block_of((full * lines[:, :, None])[:, :, None], lines[:, None])
+
+
+def measured_maps(block: Kspace) -> Tensor:
+    """Return the coil maps complex64 [coils, y, x] that the service makes of a block of one partition."""
+    return defer_maps(block, MapsOptions(), Scan(NO_HEADER), begin=False).get()[:, 0]
+
+
+def maps_of_middle(kspace: Tensor, acs: int) -> Tensor:
+    """ESPIRiT maps complex64 [coils, y, x] where points were measured, of which the service knows none: from ``acs`` x ``acs``.
+
+    Parameters
+    ----------
+    kspace
+        complex64 [coils, (frames,) ky, kx]; the mean over frames is used.
+    acs
+        Length of the fully sampled middle, in points.
     """
     kspace = kspace.mean(dim=1) if kspace.dim() == 4 else kspace
     _, ky, kx = kspace.shape
-    width = min(samples, kx)
-    block = kspace[:, ky // 2 - acs // 2 :][:, :acs, kx // 2 - width // 2 :][..., :width]
+    block = kspace[:, ky // 2 - acs // 2 :, kx // 2 - min(acs, kx) // 2 :][:, :acs, :acs]
     return espirit(block[:, None].contiguous(), (1, ky, kx))[:, 0]
+
+
+def maps_of_truth(scan: FullScan) -> Tensor:
+    """Return the true maps complex64 [coils, y, x] of a scan, or those that all of its lines give."""
+    if scan.maps is not None:
+        return scan.maps
+    frames = scan.kspace.shape[1] if scan.kspace.dim() == 4 else 1
+    every = torch.ones((frames, scan.kspace.shape[-2]), dtype=torch.bool)
+    return measured_maps(block_of_lines(scan.kspace, every))
 
 
 def true_image(images: Tensor, maps: Tensor, truth: Truth) -> Tensor:
@@ -105,6 +126,8 @@ class TrainingSamples(Dataset[Sample]):
         Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
     fresh
         Whether masks change from epoch to epoch.
+    chosen_later
+        Whether the network chooses lines beside the calibration lines, which then are all that coil maps are made of.
     memory
         Bytes of samples that a process keeps from epoch to epoch.
     """
@@ -120,6 +143,7 @@ class TrainingSamples(Dataset[Sample]):
         truth: Truth,
         with_true_maps: bool = False,
         fresh: bool,
+        chosen_later: bool = False,
         memory: float = math.inf,
     ) -> None:
         self._scan = scan
@@ -130,10 +154,13 @@ class TrainingSamples(Dataset[Sample]):
         self._truth: Truth = truth
         self._with_true_maps = with_true_maps
         self._fresh = fresh
+        self._chosen_later = chosen_later
         self.label: Callable[[int], Tensor] | None = None
         """Returns what goes with the sample of an index as ``label``."""
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loaders' processes are told as well
-        self._kept: dict[int, _Complete] = {}
+        self._kept: dict[int, FullScan] = {}
+        self._maps: dict[int, tuple[Tensor, Tensor]] = {}
+        """Coil maps of a scan, and the lines that they were made of."""
         self._room = memory
 
     def __len__(self) -> int:
@@ -145,29 +172,21 @@ class TrainingSamples(Dataset[Sample]):
             self._epoch.fill_(epoch)
 
     def __getitem__(self, index: int) -> Sample:
-        complete = self._full(index)
-        sample = complete.sample
+        scan = self._full(index)
         random = np.random.default_rng((self._seed, index, int(self._epoch)))
-        target = center_crop(sample["target"], complete.matrix, (-3, -2))
-        mask = self._mask(random, complete)
+        mask, acs = self._mask(index, scan, random)
+        sample = self._make(index, scan, mask, acs)
         label = {} if self.label is None else {"label": self.label(index)}
-        kspace = sample["kspace"] * mask
-        return {**sample, **label, "image": sample["target"], "target": target, "kspace": kspace, "mask": mask}
+        *frames, lines, _ = scan.kspace.shape[1:]
+        weights = mask.to(torch.float32).reshape(1, *frames, lines, -1, 1)
+        target = center_crop(sample["target"], scan.matrix, (-3, -2))
+        kspace = sample["kspace"] * weights
+        return {**sample, **label, "image": sample["target"], "target": target, "kspace": kspace, "mask": weights}
 
-    def _mask(self, random: np.random.Generator, complete: _Complete) -> Tensor:
-        *frames, lines, samples = complete.sample["kspace"].shape[1:-1]
-        mask = random_mask(
-            random, lines, complete.acs, self._masks, *frames, samples=samples, measured=complete.measured
-        )
-        return torch.from_numpy(mask).to(torch.float32).reshape(1, *frames, lines, -1, 1)
-
-    def _full(self, index: int) -> _Complete:
-        """Return the sample before undersampling."""
-        if index in self._kept:
-            return self._kept[index]
-        scan = self._scan(index)
+    def _mask(self, index: int, scan: FullScan, random: np.random.Generator) -> tuple[Tensor, int]:
+        """Return what is measured, bool [frames, ky] or [frames, ky, kx], and the number of calibration lines."""
+        *frames, lines, samples = scan.kspace.shape[1:]
         measured = None if scan.measured is None else scan.measured.numpy()
-        *_, lines, samples = scan.kspace.shape
         try:
             self._masks.check(lines, samples, measured)
         except SamplingError as error:
@@ -175,23 +194,52 @@ class TrainingSamples(Dataset[Sample]):
             raise
         low, high = self._masks.acs_range(lines if measured is None else int(measured.sum()))
         acs = int(np.random.default_rng((self._seed, index)).integers(low, high + 1))
-        sample = self._make(scan, acs)
-        complete = _Complete(sample, acs, measured, scan.matrix)
-        size = sum(tensor.nbytes for tensor in sample.values())
-        if size <= self._room:
-            self._room -= size
-            self._kept[index] = complete
-        return complete
+        mask = random_mask(random, lines, acs, self._masks, *frames, samples=samples, measured=measured)
+        return torch.from_numpy(mask), acs
 
-    def _make(self, scan: FullScan, acs: int) -> Sample:
+    def _full(self, index: int) -> FullScan:
+        if index in self._kept:
+            return self._kept[index]
+        scan = self._scan(index)
+        scan = scan if self._with_true_maps else replace(scan, maps=None)
+        if self._fits(scan.kspace, scan.clean, scan.maps):
+            self._kept[index] = scan
+        return scan
+
+    def _fits(self, *tensors: Tensor | None) -> bool:
+        """Whether there is memory for these; if so, it is taken."""
+        size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def _make(self, index: int, scan: FullScan, mask: Tensor, acs: int) -> Sample:
+        """Return the sample before undersampling, with maps made of what is measured."""
         images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
         maps = torch.zeros(0, dtype=torch.complex64)
         if self._with_maps or self._truth == "combined":
-            maps = calibrated_maps(scan.kspace, acs, *([acs] if self._masks.points else []))
+            maps = self._maps_of(index, scan.kspace, mask, acs)
         target = true_image(images, maps, self._truth)
         scale = target.abs().max()
         sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
         if self._with_true_maps:
-            most = self._masks.acs_range(scan.kspace.shape[-2])[1]
-            sample["true_maps"] = calibrated_maps(scan.kspace, most) if scan.maps is None else scan.maps
+            sample["true_maps"] = maps_of_truth(scan)
         return {name: torch.view_as_real(value.contiguous()) for name, value in sample.items()}
+
+    def _maps_of(self, index: int, kspace: Tensor, mask: Tensor, acs: int) -> Tensor:
+        """Return the maps of a scan; those that are kept, where they are made of the same lines."""
+        if mask.dim() > 2:
+            return maps_of_middle(kspace, acs)
+        lines = torch.from_numpy(acs_lines(mask.shape[1], acs)).expand(mask.shape) if self._chosen_later else mask
+        block = block_of_lines(kspace, lines)
+        if len(kspace) == 1:
+            return measured_maps(block)
+        region, _ = calibration_region(block, MapsOptions().calibration_size)
+        kept = self._maps.get(index)
+        if kept is not None and torch.equal(kept[0], region):
+            return kept[1]
+        maps = measured_maps(block)
+        if kept is not None or self._fits(region, maps):
+            self._maps[index] = region, maps
+        return maps

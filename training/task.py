@@ -84,7 +84,7 @@ class Task(nn.Module, ABC):
         self.network: nn.Module = build(self.recipe.network, self.recipe.configuration)
         reconstructs = self.recipe.sampler or self.recipe
         self.entry: Network = NETWORKS[reconstructs.network]
-        self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
+        self.scaling: Scaling = reconstructs.scaling or "none"
         self.compares_complex: bool = self.entry.output == "complex" and self.recipe.true_image == "combined"
 
     @property

@@ -54,6 +54,9 @@ class Network:
         Whether its graph depends on the number of frames, which keeps it from ONNX.
     weights_of
         Network whose checkpoints are its own.
+    equivariant
+        Whether it normalises inside, whatever its configuration: k-space times a factor gives its image times that factor. All
+        others need a scaling in front of them.
     phase_first
         What its configuration is instead where the phase direction comes before the readout, as in this project's training.
     """
@@ -69,6 +72,7 @@ class Network:
     undersampled: tuple[str, ...] = ("ky",)
     loops_over_frames: bool = False
     weights_of: str = ""
+    equivariant: bool = False
     phase_first: dict[str, Any] = field(default_factory=dict)
 
     def build(self, **configuration: Any) -> nn.Module:
@@ -81,7 +85,9 @@ _NO_MAPS = ("kspace", "mask")
 _BOTH = ("ky", "kx")
 
 NETWORKS: dict[str, Network] = {
-    "e2e-varnet": Network(E2EVarNet, "2d", _NO_MAPS, "magnitude", "Sriram et al., MICCAI 2020, arXiv:2004.06688"),
+    "e2e-varnet": Network(
+        E2EVarNet, "2d", _NO_MAPS, "magnitude", "Sriram et al., MICCAI 2020, arXiv:2004.06688", equivariant=True
+    ),
     "varnet-complex": Network(
         ComplexVarNet,
         "2d",
@@ -89,6 +95,7 @@ NETWORKS: dict[str, Network] = {
         "complex",
         "Sriram et al.; its coil images combined with given coil maps",
         weights_of="e2e-varnet",
+        equivariant=True,
     ),
     "modl": Network(
         Modl,
@@ -136,7 +143,7 @@ NETWORKS: dict[str, Network] = {
     "jotlasnet": Network(
         JotlasNet, "2d+t", _MAPS, "complex", "Zhang et al., Magn. Reson. Imaging 2025", scaling="kspace"
     ),
-    "cinevn": Network(CineVN, "2d+t", _MAPS, "complex", "Vornehm et al., MRM 2025;93:138"),
+    "cinevn": Network(CineVN, "2d+t", _MAPS, "complex", "Vornehm et al., MRM 2025;93:138", equivariant=True),
     "crnn-mri": Network(
         CrnnMri,
         "2d+t",
@@ -161,8 +168,8 @@ NETWORKS: dict[str, Network] = {
     "slr-net": Network(
         SlrNet, "2d+t", _MAPS, "complex", "Ke et al., IEEE TMI 2021, arXiv:2010.13677", scaling="kspace"
     ),
-    "ls-net": Network(LsNet, "2d+t", _MAPS, "complex", "Huang et al., MRM 2021, arXiv:2010.14568"),
-    "t2lr-net": Network(T2lrNet, "2d+t", _MAPS, "complex", "Zhang et al., Comput. Biol. Med. 2024"),
+    "ls-net": Network(LsNet, "2d+t", _MAPS, "complex", "Huang et al., MRM 2021, arXiv:2010.14568", equivariant=True),
+    "t2lr-net": Network(T2lrNet, "2d+t", _MAPS, "complex", "Zhang et al., Comput. Biol. Med. 2024", equivariant=True),
     "dccnn": Network(
         DcCnn, "2d", _MAPS, "complex", "Schlemper et al., IPMI 2017, arXiv:1703.00555", readout_first=False
     ),
@@ -225,9 +232,9 @@ NETWORKS: dict[str, Network] = {
         "zero-filled",
         {"learned": "updates"},
     ),
-    "unet": Network(MagnitudeUnet, "2d", _NO_MAPS, "magnitude", "Zbontar et al., arXiv:1811.08839"),
-    "unet-complex": Network(ComplexUnet, "2d", _MAPS, "complex", "Gautam et al., arXiv:2509.16846"),
+    "unet": Network(MagnitudeUnet, "2d", _NO_MAPS, "magnitude", "Zbontar et al., arXiv:1811.08839", equivariant=True),
+    "unet-complex": Network(ComplexUnet, "2d", _MAPS, "complex", "Gautam et al., arXiv:2509.16846", equivariant=True),
     "unet-image": Network(ImageUnet, "image", ("image",), "channels", "Zbontar et al., arXiv:1811.08839"),
-    "mnet": Network(MNet, "sampling", ("kspace",), "logits", "Gautam et al., arXiv:2509.16846"),
+    "mnet": Network(MNet, "sampling", ("kspace",), "logits", "Gautam et al., arXiv:2509.16846", scaling="kspace"),
     "loupe": Network(Loupe, "sampling", ("image",), "magnitude", "Bahadir et al., IEEE TCI 2020, arXiv:1907.11374"),
 }
