@@ -9,7 +9,7 @@ from isocenter.simulate.sampling import SamplingError
 from isocenter.training.data import FullScan, simulated_scan
 from isocenter.training.masks import Masks
 from isocenter.training.recipe import Recipe, SimulatedData, SimulatedSeries
-from isocenter.training.samples import TrainingSamples, calibrated_maps
+from isocenter.training.samples import TrainingSamples, maps_of_middle
 from isocenter.training.task import ReconstructionTask
 
 SLICES = SimulatedData(kind="simulated-brain", matrix=(48, 48), coils=(3, 3))
@@ -66,7 +66,7 @@ def test_maps_of_patterns_of_points_come_from_the_block_that_they_measure():
     mask = sample["mask"][0, ..., 0]
     assert mask.shape == (48, 48)
     assert mask[19:29, 19:29].all()
-    expected = calibrated_maps(scan.kspace * mask, 10, 10)
+    expected = maps_of_middle(scan.kspace * mask, 10)
     torch.testing.assert_close(torch.view_as_complex(sample["maps"]), expected)
     assert torch.equal(sample["kspace"] != 0, sample["kspace"] * mask[..., None] != 0)
 
