@@ -48,7 +48,7 @@ class Masks(Section):
         low, high = self.acs
         if not 0 <= low <= high or (isinstance(high, float) and high >= 1):
             raise ValueError(
-                f"acs is [{low}, {high}]; accepted are two numbers of lines, or two fractions below 1, in order"
+                f"acs is [{low:g}, {high:g}]; accepted are two numbers of lines, or two fractions below 1, in order"
             )
         return self
 
