@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .recipe import FileData
 log: logging.Logger = logging.getLogger("isocenter.training.files")
 
 _MOST_LINES = 20
+_PATIENCE = 10.0
+"""Seconds after which it is said how far the preparation is."""
 
 
 class FileScans:
@@ -74,7 +77,11 @@ class FileScans:
             raise FileError(f"{folder} has no files {', '.join(f'*{suffix}' for suffix in suffixes)}{missing}")
         cache = cache or default_home() / "cache"
         errors: list[str] = []
-        for path in found:
+        said = time.monotonic()
+        for count, path in enumerate(found):
+            if time.monotonic() - said > _PATIENCE:
+                log.info("%s: %d of %d files are prepared", folder, count, len(found))
+                said = time.monotonic()
             try:
                 self.files.append(PreparedFile(path, find_layout(path, known), cache, series=series, slices=slices))
             except IsocenterError as error:
@@ -113,7 +120,7 @@ class FileScans:
         suffixes = {suffix for entry in known for suffix in entry.suffixes}
         paths: list[Path] = []
         seen: set[Path] = set()
-        for parent, folders, names in os.walk(self.folder, followlinks=True):
+        for parent, folders, names in os.walk(self.folder, onerror=self._unreadable, followlinks=True):
             if (here := Path(parent).resolve()) in seen:  # a link back
                 folders.clear()
                 continue
@@ -124,6 +131,10 @@ class FileScans:
                 self._remarks.setdefault("left out: hidden files", []).append(path)
             elif not path.name.endswith(".truth.h5"):
                 yield path
+
+    def _unreadable(self, error: OSError) -> None:
+        if Path(error.filename) != self.folder:
+            self._remarks.setdefault(f"left out: {error.strerror}", []).append(Path(error.filename))
 
     def _note(self, file: PreparedFile, expected: str) -> None:
         remarks = list(file.index.remarks)

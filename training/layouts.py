@@ -18,6 +18,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -125,11 +126,13 @@ class Layout:
     read: Adapter
     suffixes: tuple[str, ...]
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Digest of the source of the adapter's module, so that what was prepared by another one is prepared anew."""
-        module = inspect.getmodule(self.read)
-        source = "" if module is None else inspect.getsource(module)
+        try:
+            source = inspect.getsource(inspect.getmodule(self.read) or self.read)
+        except (OSError, TypeError):  # written in a prompt
+            source = ""
         return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
