@@ -560,9 +560,15 @@ def test_the_same_file_may_not_be_in_both(folder):
 def test_the_same_scan_or_patient_in_both_is_warned_of(folder):
     for name, seed, patient in (("train/a", 1, "p1"), ("train/b", 2, "p2"), ("val/c", 1, "p3"), ("val/d", 4, "p2")):
         fastmri(folder / f"{name}.h5", noise(1, 2, 12, 10, seed=seed), patient=patient)
+    subject = "<subjectInformation><patientID>p4</patientID></subjectInformation><encoding>"
+    for number, name in enumerate(("train/e.h5", "val/f.h5")):
+        save(folder, name=name, header=lambda text: text.replace("<encoding>", subject), seed=number)
     scan, patient = shared_by(*both(folder))
     assert re.fullmatch(r"the same scan is in .*: .*/train/a\.h5 and .*/val/c\.h5", scan)
-    assert re.fullmatch(r"a scan of the same patient is in .*: .*/train/b\.h5 and .*/val/d\.h5", patient)
+    assert re.fullmatch(
+        r"a scan of the same patient is in training and validation \(2 of them\): .*/train/b\.h5 and .*/val/d\.h5",
+        patient,
+    )
     assert not any("p2" in path.read_text() for path in folder.parent.glob("cache/*/index.json"))
 
 
