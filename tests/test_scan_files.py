@@ -532,6 +532,9 @@ def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
     np.save(folder / "a.npy", kspace := noise(2, 12, 10))
     try:
         scans = read(folder, layouts=["own_layout"])
+        (folder / "b.npy").write_bytes(b"something else")
+        with pytest.raises(FileError, match=r"b\.npy: it cannot be read as numpy: \w+Error: "):
+            read(folder, layouts=["own_layout"])
     finally:
         from isocenter.training import layouts
 
