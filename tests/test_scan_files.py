@@ -142,6 +142,25 @@ def test_partitions_are_scans_after_a_transform_along_kz(folder):
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
 
 
+def leave_out_corners(items):
+    def inside(item):
+        y, z = (item.idx.kspace_encode_step_1 - 15.5) / 16, (item.idx.kspace_encode_step_2 - 7.5) / 8
+        return item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT) or y**2 + z**2 <= 1
+
+    items[:] = [item for item in items if inside(item)]
+
+
+def test_corners_of_a_volume_may_be_missing_and_whole_partitions_may_not(folder):
+    save(folder, partitions=16, mutate=leave_out_corners)
+    scans = read(folder)
+    assert len(scans) == 16
+    assert "a.h5: the corners of its volume of k-space were not measured" in "\n".join(scans.report)
+    assert scans.scan(0).measured is None
+    save(folder, partitions=8, mutate=lambda items: items.__delitem__(slice(33, 65)))
+    with pytest.raises(FileError, match=r"32 of 256 lines are missing \(of partitions 1\)"):
+        read(folder)
+
+
 def test_frames_are_one_series_or_scans_of_their_own_and_are_never_averaged(folder):
     save(folder, phantom="heart", frames=3, repeats=2, noise=0.0)
     series = everything(read(folder, series=True))
@@ -346,6 +365,8 @@ MASK = np.arange(40) % 2 == 0
             r"reconstruction_rss beside it \[1, 24, 16\]",
         ),
         (noise(1, 2, 24, 16).swapaxes(-1, -2), {"header": (24, 16)}, "readout and lines are exchanged"),
+        (noise(1, 20, 16, 2), {}, "20 coils of 2 lines with 16 samples: are its axes in another order"),
+        (noise(1, 2, 24, 16), {"header": (32, 20)}, "header has 20 lines of 32 samples; accepted"),
         (np.zeros((0, 2, 24, 16), np.complex64), {}, r"kspace: it is empty, \[0, 2, 24, 16\]"),
     ],
 )
@@ -511,6 +532,9 @@ def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
     np.save(folder / "a.npy", kspace := noise(2, 12, 10))
     try:
         scans = read(folder, layouts=["own_layout"])
+        (folder / "b.npy").write_bytes(b"something else")
+        with pytest.raises(FileError, match=r"b\.npy: it cannot be read as numpy: \w+Error: "):
+            read(folder, layouts=["own_layout"])
     finally:
         from isocenter.training import layouts
 
@@ -539,9 +563,15 @@ def test_the_same_file_may_not_be_in_both(folder):
 def test_the_same_scan_or_patient_in_both_is_warned_of(folder):
     for name, seed, patient in (("train/a", 1, "p1"), ("train/b", 2, "p2"), ("val/c", 1, "p3"), ("val/d", 4, "p2")):
         fastmri(folder / f"{name}.h5", noise(1, 2, 12, 10, seed=seed), patient=patient)
+    subject = "<subjectInformation><patientID>p4</patientID></subjectInformation><encoding>"
+    for number, name in enumerate(("train/e.h5", "val/f.h5")):
+        save(folder, name=name, header=lambda text: text.replace("<encoding>", subject), seed=number)
     scan, patient = shared_by(*both(folder))
     assert re.fullmatch(r"the same scan is in .*: .*/train/a\.h5 and .*/val/c\.h5", scan)
-    assert re.fullmatch(r"a scan of the same patient is in .*: .*/train/b\.h5 and .*/val/d\.h5", patient)
+    assert re.fullmatch(
+        r"a scan of the same patient is in training and validation \(2 of them\): .*/train/b\.h5 and .*/val/d\.h5",
+        patient,
+    )
     assert not any("p2" in path.read_text() for path in folder.parent.glob("cache/*/index.json"))
 
 

@@ -70,6 +70,13 @@ def _shape(file: h5py.File, reading: Reading) -> tuple[int, int, int, int]:
             accepted=_AXES,
             kind="layout",
         )
+    if shape[1] > min(shape[2:]):
+        raise FileError(
+            f"it is {list(shape)}, {shape[1]} coils of {shape[3]} lines with {shape[2]} samples: are its axes in another order?",
+            where=f"{reading.path}, kspace",
+            accepted=_AXES,
+            kind="layout",
+        )
     if shape[1] == 1:
         reading.remark("its k-space is of a single coil")
     return shape[0], shape[1], shape[2], shape[3]
@@ -104,15 +111,17 @@ def _geometry(
     if not encodings:
         return None, matrix
     encoding = encodings[0]
-    if encoding.encoded_matrix[:2] == (lines, readout) and lines != readout:
+    samples, rows, _ = encoding.encoded_matrix
+    if readout != samples and lines != rows:
+        exchanged = ": readout and lines are exchanged" if (samples, rows) == (lines, readout) else ""
         raise FileError(
-            f"it is {list(shape)}, and the header has {readout} lines of {lines} samples: readout and lines are exchanged",
+            f"it is {list(shape)}, and its header has {rows} lines of {samples} samples{exchanged}",
             where=f"{reading.path}, kspace",
             accepted=_AXES,
             kind="layout",
         )
     matrix = (min(encoding.recon_matrix[1], lines), min(encoding.recon_matrix[0], readout))
-    if readout != encoding.encoded_matrix[0]:
+    if readout != samples:
         reading.remark("its readouts have another length than its header says; no oversampling is removed")
         return None, matrix
     if encoding.cropped_readout not in (readout, matrix[1]):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from .recipe import FileData
 log: logging.Logger = logging.getLogger("isocenter.training.files")
 
 _MOST_LINES = 20
+_PATIENCE = 10.0
+"""Seconds after which it is said how far the preparation is."""
 
 
 class FileScans:
@@ -69,36 +72,30 @@ class FileScans:
         known = load_layouts(layouts)
         found = list(self._find(known))
         if not found:
-            suffixes = sorted({suffix for entry in known for suffix in entry.suffixes})
-            missing = "" if folder.is_dir() else ": it is no folder"
-            raise FileError(f"{folder} has no files {', '.join(f'*{suffix}' for suffix in suffixes)}{missing}")
-        cache = cache or default_home() / "cache"
-        errors: list[str] = []
-        for path in found:
+            suffixes = ", ".join(sorted({f"*{suffix}" for entry in known for suffix in entry.suffixes}))
+            raise FileError(f"{folder} has no files {suffixes}{'' if folder.is_dir() else ': it is no folder'}")
+        errors = []
+        for path in self._with_progress(found):
             try:
-                self.files.append(PreparedFile(path, find_layout(path, known), cache, series=series, slices=slices))
+                layout = find_layout(path, known)
+                file = PreparedFile(path, layout, cache or default_home() / "cache", series=series, slices=slices)
             except IsocenterError as error:
                 errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-        usable = [file for file in self.files if file.index.scans]
-        for file in self.files:
-            self._note(file, expected)
-        if errors and (refused == "stop" or not usable):
-            raise FileError(
-                "\n".join(errors if len(errors) == 1 else [f"{len(errors)} files cannot be used:", *errors])
-            )
-        for error in errors:
-            self._remarks[f"left out: {error}"] = []
-        if not usable:
+            else:
+                self._note(file, expected)
+                self.files += [file] if file.index.scans else []
+        if len(errors) == 1 and refused == "stop":
+            raise FileError(errors[0])
+        if errors and refused == "stop":
+            raise FileError("\n".join([f"{len(errors)} files cannot be used:", *_some(errors)]))
+        self._remarks |= {f"left out: {error}": [] for error in errors}
+        if not self.files:
             raise FileError("\n".join([f"{folder} has no scans that can be used", *self._lines()]))
-        self.files = usable
-        chosen = [_middle(file, slices) for file in usable]
-        self._chosen = [(file, number) for file, numbers in zip(usable, chosen, strict=True) for number in numbers]
-        layouts_found = Counter(file.layout.name for file in usable)
+        self._chosen = [(file, number) for file in self.files for number in _middle(file, slices)]
+        layouts_found = Counter(file.layout.name for file in self.files)
         what = ", ".join(f"{count} {name}" for name, count in sorted(layouts_found.items()))
-        self.report: list[str] = [
-            f"{folder}: {_count(len(self), 'scan')} of {_count(len(usable), 'file')} ({what})",
-            *self._lines(),
-        ]
+        first = f"{folder}: {_count(len(self), 'scan')} of {_count(len(self.files), 'file')} ({what})"
+        self.report: list[str] = [first, *self._lines()]
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -113,7 +110,7 @@ class FileScans:
         suffixes = {suffix for entry in known for suffix in entry.suffixes}
         paths: list[Path] = []
         seen: set[Path] = set()
-        for parent, folders, names in os.walk(self.folder, followlinks=True):
+        for parent, folders, names in os.walk(self.folder, onerror=self._unreadable, followlinks=True):
             if (here := Path(parent).resolve()) in seen:  # a link back
                 folders.clear()
                 continue
@@ -124,6 +121,18 @@ class FileScans:
                 self._remarks.setdefault("left out: hidden files", []).append(path)
             elif not path.name.endswith(".truth.h5"):
                 yield path
+
+    def _with_progress(self, paths: Sequence[Path]) -> Iterator[Path]:
+        said = time.monotonic()
+        for count, path in enumerate(paths):
+            if time.monotonic() - said > _PATIENCE:
+                log.info("%s: %d of %d files are prepared", self.folder, count, len(paths))
+                said = time.monotonic()
+            yield path
+
+    def _unreadable(self, error: OSError) -> None:
+        if Path(error.filename) != self.folder:
+            self._remarks.setdefault(f"left out: {error.strerror}", []).append(Path(error.filename))
 
     def _note(self, file: PreparedFile, expected: str) -> None:
         remarks = list(file.index.remarks)
@@ -139,8 +148,13 @@ class FileScans:
             names = [str(path.relative_to(self.folder)) for path in paths[:1]]
             more = [f"and {_count(len(paths) - 1, 'other file')}"] * (len(paths) > 1)
             lines.append("  " + ": ".join([" ".join([*names, *more]), text] if names else [text]))
-        more = [f"  and {_count(len(lines) - _MOST_LINES, 'other remark')}"] * (len(lines) > _MOST_LINES)
-        return lines[:_MOST_LINES] + more
+        return _some(lines)
+
+
+def _some(lines: list[str]) -> list[str]:
+    """The first of many lines, and how many there are besides."""
+    others = len(lines) - _MOST_LINES
+    return lines if others <= 0 else [*lines[:_MOST_LINES], f"  and {_count(others, 'other')}"]
 
 
 def _count(number: int, what: str) -> str:

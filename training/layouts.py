@@ -17,7 +17,9 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -26,8 +28,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..gadgets.kspace import Kspace, block_of
-from ..wire.errors import FileError, OptionError
+from ..wire.errors import FileError, IsocenterError, OptionError
 from ..wire.header import Encoding
+from .hdf5 import describe
 
 ENTRY_POINTS = "isocenter.layouts"
 """Installed packages add layouts under this group: ``name = "package.module"``."""
@@ -124,11 +127,13 @@ class Layout:
     read: Adapter
     suffixes: tuple[str, ...]
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Digest of the source of the adapter's module, so that what was prepared by another one is prepared anew."""
-        module = inspect.getmodule(self.read)
-        source = "" if module is None else inspect.getsource(module)
+        try:
+            source = inspect.getsource(inspect.getmodule(self.read) or self.read)
+        except (OSError, TypeError):  # written in a prompt
+            source = ""
         return hashlib.sha256(source.encode()).hexdigest()[:16]
 
 
@@ -177,16 +182,35 @@ def find_layout(path: Path, layouts: Sequence[Layout]) -> Layout:
         It is of none of them, or cannot be read.
     """
     for entry in layouts:
-        if path.suffix.lower() in entry.suffixes and entry.recognises(path):
-            return entry
-    from .hdf5 import describe
-
+        with refusing(path, entry.name):
+            if path.suffix.lower() in entry.suffixes and entry.recognises(path):
+                return entry
     raise FileError(
         f"its layout is not known: it holds {describe(path)}",
         where=str(path),
         accepted="; ".join(entry.holds for entry in layouts),
         kind="layout",
     )
+
+
+@contextmanager
+def refusing(path: Path, layout: str) -> Iterator[None]:
+    """Refuse a file that makes its adapter fail, as damaged files and such of unknown layouts do in many ways.
+
+    Raises
+    ------
+    FileError
+        In place of what an adapter or HDF5 raises.
+    """
+    try:
+        yield
+    except IsocenterError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise FileError(
+            f"it cannot be read as {layout}: {type(error).__name__}: {reason}", where=str(path), accepted="a whole file"
+        ) from error
 
 
 def make_kspace(data: NDArray[np.complex64], encoding: Encoding | None = None) -> Kspace:

@@ -47,6 +47,7 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
     file = MrdFile(reading.path, group)
     try:
         scan = Scan(file.header, log=_quiet)
+        reading.patient = getattr(scan.header.subjectInformation, "patientID", None) or ""
         items: Iterable[Acquisition | Waveform] = file.items()
         frames: FrameCounter = "none"
         if reading.series:

@@ -7,19 +7,21 @@ made anew. All is written beside its place and moved there, so that processes ma
 
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import IO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ..wire.errors import FileError, IsocenterError
+from ..wire.errors import FileError
 from .data import FullScan
 from .full_scans import full_scans
-from .layouts import Layout, Reading
+from .layouts import Block, Layout, Reading, refusing
 from .section import Section
 
 _FORMAT = 1
@@ -139,7 +141,7 @@ class PreparedFile:
         entries: list[ScanEntry] = []
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for block in self.layout.read(reading):
+            for block in self._blocks(reading):
                 entries += [self._write(*made, len(entries) + at) for at, made in enumerate(full_scans(block, reading))]
             patient = _digest(reading.patient.encode()) if reading.patient.strip() else ""
             index = Index(
@@ -149,11 +151,7 @@ class PreparedFile:
                 remarks=tuple(reading.remarks),
                 scans=tuple(_by_volume(entries)),
             )
-            with NamedTemporaryFile("wb", dir=self._folder, delete=False) as file:
-                file.write(index.model_dump_json(indent=1).encode())
-            Path(file.name).replace(self._folder / "index.json")
-        except IsocenterError:
-            raise
+            _put(self._folder / "index.json", lambda file: file.write(index.model_dump_json(indent=1).encode()))
         except OSError as error:
             raise FileError(
                 f"{self.path} cannot be prepared in the cache {self._folder.parent}: {error.strerror or error}",
@@ -162,11 +160,13 @@ class PreparedFile:
         self._seen.clear()
         return index
 
+    def _blocks(self, reading: Reading) -> Iterator[Block]:
+        with refusing(self.path, self.layout.name):
+            yield from self.layout.read(reading)
+
     def _write(self, number: int, scan: FullScan, at: int) -> ScanEntry:
         array, path = np.ascontiguousarray(scan.kspace.numpy()), self._folder / f"{at:05d}.npy"
-        with NamedTemporaryFile("wb", dir=self._folder, delete=False) as file:
-            np.save(file, array)
-        Path(file.name).replace(path)
+        _put(path, lambda file: np.save(file, array))
         rows = None if scan.measured is None else np.flatnonzero(scan.measured.numpy())
         return ScanEntry(
             array=path.name,
@@ -178,6 +178,17 @@ class PreparedFile:
             measured=None if rows is None else (int(rows[0]), int(rows[-1]) + 1),
             matrix=scan.matrix,
         )
+
+
+def _put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside its place and move it there, so that nobody ever sees a part of it."""
+    file = NamedTemporaryFile("wb", dir=path.parent, delete=False)  # noqa: SIM115
+    try:
+        with file:
+            write(file)
+        Path(file.name).replace(path)
+    finally:
+        Path(file.name).unlink(missing_ok=True)
 
 
 def _by_volume(entries: list[ScanEntry]) -> list[ScanEntry]:
