@@ -50,7 +50,10 @@ def prepare(
     home: Annotated[Path | None, typer.Option(help="Folder of bundles, noise and pipelines.")] = None,
     runtime: Annotated[str | None, typer.Option(help="The only runtime that the service will use.")] = None,
     onnx: Annotated[
-        bool, typer.Option("--onnx", help="Write ONNX, too, where they can have it; takes minutes.")
+        bool,
+        typer.Option(
+            "--onnx", help="Write ONNX, too, where they can have it: slower to prepare, faster for varnet-brain."
+        ),
     ] = False,
     build_only: Annotated[bool, typer.Option("--build-only", help="Build, and run no probes.")] = False,
     sign: Annotated[

@@ -47,8 +47,8 @@ def export(
     formats: Annotated[
         str | None,
         typer.Option(
-            help="Of onnx, torchscript and aoti, separated by commas: those that it must have. "
-            "Without: onnx and torchscript, where the network can have them."
+            help="Of onnx, torchscript and aoti, separated by commas: one that cannot be had is an error, and the others "
+            "are kept. Without: onnx and torchscript, where the network can have them."
         ),
     ] = None,
     show_wrapper: Annotated[

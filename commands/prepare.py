@@ -40,7 +40,7 @@ def prepare_bundles(
     networks
         Whether to build the shipped networks, too. A process that serves one scan has no time for it.
     onnx
-        Whether the bundles that can have ONNX must have it, too, which takes minutes to write; they also must where the settings
+        Whether the bundles that can have ONNX must have it, too, which takes longer to prepare; they also must where the settings
         pin a runtime that reads it.
     sign
         Whether this host must have signed them; it must, too, where the settings name keys.

@@ -157,7 +157,8 @@ class OnnxRuntime:
                 "model.onnx needs ONNX Runtime: pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
             ) from error
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        # what it would log of an error it raises as well
+        options.log_severity_level = 4
         # threads that spin while they wait take the cores away from the stream
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -55,7 +56,7 @@ def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
         try:
             content = lowering.to_onnx(lowering.trace(module, manifest, inputs), manifest).SerializeToString()
         except Exception as error:
-            raise ExportError(cause_of(error)) from error
+            raise ExportError(_fixed_axes(error, manifest) or cause_of(error)) from error
     path.write_bytes(content)
 
 
@@ -80,7 +81,17 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
             compile_package(real.program, package_path=str(path))
         except Exception as error:
-            raise ExportError(cause_of(error)) from error
+            raise ExportError(_fixed_axes(error, manifest) or cause_of(error)) from error
+
+
+def _fixed_axes(error: Exception, manifest: Manifest) -> str:
+    """Say which axes the tracer found to be of one length only; nothing for any other error."""
+    places = re.findall(r"L\['(\w+)'\]\.size\(\)\[(\d+)\]\D*(\d+)\)", str(error))
+    axes = {spec.name: spec.axes for spec in manifest.inputs}
+    names = [f"{axes[name][int(axis)]} of {name} to {size}" for name, axis, size in places if name in axes]
+    if not names:
+        return ""
+    return f"its code fixes {', '.join(dict.fromkeys(names))}: a loop over them, or a length that it takes as a number"
 
 
 @contextmanager

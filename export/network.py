@@ -65,7 +65,7 @@ def export_network(
     options
         See ``ExportOptions``.
     formats
-        Model files that it must have; None: TorchScript and ONNX, where the network can have them.
+        Model files that it should have, see ``build_bundle``; None: TorchScript and ONNX, where the network can have them.
     key
         Signs the bundle.
 

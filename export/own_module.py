@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -123,7 +124,18 @@ def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
         ) from error
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{target} made a {type(module).__name__}, which is no torch.nn.Module")
+    _use_plain_numbers(module)
     return module
+
+
+def _use_plain_numbers(module: nn.Module) -> None:
+    """Make Python's numbers of NumPy's among the attributes, such as counts of channels, which TorchScript does not take."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, np.generic):
+                vars(part)[name] = value.item()
+            elif isinstance(value, tuple) and any(isinstance(each, np.generic) for each in value):
+                vars(part)[name] = tuple(each.item() if isinstance(each, np.generic) else each for each in value)
 
 
 def _load_own(module: nn.Module, path: Path) -> None:

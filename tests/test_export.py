@@ -598,3 +598,50 @@ def test_an_image_network_has_onnx_whose_input_and_output_are_both_images(tmp_pa
     bundle = export_network("unet-image", weights, tmp_path / "own", options)
     assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
     assert bundle.manifest.inputs[0].name == bundle.manifest.outputs[0].name == "image"
+
+
+class Counted(torch.nn.Module):
+    """Counts channels with NumPy, as some programs do, and attends."""
+
+    def __init__(self, chans=4, fail=False):
+        super().__init__()
+        if fail:
+            raise ValueError("so many channels there are not")
+        self.conv = torch.nn.Conv2d(2, int(chans), 1)
+        self.back = torch.nn.ModuleList([torch.nn.Conv2d(int(chans), 2, 1)])
+        self.conv.in_channels = np.int64(2)
+        self.counts = (np.int64(1), np.int64(chans))
+
+    def forward(self, x):
+        y = self.conv(x).flatten(2).transpose(1, 2)
+        y = (
+            torch.nn.functional.scaled_dot_product_attention(y, y, y)
+            .transpose(1, 2)
+            .reshape(-1, 4, x.shape[2], x.shape[3])
+        )
+        for back in self.back:
+            x = x + torch.fft.irfft2(torch.fft.rfft2(back(y)), s=(x.shape[2], x.shape[3]))
+        return x
+
+
+IMAGES = {"inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}]}
+
+
+def test_an_own_module_may_count_with_numpy_attend_and_transform_real_images(tmp_path):
+    bundle = export_module("test_export:Counted", None, tmp_path / "own", ExportOptions.model_validate(IMAGES))
+    assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
+    options = ExportOptions.model_validate({**IMAGES, "arguments": {"fail": True}})
+    with pytest.raises(CheckpointError, match=r"cannot be made with arguments .*: ValueError: so many channels"):
+        export_module("test_export:Counted", None, tmp_path / "own", options)
+
+
+class CoilByCoil(torch.nn.Module):
+    def forward(self, kspace):
+        return torch.stack([kspace[:, coil, ..., 0] for coil in range(kspace.shape[1])]).sum(0)
+
+
+def test_an_axis_that_a_module_fixes_is_named(tmp_path, caplog):
+    options = ExportOptions(complex_tensors=False)
+    bundle = export_module("test_export:CoilByCoil", None, tmp_path / "own", options)
+    assert set(bundle.runtime_files()) == {"torchscript"}
+    assert "it can have no onnx: its code fixes coils of kspace to 3: a loop over them" in caplog.text
