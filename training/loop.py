@@ -21,6 +21,7 @@ from .batches import Batch, Batches, Order, size, to_device
 from .devices import Rank, autocast
 from .folder import Row, RunFolder, write_whole
 from .optimizer import Schedule, clip_gradients
+from .packages import packages
 from .pictures import draw_curves, draw_sample
 from .processes import on_interruption
 from .progress import ProgressLine
@@ -258,7 +259,7 @@ class Loop:
             return
         state = {
             "state_dict": self._task.state_dict(),
-            "hyper_parameters": {"recipe": self._recipe.model_dump(mode="json")},
+            "hyper_parameters": {"recipe": self._recipe.model_dump(mode="json"), "packages": packages()},
             "average": None if self._average is None else self._average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "schedules": [schedule.state_dict() for schedule in self._schedules],

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ..models.networks.registry import NETWORKS
+from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
+from ..simulate.sampling import SamplingError, undersamples_two
 from ..wire.errors import IsocenterError
 from .masks import Masks
 from .optimizer import Optimizer
-from .section import Range, Section
+from .section import Range, Section, Truth
 
 Precision = Literal["float32", "tf32", "bf16"]
 _SMALLEST_MATRIX = 16
@@ -61,17 +62,29 @@ class SimulatedSeries(_Simulated):
 
 
 class FileData(Section):
-    """Fully sampled scans: fastMRI's HDF5 layout or MRD files, whose phases and repetitions are the frames of a series."""
+    """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
-    kind: Literal["fastmri", "mrd"]
+    For networks of series, the phases or else the repetitions of a slice are frames; for others, each is a scan of its own.
+    """
+
+    kind: Literal["files", "fastmri", "mrd", "cmrxrecon"]
+    """What the files are expected to be; their layouts are recognised, and one that is another is read, and named."""
     folder: Path
+    """Folder with the files of the training; sub-folders are searched as well."""
     validation_folder: Path
+    """The same for validation; no file may be in both."""
     slices: Annotated[int, Field(gt=0)] | None = None
     """Slices from the middle of each volume; all without it."""
+    refused: Literal["stop", "leave-out"] = "stop"
+    """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
+    layouts: tuple[str, ...] = ()
+    """Python modules with further layouts, see ``training/layouts.py``."""
+    cache: Path | None = None
+    """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "fastmri": "2d"}
-"""What networks are for that train on such data; MRD files have both."""
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t"}
+"""What networks are for that train on such data; files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 
@@ -110,6 +123,9 @@ class Recipe(Section):
     """What k-space is divided by in front of the network; without it, as the network's paper does."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
+    truth: Truth | None = None
+    """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
+    without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
     loss: dict[Loss, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates."""
@@ -152,6 +168,7 @@ class Recipe(Section):
             raise ValueError(
                 f"network {self.network!r} cannot be trained by a recipe: it returns no complex or magnitude image"
             )
+        self._check_masks(NETWORKS[self.network])
         if not self.loss:
             raise ValueError("the loss is empty")
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
@@ -162,8 +179,6 @@ class Recipe(Section):
         """Refuse what cannot fit simulated scans, whose sizes are known beforehand."""
         if self.seed * _SCANS_OF_A_SEED + data.samples > _SEEDS_OF_TRAINING or data.samples > _SCANS_OF_A_SEED:
             raise ValueError(f"seed {self.seed} with {data.samples} samples: simulated scans have seeds up to 4293")
-        if self.sampler is None and self.masks.acs[1] > data.matrix[0]:
-            raise ValueError(f"masks.acs: {self.masks.acs[1]} calibration lines of {data.matrix[0]} lines in all")
         if self.network == "loupe":
             shape = list(self.configuration.get("shape", (256, 256)))
             if any(list(data.matrix) != [size, size] for size in shape):
@@ -176,6 +191,26 @@ class Recipe(Section):
         """Complete a configuration for data whose phase direction is the first, so that the checkpoint says so."""
         for name, value in NETWORKS[network].phase_first.items():
             configuration.setdefault(name, value)
+
+    @property
+    def true_image(self) -> Truth:
+        """How the coils of the true image are combined: what ``truth`` says, or else as the network does it."""
+        entry = NETWORKS[self.network if self.sampler is None else self.sampler.network]
+        return self.truth or ("combined" if {"maps", "image"} & set(entry.inputs) else "rss")
+
+    def _check_masks(self, entry: Network) -> None:
+        try:
+            points = [kind for kind in self.masks.kinds if undersamples_two(kind, entry.task == "2d+t")]
+            if points and entry.undersampled != ("ky", "kx"):
+                raise SamplingError(
+                    f"{', '.join(points)} undersamples two directions, and network {self.network!r} takes scans that are "
+                    "undersampled along ky alone",
+                    accepted="patterns of lines",
+                )
+            if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
+                self.masks.check(self.data.matrix[0], self.data.matrix[0])
+        except SamplingError as error:
+            raise ValueError(f"masks: {error}") from error
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)

@@ -11,7 +11,7 @@ from torch import nn
 from ..models.networks.registry import NETWORKS
 from .data import FullScan, simulated_scan
 from .devices import Rank, arithmetic, check_precision, choose_devices
-from .files import FileScans
+from .files import training_and_validation
 from .folder import RunFolder
 from .labels import make_labels
 from .loop import Loop
@@ -33,11 +33,15 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
     masks, network = recipe.masks, recipe.network
     if recipe.sampler is not None:
         # it undersamples itself; coil maps come from the lines that it always has
-        masks = Masks(kinds=("uniform",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
+        masks = Masks(kinds=("equispaced",), accelerations=(1,), acs=(recipe.sampler.base, recipe.sampler.base))
         network = recipe.sampler.network
     with_maps = bool({"maps", "image"} & set(NETWORKS[network].inputs))
     samples = functools.partial(
-        TrainingSamples, with_maps=with_maps, with_true_maps="maps" in recipe.loss, memory=memory
+        TrainingSamples,
+        with_maps=with_maps,
+        truth=recipe.true_image,
+        with_true_maps="maps" in recipe.loss,
+        memory=memory,
     )
     if not isinstance(recipe.data, FileData):
         data = recipe.data
@@ -46,10 +50,7 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
             (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
         ]
     else:
-        scans = [
-            FileScans(folder, recipe.data.kind, recipe.data.slices, series=NETWORKS[network].task == "2d+t")
-            for folder in (recipe.data.folder, recipe.data.validation_folder)
-        ]
+        scans = training_and_validation(recipe.data, series=NETWORKS[network].task == "2d+t")
         sources = [(each.scan, len(each)) for each in scans]
     (train, count), (validate, validation_count) = sources
     return (

@@ -1,6 +1,6 @@
 """What the sections of a recipe have in common."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -13,6 +13,9 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[int, int], AfterValidator(_in_order)]
 """Smallest and largest value."""
+
+Truth = Literal["rss", "combined"]
+"""How the coils of a true image are combined: by the root of the sum of squares, or by coil maps."""
 
 
 class Section(BaseModel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..models import metrics
 from ..models.networks.mnet import Loupe
 from ..models.networks.registry import NETWORKS, Network
-from ..models.planar import coil_reduce, magnitude
+from ..models.planar import center_crop, coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
 from .optimizer import Optimizer, make_optimizer
 from .projection import keep_projected
@@ -85,6 +85,7 @@ class Task(nn.Module, ABC):
         reconstructs = self.recipe.sampler or self.recipe
         self.entry: Network = NETWORKS[reconstructs.network]
         self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
+        self.compares_complex: bool = self.entry.output == "complex" and self.recipe.true_image == "combined"
 
     @property
     @abstractmethod
@@ -112,20 +113,27 @@ class Task(nn.Module, ABC):
         """Return the k-space of a stack's samples that the network sees, and the mask that broadcasts against it."""
 
     def apply_network(self, network: torch.nn.Module, batch: Sample) -> Tensor:
-        """Return what a network that reconstructs makes of a batch."""
+        """Return what a network that reconstructs makes of a batch, as it is compared with the truth.
+
+        This is the part of the image that a reader gets, complex [batch, (frames,) y, x, 2] where the truth has a phase too, and
+        else its magnitude [batch, (frames,) y, x].
+        """
         # made anew, so that the checkpoint holds the network's own names only
         run = scaled(network, self.scaling, self.entry.inputs)
-        return run(*(batch[name] for name in self.entry.inputs)).float()  # where it computes in bfloat16
+        image = run(*(batch[name] for name in self.entry.inputs)).float()  # where it computes in bfloat16
+        height, width = batch["target"].shape[-3:-1]
+        if self.entry.output == "magnitude":
+            return center_crop(image, (height, width))
+        image = center_crop(image, (height, width), (-3, -2))
+        return image if self.compares_complex else _magnitude(image)
 
     def magnitude(self, output: Tensor) -> Tensor:
-        """Return the magnitude [images, y, x] of what the network returned; each frame of a series is an image."""
-        # the root has no gradient at zero, which images have where there are no coil maps
-        image = output if self.entry.output == "magnitude" else (output.square().sum(-1) + _SMALLEST).sqrt()
-        return image.flatten(0, -3)
+        """Return the magnitude [images, y, x] of what is compared; each frame of a series is an image."""
+        return (_magnitude(output) if self.compares_complex else output).flatten(0, -3)
 
     def truth(self, batch: Sample) -> Tensor:
         """Return what the network should have returned."""
-        return magnitude(batch["target"]) if self.entry.output == "magnitude" else batch["target"]
+        return batch["target"] if self.compares_complex else magnitude(batch["target"])
 
     def quality(self, output: Tensor, stack: Sample) -> dict[str, Tensor]:
         """Return the mean SSIM, PSNR and NMSE of what the network returned."""
@@ -184,12 +192,22 @@ class ReconstructionTask(Task):
             elif name == "mse":
                 part = (output - truth).square()
             elif name == "maps":
-                part = maps_error(self._estimated_maps, batch["true_maps"], magnitude(batch["target"]))
+                image = magnitude(batch["target"])
+                maps, true_maps = (
+                    center_crop(each, (image.shape[-2], image.shape[-1]), (-3, -2))
+                    for each in (self._estimated_maps, batch["true_maps"])
+                )
+                part = maps_error(maps, true_maps, image)
             else:
                 part = relative_squares(output, truth)
                 part = part if name == "nmse" else part.sqrt()
             total = total + weight * part.mean()
         return total
+
+
+def _magnitude(image: Tensor) -> Tensor:
+    # the root has no gradient at zero, which images have where there are no coil maps
+    return (image.square().sum(-1) + _SMALLEST).sqrt()
 
 
 def maps_error(maps: Tensor, true_maps: Tensor, image: Tensor) -> Tensor:

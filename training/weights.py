@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 
+from ..models.networks.mnet import MNet
 from .folder import Row, RunFolder, read_checkpoint, write_whole
+from .packages import packages
 from .recipe import RecipeError
 from .sampler import SamplerTask
 from .task import Task
@@ -37,13 +39,21 @@ def write_weights(task: Task, folder: RunFolder, row: Row) -> None:
     _write(folder.weights, task.network, recipe, row)
     if isinstance(task, SamplerTask):
         own = {name: recipe["sampler"][name] for name in ("network", "configuration", "scaling")}
+        own["masks"] = {**recipe["masks"], **_chosen(task)}
         _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row)
+
+
+def _chosen(task: SamplerTask) -> dict[str, Any]:
+    """Say what a sampler chooses as the masks of a recipe say it."""
+    sampler = task.settings
+    others = task.network.lines if isinstance(task.network, MNet) else sampler.budget
+    return {"kinds": ["random"], "accelerations": [others / sampler.budget], "acs": [sampler.base, sampler.base]}
 
 
 def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row) -> None:
     content = {
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        "hyper_parameters": {"recipe": recipe},
+        "hyper_parameters": {"recipe": recipe, "packages": packages()},
         "validation": {name: value for name, value in row.items() if name != "seconds"},
     }
     write_whole(path, lambda file: torch.save(content, file))
