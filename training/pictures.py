@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ..models.fourier import ifft_planar
-from ..models.planar import coil_reduce, magnitude
+from ..models.planar import center_crop, coil_reduce, magnitude, root_sum_of_squares
 from .folder import Row, write_whole
 from .samples import Sample
+from .section import Truth
 from .task import Task
 
 _ERROR = 5
@@ -48,7 +49,7 @@ def draw_sample(task: Task, stack: Sample, path: Path) -> None:
     """
     kspace, mask = task.measured(stack)
     images = {
-        "zero-filled": _zero_filled(kspace, stack),
+        "zero-filled": _zero_filled(kspace, stack, task.recipe.true_image),
         "network": task.magnitude(task(stack)),
         "truth": task.magnitude(task.truth(stack)),
     }
@@ -64,15 +65,16 @@ def draw_sample(task: Task, stack: Sample, path: Path) -> None:
     _draw(rows, float(images["truth"].max()), path)
 
 
-def _zero_filled(kspace: Tensor, stack: Sample) -> Tensor:
-    """Return the magnitude [images, y, x] of the measured samples alone, combined as the truth is."""
+def _zero_filled(kspace: Tensor, stack: Sample, truth: Truth) -> Tensor:
+    """Return the magnitude [images, y, x] of the measured samples alone, combined and cropped as the truth is."""
     images = ifft_planar(kspace, [-3, -2])
-    maps = stack["maps"]
-    if maps.numel() == 0:
-        return images.square().sum((1, -1)).sqrt().flatten(0, -3)
-    if images.dim() > maps.dim():
-        maps = maps.unsqueeze(2)
-    return magnitude(coil_reduce(images, maps)).flatten(0, -3)
+    if truth == "rss":
+        image = root_sum_of_squares(images)
+    else:
+        maps = stack["maps"]
+        image = magnitude(coil_reduce(images, maps.unsqueeze(2) if images.dim() > maps.dim() else maps))
+    height, width = stack["target"].shape[-3:-1]
+    return center_crop(image, (height, width)).flatten(0, -3)
 
 
 def _row(images: dict[str, Tensor], frame: int) -> dict[str, Tensor]:
