@@ -41,6 +41,15 @@ class Rank:
         """Wait until all processes are here."""
         self.gather(None)
 
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let the first process do what follows before the others, which find what it leaves on disk."""
+        if self.index > 0:
+            self.wait()
+        yield
+        if self.index == 0:
+            self.wait()
+
     def gather(self, value: T) -> list[T]:
         """Return the values of all processes, in their order."""
         if self.count == 1:

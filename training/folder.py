@@ -94,13 +94,13 @@ class RunFolder:
         except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
             raise RecipeError(f"{self.recipe} is no recipe of this version: {error}") from error
         changed = _changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
-        other = [name for name in changed if name != "epochs"]
+        other = [name for name in changed if name not in ("epochs", "data.cache")]
         if other:
             raise RecipeError(
                 f"the run in {self.path} has another recipe: {', '.join(f'{name} {changed[name]}' for name in other)}",
                 accepted="a change of 'epochs'; for all else a folder of its own, with start_from: [weights.pt of this run]",
             )
-        if changed and recipe.optimizer.schedule == "cosine":
+        if "epochs" in changed and recipe.optimizer.schedule == "cosine":
             raise RecipeError(
                 f"the cosine schedule of the run in {self.path} is for {before.epochs} epochs and cannot become one "
                 f"for {recipe.epochs}; a run of its own can start_from: [{self.weights}]"

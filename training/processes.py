@@ -1,7 +1,9 @@
 """One process for each device: starts them, passes interruptions on, and says why one failed."""
 
+import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ def run_on(devices: list[torch.device], work: Callable[..., None], *arguments: A
     if len(devices) == 1:
         work(Rank(0, 1, devices[0]), *arguments)
         return
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # what happens is told in our words
     told = multiprocessing.get_context("spawn").SimpleQueue()
     with tempfile.TemporaryDirectory() as folder:
         meeting = f"file://{Path(folder) / 'meeting'}"
@@ -61,6 +64,11 @@ def _work(
 ) -> None:
     """Be one of the processes; what ``work`` raises that a user can mend is told to the parent."""
     device = devices[index]
+    log = logging.getLogger("isocenter.training")
+    if index == 0:  # the others would say the same
+        log.addHandler(logging.StreamHandler(sys.stdout))
+        log.setLevel(logging.INFO)
+    log.propagate = False
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:

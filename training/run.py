@@ -142,7 +142,8 @@ def _train(
     for checkpoint in recipe.start_from if state is None else ():
         start_from(task, find_weights(checkpoint))
     task = task.to(rank.device)
-    training, validation = datasets(recipe, memory)
+    with rank.first():  # it prepares the files
+        training, validation = datasets(recipe, memory)
     if rank.index == 0:
         folder.begin(recipe, anew=not resume)
     rank.wait()
