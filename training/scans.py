@@ -56,8 +56,8 @@ def write_scan(path: Path, sample: Sample, factor: float = 1.0) -> None:
     factor
         What k-space is multiplied by.
     """
-    kspace = torch.view_as_complex(sample["kspace"]).numpy() * np.float32(factor)
-    kspace = kspace if kspace.ndim == 4 else kspace[:, None]
+    scaled = factor * torch.view_as_complex(sample["kspace"])
+    kspace = (scaled if scaled.dim() == 4 else scaled[:, None]).numpy()
     lines = sample["mask"].reshape(-1, kspace.shape[2]) > 0
     header = _header(kspace.shape, lines)
     write_file(path, header.encode(), _readouts(kspace, lines), FileLayout())
