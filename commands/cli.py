@@ -228,7 +228,10 @@ def simulate(
     acceleration: Annotated[int, typer.Option(min=1)] = 1,
     acs: Annotated[int, typer.Option(min=0, help="Calibration lines.")] = 24,
     calibration: Annotated[str, typer.Option(help="embedded, separate, external, interleaved or none.")] = "embedded",
-    random: Annotated[bool, typer.Option("--random", help="Random instead of uniform undersampling.")] = False,
+    sampling: Annotated[
+        str, typer.Option(help="How lines are chosen: a pattern, or a file of zeros and ones; see docs/sampling.md.")
+    ] = "equispaced",
+    random: Annotated[bool, typer.Option("--random", hidden=True)] = False,
     partial_fourier: Annotated[float, typer.Option(min=0.5, max=1.0)] = 1.0,
     asymmetric_echo: Annotated[float, typer.Option(min=0.5, max=1.0)] = 1.0,
     phase_resolution: Annotated[float, typer.Option(min=0.1, max=1.0)] = 1.0,
@@ -263,11 +266,12 @@ def simulate(
 ) -> None:
     """Simulate a scan with exact k-space, and write it as an MRD file with the true image beside it."""
     options = dict(locals())
-    for name in ("output", "oddity", "list_oddities"):
+    for name in ("output", "oddity", "list_oddities", "random"):
         options.pop(name)
     import numpy
 
     from ..simulate.oddities import ODDITIES, make_odd
+    from ..simulate.sampling import current_name
     from ..simulate.scan import ScanProtocol, truth_path
     from ..simulate.scan import simulate as simulate_scan
 
@@ -278,11 +282,12 @@ def simulate(
         return
     options["measurement_id"] = measurement_id or f"simulator_phantom_1_{seed}"
     try:
+        options["sampling"] = current_name("random" if random else sampling)
         scan = simulate_scan(ScanProtocol(**options))
         draw = numpy.random.default_rng(seed)
         for request in oddity or []:
             scan = make_odd(scan, request, draw)
-    except (ValueError, ImportError) as error:
+    except (IsocenterError, ValueError, ImportError) as error:
         _fail(error)
     scan.save(output)
     out.print(

@@ -1,5 +1,8 @@
 """Commands on networks: models, export, train, evaluate."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -117,20 +120,31 @@ def _host_key() -> "SecretKey | None":
 def train(
     recipe: Path,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    devices: Annotated[str, typer.Option(help="Number of GPUs, or auto.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, exactly where it was interrupted.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has a run.")] = False,
+    devices: Annotated[
+        str, typer.Option(help="auto, cpu, a number of devices, or a list of GPUs such as 0,1.")
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
     memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
-    """Train a network by a recipe; writes checkpoints, metrics, curves and sample images."""
+    """Train a network by a recipe; writes weights, metrics, curves and sample images."""
     run, recipes = _training("run"), _training("recipe")
     try:
         loaded = recipes.load_recipe(recipe)
         folder = output or Path("runs") / loaded.name
-        best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
-    except (recipes.RecipeError, OSError) as error:
+        with _shown_log("isocenter.training"):
+            weights = run.train(
+                loaded, folder, resume=resume, overwrite=overwrite, devices=devices, workers=workers, memory=memory
+            )
+    except (IsocenterError, OSError) as error:
         _fail(error)
-    out.print(f"best checkpoint: {best}", markup=False)
+    except KeyboardInterrupt as stop:
+        err.print(f"interrupted: {str(stop) or 'begin again, with --resume if there is a run already'}", markup=False)
+        raise typer.Exit(130) from None
+    out.print(f"weights of the best epoch: {weights}", markup=False)
     out.print(f"curves in {folder / 'curves.png'}, images in {folder / 'samples'}", markup=False)
 
 
@@ -141,28 +155,77 @@ def evaluate(
     ] = "simulated",
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
     accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
-    acs: Annotated[str, typer.Option(help="Numbers of calibration lines, separated by commas.")] = "8,16,24",
+    acs: Annotated[
+        str, typer.Option(help="Numbers of calibration lines or fractions of all lines, separated by commas.")
+    ] = "8,16,24",
     scans: Annotated[int, typer.Option(min=1, help="Number of slices or series.")] = 10,
-    sampling: Annotated[str, typer.Option(help="uniform or random.")] = "uniform",
-    seed: int = 1,
+    sampling: Annotated[
+        str, typer.Option(help="A pattern, or a file of zeros and ones; see docs/sampling.md.")
+    ] = "equispaced",
+    convention: Annotated[str, typer.Option(help="fastmri (of volumes) or slice.")] = "fastmri",
+    truth: Annotated[
+        str, typer.Option(help="rss, combined (by coil maps), or auto: combined where all bundles take maps.")
+    ] = "auto",
+    region: Annotated[
+        str, typer.Option(help="Pixels that are judged: all, object, or auto: object where the truth is rss.")
+    ] = "auto",
+    crop: Annotated[
+        str, typer.Option(help="matrix (the header's), none, or a size such as 320 or 320x256 along y and x.")
+    ] = "matrix",
+    fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
+    reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Write all images, as fastMRI's evaluation reads them.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
-    """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR and NMSE, and images.
+    """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
-    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of MRD files.
+    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
+    fastMRI's leaderboard are those of --truth rss --region all.
     """
-    from .evaluate import Protocol, run_evaluation
+    from .evaluate import run_evaluation
+    from .evaluation_protocol import parse_protocol
 
     try:
-        protocol = Protocol(
-            accelerations=[float(part) for part in accelerations.split(",")],
-            acs=[int(part) for part in acs.split(",")],
+        protocol = parse_protocol(
+            accelerations=accelerations,
+            acs=acs,
             scans=scans,
-            sampling=sampling,
             seed=seed,
+            crop=crop,
+            fit_scale=fit_scale,
+            reference=reference,
+            keep_images=keep_images,
+            sampling=sampling,
+            convention=convention,
+            truth=truth,
+            region=region,
         )
         run_evaluation(bundle, data, protocol, output, out)
-    except (IsocenterError, OSError, ValueError) as error:
+    except (IsocenterError, OSError) as error:
         _fail(error)
+
+
+class _Shown(logging.Handler):
+    """Prints what is logged, beside the results."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        err.print(record.getMessage(), markup=False)
+
+
+@contextmanager
+def _shown_log(name: str) -> Iterator[None]:
+    """Print what a part of the program logs meanwhile."""
+    logger, handler = logging.getLogger(name), _Shown()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _training(name: str) -> Any:

@@ -1,26 +1,36 @@
-"""How far an image is from the truth: SSIM, PSNR, NMSE, NRMSE, as the fastMRI challenge defines them.
+"""How far an image is from the truth: SSIM, PSNR, NMSE, NRMSE and HFEN, as fastMRI and scikit-image define them.
 
-All take magnitude images [batch, y, x] and return one value per image [batch].
+All take magnitude images [images, y, x], and optionally the pixels that count, and return one value per image [images].
+``judge`` puts them together by a convention: ``fastmri``, of volumes, or ``slice``.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, conv2d
+
+Convention = Literal["fastmri", "slice"]
+METRICS = ("ssim", "psnr", "nmse", "nrmse", "hfen")
 
 _WINDOW = 7
+_HFEN_EDGE, _HFEN_SIGMA = 15, 1.5
 
 
-def ssim(image: Tensor, truth: Tensor, data_range: Tensor | None = None) -> Tensor:
+def ssim(image: Tensor, truth: Tensor, data_range: Tensor | None = None, inside: Tensor | None = None) -> Tensor:
     """Mean structural similarity with a uniform 7 x 7 window (Wang et al., IEEE TIP 2004;13:600; k1 = 0.01, k2 = 0.03).
 
-    Equal to scikit-image's ``structural_similarity`` with its defaults, where windows lie inside the image.
+    Equal to scikit-image's ``structural_similarity`` with its defaults, which is the one of fastMRI: variances have the
+    denominator n - 1, and only windows that lie inside the image count.
 
     Parameters
     ----------
     image, truth
-        [batch, y, x].
+        [images, y, x].
     data_range
-        [batch]; default: the largest value of the truth.
+        [images]; default: the largest value of each truth.
+    inside
+        bool [images, y, x]: windows whose middle is there count; default: all.
     """
     if data_range is None:
         data_range = truth.amax(dim=(-2, -1))
@@ -32,24 +42,96 @@ def ssim(image: Tensor, truth: Tensor, data_range: Tensor | None = None) -> Tens
     variance_y = unbiased * (_local_mean(truth * truth) - mean_y * mean_y)
     covariance = unbiased * (_local_mean(image * truth) - mean_x * mean_y)
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    return (similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))).mean(dim=(-2, -1))
+    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    edge = _WINDOW // 2
+    return _mean(similarity, None if inside is None else inside[:, edge:-edge, edge:-edge])
 
 
 def _local_mean(x: Tensor) -> Tensor:
     return avg_pool2d(x[:, None], _WINDOW, stride=1)[:, 0]
 
 
-def psnr(image: Tensor, truth: Tensor) -> Tensor:
-    """Peak signal to noise ratio in dB; the peak is the largest value of the truth."""
-    error = (image - truth).square().mean(dim=(-2, -1))
-    return 10 * torch.log10(truth.amax(dim=(-2, -1)).square() / error)
+def _mean(values: Tensor, inside: Tensor | None) -> Tensor:
+    """Mean [images] over the pixels that count."""
+    if inside is None:
+        return values.mean(dim=(-2, -1))
+    return (values * inside).sum(dim=(-2, -1)) / inside.sum(dim=(-2, -1))
 
 
-def nmse(image: Tensor, truth: Tensor) -> Tensor:
+def psnr(image: Tensor, truth: Tensor, data_range: Tensor | None = None, inside: Tensor | None = None) -> Tensor:
+    """Peak signal to noise ratio in dB; the peak is ``data_range`` [images], by default the largest value of each truth."""
+    peak = truth.amax(dim=(-2, -1)) if data_range is None else data_range
+    return 10 * torch.log10(peak.square() / _mean((image - truth).square(), inside))
+
+
+def nmse(image: Tensor, truth: Tensor, inside: Tensor | None = None) -> Tensor:
     """Squared error over squared truth."""
-    return (image - truth).square().sum(dim=(-2, -1)) / truth.square().sum(dim=(-2, -1))
+    return _mean((image - truth).square(), inside) / _mean(truth.square(), inside)
 
 
-def nrmse(image: Tensor, truth: Tensor) -> Tensor:
-    """Root of ``nmse``."""
-    return nmse(image, truth).sqrt()
+def nrmse(image: Tensor, truth: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Root of ``nmse``: scikit-image's ``normalized_root_mse`` with its default, the Euclidean norm."""
+    return nmse(image, truth, inside).sqrt()
+
+
+def hfen(image: Tensor, truth: Tensor, inside: Tensor | None = None) -> Tensor:
+    """High frequency error norm: ``nrmse`` of edges (Ravishankar, Bresler, IEEE TMI 2011;30:1028, section IV-A).
+
+    Edges are what a rotationally symmetric Laplacian of a Gaussian of 15 x 15 pixels, sigma 1.5, leaves; images are continued by
+    zeros.
+    """
+    return nrmse(_edges(image), _edges(truth), inside)
+
+
+def _edges(image: Tensor) -> Tensor:
+    return conv2d(image[:, None], laplacian_of_gaussian().to(image)[None, None], padding="same")[:, 0]
+
+
+def laplacian_of_gaussian() -> Tensor:
+    """The filter of ``hfen``, float64 [15, 15]: that of MATLAB's ``fspecial('log', 15, 1.5)``, whose sum is zero."""
+    half, sigma = _HFEN_EDGE // 2, _HFEN_SIGMA
+    place = torch.arange(-half, half + 1, dtype=torch.float64)
+    squares = place[:, None] ** 2 + place**2
+    gaussian = torch.exp(-squares / (2 * sigma**2))
+    kernel = gaussian / gaussian.sum() * (squares - 2 * sigma**2) / sigma**4
+    return kernel - kernel.mean()
+
+
+def fitted_scale(image: Tensor, truth: Tensor, inside: Tensor | None = None) -> Tensor:
+    """Return the factor of all images together that brings them nearest to the truth in the least-squares sense."""
+    weight = torch.ones_like(truth) if inside is None else inside.to(truth.dtype)
+    return (weight * image * truth).sum() / (weight * image.square()).sum().clamp_min(torch.finfo(image.dtype).tiny)
+
+
+def judge(image: Tensor, truth: Tensor, convention: Convention, inside: Tensor | None = None) -> dict[str, float]:
+    """Return all metrics of a volume, or of the slices of one.
+
+    Parameters
+    ----------
+    image, truth
+        float64 [slices, y, x], with the frames of series as further slices.
+    convention
+        ``fastmri``, as in its ``evaluate.py`` (Zbontar et al., arXiv:1811.08839, section 5.4): the maximum is that of the volume,
+        squared errors are summed over the volume, SSIM is the mean over slices. ``slice``: every slice is judged by itself,
+        with its own maximum, and the mean over slices is returned.
+    inside
+        bool [slices, y, x]: the pixels that count; default: all.
+    """
+    peak = truth.amax(dim=(-2, -1)) if convention == "slice" else truth.max().expand(len(truth))
+    similarity = ssim(image, truth, peak, inside)
+    if inside is not None and convention == "fastmri":  # a slice beside the object has no pixels to judge
+        similarity = similarity[
+            inside[:, _WINDOW // 2 : -(_WINDOW // 2), _WINDOW // 2 : -(_WINDOW // 2)].any(-1).any(-1)
+        ]
+    edges, true_edges = _edges(image), _edges(truth)
+    if convention == "fastmri":  # slices beside each other are one image, with the sums of all of them
+        image, truth, edges, true_edges = (each.flatten(0, 1)[None] for each in (image, truth, edges, true_edges))
+        inside, peak = None if inside is None else inside.flatten(0, 1)[None], peak[:1]
+    values = (
+        similarity,
+        psnr(image, truth, peak, inside),
+        nmse(image, truth, inside),
+        nrmse(image, truth, inside),
+        nrmse(edges, true_edges, inside),
+    )
+    return {name: float(value.mean()) for name, value in zip(METRICS, values, strict=True)}

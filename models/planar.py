@@ -40,6 +40,15 @@ def magnitude(image: Tensor) -> Tensor:
     return image.square().sum(dim=-1).sqrt()
 
 
+def center_crop(x: Tensor, size: tuple[int, int] | None, axes: tuple[int, int] = (-2, -1)) -> Tensor:
+    """Cut the middle out of two axes, so that pixel ``n // 2`` of n becomes pixel ``m // 2`` of m; None, or less: all of it."""
+    for axis, wanted in zip(axes, size or (), strict=False):
+        have = x.shape[axis]
+        if wanted < have:
+            x = x.narrow(axis, have // 2 - wanted // 2, wanted)
+    return x
+
+
 def to_channels(image: Tensor) -> Tensor:
     """Move the complex dimension of [batch, ..., 2] next to the batch: [batch, 2, ...], for convolutions."""
     return image.movedim(-1, 1)

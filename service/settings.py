@@ -18,6 +18,7 @@ from pydantic import (
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire.errors import IsocenterError, Limits
+from ..wire.home import default_home
 from .spooled import Retention
 
 MIB = 2**20
@@ -33,11 +34,6 @@ class SettingsError(IsocenterError):
     """The settings cannot be read."""
 
     kind = "settings"
-
-
-def default_home() -> Path:
-    """Folder for bundles, noise covariances and pipelines: ``ISOCENTER_HOME``, or ``~/.isocenter``."""
-    return Path(os.environ.get("ISOCENTER_HOME", Path.home() / ".isocenter"))
 
 
 class Settings(BaseModel):

@@ -2,14 +2,15 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import sampling
 from .phantoms import PHANTOMS
+from .sampling import Request, SamplingError, acs_lines, draw, find_pattern, partial_fourier
 
 NOISE_BANDWIDTH = 0.793
 """Receiver noise bandwidth relative to the reciprocal dwell time."""
@@ -45,8 +46,9 @@ class ScanProtocol:
         Of the readout: 1 or 2.
     acs, calibration
         Number of calibration lines, and how they are measured.
-    random
-        Random instead of uniform undersampling.
+    sampling
+        How lines are chosen: a pattern of lines of ``simulate.sampling``, or a file. Those of ``equispaced`` go through the
+        middle of k-space, and move on from frame to frame only where calibration is interleaved.
     partial_fourier, asymmetric_echo, phase_resolution
         Fraction of lines, samples, or k-space extent along y that is measured.
     phase_oversampling, partition_oversampling
@@ -82,7 +84,7 @@ class ScanProtocol:
     acceleration: int = 1
     acs: int = 24
     calibration: Calibration = "embedded"
-    random: bool = False
+    sampling: str = "equispaced"
     partial_fourier: float = 1.0
     asymmetric_echo: float = 1.0
     phase_resolution: float = 1.0
@@ -108,6 +110,8 @@ class ScanProtocol:
             raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join((*PHANTOMS, TEMPLATE))}")
         if self.phantom == TEMPLATE and (self.partitions > 1 or self.frames > 1):
             raise ValueError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
+        if find_pattern(self.sampling).points:
+            raise self._no_readouts()
         if self.oversampling not in (1, 2):
             raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
         counts = ("matrix", "coils", "slices", "partitions", "frames", "repeats", "contrasts", "sets", "averages")
@@ -162,23 +166,37 @@ class ScanProtocol:
 
     def measurable_lines(self) -> NDArray[np.bool_]:
         """Mark the rows within the measured extent of k-space, before acceleration."""
-        extent = sampling.acs_lines(self.lines, round(self.lines * self.phase_resolution))
-        return extent & sampling.partial_fourier(self.lines, self.partial_fourier)
+        extent = acs_lines(self.lines, round(self.lines * self.phase_resolution))
+        return extent & partial_fourier(self.lines, self.partial_fourier)
 
     def imaging_lines(self, frame: int) -> NDArray[np.bool_]:
         """Mark the rows measured for the image in one frame."""
-        if self.random:
-            lines = sampling.random(self.lines, self.acceleration, self.acs, self.seed + frame)
-        else:
-            offset = frame % self.acceleration if self.calibration == "interleaved" else 0
-            lines = sampling.uniform(self.lines, self.acceleration, offset)
-        return lines & self.measurable_lines()
+        return self._imaging_lines[frame % self.frames]
+
+    @cached_property
+    def _imaging_lines(self) -> NDArray[np.bool_]:
+        """Rows of all frames [frames, ky]; those of patterns with a budget have the calibration lines among them."""
+        rows, budget = self.measurable_lines(), find_pattern(self.sampling).budget
+        acs = min(self.acs, int(rows.sum())) if budget else 0
+        request = Request(self.lines, 1, self.frames, self.acceleration, acs, 0, rows)
+        random = np.random.default_rng(self.seed)
+        alike = self.sampling == "equispaced" and self.calibration != "interleaved"
+        lines = draw(self.sampling, request, random, alike=alike)
+        if lines.ndim > 2:
+            raise self._no_readouts()
+        return lines
+
+    def _no_readouts(self) -> SamplingError:
+        return SamplingError(
+            f"the pattern {self.sampling!r} is of single points, and a Cartesian scan sends readouts that are complete along kx",
+            accepted="a pattern of lines",
+        )
 
     def calibration_lines(self) -> NDArray[np.bool_]:
         """Mark the rows measured for calibration."""
         if self.acceleration == 1 or self.calibration in ("none", "interleaved"):
             return np.zeros(self.lines, bool)
-        return sampling.acs_lines(self.lines, self.acs) & self.measurable_lines()
+        return acs_lines(self.lines, self.acs) & self.measurable_lines()
 
 
 def slice_positions(protocol: ScanProtocol) -> NDArray[np.floating]:

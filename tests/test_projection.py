@@ -36,7 +36,10 @@ def test_kernels_of_variational_networks_stay_in_the_unit_ball_of_zero_mean_whil
     settings = {"name": name, "learning_rate": 0.1}
     task = ReconstructionTask(recipe("vn", configuration=SMALL_VN, optimizer=settings))
     sampler = SamplerTask(sampler_recipe("vn", configuration=SMALL_VN, optimizer={"name": name, "learning_rate": 0.1}))
-    optimizers = (task.configure_optimizers(), task.network), (sampler.configure_optimizers()[1], sampler.reconstructor)
+    optimizers = (
+        (task.learners()[0].optimizer(), task.network),
+        (sampler.learners()[1].optimizer(), sampler.reconstructor),
+    )
     for optimizer, network in optimizers:
         before = [stage.kernels.clone() for stage in network.stages]
         for _ in range(12):
@@ -66,7 +69,7 @@ def test_map_kernels_have_their_longer_side_along_the_readout_which_training_has
     assert (published.kernel_y, published.kernel_x) == (15, 9)
     task = ReconstructionTask(recipe("deep-jsense", configuration={"chans": 4}))
     assert (task.network.kernel_y, task.network.kernel_x) == (9, 15)
-    assert task.hparams["recipe"]["configuration"]["kernel"] == [9, 15]
+    assert task.recipe.model_dump(mode="json")["configuration"]["kernel"] == [9, 15]
     sampler = Recipe.model_validate(sampler_recipe("deep-jsense")).sampler
     assert sampler is not None
     assert sampler.configuration["kernel"] == (9, 15)

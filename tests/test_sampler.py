@@ -107,7 +107,7 @@ def test_schemes_train_what_they_say(tmp_path):
 def test_reference_masks_have_the_samplers_lines():
     small = {"base": 12, "budget": 2, "icd": True, "configuration": {**MODL, "cg_iterations": 1}}
     task = SamplerTask(recipe(**small))
-    label = datasets(task.recipe, task.labels())[0][0]["label"]
+    label = task.label(datasets(task.recipe)[0][0])
     assert label.shape == (150,)
     assert float(label.sum()) == 2
 

@@ -33,6 +33,8 @@ class FullScan:
         Pixels along y and x of the image that a reader gets, cut out of the middle; None: all of them.
     name
         Where it comes from, such as a file and its slice.
+    volume
+        The file whose slices are judged together; empty where it is a volume of its own.
     """
 
     kspace: Tensor
@@ -41,6 +43,7 @@ class FullScan:
     measured: Tensor | None = None
     matrix: tuple[int, int] | None = None
     name: str = ""
+    volume: str = ""
 
 
 def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Literal["train", "test"]) -> FullScan:

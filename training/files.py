@@ -1,132 +1,217 @@
-"""Fully sampled slices and series from files: fastMRI's HDF5 layout and MRD."""
+"""Fully sampled scans from a folder of files: which files there are, what is said of them, and what is left out."""
 
-from collections.abc import Callable
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import h5py
-import ismrmrd
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from ..models.fourier import fft, ifft
+from ..wire.errors import FileError, IsocenterError
+from ..wire.home import default_home
 from .data import FullScan
-from .recipe import RecipeError
+from .layouts import Layout, find_layout, load_layouts
+from .prepared import PreparedFile
+from .recipe import FileData
 
-Kspace = NDArray[np.complex64]
+log: logging.Logger = logging.getLogger("isocenter.training.files")
+
+_MOST_LINES = 20
 
 
 class FileScans:
-    """The slices of all files in a folder, one after the other.
+    """The scans of all files in a folder and its sub-folders, one after the other, in the order of their paths.
 
     Parameters
     ----------
     folder
-        Folder with ``*.h5`` files.
-    kind
-        ``fastmri``: dataset ``kspace`` [slices, coils, readout, phase]. ``mrd``: Cartesian, fully sampled.
+        Folder with files; their layouts are recognised, see ``layouts``.
     slices
         Slices from the middle of each volume; None: all.
     series
-        Whether the phases and repetitions of MRD files are frames; otherwise they are averaged.
+        Whether the phases or repetitions of a slice are frames of one scan; otherwise each is a scan of its own.
+    cache
+        Folder in which scans are prepared; by default ``cache`` in ``ISOCENTER_HOME``.
+    layouts
+        Modules with further layouts.
+    expected
+        Layout that files are said to have; others are read as well, and that is said.
+    refused
+        What becomes of files that cannot be used: ``stop`` raises with all of them, ``leave-out`` goes on without.
+
+    Attributes
+    ----------
+    files
+        Those that are used.
+    report
+        What there is, what was left out and why, and what else is to be known, a line each.
 
     Raises
     ------
-    RecipeError
-        The folder has no files, or one is not what ``kind`` says.
+    FileError
+        The folder has no files that can be used, or one cannot be used.
     """
 
     def __init__(
-        self, folder: Path, kind: Literal["fastmri", "mrd"], slices: int | None, *, series: bool = False
+        self,
+        folder: Path,
+        slices: int | None = None,
+        *,
+        series: bool = False,
+        cache: Path | None = None,
+        layouts: Sequence[str] = (),
+        expected: str = "files",
+        refused: Literal["stop", "leave-out"] = "stop",
     ) -> None:
-        count, self._read = _KINDS[kind]
-        self._series = series
-        self._slices: list[tuple[Path, int]] = []
-        for path in sorted(path for path in folder.glob("*.h5") if not path.name.endswith(".truth.h5")):
+        self.folder = folder
+        self.files: list[PreparedFile] = []
+        self._remarks: dict[str, list[Path]] = {}
+        known = load_layouts(layouts)
+        found = list(self._find(known))
+        if not found:
+            suffixes = sorted({suffix for entry in known for suffix in entry.suffixes})
+            missing = "" if folder.is_dir() else ": it is no folder"
+            raise FileError(f"{folder} has no files {', '.join(f'*{suffix}' for suffix in suffixes)}{missing}")
+        cache = cache or default_home() / "cache"
+        errors: list[str] = []
+        for path in found:
             try:
-                total = count(path)
-            except (LookupError, OSError, ValueError) as error:
-                raise RecipeError(f"{path} is no {kind} file: {error}") from error
-            middle = (
-                range(total)
-                if slices is None
-                else range(max((total - slices) // 2, 0), min((total + slices) // 2, total))
+                self.files.append(PreparedFile(path, find_layout(path, known), cache, series=series, slices=slices))
+            except IsocenterError as error:
+                errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        usable = [file for file in self.files if file.index.scans]
+        for file in self.files:
+            self._note(file, expected)
+        if errors and (refused == "stop" or not usable):
+            raise FileError(
+                "\n".join(errors if len(errors) == 1 else [f"{len(errors)} files cannot be used:", *errors])
             )
-            self._slices += [(path, index) for index in middle]
-        if not self._slices:
-            raise RecipeError(f"{folder} has no *.h5 files")
+        for error in errors:
+            self._remarks[f"left out: {error}"] = []
+        if not usable:
+            raise FileError("\n".join([f"{folder} has no scans that can be used", *self._lines()]))
+        self.files = usable
+        chosen = [_middle(file, slices) for file in usable]
+        self._chosen = [(file, number) for file, numbers in zip(usable, chosen, strict=True) for number in numbers]
+        layouts_found = Counter(file.layout.name for file in usable)
+        what = ", ".join(f"{count} {name}" for name, count in sorted(layouts_found.items()))
+        self.report: list[str] = [
+            f"{folder}: {_count(len(self), 'scan')} of {_count(len(usable), 'file')} ({what})",
+            *self._lines(),
+        ]
 
     def __len__(self) -> int:
-        return len(self._slices)
+        return len(self._chosen)
 
     def scan(self, index: int) -> FullScan:
-        """Read one slice or series."""
-        return FullScan(self._read(*self._slices[index], self._series))
+        """Return one slice or series, mapped into memory."""
+        file, number = self._chosen[index]
+        return file.scan(number)
+
+    def _find(self, known: Sequence[Layout]) -> Iterator[Path]:
+        """Files of the folder and its sub-folders, by their paths; notes those that are left out."""
+        suffixes = {suffix for entry in known for suffix in entry.suffixes}
+        paths: list[Path] = []
+        seen: set[Path] = set()
+        for parent, folders, names in os.walk(self.folder, followlinks=True):
+            if (here := Path(parent).resolve()) in seen:  # a link back
+                folders.clear()
+                continue
+            seen.add(here)
+            paths += [Path(parent) / name for name in names if Path(name).suffix.lower() in suffixes]
+        for path in sorted(paths):
+            if path.name.startswith("."):
+                self._remarks.setdefault("left out: hidden files", []).append(path)
+            elif not path.name.endswith(".truth.h5"):
+                yield path
+
+    def _note(self, file: PreparedFile, expected: str) -> None:
+        remarks = list(file.index.remarks)
+        if expected not in ("files", file.layout.name):
+            remarks.append(f"read as {file.layout.name}, not as {expected}")
+        for remark in remarks:
+            self._remarks.setdefault(remark, []).append(file.path)
+
+    def _lines(self) -> list[str]:
+        """Remarks, each once with the files that it is about."""
+        lines = []
+        for text, paths in self._remarks.items():
+            names = [str(path.relative_to(self.folder)) for path in paths[:1]]
+            more = [f"and {_count(len(paths) - 1, 'other file')}"] * (len(paths) > 1)
+            lines.append("  " + ": ".join([" ".join([*names, *more]), text] if names else [text]))
+        more = [f"  and {_count(len(lines) - _MOST_LINES, 'other remark')}"] * (len(lines) > _MOST_LINES)
+        return lines[:_MOST_LINES] + more
 
 
-def _count_fastmri(path: Path) -> int:
-    with h5py.File(path) as file:
-        return int(file["kspace"].shape[0])
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _read_fastmri(path: Path, index: int, _series: bool) -> Tensor:
-    """Return [coils, ky, kx]: phase encoding first, as everywhere here."""
-    with h5py.File(path) as file:
-        kspace: Any = file["kspace"]
-        return torch.from_numpy(np.ascontiguousarray(kspace[index].swapaxes(-1, -2), np.complex64))
+def _middle(file: PreparedFile, slices: int | None) -> list[int]:
+    """Numbers of the scans of a file's middle slices."""
+    scans = file.index.scans
+    every = sorted({entry.slice for entry in scans})
+    if slices is None or slices >= len(every):
+        return list(range(len(scans)))
+    start = (len(every) - slices) // 2
+    wanted = set(every[start : start + slices])
+    return [number for number, entry in enumerate(scans) if entry.slice in wanted]
 
 
-def _count_mrd(path: Path) -> int:
-    return len(_mrd_slices(path))
+def training_and_validation(data: FileData, *, series: bool) -> tuple[FileScans, FileScans]:
+    """Return the scans of a recipe's two folders, and log what is to be known of them.
 
-
-def _mrd_slices(path: Path) -> list[int]:
-    with ismrmrd.File(str(path), "r") as file:
-        heads = file["dataset"].acquisitions
-        return sorted({int(item.idx.slice) for item in heads if not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)})
-
-
-def _read_mrd(path: Path, index: int, series: bool) -> Tensor:
-    """Place the lines of a slice, average repeated ones, and crop the readout to the reconstructed field of view.
-
-    Returns complex64 [coils, (frames,) ky, kx].
+    Raises
+    ------
+    FileError
+        A file cannot be used, or is in both.
     """
-    number = _mrd_slices(path)[index]
-    with ismrmrd.File(str(path), "r") as file:
-        header = file["dataset"].header
-        encoding = header.encoding[0]
-        lines = [
-            item
-            for item in file["dataset"].acquisitions
-            if item.idx.slice == number and not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
-        ]
-    matrix = encoding.encodedSpace.matrixSize
-    limits = encoding.encodingLimits.kspace_encoding_step_1
-    shift = matrix.y // 2 - (limits.center if limits is not None else matrix.y // 2)
-    times = [(line.idx.repetition, line.idx.phase) if series else (0, 0) for line in lines]
-    frames = sorted(set(times))
-    kspace = np.zeros((lines[0].active_channels, len(frames), matrix.y, matrix.x), np.complex64)
-    count = np.zeros((len(frames), matrix.y))
-    for line, time in zip(lines, times, strict=True):
-        frame = frames.index(time)
-        row = line.idx.kspace_encode_step_1 + shift
-        start = matrix.x // 2 - line.center_sample
-        kspace[:, frame, row, start : start + line.number_of_samples] += line.data
-        count[frame, row] += 1
-    if not count.all():
-        raise RecipeError(
-            f"{int((count == 0).sum())} of {count.size} lines were not measured", where=f"{path}, slice {number}"
+    training, validation = (
+        FileScans(
+            folder,
+            data.slices,
+            series=series,
+            cache=data.cache,
+            layouts=data.layouts,
+            expected=data.kind,
+            refused=data.refused,
         )
-    recon = encoding.reconSpace.matrixSize.x
-    images = ifft(torch.from_numpy(kspace / count[..., None].astype(np.float32)), [-1])
-    start = (matrix.x - recon) // 2
-    cropped = fft(images[..., start : start + recon], [-1])
-    return cropped if series else cropped[:, 0]
+        for folder in (data.folder, data.validation_folder)
+    )
+    for line in (*training.report, *validation.report):
+        log.info("%s", line)
+    for text in shared_by(training, validation):
+        log.warning("warning: %s", text)
+    return training, validation
 
 
-_KINDS: dict[str, tuple[Callable[[Path], int], Callable[[Path, int, bool], Tensor]]] = {
-    "fastmri": (_count_fastmri, _read_fastmri),
-    "mrd": (_count_mrd, _read_mrd),
-}
+def shared_by(training: FileScans, validation: FileScans) -> list[str]:
+    """Say which scans and patients are in both.
+
+    Raises
+    ------
+    FileError
+        A file is in both.
+    """
+    paths = {file.path.resolve() for file in training.files} & {file.path.resolve() for file in validation.files}
+    if paths:
+        raise FileError(
+            f"{_count(len(paths), 'file')} would be for training and for validation, such as {min(paths)}",
+            accepted="a data.folder and a data.validation_folder that have no file in common, sub-folders included",
+        )
+    said = []
+    for name, what in (("digest", "the same scan"), ("patient", "a scan of the same patient")):
+        ours, theirs = (_by(name, scans) for scans in (training, validation))
+        pairs = [(ours[key], theirs[key]) for key in ours if key in theirs]
+        if pairs:
+            first, second = pairs[0]
+            count = f" ({len(pairs)} of them)" if len(pairs) > 1 else ""
+            said.append(f"{what} is in training and validation{count}: {first} and {second}")
+    return said
+
+
+def _by(name: str, scans: FileScans) -> dict[str, Path]:
+    """Files by the digests of their scans, or of their patients."""
+    if name == "patient":
+        return {file.index.patient: file.path for file in scans.files if file.index.patient}
+    return {entry.digest: file.path for file in scans.files for entry in file.index.scans}

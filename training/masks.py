@@ -1,31 +1,134 @@
 """How training undersamples: the recipe's section ``masks``, and a mask drawn by it."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..simulate import sampling
+from ..simulate.sampling import Request, SamplingError
 from .section import Range, Section
+
+Fractions = tuple[float, float]
+
+
+def _pair(value: Any) -> Any:
+    """Let one number stand for the range that has it alone."""
+    return [value, value] if isinstance(value, (int, float)) else value
 
 
 class Masks(Section):
-    """Undersampling along ky, drawn anew for every slice and epoch; in a series, every frame has other lines."""
+    """Undersampling of k-space, drawn anew for every slice and epoch; the patterns are those of ``simulate.sampling``.
 
-    kinds: tuple[Literal["uniform", "random"], ...] = ("uniform", "random")
-    accelerations: tuple[float, ...] = (2, 4, 6, 8)
-    acs: Range = (12, 24)
-    """Smallest and largest number of calibration lines."""
-
-
-def random_mask(random: np.random.Generator, lines: int, acs: int, masks: Masks, frames: int = 1) -> NDArray[np.bool_]:
-    """Draw the measured lines [frames, lines]; where the calibration lines exceed the budget, the acceleration is lower.
-
-    From frame to frame uniform lines move on by one, and random ones are drawn anew.
+    A pattern with a budget measures exactly ``round(n / acceleration)`` of n lines or points, the calibration region counted.
     """
-    acceleration = float(random.choice(masks.accelerations))
-    if random.choice(masks.kinds) == "uniform":
-        spacing = max(round(acceleration), 1)
-        first = int(random.integers(spacing))
-        return sampling.uniform_frames(lines, spacing, acs, first, frames)
-    return sampling.random_frames(lines, acceleration, acs, [int(random.integers(2**31)) for _ in range(frames)])
+
+    kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("equispaced", "variable-density")
+    """Names of patterns, or files (``.npy``, ``.mat``, ``.h5``, ``.txt``); one is drawn each time."""
+    accelerations: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)] = (2, 4, 6, 8)
+    """One is drawn each time, of those that leave room for the calibration lines."""
+    acs: Annotated[Range | Fractions, BeforeValidator(_pair)] = (0.08, 0.12)
+    """Smallest and largest number of calibration lines, or fraction of all lines; one number is for both."""
+    offset: int | None = None
+    """Line beside the middle that equispaced lines go through; without it, it is drawn."""
+    frames: Literal["own", "same"] = "own"
+    """Whether each frame of a series has lines of its own."""
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return tuple(sampling.current_name(name) for name in kinds)
+        except SamplingError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.acs
+        if not 0 <= low <= high or (isinstance(high, float) and high >= 1):
+            raise ValueError(
+                f"acs is [{low}, {high}]; accepted are two numbers of lines, or two fractions below 1, in order"
+            )
+        return self
+
+    @property
+    def points(self) -> bool:
+        """Whether two directions may be undersampled, as far as names say so: a file's mask is looked at when it is drawn."""
+        return any(sampling.find_pattern(kind).points for kind in self.kinds)
+
+    def acs_range(self, lines: int) -> Range:
+        """Smallest and largest number of calibration lines of a scan of so many lines."""
+        low, high = (round(value * lines) if isinstance(value, float) else value for value in self.acs)
+        return low, high
+
+    def check(self, lines: int, samples: int, measured: NDArray[np.bool_] | None = None) -> None:
+        """Refuse what cannot be drawn for a scan of this size, whatever is drawn later.
+
+        Parameters
+        ----------
+        lines, samples
+            Of the scan, along ky and kx.
+        measured
+            bool [ky], the lines that are no padding; None: all.
+
+        Raises
+        ------
+        SamplingError
+            There are fewer lines than calibration lines, or an acceleration leaves fewer than the fewest calibration lines.
+        """
+        low, high = self.acs_range(lines if measured is None else int(measured.sum()))
+        for kind in self.kinds:
+            for acceleration in self.accelerations:
+                sampling.check(kind, Request(lines, samples, acceleration=acceleration, acs=low, measured=measured))
+        Request(lines, samples, acs=high, measured=measured).check_acs()
+
+
+def random_mask(
+    random: np.random.Generator,
+    lines: int,
+    acs: int,
+    masks: Masks,
+    frames: int = 1,
+    *,
+    samples: int = 1,
+    measured: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
+    """Draw what is measured.
+
+    Parameters
+    ----------
+    random
+        Where chance comes from.
+    lines, samples, frames
+        Size of the scan along ky, kx and time.
+    acs
+        Number of calibration lines.
+    masks
+        The recipe's section. Of its accelerations those are drawn from that leave room for the calibration lines.
+    measured
+        bool [ky], the lines that are no padding; None: all.
+
+    Returns
+    -------
+    ndarray
+        bool [frames, ky]; [frames, ky, kx] where a pattern of the recipe undersamples both directions.
+
+    Raises
+    ------
+    SamplingError
+        There are fewer lines than calibration lines, or none of the accelerations leaves as many.
+    """
+    kind = str(random.choice(masks.kinds))
+    requests = [
+        Request(lines, samples, frames, acceleration, acs, masks.offset, measured)
+        for acceleration in masks.accelerations
+    ]
+    fitting = [request for request in requests if sampling.possible(kind, request)]
+    if not fitting:
+        sampling.check(kind, min(requests, key=lambda request: request.acceleration))
+    chosen = fitting[int(random.integers(len(fitting)))]
+    mask = sampling.draw(kind, chosen, random, alike=masks.frames == "same")
+    if masks.points and mask.ndim == 2:  # that masks of several kinds go into one batch
+        return np.repeat(mask[..., None], samples, axis=-1)
+    return mask

@@ -1,17 +1,25 @@
 """A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ..models.networks.registry import NETWORKS
+from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
+from ..simulate.sampling import SamplingError, undersamples_two
 from ..wire.errors import IsocenterError
 from .masks import Masks
+from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
-from .section import Range, Section
+from .section import Range, Section, Truth
+
+Precision = Literal["float32", "tf32", "bf16"]
+_SMALLEST_MATRIX = 16
+_SEEDS_OF_TRAINING = 2**32
+"""Simulated scans for training have smaller seeds, those for validation larger ones."""
+_SCANS_OF_A_SEED = 10**6
 
 
 class RecipeError(IsocenterError):
@@ -30,6 +38,16 @@ class _Simulated(Section):
     noise: tuple[float, float] = (0.002, 0.03)
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.matrix[0] < _SMALLEST_MATRIX:
+            raise ValueError(f"matrix {list(self.matrix)} is too small: {_SMALLEST_MATRIX} is the smallest")
+        if self.coils[0] < 1:
+            raise ValueError("coils: there must be one at least")
+        if not 0 < self.noise[0] <= self.noise[1] < 1:
+            raise ValueError(f"noise {list(self.noise)} is no range between 0 and 1, the smallest value first")
+        return self
+
 
 class SimulatedData(_Simulated):
     """Brain slices from the MNI152 template."""
@@ -45,34 +63,29 @@ class SimulatedSeries(_Simulated):
 
 
 class FileData(Section):
-    """Fully sampled scans: fastMRI's HDF5 layout or MRD files, whose phases and repetitions are the frames of a series."""
+    """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
-    kind: Literal["fastmri", "mrd"]
+    For networks of series, the phases or else the repetitions of a slice are frames; for others, each is a scan of its own.
+    """
+
+    kind: Literal["files", "fastmri", "mrd", "cmrxrecon"]
+    """What the files are expected to be; their layouts are recognised, and one that is another is read, and named."""
     folder: Path
+    """Folder with the files of the training; sub-folders are searched as well."""
     validation_folder: Path
+    """The same for validation; no file may be in both."""
     slices: Annotated[int, Field(gt=0)] | None = None
     """Slices from the middle of each volume; all without it."""
+    refused: Literal["stop", "leave-out"] = "stop"
+    """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
+    layouts: tuple[str, ...] = ()
+    """Python modules with further layouts, see ``training/layouts.py``."""
+    cache: Path | None = None
+    """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
-class Optimizer(Section):
-    """Optimiser and schedule of the learning rate."""
-
-    name: Literal["adam", "adamw", "rmsprop"] = "adam"
-    learning_rate: float = 3e-4
-    scalar_rate: float = 1.0
-    """Factor of the learning rate for parameters of one number, such as step sizes, which move far and slowly otherwise."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
-    step: int = 40
-    """Epochs between two steps of ``step``."""
-    gamma: float = 0.1
-    """Factor of ``step`` and ``exponential``."""
-    clip_norm: float | None = None
-    clip_value: float | None = None
-
-
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "fastmri": "2d"}
-"""What networks are for that train on such data; MRD files have both."""
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t"}
+"""What networks are for that train on such data; files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
 
@@ -90,13 +103,14 @@ class Sampler(Section):
     start_from: Path | None = None
     """Weights of the network that reconstructs: ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
-    reconstructor_steps: int = 20
-    sampler_steps: int = 40
+    reconstructor_steps: Annotated[int, Field(gt=0)] = 20
+    sampler_steps: Annotated[int, Field(gt=0)] = 40
+    """Steps in turn, counted through all epochs."""
     optimizer: Optimizer = Optimizer()
     """Of the network that reconstructs."""
     icd: bool = False
     """Whether to make reference masks by coordinate descent, which takes thousands of reconstructions for every slice."""
-    error_weight: float = 1.0
+    error_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
     @model_validator(mode="before")
@@ -116,13 +130,24 @@ class Recipe(Section):
     magnitude of the zero-filled image."""
     data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
-    loss: dict[Loss, float] = Field(default_factory=dict)
+    truth: Truth | None = None
+    """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
+    without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
+    loss: dict[Loss, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates."""
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)] = 1
-    seed: int = 1
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Batches whose gradients are added up for a step; the loss is the mean over all of their samples."""
+    precision: Precision = "float32"
+    """``bf16``: convolutions and matrix products in bfloat16, all else in float32. ``tf32``: those in TF32, on NVIDIA GPUs."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the weights' moving average, which then is what is validated, kept and exported."""
+    checkpoint_gradients: bool = False
+    """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
+    seed: Annotated[int, Field(ge=0)] = 1
     start_from: tuple[Path, ...] = ()
     """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
     ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
@@ -141,6 +166,8 @@ class Recipe(Section):
         if (self.sampler is not None) != (self.network == "mnet"):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
         self._put_phase_first(self.network, self.configuration)
+        if not isinstance(self.data, FileData):
+            self._check_simulated(self.data)
         if self.sampler is not None:
             check_scaling(self.network, self.scaling)
             return self._check_sampler(self.sampler)
@@ -155,6 +182,7 @@ class Recipe(Section):
             raise ValueError(
                 f"network {self.network!r} cannot be trained by a recipe: it returns no complex or magnitude image"
             )
+        self._check_masks(NETWORKS[self.network])
         if not self.loss:
             raise ValueError("the loss is empty")
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
@@ -162,11 +190,42 @@ class Recipe(Section):
         check_scaling(self.network, self.scaling)
         return self
 
+    def _check_simulated(self, data: SimulatedData | SimulatedSeries) -> None:
+        """Refuse what cannot fit simulated scans, whose sizes are known beforehand."""
+        if self.seed * _SCANS_OF_A_SEED + data.samples > _SEEDS_OF_TRAINING or data.samples > _SCANS_OF_A_SEED:
+            raise ValueError(f"seed {self.seed} with {data.samples} samples: simulated scans have seeds up to 4293")
+        if self.network == "loupe":
+            shape = list(self.configuration.get("shape", (256, 256)))
+            if any(list(data.matrix) != [size, size] for size in shape):
+                raise ValueError(
+                    f"'loupe' works for one size only: data.matrix must be [n, n], its shape {shape} the same"
+                )
+
     @staticmethod
     def _put_phase_first(network: str, configuration: dict[str, Any]) -> None:
         """Complete a configuration for data whose phase direction is the first, so that the checkpoint says so."""
         for name, value in NETWORKS[network].phase_first.items():
             configuration.setdefault(name, value)
+
+    @property
+    def true_image(self) -> Truth:
+        """How the coils of the true image are combined: what ``truth`` says, or else as the network does it."""
+        entry = NETWORKS[self.network if self.sampler is None else self.sampler.network]
+        return self.truth or ("combined" if {"maps", "image"} & set(entry.inputs) else "rss")
+
+    def _check_masks(self, entry: Network) -> None:
+        try:
+            points = [kind for kind in self.masks.kinds if undersamples_two(kind, entry.task == "2d+t")]
+            if points and entry.undersampled != ("ky", "kx"):
+                raise SamplingError(
+                    f"{', '.join(points)} undersamples two directions, and network {self.network!r} takes scans that are "
+                    "undersampled along ky alone",
+                    accepted="patterns of lines",
+                )
+            if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
+                self.masks.check(self.data.matrix[0], self.data.matrix[0])
+        except SamplingError as error:
+            raise ValueError(f"masks: {error}") from error
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)
@@ -180,6 +239,8 @@ class Recipe(Section):
             size = self.data.matrix[0]
             if self.data.matrix[1] != size:
                 raise ValueError("a sampler works for one size only: data.matrix must be [n, n]")
+            if sampler.base + sampler.budget >= size:
+                raise ValueError(f"sampler: base and budget leave out no line of {size}")
             # four poolings by three and one by two, and four doublings of the channels
             features = 16 * self.configuration.get("chans", 128) * (size // 81 // 2) ** 2
             wanted = {"lines": size - sampler.base, "features": features}
@@ -199,5 +260,13 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a valid recipe: {error}") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """Name every wrong entry of a recipe."""
+    found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    return "; ".join(f"{place}: {what}" if place else what for place, what in found)

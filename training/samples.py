@@ -2,10 +2,12 @@
 
 A sample is a dictionary of float32 tensors:
 
-- ``kspace`` [coils, (frames,) ky, kx, 2] as measured, and ``mask`` [1, (frames,) ky, 1, 1];
+- ``kspace`` [coils, (frames,) ky, kx, 2] as measured, and ``mask`` [1, (frames,) ky, 1, 1], or [1, (frames,) ky, kx, 1] where
+  both directions are undersampled;
 - ``maps`` [coils, y, x, 2], and ``true_maps`` like it, where they are wanted;
-- ``target`` [(frames,) y, x, 2], the coil-combined image of the fully sampled scan, whose largest magnitude is one;
-- ``image``, the same for networks that undersample it themselves.
+- ``target`` [(frames,) y, x, 2], the true image: of the fully sampled scan, its coils combined by the maps or by the root of
+  their sum of squares, whose largest magnitude is one; the middle of it, where a reader gets only that;
+- ``image``, all of it, for networks that undersample it themselves.
 
 All but the maps are divided by the largest magnitude of the fully sampled image, so that losses are of one scale. A network does
 not see that factor: it scales its input by what was measured, or does not mind (``training.scale``).
@@ -23,11 +25,14 @@ from torch.utils.data import Dataset
 from ..gadgets.estimate_coil_maps import MapsOptions, calibration_region, defer_maps
 from ..gadgets.kspace import Kspace, block_of
 from ..gadgets.scan import Scan
+from ..models.coil_maps import espirit
 from ..models.fourier import ifft
-from ..simulate.sampling import acs_lines
+from ..models.planar import center_crop
+from ..simulate.sampling import SamplingError, acs_lines
 from ..wire.header import NO_HEADER
 from .data import FullScan, beside
 from .masks import Masks, random_mask
+from .section import Truth
 
 Sample = dict[str, Tensor]
 
@@ -51,6 +56,55 @@ def measured_maps(block: Kspace) -> Tensor:
     return defer_maps(block, MapsOptions(), Scan(NO_HEADER), begin=False).get()[:, 0]
 
 
+def maps_of_middle(kspace: Tensor, acs: int) -> Tensor:
+    """ESPIRiT maps complex64 [coils, y, x] where points were measured, of which the service knows none: from ``acs`` x ``acs``.
+
+    Parameters
+    ----------
+    kspace
+        complex64 [coils, (frames,) ky, kx]; the mean over frames is used.
+    acs
+        Length of the fully sampled middle, in points.
+    """
+    kspace = kspace.mean(dim=1) if kspace.dim() == 4 else kspace
+    _, ky, kx = kspace.shape
+    block = kspace[:, ky // 2 - acs // 2 :, kx // 2 - min(acs, kx) // 2 :][:, :acs, :acs]
+    return espirit(block[:, None].contiguous(), (1, ky, kx))[:, 0]
+
+
+def maps_of_truth(scan: FullScan) -> Tensor:
+    """Return the true maps complex64 [coils, y, x] of a scan, or those that all of its lines give."""
+    if scan.maps is not None:
+        return scan.maps
+    frames = scan.kspace.shape[1] if scan.kspace.dim() == 4 else 1
+    every = torch.ones((frames, scan.kspace.shape[-2]), dtype=torch.bool)
+    return measured_maps(block_of_lines(scan.kspace, every))
+
+
+def true_image(images: Tensor, maps: Tensor, truth: Truth) -> Tensor:
+    """Combine the coils of fully sampled images.
+
+    Parameters
+    ----------
+    images
+        complex64 [coils, (frames,) y, x].
+    maps
+        complex64 [coils, y, x], for ``combined``.
+    truth
+        ``combined``: the sum over the coils of the conjugate maps times the images (Roemer et al., MRM 1990;16:192, eq. 28).
+        ``rss``: the root of the sum of squares.
+
+    Returns
+    -------
+    Tensor
+        complex64 [(frames,) y, x].
+    """
+    if truth == "combined":
+        return (beside(maps, images[0]).conj() * images).sum(0)
+    magnitude = torch.linalg.vector_norm(images, dim=0)
+    return torch.complex(magnitude, torch.zeros_like(magnitude))
+
+
 class TrainingSamples(Dataset[Sample]):
     """Scans that are undersampled anew in every epoch.
 
@@ -66,14 +120,14 @@ class TrainingSamples(Dataset[Sample]):
         Of the masks.
     with_maps
         Whether coil maps are needed.
+    truth
+        How the coils of the true image are combined: ``combined`` by the maps, or ``rss``.
     with_true_maps
         Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
     fresh
         Whether masks change from epoch to epoch.
     chosen_later
         Whether the network chooses lines beside the calibration lines, which then are all that coil maps are made of.
-    label
-        Makes something of a fully sampled slice that goes with it as ``label``, once.
     memory
         Bytes of samples that a process keeps from epoch to epoch.
     """
@@ -86,10 +140,10 @@ class TrainingSamples(Dataset[Sample]):
         seed: int,
         *,
         with_maps: bool,
+        truth: Truth,
         with_true_maps: bool = False,
         fresh: bool,
         chosen_later: bool = False,
-        label: Callable[[Sample], Tensor] | None = None,
         memory: float = math.inf,
     ) -> None:
         self._scan = scan
@@ -97,36 +151,51 @@ class TrainingSamples(Dataset[Sample]):
         self._masks = masks
         self._seed = seed
         self._with_maps = with_maps
+        self._truth: Truth = truth
         self._with_true_maps = with_true_maps
         self._fresh = fresh
         self._chosen_later = chosen_later
-        self._label = label
-        # an index may come to another loader's process in every epoch, and gets another mask all the same
-        self._drawn = torch.zeros(count, dtype=torch.int64).share_memory_()
+        self.label: Callable[[int], Tensor] | None = None
+        """Returns what goes with the sample of an index as ``label``."""
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loaders' processes are told as well
         self._kept: dict[int, FullScan] = {}
         self._maps: dict[int, tuple[Tensor, Tensor]] = {}
         """Coil maps of a scan, and the lines that they were made of."""
-        self._labels: dict[int, Tensor] = {}
         self._room = memory
 
     def __len__(self) -> int:
         return self._count
 
+    def start(self, epoch: int) -> None:
+        """Begin an epoch: a mask is a function of seed, index and epoch, however often a sample was drawn before."""
+        if self._fresh:
+            self._epoch.fill_(epoch)
+
     def __getitem__(self, index: int) -> Sample:
         scan = self._full(index)
-        acs = int(np.random.default_rng((self._seed, index)).integers(self._masks.acs[0], self._masks.acs[1] + 1))
-        draw = int(self._drawn[index])
-        self._drawn[index] += int(self._fresh)
-        random = np.random.default_rng((self._seed, index, draw))
-        *frames, height, _ = scan.kspace.shape[1:]
-        lines = torch.from_numpy(random_mask(random, height, acs, self._masks, *frames))
-        sample = self._make(index, scan, lines, acs)
-        if self._label is not None:
-            if index not in self._labels:
-                self._labels[index] = self._label(sample)
-            sample["label"] = self._labels[index]
-        mask = lines.to(torch.float32).reshape(1, *frames, height, 1, 1)
-        return {**sample, "image": sample["target"], "kspace": sample["kspace"] * mask, "mask": mask}
+        random = np.random.default_rng((self._seed, index, int(self._epoch)))
+        mask, acs = self._mask(index, scan, random)
+        sample = self._make(index, scan, mask, acs)
+        label = {} if self.label is None else {"label": self.label(index)}
+        *frames, lines, _ = scan.kspace.shape[1:]
+        weights = mask.to(torch.float32).reshape(1, *frames, lines, -1, 1)
+        target = center_crop(sample["target"], scan.matrix, (-3, -2))
+        kspace = sample["kspace"] * weights
+        return {**sample, **label, "image": sample["target"], "target": target, "kspace": kspace, "mask": weights}
+
+    def _mask(self, index: int, scan: FullScan, random: np.random.Generator) -> tuple[Tensor, int]:
+        """Return what is measured, bool [frames, ky] or [frames, ky, kx], and the number of calibration lines."""
+        *frames, lines, samples = scan.kspace.shape[1:]
+        measured = None if scan.measured is None else scan.measured.numpy()
+        try:
+            self._masks.check(lines, samples, measured)
+        except SamplingError as error:
+            error.where = ", ".join(part for part in (scan.name, "masks") if part)
+            raise
+        low, high = self._masks.acs_range(lines if measured is None else int(measured.sum()))
+        acs = int(np.random.default_rng((self._seed, index)).integers(low, high + 1))
+        mask = random_mask(random, lines, acs, self._masks, *frames, samples=samples, measured=measured)
+        return torch.from_numpy(mask), acs
 
     def _full(self, index: int) -> FullScan:
         if index in self._kept:
@@ -145,26 +214,26 @@ class TrainingSamples(Dataset[Sample]):
         self._room -= size
         return True
 
-    def _make(self, index: int, scan: FullScan, lines: Tensor, acs: int) -> Sample:
-        """Return the sample before undersampling, with maps made of the lines that are measured."""
+    def _make(self, index: int, scan: FullScan, mask: Tensor, acs: int) -> Sample:
+        """Return the sample before undersampling, with maps made of what is measured."""
         images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
-        if self._with_maps:
-            if self._chosen_later:
-                lines = torch.from_numpy(acs_lines(lines.shape[1], acs)).expand(lines.shape)
-            maps = self._maps_of(index, block_of_lines(scan.kspace, lines))
-            target = (beside(maps, images[0]).conj() * images).sum(0)
-        else:
-            maps = torch.zeros(0, dtype=torch.complex64)
-            target = torch.complex(torch.linalg.vector_norm(images, dim=0), torch.zeros(images.shape[1:]))
+        maps = torch.zeros(0, dtype=torch.complex64)
+        if self._with_maps or self._truth == "combined":
+            maps = self._maps_of(index, scan.kspace, mask, acs)
+        target = true_image(images, maps, self._truth)
         scale = target.abs().max()
         sample = {"kspace": scan.kspace / scale, "maps": maps, "target": target / scale}
         if self._with_true_maps:
-            sample["true_maps"] = self._true_maps(scan)
+            sample["true_maps"] = maps_of_truth(scan)
         return {name: torch.view_as_real(value.contiguous()) for name, value in sample.items()}
 
-    def _maps_of(self, index: int, block: Kspace) -> Tensor:
+    def _maps_of(self, index: int, kspace: Tensor, mask: Tensor, acs: int) -> Tensor:
         """Return the maps of a scan; those that are kept, where they are made of the same lines."""
-        if block.data.shape[0] == 1:
+        if mask.dim() > 2:
+            return maps_of_middle(kspace, acs)
+        lines = torch.from_numpy(acs_lines(mask.shape[1], acs)).expand(mask.shape) if self._chosen_later else mask
+        block = block_of_lines(kspace, lines)
+        if len(kspace) == 1:
             return measured_maps(block)
         region, _ = calibration_region(block, MapsOptions().calibration_size)
         kept = self._maps.get(index)
@@ -174,11 +243,3 @@ class TrainingSamples(Dataset[Sample]):
         if kept is not None or self._fits(region, maps):
             self._maps[index] = region, maps
         return maps
-
-    @staticmethod
-    def _true_maps(scan: FullScan) -> Tensor:
-        if scan.maps is not None:
-            return scan.maps
-        frames = scan.kspace.shape[1] if scan.kspace.dim() == 4 else 1
-        every = torch.ones((frames, scan.kspace.shape[-2]), dtype=torch.bool)
-        return measured_maps(block_of_lines(scan.kspace, every))

@@ -9,7 +9,7 @@ IsocenterError
 ├── ProtocolError      bytes that are no message, or a message at the wrong time
 │   ├── UnknownMessageError
 │   └── TruncatedError
-├── FileError          an MRD file cannot be read
+├── FileError          a file of a scan cannot be read or used
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
 │   ├── SignatureError a key or a signature is not what it must be  (bundle)
 │   └── NothingToGainError                                          (engine)
@@ -22,6 +22,7 @@ IsocenterError
 ├── PrepareError       bundles that come with Isocenter are not built   (commands)
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
+├── SamplingError      a sampling pattern cannot be drawn               (simulate)
 └── RecipeError        a recipe cannot be trained                       (training)
 """
 
@@ -90,7 +91,7 @@ class PipelineError(IsocenterError):
 
 
 class FileError(IsocenterError):
-    """An MRD file cannot be read."""
+    """A file of a scan, MRD or another, cannot be read, or not be used for what is wanted."""
 
     kind = "file"
 

@@ -52,7 +52,7 @@ class MrdFile:
 
     def __init__(self, path: Path, group: str = "dataset") -> None:
         self._path = path
-        self._file = _open(path)
+        self._file = open_hdf5(path, "MRD file")
         group = group.strip("/")
         found = self._file.get(group) if group else self._file
         if not isinstance(found, h5py.Group):
@@ -237,11 +237,18 @@ class MrdFile:
         self._file.close()
 
 
-def _open(path: Path) -> h5py.File:
+def open_hdf5(path: Path, what: str = "file") -> h5py.File:
+    """Open an HDF5 file for reading.
+
+    Raises
+    ------
+    FileError
+        There is none, or it is empty, damaged or something else; ``what`` is accepted.
+    """
     if not path.is_file():
         raise FileError(f"{path} does not exist or is no file")
     if not path.stat().st_size:
-        raise FileError(f"{path} is empty", accepted="an MRD file (HDF5)")
+        raise FileError(f"{path} is empty", accepted=f"a whole {what} (HDF5)")
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -249,7 +256,7 @@ def _open(path: Path) -> h5py.File:
             raise FileError(f"{path} cannot be read: {os.strerror(error.errno)}") from error
         damaged = h5py.is_hdf5(path)
         reason = "is damaged or cut off" if damaged else "is no HDF5 file"
-        raise FileError(f"{path} {reason}", accepted="a whole MRD file (HDF5)") from error
+        raise FileError(f"{path} {reason}", accepted=f"a whole {what} (HDF5)") from error
 
 
 def _read(dataset: Any, start: int, stop: int, orders: dict[str, np.dtype[Any]]) -> NDArray[Any] | None:

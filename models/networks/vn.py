@@ -60,8 +60,8 @@ class VnStage(nn.Module):
     @torch.no_grad()
     def project(self) -> None:
         """Bring kernels and weight back to where training keeps them: zero mean and a norm of at most one, and not below zero."""
-        self.kernels -= self.kernels.mean(dim=(1, 2, 3), keepdim=True)
-        self.kernels /= torch.linalg.vector_norm(self.kernels, dim=(1, 2, 3), keepdim=True).clamp_min(1)
+        self.kernels.sub_(self.kernels.mean(dim=(1, 2, 3), keepdim=True))
+        self.kernels.div_(torch.linalg.vector_norm(self.kernels, dim=(1, 2, 3), keepdim=True).clamp_min(1))
         self.weight.clamp_(min=0)
 
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:

@@ -1,0 +1,641 @@
+"""Files of fully sampled scans: what is read of them, what is refused and in which words, and the cache."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import h5py
+import ismrmrd
+import isocenter
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import SHARED
+from isocenter.commands.cli import app
+from isocenter.simulate.files import FileLayout
+from isocenter.simulate.scan import ScanProtocol, simulate
+from isocenter.training import prepared
+from isocenter.training.files import FileScans, shared_by
+from isocenter.wire.errors import FileError, OptionError
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    (tmp_path / "scans").mkdir()
+    return tmp_path / "scans"
+
+
+def read(folder, slices=None, **options) -> FileScans:
+    return FileScans(folder, slices, cache=folder.parent / "cache", **options)
+
+
+def everything(scans):
+    return [scans.scan(index) for index in range(len(scans))]
+
+
+def save(folder, mutate=None, header=None, name="a.h5", layout=None, **protocol):
+    scan = simulate(ScanProtocol(**{"matrix": 32, "coils": 3, **protocol}))
+    if mutate is not None:
+        mutate(scan.items)
+    if header is not None:
+        changed = header(scan.header)
+        assert changed != scan.header
+        scan.header = changed
+    if layout is not None:
+        scan.layout = layout
+    scan.save(folder / name)
+    return scan
+
+
+def noise(*shape, seed=1):
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((*shape, 2)) @ [1, 1j]
+    # brightest in the middle, as k-space is
+    for axis in (-1, -2):
+        size = shape[axis]
+        weight = 1 / (1 + np.abs(np.arange(size) - size // 2))
+        values = values * weight.reshape([-1 if axis % len(shape) == other else 1 for other in range(len(shape))])
+    return values.astype(np.complex64)
+
+
+HEADER = (
+    "<ismrmrdHeader><encoding><encodedSpace><matrixSize><x>{x}</x><y>{y}</y><z>1</z></matrixSize>"
+    "<fieldOfView_mm><x>{fov}</x><y>{fov_y}</y><z>5</z></fieldOfView_mm></encodedSpace>"
+    "<reconSpace><matrixSize><x>{rx}</x><y>{ry}</y><z>1</z></matrixSize>"
+    "<fieldOfView_mm><x>{rfov}</x><y>{rfov}</y><z>5</z></fieldOfView_mm></reconSpace>"
+    "<trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"
+)
+
+
+def fastmri(path, kspace, header=None, patient=None, **datasets):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace
+        for name, values in datasets.items():
+            file[name] = values
+        if header is not None:
+            file["ismrmrd_header"] = header
+        if patient is not None:
+            file.attrs["patient_id"] = patient
+    return kspace
+
+
+# MRD
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        {},
+        {"extra_readouts": True, "reverse_every_second": True, "averages": 2, "slices": 2, "waveforms": True},
+        {"oversampling": 1, "noise_scan": False, "contrasts": 2},
+        {"recon_fov": (180.0, 180.0), "phase_oversampling": 1.5},
+    ],
+)
+def test_mrd_is_what_the_service_makes_of_it(folder, protocol):
+    save(folder, **protocol)
+    with isocenter.open_scan(folder / "a.h5") as scan:
+        blocks = {(k.central_header(0).idx.contrast, k.central_header(0).idx.slice): k for k in scan.kspace()}
+    scans = everything(read(folder))
+    assert len(scans) == len(blocks)
+    for scan, (_, block) in zip(scans, sorted(blocks.items()), strict=True):
+        torch.testing.assert_close(scan.kspace, block.data[:, 0, 0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["brain_4ch_full", "brain_8ch_230x180_full", "head_16ch_96x96_full", "phantom_8ch_full"]
+)
+def test_real_scans_are_read(folder, name):
+    source = SHARED / "data" / f"{name}.h5"
+    if not source.is_file():
+        pytest.skip("no real scans here")
+    (folder / "real.h5").symlink_to(source)
+    with isocenter.open_scan(source) as scan:
+        block = next(scan.kspace())
+    scans = read(folder)
+    assert len(scans) == 1
+    assert torch.equal(scans.scan(0).kspace, block.data[:, 0, 0])
+
+
+def test_an_undersampled_real_scan_is_refused(folder):
+    source = SHARED / "data" / "skyra_bottles_r3.h5"
+    if not source.is_file():
+        pytest.skip("no real scans here")
+    shutil.copy(source, folder / "a.h5")
+    with pytest.raises(FileError, match=r"a\.h5, slice 0: .* of 144 lines were not measured"):
+        read(folder)
+
+
+def test_partitions_are_scans_after_a_transform_along_kz(folder):
+    save(folder, partitions=4, partition_oversampling=1.5)
+    with isocenter.open_scan(folder / "a.h5") as scan:
+        block = next(scan.kspace()).data[:, 0].numpy().astype(np.complex128)
+    kz, z = np.arange(6) - 3, np.arange(4) - 2  # the slab without its oversampling
+    expected = np.einsum("pz,czyx->pcyx", np.exp(2j * np.pi * np.outer(z, kz) / 6) / np.sqrt(6), block)
+    found = np.stack([scan.kspace.numpy() for scan in everything(read(folder))])
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_frames_are_one_series_or_scans_of_their_own_and_are_never_averaged(folder):
+    save(folder, phantom="heart", frames=3, repeats=2, noise=0.0)
+    series = everything(read(folder, series=True))
+    stills = everything(read(folder))
+    assert [tuple(scan.kspace.shape) for scan in series] == [(3, 3, 32, 32)] * 2
+    assert [scan.name for scan in series] == ["a.h5, slice 0", "a.h5, slice 0, repetition 1"]
+    assert len(stills) == 6
+    assert len({scan.volume for scan in stills}) == 6
+    frames = torch.cat([scan.kspace for scan in series], dim=1)
+    # blocks come as they are complete, repetition after repetition
+    for index, still in enumerate(stills):
+        torch.testing.assert_close(still.kspace, frames[:, index])
+
+
+def test_repetitions_are_frames_where_there_is_one_phase(folder):
+    save(folder, phantom="heart", frames=3, frame_counter="repetition")
+    assert read(folder, series=True).scan(0).kspace.shape == (3, 3, 32, 32)
+
+
+def shift_lines(items):
+    for item in items:
+        if not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            item.idx.kspace_encode_step_1 = (item.idx.kspace_encode_step_1 + 8) % 32
+
+
+def shift_samples(items):
+    for item in items:
+        if not item.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
+            item.data[:] = np.roll(item.data, 12, -1)
+
+
+def spoil(items):
+    items[5].data[0, 3] = np.nan
+
+
+def element(name, replacement=""):
+    return lambda text: re.sub(rf"<{name}>.*?</{name}>", replacement, text, count=1, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"acceleration": 2, "acs": 8}, r"slice 0: 12 of 32 lines were not measured \(1, 3, "),
+        ({"partial_fourier": 0.75}, r"8 of 32 lines were not measured \(0 to 7\), .*partial Fourier"),
+        ({"asymmetric_echo": 0.75}, r"16 of 64 samples of the readout were not measured .*an asymmetric echo"),
+        ({"mutate": shift_lines}, "most of the signal lies around line 24 along ky"),
+        ({"mutate": shift_samples}, "most of the signal lies around 44 along kx"),
+        ({"mutate": spoil}, r"1 of 32 lines are missing \(4\)"),
+        ({"mutate": lambda items: items.pop(9)}, r"1 of 32 lines are missing \(8\)"),
+        ({"mutate": lambda items: items.__delitem__(slice(1, None))}, "it makes no image.*noise measurement"),
+        ({"header": lambda text: text.replace("cartesian", "spiral")}, "trajectory 'spiral' is not accepted"),
+        ({"header": lambda text: "hello"}, "header is not readable XML"),
+        ({"header": element("encodedSpace")}, "encodedSpace.matrixSize.x: it is missing"),
+    ],
+)
+def test_mrd_that_is_no_truth_is_refused_by_file_and_reason(folder, arguments, message):
+    save(folder, **arguments)
+    with pytest.raises(FileError, match=rf"(?s)a\.h5.*{message}"):
+        read(folder)
+
+
+def test_series_of_one_frame_are_refused(folder):
+    save(folder)
+    with pytest.raises(FileError, match="it is of one frame"):
+        read(folder, series=True)
+
+
+def strange_noise(items):
+    short = ismrmrd.Acquisition.from_array(np.ascontiguousarray(items[0].data[:2]))
+    short.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
+    items[0] = short
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remark"),
+    [
+        ({"mutate": strange_noise}, "data is not prewhitened: data has 3 channels but the noise 2"),
+        ({"extra_readouts": True}, "readouts were not applied (1 of phase correction data)"),
+        ({"averages": 2, "mutate": lambda items: items.pop(9)}, "fewer averages came than the 2"),
+        ({"phase_resolution": 0.75}, "8 of 32 lines are zeros at both sides, and count as not measured"),
+        ({"header": element("fieldOfView_mm")}, "the header is in doubt"),
+    ],
+)
+def test_what_is_accepted_with_a_reason_is_told(folder, arguments, remark):
+    save(folder, **arguments)
+    scans = read(folder)
+    assert any(line.startswith("  a.h5: ") and remark in line for line in scans.report), scans.report
+
+
+def test_lines_that_phase_resolution_leaves_out_are_known(folder):
+    save(folder, phase_resolution=0.75)
+    scan = read(folder).scan(0)
+    assert scan.measured is not None
+    assert torch.equal(scan.measured, scan.kspace.abs().sum(dim=(0, 2)) > 0)
+    assert int(scan.measured.sum()) == 24
+
+
+@pytest.mark.parametrize(
+    ("layout", "header"),
+    [
+        (FileLayout(big_endian=True, reversed_members=True, xml="scalar", trajectory=False), None),
+        (FileLayout(group="scan"), None),
+        (None, element("encodingLimits", "<encodingLimits/>")),
+    ],
+)
+def test_files_and_headers_of_other_programs_give_the_same(folder, layout, header):
+    save(folder, noise=0.0)
+    expected = read(folder).scan(0).kspace
+    save(folder, noise=0.0, layout=layout, header=header)
+    assert torch.equal(read(folder).scan(0).kspace, expected)
+
+
+def test_of_two_scans_in_a_file_one_is_read_and_the_other_named(folder):
+    save(folder)
+    with h5py.File(folder / "a.h5", "a") as file:
+        file.copy("dataset", "dataset_2")
+    scans = read(folder)
+    assert len(scans) == 1
+    assert "'dataset_2' left out" in "\n".join(scans.report)
+
+
+# fastMRI
+
+
+@pytest.mark.parametrize("form", ["c8", ">c16", "real/imag", "r/i half", "float pairs", "int16 pairs"])
+def test_fastmri_is_read_in_every_type(folder, form):
+    kspace = noise(3, 2, 12, 10)
+    if form == "int16 pairs":
+        kspace = (np.round(1000 * kspace.real) + 1j * np.round(1000 * kspace.imag)).astype(np.complex64)
+    pairs = np.stack([kspace.real, kspace.imag], -1)
+    stored = {
+        "c8": kspace,
+        ">c16": kspace.astype(">c16"),
+        "real/imag": np.ascontiguousarray(pairs).view([("real", "<f4"), ("imag", "<f4")])[..., 0],
+        "r/i half": np.ascontiguousarray(pairs.astype(np.float16)).view([("r", "<f2"), ("i", "<f2")])[..., 0],
+        "float pairs": pairs,
+        "int16 pairs": pairs.astype(np.int16),
+    }[form]
+    fastmri(folder / "a.h5", stored)
+    scans = everything(read(folder))
+    assert [scan.name for scan in scans] == [f"a.h5, slice {index}" for index in range(3)]
+    found = np.stack([scan.kspace.numpy() for scan in scans])
+    np.testing.assert_allclose(found, kspace.swapaxes(-1, -2), rtol=1e-3 if "half" in form else 0)
+
+
+def centred(size):
+    index = np.arange(size) - size // 2
+    return np.exp(-2j * np.pi * np.outer(index, index) / size) / np.sqrt(size)
+
+
+def test_the_header_tells_oversampling_and_the_image_that_is_wanted(folder):
+    kspace = fastmri(
+        folder / "a.h5", noise(1, 2, 24, 16), HEADER.format(x=24, y=16, fov=240, fov_y=160, rx=12, ry=12, rfov=120)
+    )
+    scan = read(folder).scan(0)
+    assert scan.matrix == (12, 12)
+    image = np.einsum("xk,ckl->cxl", centred(24).conj().T, kspace[0])[:, 6:18]
+    expected = np.einsum("kx,cxl->clk", centred(12), image)
+    np.testing.assert_allclose(scan.kspace.numpy(), expected, atol=1e-6)
+
+
+def test_a_header_that_contradicts_itself_crops_nothing_and_is_named(folder):
+    header = HEADER.format(x=24, y=16, fov=240, fov_y=160, rx=16, ry=12, rfov=120)
+    fastmri(folder / "a.h5", noise(1, 2, 24, 16), header)
+    scans = read(folder)
+    assert scans.scan(0).kspace.shape == (2, 16, 24)
+    assert scans.scan(0).matrix == (12, 16)
+    assert "matrix and a field of view that do not agree" in "\n".join(scans.report)
+
+
+def with_nan(kspace):
+    kspace[0, 0, 3, 3] = np.inf
+    return kspace
+
+
+def without(kspace, lines):
+    kspace[..., lines] = 0
+    return kspace
+
+
+MASK = np.arange(40) % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("kspace", "others", "message"),
+    [
+        (without(noise(1, 2, 24, 40), ~MASK), {"mask": MASK}, r"mask: 20 of 40 lines were not measured \(1, 3, 5,"),
+        (without(noise(1, 2, 24, 40), ~MASK), {}, r"slice 0: 20 of 40 lines were not measured"),
+        (without(noise(1, 2, 24, 40), slice(30, 40)), {}, r"10 of 40 lines .*\(30 to 39\), .*partial Fourier"),
+        (with_nan(noise(1, 2, 24, 16)), {}, "it holds NaN, infinite"),
+        (noise(8, 24, 20, 1, 2), {}, r"kspace: it is \[8, 24, 20, 1, 2\], five axes, as SKM-TEA"),
+        (noise(8, 24, 20), {}, r"\[8, 24, 20\], three axes: slices or coils"),
+        (
+            noise(1, 2, 24, 16).real[..., :13],
+            {},
+            r"kspace: it is \[1, 2, 24, 13\] of float32; accepted: complex numbers",
+        ),
+        (np.fft.ifftshift(noise(1, 2, 24, 16), (-1, -2)), {}, "most of the signal lies around 0 along ky"),
+        (
+            noise(2, 1, 24, 16),
+            {"reconstruction_rss": np.zeros((1, 24, 16))},
+            r"reconstruction_rss beside it \[1, 24, 16\]",
+        ),
+        (noise(1, 2, 24, 16).swapaxes(-1, -2), {"header": (24, 16)}, "readout and lines are exchanged"),
+        (np.zeros((0, 2, 24, 16), np.complex64), {}, r"kspace: it is empty, \[0, 2, 24, 16\]"),
+    ],
+)
+def test_fastmri_that_is_no_truth_is_refused_by_file_field_and_reason(folder, kspace, others, message):
+    others = dict(others)
+    if size := others.pop("header", None):
+        others["header"] = HEADER.format(x=size[0], y=size[1], fov=240, fov_y=160, rx=12, ry=12, rfov=120)
+    fastmri(folder / "a.h5", kspace, **others)
+    with pytest.raises(FileError, match=rf"a\.h5, .*{message}"):
+        read(folder)
+
+
+def test_a_single_coil_has_an_axis_of_its_own(folder):
+    kspace = fastmri(folder / "a.h5", noise(2, 12, 10), reconstruction_esc=np.ones((2, 12, 10), np.float32))
+    scans = read(folder)
+    np.testing.assert_array_equal(scans.scan(1).kspace.numpy(), kspace[1:].swapaxes(-1, -2))
+    assert "of a single coil" in "\n".join(scans.report)
+
+
+def test_padded_sides_are_not_measured_and_empty_slices_left_out(folder):
+    kspace = noise(3, 2, 24, 40)
+    kspace[0] = 0
+    kspace[..., :6] = kspace[..., 36:] = 0
+    fastmri(folder / "a.h5", kspace, mask=np.ones(40, bool))
+    scans = read(folder)
+    assert [scan.name for scan in everything(scans)] == ["a.h5, slice 1", "a.h5, slice 2"]
+    assert np.flatnonzero(scans.scan(0).measured).tolist() == list(range(6, 36))
+    report = "\n".join(scans.report)
+    assert "a.h5: slice 0 is left out: all its samples are zero" in report
+    assert "10 of 40 lines are zeros at both sides" in report
+
+
+def test_an_image_of_another_scan_is_named(folder):
+    kspace = noise(1, 2, 24, 24)
+    image = np.linalg.norm(np.einsum("xk,ckl,yl->cxy", centred(24).conj(), kspace[0], centred(24).conj()), axis=0)
+    fastmri(folder / "right.h5", kspace, reconstruction_rss=image[None, 6:18, 6:18])
+    assert len(read(folder).report) == 1
+    fastmri(folder / "right.h5", kspace, reconstruction_rss=image[None, ::-1, :6])
+    assert "is not the image of its k-space" in "\n".join(read(folder).report)
+
+
+# CMRxRecon
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "coils"), [("kspace_full", (3, 2, 4, 12, 10), 4), ("kspace_single_full", (3, 2, 12, 10), 1)]
+)
+def test_cmrxrecon_is_read_as_series_or_frame_by_frame(folder, name, shape, coils):
+    kspace = noise(*shape)
+    pairs = np.ascontiguousarray(np.stack([kspace.real, kspace.imag], -1))
+    with h5py.File(folder / "cine_sax.mat", "w", userblock_size=512) as file:
+        file[name] = pairs.view([("real", "<f4"), ("imag", "<f4")])[..., 0]
+    kspace = kspace.reshape(3, 2, coils, 12, 10)
+    series = read(folder, series=True)
+    assert len(series) == 2
+    np.testing.assert_array_equal(series.scan(1).kspace.numpy(), kspace[:, 1].swapaxes(0, 1))
+    stills = read(folder, expected="fastmri")
+    assert len(stills) == 6
+    np.testing.assert_array_equal(stills.scan(3).kspace.numpy(), kspace[1, 1])
+    assert stills.scan(3).name == "cine_sax.mat, slice 1, frame 1"
+    assert "read as cmrxrecon, not as fastmri" in "\n".join(stills.report)
+
+
+def test_undersampled_cmrxrecon_and_old_matlab_files_are_refused(folder):
+    with h5py.File(folder / "a.mat", "w") as file:
+        file["kspace_sub04"] = noise(3, 2, 4, 12, 10)
+    (folder / "b.mat").write_bytes(b"MATLAB 5.0 MAT-file" + bytes(200))
+    with pytest.raises(FileError) as caught:
+        read(folder)
+    assert "2 files cannot be used" in str(caught.value)
+    assert "a.mat, kspace_sub04: it is undersampled" in str(caught.value)
+    assert "b.mat: it is a MATLAB file of a version before 7.3; accepted: save(..., '-v7.3')" in str(caught.value)
+
+
+# folders
+
+
+def test_sub_folders_and_links_are_searched_and_what_is_no_scan_is_left_out(folder):
+    kspace = fastmri(folder / "b" / "multicoil_train_batch_0" / "y.h5", noise(1, 2, 12, 10))
+    fastmri(folder / "a.h5" / "z.h5", noise(2, 5, 16, 14, seed=2))
+    save(folder, name="c.h5")
+    (folder / "._c.h5").write_bytes(b"\0\5")
+    (folder / "notes.txt").write_text("nothing")
+    (folder / "b" / "back").symlink_to(folder, target_is_directory=True)
+    scans = read(folder)
+    shapes = [tuple(scan.kspace.shape) for scan in everything(scans)]
+    assert shapes == [(5, 14, 16), (5, 14, 16), (2, 10, 12), (3, 32, 32)]
+    assert scans.report[0] == f"{folder}: 4 scans of 3 files (2 fastmri, 1 mrd)"
+    assert "._c.h5: left out: hidden files" in "\n".join(scans.report)
+    np.testing.assert_array_equal(scans.scan(2).kspace.numpy(), kspace[0].swapaxes(-1, -2))
+
+
+def test_slices_are_those_in_the_middle(folder):
+    fastmri(folder / "a.h5", noise(5, 2, 12, 10))
+    save(folder, name="b.h5", slices=4)
+    names = [scan.name for scan in everything(read(folder, 2))]
+    assert names == ["a.h5, slice 1", "a.h5, slice 2", "b.h5, slice 1", "b.h5, slice 2"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, r"has no files \*\.h5, \*\.hdf5, \*\.mat"),
+        (lambda path: path.write_bytes(b""), r"a\.h5 is empty"),
+        (lambda path: path.write_bytes(b"no HDF5"), r"a\.h5 is no HDF5 file"),
+        (lambda path: path.symlink_to(path.parent / "gone.h5"), r"a\.h5 does not exist"),
+        (lambda path: path.write_bytes(whole(path)[:1000]), r"a\.h5 is damaged or cut off"),
+    ],
+)
+def test_files_that_are_none_are_refused(folder, make, message):
+    make(folder / "a.h5")
+    with pytest.raises(FileError, match=message):
+        read(folder)
+
+
+def whole(path):
+    fastmri(path, noise(1, 2, 12, 10))
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def test_a_file_that_is_damaged_inside_is_refused(folder):
+    with h5py.File(folder / "a.h5", "w") as file:
+        file.create_dataset("kspace", data=noise(1, 2, 32, 32), chunks=(1, 2, 32, 32), compression="gzip", shuffle=True)
+        chunk = file["kspace"].id.get_chunk_info(0)
+    with (folder / "a.h5").open("r+b") as file:
+        file.seek(chunk.byte_offset)
+        file.write(bytes(200))
+    with pytest.raises(FileError, match=r"a\.h5, kspace: it cannot be read"):
+        read(folder)
+
+
+def test_another_layout_is_refused_by_what_it_holds(folder):
+    with h5py.File(folder / "other.h5", "w") as file:
+        file["data"] = np.zeros((3, 4))
+        file.create_group("meta")
+    with pytest.raises(FileError, match=r"other\.h5: its layout is not known: it holds data \[3, 4\] of float64, meta"):
+        read(folder)
+
+
+def test_files_that_cannot_be_used_may_be_left_out(folder):
+    fastmri(folder / "good.h5", noise(1, 2, 12, 10))
+    (folder / "bad.h5").write_bytes(b"no HDF5")
+    scans = read(folder, refused="leave-out")
+    assert len(scans) == 1
+    assert f"  left out: {folder / 'bad.h5'} is no HDF5 file; accepted: a whole file (HDF5)" in scans.report
+
+
+OWN = """
+import numpy
+from isocenter.training.layouts import Block, layout, make_kspace
+
+@layout("numpy", holds="NumPy files", recognises=lambda path: path.suffix == ".npy", suffixes=(".npy",))
+def read_numpy(reading):
+    yield Block(make_kspace(numpy.load(reading.path)[:, None, None]))
+"""
+
+
+def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
+    (folder.parent / "own_layout.py").write_text(OWN)
+    monkeypatch.syspath_prepend(folder.parent)
+    np.save(folder / "a.npy", kspace := noise(2, 12, 10))
+    try:
+        scans = read(folder, layouts=["own_layout"])
+    finally:
+        from isocenter.training import layouts
+
+        layouts._layouts.pop("numpy", None)
+        sys.modules.pop("own_layout", None)
+    assert scans.report[0].endswith("1 scan of 1 file (1 numpy)")
+    np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace)
+    with pytest.raises(OptionError, match="'no_such_module' cannot be imported"):
+        read(folder, layouts=["no_such_module"])
+
+
+# training and validation
+
+
+def both(folder, **options):
+    return [read(folder / name, **options) for name in ("train", "val")]
+
+
+def test_the_same_file_may_not_be_in_both(folder):
+    fastmri(folder / "train" / "val" / "a.h5", noise(1, 2, 12, 10))
+    (folder / "val").symlink_to(folder / "train" / "val", target_is_directory=True)
+    with pytest.raises(FileError, match=r"1 file would be for training and for validation, such as .*a\.h5"):
+        shared_by(*both(folder))
+
+
+def test_the_same_scan_or_patient_in_both_is_warned_of(folder):
+    for name, seed, patient in (("train/a", 1, "p1"), ("train/b", 2, "p2"), ("val/c", 1, "p3"), ("val/d", 4, "p2")):
+        fastmri(folder / f"{name}.h5", noise(1, 2, 12, 10, seed=seed), patient=patient)
+    scan, patient = shared_by(*both(folder))
+    assert re.fullmatch(r"the same scan is in .*: .*/train/a\.h5 and .*/val/c\.h5", scan)
+    assert re.fullmatch(r"a scan of the same patient is in .*: .*/train/b\.h5 and .*/val/d\.h5", patient)
+    assert not any("p2" in path.read_text() for path in folder.parent.glob("cache/*/index.json"))
+
+
+# cache
+
+
+@pytest.fixture
+def prepared_once(folder, monkeypatch):
+    """A folder that was read, and how often files are read from now on."""
+    kspace = fastmri(folder / "a.h5", noise(2, 2, 12, 10))
+    read(folder)
+    count = []
+    original = prepared.PreparedFile._prepare
+    monkeypatch.setattr(prepared.PreparedFile, "_prepare", lambda self: count.append(self.path) or original(self))
+    return kspace, count
+
+
+def test_what_was_prepared_is_not_read_again(folder, prepared_once):
+    kspace, count = prepared_once
+    scans = everything(read(folder))
+    assert count == []
+    np.testing.assert_array_equal(scans[1].kspace.numpy(), kspace[1].swapaxes(-1, -2))
+    maps = Path("/proc/self/maps")  # on Linux
+    assert not maps.exists() or str(folder.parent / "cache") in maps.read_text()
+    scans[0].kspace.zero_()  # a copy in memory, not the cache
+    np.testing.assert_array_equal(read(folder).scan(0).kspace.numpy(), kspace[0].swapaxes(-1, -2))
+
+
+def test_a_changed_file_is_prepared_anew(folder, prepared_once):
+    _, count = prepared_once
+    kspace = fastmri(folder / "a.h5", noise(2, 2, 12, 10, seed=3))
+    state = (folder / "a.h5").stat()
+    os.utime(folder / "a.h5", ns=(state.st_atime_ns, state.st_mtime_ns + 10**9))
+    np.testing.assert_array_equal(read(folder).scan(0).kspace.numpy(), kspace[0].swapaxes(-1, -2))
+    assert len(count) == 1
+
+
+def overwrite(path):
+    content = bytearray(path.read_bytes())
+    content[-8:] = bytes(8)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("00000.npy", Path.unlink),
+        ("00000.npy", lambda path: path.write_bytes(path.read_bytes()[:-100])),
+        ("00000.npy", overwrite),
+        ("index.json", lambda path: path.write_text(path.read_text()[:50])),
+        ("index.json", Path.unlink),
+    ],
+)
+@pytest.mark.parametrize("when", ["before", "while it is in use"])
+def test_a_damaged_cache_is_rebuilt(folder, prepared_once, name, damage, when):
+    kspace, _ = prepared_once
+    scans = read(folder) if when != "before" else None
+    (entry,) = (folder.parent / "cache").glob(f"*/{name}")
+    damage(entry)
+    scans = scans or read(folder)
+    np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace[0].swapaxes(-1, -2))
+    assert not [path for path in entry.parent.iterdir() if path.suffix not in (".npy", ".json")]
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder):
+    fastmri(folder / "a.h5", noise(1, 2, 12, 10))
+    (folder.parent / "cache").write_text("a file")
+    with pytest.raises(FileError, match=r"cannot be prepared in the cache .*/cache: Not a directory.*data\.cache"):
+        read(folder)
+
+
+# command line
+
+
+def test_the_commands_say_what_they_read_or_refuse(folder, tmp_path, bundles):
+    fastmri(folder / "a.h5", without(noise(1, 2, 24, 40), ~MASK), mask=MASK)
+    recipe = {
+        "name": "r",
+        "network": "modl",
+        "scaling": "zero-filled",
+        "data": {
+            "kind": "files",
+            "folder": str(folder),
+            "validation_folder": str(folder),
+            "cache": str(tmp_path / "c"),
+        },
+        "loss": {"l1": 1.0},
+        "epochs": 1,
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    for arguments in (
+        ["train", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "run")],
+        ["evaluate", "--bundle", str(bundles / "rss"), "--data", str(folder), "-o", str(tmp_path / "out")],
+    ):
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 1
+        assert f"error: {folder / 'a.h5'}, mask: 20 of 40 lines were not measured" in result.stderr, result.output
