@@ -201,6 +201,36 @@ def estimate_maps(region: Tensor, shape: tuple[int, ...], options: MapsOptions, 
     return maps(region, partitions)
 
 
+@dataclass(frozen=True)
+class Region:
+    """The block of calibration data that maps are made of.
+
+    Attributes
+    ----------
+    z, y
+        Its partitions and lines on the grid.
+    separate
+        Whether it lies in the calibration lines, rather than in those of the image.
+    """
+
+    z: slice
+    y: slice
+    separate: bool
+
+
+def find_region(kspace: Kspace, size: int) -> Region:
+    """Find the largest fully sampled block around the middle of k-space; arguments and errors as of ``calibration_region``."""
+    own = kspace.mask.any(dim=0)
+    found = [Region(*_middle_rectangle(own.cpu(), size), separate=False)]
+    if kspace.calibration is not None:
+        found.insert(0, Region(*_region(_mask_of(kspace.calibration), size), separate=True))
+    best = max(found, key=lambda one: (_enough((one.z, one.y), own), _area((one.z, one.y)), one.separate))
+    if not _enough((best.z, best.y), own):
+        count = best.y.stop - best.y.start
+        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {count}")
+    return best
+
+
 def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None]:
     """Return a copy of the largest fully sampled block around the middle of k-space.
 
@@ -226,23 +256,13 @@ def calibration_region(kspace: Kspace, size: int) -> tuple[Tensor, Tensor | None
     width = min(size, kspace.data.shape[-1])
     start = kspace.data.shape[-1] // 2 - width // 2
     x = slice(start, start + width)
-    own = kspace.mask.any(dim=0)
-    sources = [(own, False)]
-    if kspace.calibration is not None:
-        sources.insert(0, (_mask_of(kspace.calibration), True))
-    found = [
-        (_region(lines, size) if separate else _middle_rectangle(lines.cpu(), size), lines, separate)
-        for lines, separate in sources
-    ]
-    (z, y), lines, separate = max(found, key=lambda entry: (_enough(entry[0], own), _area(entry[0]), entry[2]))
-    if not _enough((z, y), own):
-        count = y.stop - y.start
-        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {count}")
-    mask = None if bool(lines[z, y].all()) else lines[z, y]
-    if separate and kspace.calibration is not None:
-        return kspace.calibration[:, z, y, x].clone(), mask
+    region = find_region(kspace, size)
+    z, y = region.z, region.y
+    if region.separate and kspace.calibration is not None:
+        lines = _mask_of(kspace.calibration)[z, y]
+        return kspace.calibration[:, z, y, x].clone(), None if bool(lines.all()) else lines
     weight = kspace.mask[:, z, y].sum(dim=0).clamp(min=1)
-    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None], mask
+    return kspace.data[:, :, z, y, x].sum(dim=1) / weight[:, :, None], None
 
 
 def _region(mask: Tensor, size: int) -> tuple[slice, slice]:

@@ -9,7 +9,7 @@ from ..flow.deferred import Deferred
 from ..wire.errors import DataError
 from .calibration import calibration_on_grid, calibration_place, same_spacing
 from .early import EarlyWork
-from .estimate_coil_maps import defer_maps
+from .estimate_coil_maps import Region, defer_maps, find_region
 from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer, Place
 from .plan import Grid
@@ -44,7 +44,7 @@ class HeadStart:
         self._estimates = 0
         self._region: tuple[int, ...] | None = None
         self._maps: Deferred | None = None
-        self._made_from: _Source | None = None
+        self._made_from: tuple[_Source, Region | None] | None = None
 
     def line_added(self, block: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid) -> None:
         """Work on the lines that have come, once there are enough of them.
@@ -93,9 +93,20 @@ class HeadStart:
         lines = None if calibration is None else self.calibration_lines(calibration, block, grid)
         kspace = block.to_kspace(grid.encoding, grid.place, lines)
         kspace.whitened = whitened
-        if self._maps is not None and self._made_from == self._source(block, calibration, grid):
+        if self._maps is not None and self._made_from == (
+            self._source(block, calibration, grid),
+            self._region_of(kspace),
+        ):
             kspace.coil_maps = self._maps
         return kspace
+
+    def _region_of(self, kspace: Kspace) -> Region | None:
+        """Return the lines that maps are made of, which may be more than at first once others came beside them."""
+        assert self._work.maps is not None
+        try:
+            return find_region(kspace, self._work.maps.calibration_size)
+        except DataError:
+            return None
 
     def calibration_lines(self, calibration: KspaceBuffer, block: KspaceBuffer, grid: Grid) -> Tensor:
         """Calibration lines [coils, kz, ky, kx] on the grid of a block, processed as its lines are."""
@@ -114,7 +125,8 @@ class HeadStart:
         wanted = self._work.maps.calibration_size
         start = middle - wanted // 2
         complete = len(lines) >= wanted and set(range(start, start + wanted)) <= set(lines)
-        if self._made_from == source or not lines or (not complete and before != lines):
+        made = self._made_from is not None and self._made_from[0] == source
+        if made or not lines or (not complete and before != lines):
             return
         self._process_both(block, calibration, grid)
         try:
@@ -124,7 +136,7 @@ class HeadStart:
         except DataError:
             return
         self._estimates += 1
-        self._maps, self._made_from = maps, source
+        self._maps, self._made_from = maps, (source, self._region_of(kspace))
 
     def _source(self, block: KspaceBuffer, calibration: KspaceBuffer | None, grid: Grid) -> _Source:
         """What the maps would be made from: a buffer, where it lies, and its rows within the largest calibration region.

@@ -96,6 +96,17 @@ def test_maps_are_made_again_where_more_calibration_lines_came(count):
     assert (early.coil_maps.get() - late.coil_maps.get()).abs().max() < 1e-3
 
 
+def test_maps_are_made_anew_of_lines_that_come_beside_the_calibration_lines():
+    scan = simulate(ScanProtocol(matrix=64, coils=4, acceleration=2, acs=10, noise=0.1, noise_scan=False))
+    apart = [abs(item.idx.kspace_encode_step_1 - 32) for item in scan.items]
+    # the calibration lines first, the image's from the edge to the middle: the last one lies next to the former
+    order = sorted(range(len(apart)), key=lambda index: (apart[index] > 5, -apart[index]))
+    items = [scan.items[index] for index in order]
+    (early,), _ = blocks(scan, True, items=items)
+    (late,), _ = blocks(scan, False, items=items)
+    assert (early.coil_maps.get() - late.coil_maps.get()).abs().max() < 1e-3
+
+
 def test_noise_that_comes_after_the_first_lines_whitens_all_of_them():
     scan = simulate(ScanProtocol(matrix=48, coils=4))
     items = [*scan.items[1:40], scan.items[0], *scan.items[40:]]

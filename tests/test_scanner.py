@@ -24,6 +24,7 @@ BRAINS = {"kind": "simulated-brain", "samples": 2, "validation_samples": 2, "mat
 HEARTS = {**BRAINS, "kind": "simulated-cine", "samples": 1, "frames": [4, 5], "matrix": [32, 36]}
 _VARNET = {"num_cascades": 2, "chans": 4, "pools": 2, "sens_chans": 4, "sens_pools": 2}
 SMALL = {
+    "admm-csnet": {"stages": 2, "chans": 4},
     "cinevn": {"num_cascades": 3, "chans": 4},
     "crnn-mri": {"iterations": 2, "chans": 4},
     "dccnn": {"cascades": 2, "chans": 4},
@@ -36,10 +37,14 @@ SMALL = {
     "modl-unet": {"iterations": 1, "cg_iterations": 3},
     "unet": {"chans": 4},
     "unet-complex": {"chans": 4},
+    "vn": {"stages": 2, "filters": 4},
     "vs-net": {"stages": 2, "chans": 4},
     **{
         name: {"iterations": 2, "chans": 4}
-        for name in ("jotlasnet", "dynamic-ista-net-plus", "slr-net", "ls-net", "t2lr-net")
+        for name in (
+            *("jotlasnet", "dynamic-ista-net-plus", "slr-net", "ls-net", "t2lr-net"),
+            *("hc-pgd", "pdhg-csnet", "cp-net", "pd-net"),
+        )
     },
 }
 RECONSTRUCTS = {name: entry for name, entry in NETWORKS.items() if entry.task in ("2d", "2d+t")}
@@ -149,3 +154,23 @@ def test_the_scaling_stands_in_the_checkpoint_and_in_the_manifest(trained_modl):
     assert content["hyper_parameters"]["recipe"]["scaling"] == "zero-filled"
     manifest = isocenter.load_bundle(folder / "bundles" / "trained").manifest
     assert manifest.conventions.input_scaling == "zero-filled"
+
+
+@pytest.mark.parametrize("network", TRAINED)
+def test_gradients_are_finite_where_maps_or_frames_have_nothing(network):
+    """ESPIRiT's maps are zero in whole columns where there is no signal, and frames may be alike."""
+    torch.manual_seed(1)
+    entry = NETWORKS[network]
+    task = ReconstructionTask(a_recipe(network, loss={"l1": 1.0, "ssim": 1.0}))
+    specs, _ = network_specs(entry, ExportOptions(plane=("ky", "kx"), undersampled=("ky",)))
+    batch = make_case(specs, {"batch": 1, "coils": 2, "frames": 3, "ky": 32, "kx": 32}, acs=8)
+    if "maps" in batch:
+        batch["maps"][..., :9, :] = 0
+    if entry.task == "2d+t":
+        batch["kspace"][:, :, 1:] = batch["kspace"][:, :, :1] * batch["mask"][:, :, 1:]
+    frames = (3,) if entry.task == "2d+t" else ()
+    batch["target"] = torch.rand(1, *frames, 32, 32, 2)
+    task._loss(task(batch), batch).backward()
+    gradients = [parameter.grad for parameter in task.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients)

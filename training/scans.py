@@ -11,6 +11,7 @@ from torch import Tensor
 from ..models.sampling import calibration_mask
 from ..simulate.files import FileLayout
 from ..simulate.files import write_scan as write_file
+from ..wire.errors import DataError
 from ..wire.items import Acquisition
 from .recipe import Recipe
 from .run import datasets
@@ -55,7 +56,16 @@ def write_scan(path: Path, sample: Sample, factor: float = 1.0) -> None:
         Its k-space and mask; frames become phases.
     factor
         What k-space is multiplied by.
+
+    Raises
+    ------
+    DataError
+        Both in-plane directions are undersampled, which no two-dimensional scan is.
     """
+    if sample["mask"].shape[-2] > 1:
+        raise DataError(
+            "the sample has points of k-space measured", accepted="whole lines, as a two-dimensional scan has"
+        )
     kspace = (factor * torch.view_as_complex(sample["kspace"]).numpy()).astype(np.complex64)
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
     lines = sample["mask"].reshape(-1, kspace.shape[2]) > 0
