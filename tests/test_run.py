@@ -451,7 +451,10 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
         ({"data": {**DATA, "matrix": [8, 8]}}, "too small"),
         ({"data": {**DATA, "coils": [0, 2]}}, "coils: there must be one"),
         ({"data": {**DATA, "noise": [0, 0.1]}}, "noise .* is no range"),
-        ({"masks": {"accelerations": [1], "acs": [8, 33]}}, "masks: 33 calibration lines were asked for, and there are 32 lines"),
+        (
+            {"masks": {"accelerations": [1], "acs": [8, 33]}},
+            "masks: 33 calibration lines were asked for, and there are 32 lines",
+        ),
         ({**LOUPE, "configuration": {"shape": [32, 40]}}, "works for one size only"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "budget": 150}}, "leave out no line of 162"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "sampler_steps": 0}}, "sampler.sampler_steps: .*greater than 0"),
