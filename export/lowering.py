@@ -140,9 +140,8 @@ def _written(traced: Traced, program: ExportedProgram, manifest: Manifest) -> Mo
     }
     result = _OnnxInterpreter(_without_assertions(program), graph).run(*inputs)
     values = result if isinstance(result, tuple | list) else (result,)
-    taken = {spec.name for spec in manifest.inputs}
     named = {
-        f"{spec.name}_out" if spec.name in taken else spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
+        spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
         for spec, value in zip(manifest.outputs, values, strict=True)
     }
     return graph.model(inputs, named)

@@ -14,6 +14,8 @@ from .options import ExportOptions
 from .trained import CHOICES, choices, completed, undersampled
 
 _FULL = ("batch", "coils")
+_OF_SCANS = {1: "unet", 2: "unet-complex"}
+"""The network of scans that has an image network's weights, by its channels: it makes the zero-filled image itself."""
 _LOOPS = "its graph depends on the number of frames, and would be for one number only"
 
 
@@ -27,13 +29,11 @@ def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[Tenso
         "kspace": (*_FULL, *frames, *plane, "complex"),
         "mask": ("batch", "1", *frames, *mask, "1"),
         "maps": (*_FULL, *plane, "complex"),
-        "image": ("batch", "1", *plane),
     }
     outputs: dict[str, tuple[str, ...]] = {
         "magnitude": ("batch", *frames, *plane),
         "real": ("batch", *frames, *plane),
         "complex": ("batch", *frames, *plane, "complex"),
-        "channels": ("batch", "1", *plane),
         "logits": ("batch", "lines"),
     }
     fixed: dict[str, tuple[int, int]] = {}
@@ -87,6 +87,14 @@ def export_network(
         if not (network.task == "sampling" and key in CHOICES)
     }
     imported = load_network(name, checkpoint, given)
+    if network.task == "image":
+        channels = imported.configuration.get("in_chans", 1)
+        if channels not in _OF_SCANS:
+            raise BundleError(
+                f"an image network of {channels} channels has no place at a scanner",
+                accepted="one channel, the magnitude, or two, real and imaginary part",
+            )
+        return export_network(_OF_SCANS[channels], checkpoint, folder, options, formats, key)
     recipe = imported.recipe
     configuration = {**imported.configuration, **choices(recipe), **options.configuration}
     options = completed(options, network, recipe)

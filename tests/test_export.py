@@ -592,12 +592,23 @@ def test_a_module_that_fails_at_another_size_is_refused_in_a_sentence(tmp_path):
     assert not (tmp_path / "own").exists()
 
 
-def test_an_image_network_has_onnx_whose_input_and_output_are_both_images(tmp_path):
-    weights = checkpoint("unet-image", tmp_path)
-    options = ExportOptions(configuration=SMALL["unet-image"])
-    bundle = export_network("unet-image", weights, tmp_path / "own", options)
-    assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
-    assert bundle.manifest.inputs[0].name == bundle.manifest.outputs[0].name == "image"
+@pytest.mark.parametrize(("chans", "network"), [(1, "unet"), (2, "unet-complex")])
+def test_an_image_network_gets_its_image_from_the_kspace_of_a_scan(chans, network, tmp_path):
+    configuration = {**SMALL["unet-image"], "in_chans": chans, "out_chans": chans}
+    weights = tmp_path / "weights.pt"
+    torch.save(NETWORKS["unet-image"].build(**configuration).state_dict(), weights)
+    options = ExportOptions(configuration=configuration)
+    bundle = export_network("unet-image", weights, tmp_path / "own", options, ["torchscript"])
+    assert bundle.manifest.network == network
+    assert bundle.manifest.inputs[0].name == "kspace"
+
+
+def test_an_image_network_of_other_channels_is_refused(tmp_path):
+    configuration = {**SMALL["unet-image"], "in_chans": 3}
+    weights = tmp_path / "weights.pt"
+    torch.save(NETWORKS["unet-image"].build(**configuration).state_dict(), weights)
+    with pytest.raises(BundleError, match="of 3 channels has no place at a scanner"):
+        export_network("unet-image", weights, tmp_path / "own", ExportOptions(configuration=configuration))
 
 
 class Counted(torch.nn.Module):
