@@ -1,8 +1,8 @@
 """The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..wire.errors import IsocenterError
 
@@ -25,6 +25,11 @@ class BundleError(IsocenterError):
     kind = "bundle"
 
 
+_OF_SCANS = ("kspace", "mask", "maps", "image")
+"""Inputs and outputs that have the plane of a scan."""
+_LEAST_AXES = 3
+
+
 class _Strict(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
 
@@ -32,8 +37,9 @@ class _Strict(BaseModel):
 class TensorSpec(_Strict):
     """A named input or output: its axes, and the sizes that were promised for them.
 
-    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary). The name of
-    an axis whose length is fixed is that number, such as ``1`` where a mask broadcasts.
+    Axes are ``batch``, ``coils``, ``frames``, ``kz``, ``ky``, ``kx`` and, last, ``complex`` (real, imaginary); ``1`` is one where
+    a mask broadcasts. A length is fixed where its limits are equal. In the plane it may be written as a number in place of the
+    name: the axes are ``ky`` and ``kx`` then, in this order, where not one of them is named.
 
     Attributes
     ----------
@@ -51,6 +57,31 @@ class TensorSpec(_Strict):
     dtype: Literal["float32"] = "float32"
     axes: Annotated[tuple[str, ...], Field(min_length=1)]
     limits: dict[str, tuple[int, int]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_numbers(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        given = cast("dict[str, Any]", content)
+        if given.get("name") not in _OF_SCANS or not isinstance(given.get("axes"), list | tuple):
+            return given
+        axes = [str(axis) for axis in cast("list[Any]", given["axes"])]
+        if len(axes) < _LEAST_AXES:
+            return given
+        names, fixed = _named_plane(axes)
+        return {**given, "axes": names, "limits": {**given.get("limits", {}), **fixed}}
+
+
+def _named_plane(axes: list[str]) -> tuple[list[str], dict[str, tuple[int, int]]]:
+    """Give the axes of the plane whose length is a number their names; return these as well with the number as limits."""
+    end = len(axes) - (axes[-1:] in (["complex"], ["1"]))
+    plane = {end - 2: "ky", end - 1: "kx"}
+    if axes[end - 2] == "kx" or axes[end - 1] == "ky":
+        plane = {end - 2: "kx", end - 1: "ky"}
+    named = {place: name for place, name in plane.items() if axes[place].isdecimal() and axes[place] != "1"}
+    fixed = {axis: (int(axes[place]), int(axes[place])) for place, axis in named.items()}
+    return [named.get(place, axis) for place, axis in enumerate(axes)], fixed
 
 
 class Conventions(_Strict):
@@ -141,6 +172,10 @@ class Provenance(_Strict):
         Hash of what it was exported from, by which one that is out of date is found.
     training_data
         What the weights were fitted to.
+    recipe
+        Of this project's training, with data, masks and seed; empty for weights from elsewhere.
+    training_tools
+        Versions of the packages that trained the weights, by name, where they are known.
     tools
         Versions of the packages that made it, by name.
     date
@@ -151,6 +186,8 @@ class Provenance(_Strict):
     licence: str
     fingerprint: str
     training_data: str = "none"
+    recipe: dict[str, Any] = {}
+    training_tools: dict[str, str] = {}
     tools: dict[str, str] = {}
     date: str = ""
 

@@ -19,7 +19,7 @@ from ..bundle.manifest import BundleError, Manifest
 from ..engine import Engine
 from ..flow.deferred import Deferred, settled
 from ..gadgets import load as load_gadget
-from ..gadgets.accumulate import Frames
+from ..gadgets.assembly import FrameCounter
 from ..gadgets.estimate_coil_maps import MapsOptions, defer_maps
 from ..gadgets.kspace import Kspace
 from ..gadgets.model_inputs import arrange_inputs, arrange_output
@@ -96,7 +96,9 @@ class OpenScan:
         for problem in self._file.problems:
             warnings.warn(problem, ReconstructionWarning, stacklevel=2)
 
-    def kspace(self, *, frames: Frames = "none", whiten: bool = True, oversampling: bool = False) -> Iterator[Kspace]:
+    def kspace(
+        self, *, frames: FrameCounter = "none", whiten: bool = True, oversampling: bool = False
+    ) -> Iterator[Kspace]:
         """Iterate over the blocks of k-space, each as soon as it is complete.
 
         Parameters
@@ -114,8 +116,8 @@ class OpenScan:
             ``data`` complex64 [coils, frames, kz, ky, kx], ``mask`` bool [frames, kz, ky], ``calibration`` complex64
             [coils, kz, ky, kx] or None. What is wrong with the scan is a ``ReconstructionWarning``.
         """
-        if frames not in get_args(Frames):
-            raise OptionError(f"frames is {frames!r}", accepted=", ".join(get_args(Frames)))
+        if frames not in get_args(FrameCounter):
+            raise OptionError(f"frames is {frames!r}", accepted=", ".join(get_args(FrameCounter)))
         scan = Scan(self.header)
         stream: Any = load_gadget("accumulate")(self.items(), scan, frames=frames)
         if whiten:

@@ -17,8 +17,6 @@ from ..models.metrics import METRICS
 _RESAMPLES = 2000
 _FORMS = {"ssim": "{:.3f}", "psnr": "{:.1f}", "nmse": "{:.4f}", "nrmse": "{:.3f}", "hfen": "{:.3f}"}
 _TITLES = {"ssim": "SSIM", "psnr": "PSNR [dB]", "nmse": "NMSE", "nrmse": "NRMSE", "hfen": "HFEN"}
-_SHORT = ("ssim", "psnr", "nmse")
-"""What the terminal shows, whose width is limited."""
 
 Cell = tuple[float, float, str]
 """Acceleration, calibration lines (or fraction) and method."""
@@ -78,6 +76,11 @@ class Report:
     seed: int
     results: list[Result] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def leave_out(self, text: str) -> None:
+        """Note what is left out, once."""
+        if text not in self.left_out:
+            self.left_out.append(text)
 
     def cells(self) -> dict[Cell, list[Result]]:
         """Group the results of the same acceleration, calibration lines and method, sorted by the first two."""
@@ -141,10 +144,10 @@ class Report:
         return rows
 
     def table(self) -> Table:
-        """Return the statistics for a terminal."""
-        table = Table("R", "ACS", "method", "n", *(f"{_TITLES[name]} mean / median / std" for name in _SHORT))
+        """Return the means for a terminal."""
+        table = Table("R", "ACS", "method", "n", *(_TITLES[name] for name in METRICS), title="Means")
         for row in self.summary():
-            table.add_row(*_row_head(row), *(_cell(row[name], _FORMS[name]) for name in _SHORT))
+            table.add_row(*_row_head(row), *(_FORMS[name].format(row[name]["mean"]) for name in METRICS))
         return table
 
     def _markdown(self) -> str:
@@ -195,7 +198,8 @@ def difference_interval(values: Sequence[float], volumes: Sequence[str], seed: i
 
 def _statistics(values: list[float]) -> dict[str, float]:
     measures: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median, "std": np.std}
-    return {name: float(measure(values)) for name, measure in measures.items()}
+    with np.errstate(invalid="ignore"):  # the PSNR of an image without error is infinite
+        return {name: float(measure(values)) for name, measure in measures.items()}
 
 
 def _row_head(row: dict[str, Any]) -> list[str]:

@@ -120,21 +120,31 @@ def _host_key() -> "SecretKey | None":
 def train(
     recipe: Path,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    devices: Annotated[str, typer.Option(help="Number of GPUs, or auto.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, exactly where it was interrupted.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has a run.")] = False,
+    devices: Annotated[
+        str, typer.Option(help="auto, cpu, a number of devices, or a list of GPUs such as 0,1.")
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
     memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
-    """Train a network by a recipe; writes checkpoints, metrics, curves and sample images."""
+    """Train a network by a recipe; writes weights, metrics, curves and sample images."""
     run, recipes = _training("run"), _training("recipe")
     try:
         loaded = recipes.load_recipe(recipe)
         folder = output or Path("runs") / loaded.name
         with _shown_log("isocenter.training"):
-            best = run.train(loaded, folder, resume=resume, devices=devices, workers=workers, memory=memory)
+            weights = run.train(
+                loaded, folder, resume=resume, overwrite=overwrite, devices=devices, workers=workers, memory=memory
+            )
     except (IsocenterError, OSError) as error:
         _fail(error)
-    out.print(f"best checkpoint: {best}", markup=False)
+    except KeyboardInterrupt as stop:
+        err.print(f"interrupted: {str(stop) or 'begin again, with --resume if there is a run already'}", markup=False)
+        raise typer.Exit(130) from None
+    out.print(f"weights of the best epoch: {weights}", markup=False)
     out.print(f"curves in {folder / 'curves.png'}, images in {folder / 'samples'}", markup=False)
 
 
@@ -156,19 +166,26 @@ def evaluate(
     truth: Annotated[
         str, typer.Option(help="rss, combined (by coil maps), or auto: combined where all bundles take maps.")
     ] = "auto",
-    region: Annotated[str, typer.Option(help="Pixels that are judged: all, or object.")] = "all",
+    region: Annotated[
+        str, typer.Option(help="Pixels that are judged: all, object, or auto: object where the truth is rss.")
+    ] = "auto",
     crop: Annotated[
         str, typer.Option(help="matrix (the header's), none, or a size such as 320 or 320x256 along y and x.")
     ] = "matrix",
     fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
     reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Write all images, as fastMRI's evaluation reads them.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
-    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of MRD files.
+    Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
+    fastMRI's leaderboard are those of --truth rss --region all.
     """
-    from .evaluate import parse_protocol, run_evaluation
+    from .evaluate import run_evaluation
+    from .evaluation_protocol import parse_protocol
 
     try:
         protocol = parse_protocol(
@@ -179,6 +196,7 @@ def evaluate(
             crop=crop,
             fit_scale=fit_scale,
             reference=reference,
+            keep_images=keep_images,
             sampling=sampling,
             convention=convention,
             truth=truth,

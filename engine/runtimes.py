@@ -174,6 +174,10 @@ class OnnxRuntime:
         self._link = _Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
+        # of an image to image, both are called image in the manifest, and in no ONNX graph
+        self._output_names = {
+            spec.name: output.name for spec, output in zip(manifest.outputs, self._session.get_outputs(), strict=True)
+        }
         first, axes = self._session.get_inputs()[0], manifest.inputs[0].axes
         self._one_by_one: bool = axes[0] == "batch" and first.shape[0] == 1
 
@@ -197,7 +201,8 @@ class OnnxRuntime:
             # the binding keeps addresses only: the tensors must live until the run is over
             bound = {name: link.to_device(inputs[name]).contiguous() for name in self._input_axes}
             outputs = self._allocate(bound, link.device)
-            for bind, tensors in ((binding.bind_input, bound), (binding.bind_output, outputs)):
+            named = {self._output_names[name]: tensor for name, tensor in outputs.items()}
+            for bind, tensors in ((binding.bind_input, bound), (binding.bind_output, named)):
                 for name, tensor in tensors.items():
                     place = tensor.device.type, tensor.device.index or 0
                     bind(name, *place, np.float32, tuple(tensor.shape), tensor.data_ptr())

@@ -10,7 +10,10 @@ from .options import Direction, ExportOptions
 _NAMES = {
     "kspace": ("kspace", "masked_kspace", "undersampled_kspace", "kspace_masked", "kspace_undersampled"),
     "mask": ("mask", "sampling_mask", "undersampling_mask"),
-    "maps": ("maps", "coil_maps", "sens_maps", "sensitivity_maps", "csm", "smaps", "sensitivities"),
+    "maps": (
+        *("maps", "coil_maps", "sens_maps", "sens_map", "sensitivity_maps", "sensitivity_map", "csm", "smaps"),
+        *("sensitivities", "coil_sensitivities"),
+    ),
 }
 """What the inputs of a bundle are called, and what else."""
 _ROLES = {name: role for role, names in {**_NAMES, "image": ("image", "zero_filled")}.items() for name in names}

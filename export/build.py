@@ -1,6 +1,5 @@
 """Turn a module into a bundle: write its model files, compare every runtime with the module in float64, write the manifest."""
 
-import copy
 import hashlib
 import importlib
 import importlib.metadata
@@ -13,17 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from .. import models
-from ..bundle.folder import Bundle, relative_error, sha256
+from ..bundle.folder import Bundle, sha256
 from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, Parity
 from ..bundle.minisign import SecretKey
 from ..bundle.trust import EVERYBODY, Trust
@@ -31,8 +30,8 @@ from ..engine.runtimes import RUNTIMES, Runtime
 from .cases import Inputs
 from .errors import ExportError
 from .formats import FORMATS
-from .half_precision import HALF, in_precision
-from .rounding import accepted_deviation
+from .half_precision import in_precision
+from .parity import Comparison, run_module
 
 log: logging.Logger = logging.getLogger("isocenter.export")
 
@@ -73,8 +72,8 @@ def build_bundle(
     edge_cases
         Inputs by name on which every runtime's output must be finite.
     formats
-        Model files that it must have: ``torchscript``, ``onnx``, ``aoti``. None: ``DEFAULT_FORMATS``, of which one is enough;
-        a warning says what is missing.
+        Model files that it should have: ``torchscript``, ``onnx``, ``aoti``; None: ``DEFAULT_FORMATS``. Each is verified by
+        itself: one that cannot be had is left out, with a warning that says why.
     impossible
         Formats that need not be tried, and why the module cannot have them.
     key
@@ -83,17 +82,30 @@ def build_bundle(
     Raises
     ------
     BundleError
-        A format that it must have cannot be written, a runtime deviates from the module by more than is accepted, or the disk is
-        full.
+        No format can be had, one of those that were named cannot (the bundle is written with the others), the module itself
+        fails, or the disk is full.
     """
     try:
         with _workplace(folder) as place:
-            written = in_precision(module.eval(), manifest.precision)
-            sessions = _write_models(written, manifest, _for_tracing(cases), place, formats, impossible or {})
-            _fill(place, module, manifest, cases, edge_cases or {}, sessions, key)
+            comparison = Comparison(module.eval(), manifest, cases, edge_cases or {})
+            written = in_precision(module, manifest.precision)
+            chosen = DEFAULT_FORMATS if formats is None else formats
+            parity, failures = _write_models(
+                written, manifest, _for_tracing(cases), place, chosen, impossible or {}, comparison
+            )
+            reasons = [f"it can have no {name}: {why}" for name, why in failures.items()]
+            if not parity:
+                untried = [f"{name} (not tried)" for name in FORMATS if name not in {*failures, *(impossible or {})}]
+                raise BundleError("; ".join(reasons), where=f"bundle {manifest.name!r}", accepted=", ".join(untried))
+            _fill(place, module, manifest, cases[0], parity, key)
             _move(place, folder)
     except OSError as error:
         raise BundleError(f"bundle {manifest.name!r} cannot be written to {folder}: {error.strerror}") from error
+    if formats is not None and failures:
+        kept = f"it was written to {folder} with {' and '.join(parity)}"
+        raise BundleError("; ".join([*reasons, kept]), where=f"bundle {manifest.name!r}")
+    for reason in reasons:
+        log.warning("bundle %s: %s", manifest.name, reason)
     return replace(Bundle.open(folder), made_here=True)
 
 
@@ -101,19 +113,17 @@ def _fill(
     place: Path,
     module: nn.Module,
     manifest: Manifest,
-    cases: Sequence[Inputs],
-    edge_cases: Mapping[str, Inputs],
-    sessions: Mapping[str, Runtime],
+    probe: Inputs,
+    parity: Mapping[str, Parity],
     key: SecretKey | None,
 ) -> None:
     """Write what a bundle has beside its models, the manifest after the files whose hashes it lists."""
-    _write_probe(module, manifest, cases[0], place / PROBE)
-    parity = _check_parity(module, manifest, cases, edge_cases, sessions)
+    _write_probe(module, manifest, probe, place / PROBE)
     provenance = manifest.provenance.model_copy(
         update={"tools": _tools(), "date": datetime.now(UTC).date().isoformat()}
     )
     files = {path.name: sha256(path) for path in sorted(place.iterdir())}
-    complete = manifest.model_copy(update={"files": files, "parity": parity, "provenance": provenance})
+    complete = manifest.model_copy(update={"files": files, "parity": dict(parity), "provenance": provenance})
     text = yaml.safe_dump(complete.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
     (place / MANIFEST).write_bytes(text)
     if key is not None:
@@ -155,31 +165,24 @@ def _write_models(
     manifest: Manifest,
     inputs: Inputs,
     folder: Path,
-    formats: Sequence[str] | None,
+    formats: Sequence[str],
     impossible: Mapping[str, str],
-) -> dict[str, Runtime]:
-    """Write the model files and load them again: what cannot be loaded counts as not written."""
-    sessions: dict[str, Runtime] = {}
+    comparison: Comparison,
+) -> tuple[dict[str, Parity], dict[str, str]]:
+    """Write the model files, load and verify them; return what holds, and why the others cannot be."""
+    parity: dict[str, Parity] = {}
     failures: dict[str, str] = {}
-    for name in DEFAULT_FORMATS if formats is None else formats:
+    for name in formats:
         path = folder / RUNTIME_FILES[name]
         try:
             if name in impossible:
                 raise ExportError(impossible[name])
             FORMATS[name](module, manifest, inputs, path)
-            sessions[name] = _load(name, path, manifest)
+            parity[name] = comparison.check(_load(name, path, manifest))
         except ExportError as error:
             path.unlink(missing_ok=True)
             failures[name] = str(error)
-    reasons = [f"it can have no {name}: {why}" for name, why in failures.items()]
-    if failures and (formats is not None or not sessions):
-        untried = [f"{name} (not tried)" for name in FORMATS if name not in {*sessions, *failures, *impossible}]
-        raise BundleError(
-            "; ".join(reasons), where=f"bundle {manifest.name!r}", accepted=", ".join([*sessions, *untried])
-        )
-    for reason in reasons:
-        log.warning("bundle %s: %s", manifest.name, reason)
-    return sessions
+    return parity, failures
 
 
 def _load(name: str, path: Path, manifest: Manifest) -> Runtime:
@@ -192,61 +195,10 @@ def _load(name: str, path: Path, manifest: Manifest) -> Runtime:
 
 
 def _write_probe(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path) -> None:
-    outputs = _run_module(module, manifest, inputs)
+    outputs = run_module(module, manifest, inputs)
     arrays: dict[str, Any] = {f"input.{name}": tensor.numpy() for name, tensor in inputs.items()}
     arrays |= {f"output.{name}": tensor.numpy() for name, tensor in outputs.items()}
     np.savez_compressed(path, **arrays)
-
-
-def _run_module(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[str, Tensor]:
-    with torch.inference_mode():
-        result = module(*(inputs[spec.name] for spec in manifest.inputs))
-    values = result if isinstance(result, tuple) else (result,)
-    return dict(zip((spec.name for spec in manifest.outputs), values, strict=True))
-
-
-def _check_parity(
-    module: nn.Module,
-    manifest: Manifest,
-    cases: Sequence[Inputs],
-    edge_cases: Mapping[str, Inputs],
-    sessions: Mapping[str, Runtime],
-) -> dict[str, Parity]:
-    """Compare every runtime with the module in float64 on all cases."""
-    exact = copy.deepcopy(module).double()
-    expected, eager, accepted = [], [], []
-    for inputs in cases:
-        doubled = {name: x.double() for name, x in inputs.items()}
-        expected.append(_run_module(exact, manifest, doubled))
-        eager.append(relative_error(_run_module(module, manifest, inputs), expected[-1]))
-        accepted.append(_accepted(exact, manifest, doubled, expected[-1]))
-    parity = {}
-    for runtime, session in sessions.items():
-        errors = [relative_error(session.infer(inputs), truth) for inputs, truth in zip(cases, expected, strict=True)]
-        worst = max(range(len(cases)), key=lambda case: errors[case] / accepted[case])
-        if not errors[worst] <= accepted[worst]:
-            shapes = {name: tuple(tensor.shape) for name, tensor in cases[worst].items()}
-            raise BundleError(
-                f"{runtime} deviates from float64 by {errors[worst]:.1e} of the maximum on {shapes}",
-                where=f"bundle {manifest.name!r}",
-                accepted=f"{accepted[worst]:.1e} (eager mode deviates by {eager[worst]:.1e})",
-            )
-        for what, inputs in edge_cases.items():
-            if not all(torch.isfinite(output).all() for output in session.infer(inputs).values()):
-                raise BundleError(
-                    f"{runtime} returns values that are not finite for {what}", where=f"bundle {manifest.name!r}"
-                )
-        parity[runtime] = Parity(error=errors[worst], accepted=accepted[worst], eager=eager[worst], cases=len(cases))
-    return parity
-
-
-def _accepted(exact: nn.Module, manifest: Manifest, inputs: Inputs, expected: dict[str, Tensor]) -> float:
-    """By how much a runtime may deviate: by what roundings explain, and never by more than the tolerance."""
-    if manifest.precision in HALF:
-        return manifest.tolerance
-    longest = max(size for tensor in inputs.values() for size in tensor.shape)
-    explained = accepted_deviation(partial(_run_module, exact, manifest, inputs), expected, longest)
-    return min(manifest.tolerance, explained)
 
 
 def _tools() -> dict[str, str]:

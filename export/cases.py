@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..bundle.axes import shape_of
+from ..bundle.axes import fixed_lengths, shape_of
 from ..bundle.manifest import TensorSpec
 from ..models.fourier import fft
 
@@ -39,6 +39,7 @@ def make_case(
     phantom
         K-space of an object of ellipses; otherwise random numbers that fall off from the middle.
     """
+    sizes = {**sizes, **fixed_lengths(specs)}
     random = torch.Generator().manual_seed(sum(sizes.values()) + acs)
     mask = next((_mask(spec, sizes, acs, spacing) for spec in specs if spec.name == "mask"), None)
     inputs: Inputs = {}

@@ -3,18 +3,19 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError, Conventions, Manifest, Provenance, TensorSpec
+from ..bundle.manifest import BundleError, Conventions, Domain, Manifest, Provenance, TensorSpec
 from ..bundle.minisign import SecretKey
 from ..models.networks.last_step import FinishedBySense
 from ..models.scaling import Scaling, scaled
 from .build import build_bundle
 from .cases import SIZES, comparison_cases, edge_cases
 from .options import ExportOptions
+from .trained import shareable
 
 
 def compose_bundle(
@@ -30,6 +31,7 @@ def compose_bundle(
     scaling: Scaling,
     checkpoint: Path | None,
     source: str = "",
+    training: Mapping[str, Any] | None = None,
     impossible: Mapping[str, str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
@@ -51,6 +53,8 @@ def compose_bundle(
         Where the weights come from; None: nowhere.
     source
         What to name instead of the checkpoint.
+    training
+        What this project's training wrote beside the weights: ``recipe`` and ``packages``.
     impossible
         As in ``build_bundle``.
 
@@ -72,11 +76,11 @@ def compose_bundle(
             coil_maps="unit norm" if "maps" in names else "none",
             sense_step=options.sense_step,
         ),
-        domain=options.domain,
+        domain=_domain(options.domain, inputs),
         tolerance=options.tolerance,
         precision=options.precision,
         compiled_for=options.compiled_for,
-        provenance=_provenance(checkpoint, options, source),
+        provenance=_provenance(checkpoint, options, source, training or {}),
         intended_use=options.intended_use,
     )
     whole = _finished(scaled(module, scaling, names), manifest)
@@ -108,7 +112,18 @@ def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
     return FinishedBySense(module, weight)
 
 
-def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) -> Provenance:
+def _domain(domain: Domain, inputs: Sequence[TensorSpec]) -> Domain:
+    """Add what the inputs' axes say of the scans that they are for."""
+    axes = next((spec.axes for spec in inputs if spec.name == "kspace"), ())
+    if domain.dimensions or not axes:
+        return domain
+    task: Literal["2d", "3d", "2d+t"] = "2d+t" if "frames" in axes else "3d" if "kz" in axes else "2d"
+    return domain.model_copy(update={"dimensions": (task,)})
+
+
+def _provenance(
+    checkpoint: Path | None, options: ExportOptions, source: str, training: Mapping[str, Any]
+) -> Provenance:
     """Say where a reconstruction comes from: its checkpoint by a hash of every byte, and what the user says of it."""
     digest = hashlib.sha256()
     if checkpoint is not None:
@@ -121,4 +136,6 @@ def _provenance(checkpoint: Path | None, options: ExportOptions, source: str) ->
         licence=options.licence,
         fingerprint=digest.hexdigest(),
         training_data=options.training_data,
+        recipe=shareable(training.get("recipe", {})),
+        training_tools=dict(training.get("packages", {})),
     )

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..bundle.manifest import Manifest
 from .cases import Inputs
-from .errors import ExportError
+from .errors import ExportError, cause_of
 
 _TALKATIVE = ("torch.fx.experimental.symbolic_shapes",)
 
@@ -36,7 +36,7 @@ def write_torchscript(module: nn.Module, manifest: Manifest, inputs: Inputs, pat
             buffer = io.BytesIO()
             torch.jit.save(torch.jit.script(module), buffer)
         except Exception as error:
-            raise ExportError(_cause(error)) from error
+            raise ExportError(cause_of(error)) from error
     path.write_bytes(buffer.getvalue())
 
 
@@ -55,7 +55,7 @@ def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
         try:
             content = lowering.to_onnx(lowering.trace(module, manifest, inputs), manifest).SerializeToString()
         except Exception as error:
-            raise ExportError(_cause(error)) from error
+            raise ExportError(cause_of(error)) from error
     path.write_bytes(content)
 
 
@@ -80,7 +80,7 @@ def write_aoti(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
             compile_package: Any = importlib.import_module("torch._inductor").aoti_compile_and_package
             compile_package(real.program, package_path=str(path))
         except Exception as error:
-            raise ExportError(_cause(error)) from error
+            raise ExportError(cause_of(error)) from error
 
 
 @contextmanager
@@ -97,14 +97,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _cause(error: BaseException) -> str:
-    """What the first cause of an error says, without its listing of code."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: " + " ".join(lines[:4])[:600]
 
 
 FORMATS: dict[str, Callable[[nn.Module, Manifest, Inputs, Path], None]] = {

@@ -31,7 +31,8 @@ from .following import following
 from .onnx_graph import arithmetic, layers, layout  # noqa: F401  (they fill the table of operations)
 from .onnx_graph.symbols import Graph, Integer, Ratio, Symbol
 from .onnx_graph.table import call
-from .planar_pass import Complex, PlanarRules
+from .planar_pass import PlanarRules
+from .planar_values import Complex
 from .substitutions import Leaves, ThresholdByProducts
 
 log: logging.Logger = logging.getLogger("isocenter.export")
@@ -98,7 +99,11 @@ def _traced(module: nn.Module, manifest: Manifest, inputs: Inputs) -> ExportedPr
 
 def _dynamic(module: nn.Module, manifest: Manifest) -> Any:
     axes = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(spec.axes) if fixed_length(name) is None}
+        {
+            axis: torch.export.Dim.DYNAMIC
+            for axis, name in enumerate(spec.axes)
+            if fixed_length(name, spec.limits) is None
+        }
         for spec in manifest.inputs
     )
     return (axes,) if isinstance(module, RealModule) else axes
@@ -135,15 +140,16 @@ def _written(traced: Traced, program: ExportedProgram, manifest: Manifest) -> Mo
     }
     result = _OnnxInterpreter(_without_assertions(program), graph).run(*inputs)
     values = result if isinstance(result, tuple | list) else (result,)
+    taken = {spec.name for spec in manifest.inputs}
     named = {
-        spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
+        f"{spec.name}_out" if spec.name in taken else spec.name: (graph.symbol(value), _axes(spec, traced.one_entry))
         for spec, value in zip(manifest.outputs, values, strict=True)
     }
     return graph.model(inputs, named)
 
 
 def _axes(spec: TensorSpec, one_entry: bool) -> list[str | int]:
-    return [1 if one_entry and name == "batch" else fixed_length(name) or name for name in spec.axes]
+    return [1 if one_entry and name == "batch" else fixed_length(name, spec.limits) or name for name in spec.axes]
 
 
 class RealModule(nn.Module):

@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
+from ..models.networks.mnet import MNet
 from ..models.networks.registry import Network
 from .compose import compose_bundle
 from .importers.load import find_network, load_network
 from .options import ExportOptions
+from .trained import CHOICES, choices, completed, undersampled
 
 _FULL = ("batch", "coils")
 _LOOPS = "its graph depends on the number of frames, and would be for one number only"
@@ -35,10 +36,10 @@ def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[Tenso
         "channels": ("batch", "1", *plane),
         "logits": ("batch", "lines"),
     }
+    fixed: dict[str, tuple[int, int]] = {}
     if options.matrix is not None:
-        fixed = dict(zip(("ky", "kx"), map(str, options.matrix), strict=True))
-        shapes["kspace"] = (*_FULL, *(fixed[axis] for axis in plane), "complex")
-    inputs = tuple(TensorSpec(name=name, axes=shapes[name]) for name in network.inputs)
+        fixed = {axis: (length, length) for axis, length in zip(("ky", "kx"), options.matrix, strict=True)}
+    inputs = tuple(TensorSpec(name=name, axes=shapes[name], limits=fixed) for name in network.inputs)
     name = "logits" if network.output == "logits" else "image"
     return inputs, TensorSpec(name=name, axes=outputs[network.output])
 
@@ -80,34 +81,39 @@ def export_network(
         raise BundleError(
             "LOUPE has no graph to run at the scanner: its result is one mask, and its U-Net is 'unet-complex'"
         )
+    given = {
+        key: value
+        for key, value in options.configuration.items()
+        if not (network.task == "sampling" and key in CHOICES)
+    }
+    imported = load_network(name, checkpoint, given)
+    recipe = imported.recipe
+    configuration = {**imported.configuration, **choices(recipe), **options.configuration}
+    options = completed(options, network, recipe)
     if network.output == "logits" and options.matrix is None:
         raise BundleError(
             f"network {name!r} works for one size only; give it as 'matrix: [ky, kx]' in the configuration"
         )
-    imported = load_network(name, checkpoint, options.configuration)
-    settings = imported.hyperparameters.get("recipe", {}) if isinstance(imported.hyperparameters, dict) else {}
-    scaling = options.scaling or settings.get("scaling") or network.scaling
-    own = options.plane is None and bool(settings)
-    if own:
-        # this project's own training has the phase direction first and undersamples along it
-        options = options.model_copy(update={"plane": ("ky", "kx"), "undersampled": options.undersampled or ("ky",)})
+    if options.plane is None and recipe:
+        # this project's own training has the phase direction first
+        options = options.model_copy(
+            update={"plane": ("ky", "kx"), "undersampled": options.undersampled or undersampled(network, recipe)}
+        )
     inputs, output = network_specs(network, options)
-    dimensions = options.domain.dimensions or _dimensions(network)
+    if isinstance(imported.module, MNet):
+        output = output.model_copy(update={"axes": ("batch", str(imported.module.lines))})
     return compose_bundle(
         imported.module,
         folder,
-        options.model_copy(update={"domain": options.domain.model_copy(update={"dimensions": dimensions})}),
+        options,
         formats,
         network=name,
-        configuration=imported.configuration,
+        configuration=configuration,
         inputs=inputs,
         output=output,
-        scaling=scaling,
+        scaling=options.scaling or recipe.get("scaling") or network.scaling,
         checkpoint=checkpoint,
+        training=imported.hyperparameters if recipe else {},
         impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
         key=key,
     )
-
-
-def _dimensions(network: Network) -> tuple[Any, ...]:
-    return (network.task,) if network.task in ("2d", "2d+t") else ()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bundle.axes import shape_of
+from ..bundle.axes import fixed_lengths, shape_of
 from ..bundle.folder import Bundle
 from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
@@ -113,13 +113,13 @@ def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
         sys.path.insert(0, "")
     try:
         make = getattr(importlib.import_module(package), name)
-    except (ImportError, AttributeError) as error:
-        raise CheckpointError(f"{target} cannot be imported from {Path.cwd()}: {error}") from error
+    except Exception as error:  # it is not our code that runs
+        raise CheckpointError(f"{target} cannot be imported from {Path.cwd()}: {_short(error)}") from error
     try:
         module = make(**arguments)
-    except TypeError as error:
+    except Exception as error:
         raise CheckpointError(
-            f"{target} cannot be made with arguments {arguments} (configuration 'arguments'): {error}"
+            f"{target} cannot be made with arguments {arguments} (configuration 'arguments'): {_short(error)}"
         ) from error
     if not isinstance(module, nn.Module):
         raise CheckpointError(f"{target} made a {type(module).__name__}, which is no torch.nn.Module")
@@ -208,6 +208,8 @@ def _with_results(
     """Find the axes of the output by their lengths; the bundle returns it without channels, real and imaginary part last."""
     if not isinstance(image, Tensor):
         raise BundleError(f"it returns a {type(image).__name__}", accepted="one tensor")
+    fixed = fixed_lengths(inputs)
+    sizes = {**_TRIAL, **fixed}
     shape = list(image.shape)
     if image.is_complex():
         form = form.then("torch.view_as_real(image.resolve_conj().contiguous())")
@@ -223,11 +225,13 @@ def _with_results(
     if options.outputs is not None:
         known = {axes: how for axes, how in known.items() if axes == options.outputs[0].axes}
     for axes, how in known.items():
-        if shape == shape_of(TensorSpec(name="image", axes=axes), _TRIAL):
+        if shape == shape_of(TensorSpec(name="image", axes=axes), sizes):
             kept = [axis for axis in axes if axis not in ("1", "complex")]
-            return how, TensorSpec(name="image", axes=(*kept, *(("complex",) if "complex" in axes else ())))
+            kept += ["complex"] if "complex" in axes else []
+            limits = {axis: (fixed[axis], fixed[axis]) for axis in kept if axis in fixed}
+            return how, TensorSpec(name="image", axes=tuple(kept), limits=limits)
     raise BundleError(
-        f"it returns {tuple(shape)} for {_TRIAL}",
+        f"it returns {tuple(shape)} for {sizes}",
         accepted=f"magnitudes [batch, {', '.join(spatial)}] and complex images, with an axis of channels after the batch or "
         "without; cropping is the pipeline's work",
     )

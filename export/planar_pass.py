@@ -8,41 +8,16 @@ The rules do not know what they compute with. ``compute(name, *args)`` runs one 
 own, or on the symbols of an ONNX graph.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
 from .errors import UnknownOperationError
-
-Compute = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Complex:
-    """A complex tensor.
-
-    Parameters
-    ----------
-    real, imaginary
-        Real tensors of one shape, or of shapes that broadcast.
-    """
-
-    real: Any
-    imaginary: Any
-
-    @property
-    def rank(self) -> int:
-        """Number of its axes."""
-        return max(self.real.dim(), self.imaginary.dim())
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of its parts."""
-        return self.real.dtype
+from .fourier_rules import NAMES as TRANSFORMS
+from .fourier_rules import FourierRules
+from .planar_values import Complex, Compute
 
 
 class PlanarRules:
@@ -56,10 +31,11 @@ class PlanarRules:
 
     def __init__(self, compute: Compute) -> None:
         self._compute = compute
+        self._fourier = FourierRules(compute)
 
     def makes_complex(self, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         """Whether an operation on real tensors computes with complex ones."""
-        if name in ("view_as_complex", "complex", "polar", "keep_measured") or name in _TRANSFORMS:
+        if name in ("view_as_complex", "complex", "polar", "keep_measured") or name in TRANSFORMS:
             return True
         if any(isinstance(value, complex) for value in args):
             return True
@@ -74,8 +50,8 @@ class PlanarRules:
         UnknownOperationError
             There is no rule for it.
         """
-        if name in _TRANSFORMS:
-            return self._transform(name, *args, **kwargs)
+        if name in TRANSFORMS:
+            return self._fourier.apply(name, self.as_complex(args[0]), args[1:], kwargs)
         if name in _PARTWISE:
             return self._partwise(name, args, kwargs)
         rule = getattr(self, f"op_{name.strip('_')}", None)
@@ -296,34 +272,6 @@ class PlanarRules:
 
     # Fourier transforms
 
-    def _transform(self, name: str, x: Any, *args: Any, **kwargs: Any) -> Complex:
-        """Write one of torch.fft's transforms, or a centred one."""
-        if name == "centred":
-            axes, inverse = args
-            return self.transform(self.as_complex(x), axes, inverse=inverse, centred=True, norm="ortho")
-        if name == "_fft_c2c":
-            axes, norm, forward = args
-            plain = ["none", "ortho", "forward" if forward else "backward"][norm]
-            return self.transform(self.as_complex(x), axes, inverse=not forward, centred=False, norm=plain)
-        inverse, default, sizes_name = _TRANSFORMS[name]
-        sizes, dims, norm = (*args, *(None, None, None)[len(args) :])
-        sizes, dims = kwargs.get(sizes_name, sizes), kwargs.get("dim", dims)
-        if sizes is not None:
-            raise UnknownOperationError("a transform that also pads or cuts; pad or cut before it")
-        given = self.as_complex(x)
-        chosen = default if dims is None else [dims] if isinstance(dims, int) else dims
-        axes = list(range(given.rank)) if chosen is None else [axis % given.rank for axis in chosen]
-        return self.transform(given, axes, inverse=inverse, centred=False, norm=kwargs.get("norm", norm) or "backward")
-
-    def transform(self, x: Complex, axes: Sequence[int], *, inverse: bool, centred: bool, norm: str) -> Complex:
-        """Multiply with the Fourier matrix along some axes, counted from the front."""
-        for axis in axes:
-            cosine, sine = self._fourier_matrix(x, axis, centred, inverse, norm)
-            a, b = self._along(cosine, x.real, axis), self._along(sine, x.imaginary, axis)
-            c, d = self._along(sine, x.real, axis), self._along(cosine, x.imaginary, axis)
-            x = Complex(self._compute("sub", a, b), self._compute("add", c, d))
-        return x
-
     def op_keep_measured(self, x: Any, mask: Any, axis: int) -> Any:
         """Multiply real [..., y, x, 2] with ``K = F^H M F`` along one in-plane axis; the mask has length one along the other.
 
@@ -332,7 +280,8 @@ class PlanarRules:
         compute, matmul = self._compute, partial(self._compute, "matmul")
         data = self.op_view_as_complex(x)
         along_rows = axis % x.dim() == data.rank - 1
-        c, t = self._fourier_matrix(data, axis % x.dim(), True, False, "ortho")
+        matrix = self._fourier.matrix(data, axis % x.dim(), centred=True, inverse=False, norm="ortho")
+        c, t = matrix.real, matrix.imaginary
         lines = compute("select", mask, -1, 0)
         lines = compute("transpose", lines, -2, -1) if along_rows else lines
         masked_c, masked_t = self._times(lines, c), self._times(lines, t)
@@ -344,50 +293,10 @@ class PlanarRules:
             result = self.op_matmul(Complex(real, imaginary), data)
         return self.op_view_as_real(result)
 
-    def _fourier_matrix(self, x: Complex, axis: int, centred: bool, inverse: bool, norm: str) -> tuple[Any, Any]:
-        """Return real and imaginary part [n, n] of the matrix, which is symmetric."""
-        compute = self._compute
-        length = compute("sym_size", x.real, axis)
-        index = compute("arange", length)
-        if centred:
-            index = compute("sub", index, compute("scalar_tensor", length // 2, dtype=torch.int64))
-        # whole numbers, modulo the length, keep the digits of the angle
-        product = compute("mul", compute("unsqueeze", index, 1), compute("unsqueeze", index, 0))
-        count = compute("scalar_tensor", length, dtype=torch.float64)
-        turns = compute("remainder", product, compute("scalar_tensor", length, dtype=torch.int64))
-        angle = compute("mul", compute("div", compute("to", turns, torch.float64), count), 2 * math.pi)
-        factor = {"ortho": compute("rsqrt", count), "backward" if inverse else "forward": compute("reciprocal", count)}
-        parts = compute("cos", angle), compute("sin", angle if inverse else compute("neg", angle))
-        if norm in factor:
-            parts = tuple(compute("mul", part, factor[norm]) for part in parts)
-        cosine, sine = (compute("to", part, x.dtype) for part in parts)
-        return cosine, sine
-
-    def _along(self, matrix: Any, x: Any, axis: int) -> Any:
-        """Multiply a symmetric matrix with the vectors along an axis."""
-        compute = self._compute
-        if axis == x.dim() - 1:
-            return compute("matmul", x, matrix)
-        if axis == x.dim() - 2:
-            return compute("matmul", matrix, x)
-        return compute("transpose", compute("matmul", compute("transpose", x, axis, -1), matrix), axis, -1)
-
 
 def _is_complex(x: Any) -> bool:
     return isinstance(x, Complex | complex) or (isinstance(x, torch.Tensor) and x.is_complex())
 
-
-_TRANSFORMS: dict[str, tuple[bool, Sequence[int] | None, str]] = {
-    "fft_fft": (False, (-1,), "n"),
-    "fft_ifft": (True, (-1,), "n"),
-    "fft_fft2": (False, (-2, -1), "s"),
-    "fft_ifft2": (True, (-2, -1), "s"),
-    "fft_fftn": (False, None, "s"),
-    "fft_ifftn": (True, None, "s"),
-    "centred": (False, None, "s"),
-    "_fft_c2c": (False, None, "s"),
-}
-"""Transforms: whether they are the inverse, the axes along which they go unless told, and what their sizes are called."""
 
 _PARTWISE = frozenset(
     (

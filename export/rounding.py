@@ -44,7 +44,12 @@ class RandomRounding(TorchDispatchMode):
     ) -> Any:
         """Run an operation, and round what it returns if that is no view of something older."""
         del types
-        result = func(*args, **(kwargs or {}))
+        # code that runs in here may be told another precision than there is, and this must not be
+        with torch._C.DisableTorchFunction():
+            return self._rounded(func, args, kwargs or {})
+
+    def _rounded(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        result = func(*args, **kwargs)
         outputs = result if isinstance(result, (tuple, list)) else (result,)
         for output, declared in zip(outputs, func._schema.returns, strict=False):
             is_new = declared.alias_info is None or declared.alias_info.is_write

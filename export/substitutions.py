@@ -78,7 +78,16 @@ def _keep_along_one_axis(x: Tensor, mask: Tensor, dims: list[int]) -> Tensor:
     return _keep_measured(x, mask, axes[0])
 
 
+def _mean(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Take the mean part by part: torch's own rule for complex tensors divides by a length that it fixes."""
+    if not x.is_complex():
+        return torch.mean(x, *args, **kwargs)
+    return torch.complex(torch.mean(x.real, *args, **kwargs), torch.mean(x.imag, *args, **kwargs))
+
+
 _LEAVES: dict[Any, Callable[..., Any]] = {
+    torch.mean: _mean,
+    Tensor.mean: _mean,
     fourier.centred: _centred,
     fourier.keep_measured: _keep_along_one_axis,
     svt.singular_value_threshold: _singular_value_threshold,

@@ -9,7 +9,15 @@ from pydantic import Field
 
 from ..wire.errors import DataError
 from ..wire.items import Acquisition, AcquisitionBucket, Interruption, ReconData, header_of
-from .assembly import KEY_COUNTERS, Assembler, absent_images, announced_sizes, frame_count
+from .assembly import (
+    KEY_COUNTERS,
+    Assembler,
+    FrameCounter,
+    absent_images,
+    announced_sizes,
+    frame_count,
+    frames_counter,
+)
 from .block import Block
 from .blocks import Blocks
 from .calibration import CalibrationStore, Key
@@ -24,7 +32,6 @@ from .recon_data import of_bucket, to_acquisitions
 from .scan import Scan
 
 Trigger = Literal["auto", "average", "slice", "contrast", "phase", "repetition", "set", "segment", "end"]
-Frames = Literal["none", "phase", "repetition", "contrast", "set", "average"]
 
 
 _NOT_FOR_THE_IMAGE = flag_mask(*NOT_FOR_THE_IMAGE)
@@ -44,10 +51,11 @@ def accumulate(
     scan: Scan,
     *,
     trigger: Trigger = "auto",
-    frames: Frames = "none",
+    frames: FrameCounter | Literal["auto"] = "none",
     fill_calibration: bool = True,
     partial: Annotated[int, Field(ge=0)] = 0,
     early: Annotated[EarlyWork | None, FromChain] = None,
+    series: Annotated[bool, FromChain] = False,
 ) -> Stream:
     """Sort readouts into blocks of k-space; where they belong and what is missing, the plan of the scan says.
 
@@ -72,12 +80,16 @@ def accumulate(
         order, as Gadgetron does. ``end``: at the end.
     frames
         Counter that becomes the dimension ``frames`` of one block; every value of the others makes a block of its own.
+        ``auto``: where the bundle that is tried first reconstructs series, the phases or else the repetitions, whichever the
+        header announces several of; none otherwise.
     fill_calibration
         Whether embedded calibration lines also serve the image.
     partial
         After so many more lines, a block is also handed on as it is, for previews and feedback; 0: only when it is complete.
     early
         What is done to lines before their block is complete.
+    series
+        Whether the bundle that is tried first reconstructs series.
 
     Yields
     ------
@@ -86,7 +98,8 @@ def accumulate(
     PartialKspace
         Copies of blocks that are not complete, where they are asked for.
     """
-    accumulator = _Accumulator(scan, trigger, frames, fill_calibration, partial, early)
+    counter = frames_counter(frames, scan.encodings[0], series=series)
+    accumulator = _Accumulator(scan, trigger, counter, fill_calibration, partial, early)
     try:
         for item in items:
             if isinstance(item, Acquisition):
@@ -111,7 +124,7 @@ class _Accumulator:
         self,
         scan: Scan,
         trigger: Trigger,
-        frames: Frames,
+        frames: str,
         fill_calibration: bool,
         partial: int,
         early: EarlyWork | None,
@@ -327,21 +340,11 @@ class _Accumulator:
         if missing.readouts > (block.unusable if block.ended else 0):
             block.look_again(received, filled, missing)
             return []
-        if self._waits_for_calibration(key, grid):
+        if self.assembler.waits_for_calibration(key, block.buffer, grid):
             block.check_at = 2**62
             self.touched.add(key)
             return []
         return list(self._hand_on(key, grid))
-
-    def _waits_for_calibration(self, key: Key, grid: Grid) -> bool:
-        """Whether an undersampled image has no calibration lines yet, which may come after it."""
-        encoding = self.scan.encodings[key[0]]
-        wanted = encoding.calibration_mode in ("separate", "external") or self.assembler.wants_maps
-        if encoding.acceleration == (1, 1) or encoding.calibration_mode == "interleaved" or not wanted:
-            return False
-        if self.store.has_slice(key):
-            return False
-        return not self.assembler.has_middle(self.blocks[key].buffer, grid)
 
     def flush(self) -> Iterator[Item]:
         """Hand on every block, in ascending order of the counters: nothing more can come."""

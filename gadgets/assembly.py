@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,31 @@ KEY_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
 """Counters that tell images apart, in the order in which they stand in a key behind the encoding space."""
 
 
+FrameCounter = Literal["none", "phase", "repetition", "contrast", "set", "average"]
+"""What can become the dimension ``frames`` of a block."""
+_SERIES_COUNTERS = ("phase", "repetition")
+"""Counters along which a series runs, the likelier one first."""
+
+
+def frames_counter(frames: str, encoding: Encoding, *, series: bool) -> str:
+    """Return the counter that becomes the dimension ``frames``.
+
+    Parameters
+    ----------
+    frames
+        The option. ``auto`` asks whether a bundle wants a series; it runs along the phases where the header announces several,
+        else along the repetitions.
+    encoding
+        Has the numbers that the header announces.
+    series
+        Whether the bundle that is tried first reconstructs series.
+    """
+    if frames != "auto":
+        return frames
+    announced = (name for name in _SERIES_COUNTERS if encoding.count(name) > 1)
+    return next(announced, _SERIES_COUNTERS[0]) if series else "none"
+
+
 def frame_count(encoding: Encoding, frames: str) -> int:
     """Number of frames of a block that the header announces."""
     return 1 if frames == "none" else encoding.count(frames)
@@ -30,8 +56,9 @@ def frame_count(encoding: Encoding, frames: str) -> int:
 def announced_sizes(encoding: Encoding, options: Options) -> dict[str, int]:
     """Sizes of the blocks of an encoding space that the header announces."""
     matrix = encoding.encoded_matrix
+    frames = frames_counter(options["frames"], encoding, series=options.get("series", False))
     return {
-        "frames": frame_count(encoding, options["frames"]),
+        "frames": frame_count(encoding, frames),
         "kz": matrix[2],
         "ky": matrix[1],
         "kx": encoding.cropped_readout,
@@ -179,9 +206,15 @@ class Assembler:
         lines = None if calibration is None else calibration_on_grid(calibration, buffer, grid)
         return buffer.to_kspace(grid.encoding, grid.place, lines)
 
-    def has_middle(self, buffer: KspaceBuffer, grid: Grid) -> bool:
-        """Whether the lines around the middle of k-space were measured, frames taken together, so that they calibrate."""
-        return _has_middle(buffer.on_grid(buffer.mask, grid.place))
+    def waits_for_calibration(self, key: Key, buffer: KspaceBuffer, grid: Grid) -> bool:
+        """Whether an undersampled image has no calibration lines yet, which may come after it."""
+        encoding = self._scan.encodings[key[0]]
+        wanted = encoding.calibration_mode in ("separate", "external") or self.wants_maps
+        if encoding.acceleration == (1, 1) or encoding.calibration_mode == "interleaved" or not wanted:
+            return False
+        if self._store.has_slice(key):
+            return False
+        return not _has_middle(buffer.on_grid(buffer.mask, grid.place))
 
     def in_series(self, key: Key, kspace: Kspace) -> Iterator[Kspace]:
         """Give a frame that has no calibration lines those of the frames around it, which may be undersampled in turns."""

@@ -152,7 +152,8 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
 def _outside(name: str, value: float | None, limits: tuple[float, float] | None) -> str:
     if value is None or limits is None or limits[0] <= value <= limits[1]:
         return ""
-    return f"{name} {value:g}, accepted is {limits[0]:g} to {limits[1]:g}"
+    accepted = f"{limits[0]:g} to {limits[1]:g}" if limits[0] < limits[1] else f"{limits[0]:g}"
+    return f"{name} {value:g}, accepted is {accepted}"
 
 
 def _calibration_lines(kspace: Kspace, sampling: Sampling) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..bundle.axes import fixed_length
 from ..bundle.manifest import Manifest
 from ..flow.deferred import Deferred
 from ..models.fourier import ifft
@@ -70,6 +71,7 @@ def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Def
                 f"bundle {manifest.name!r} reconstructs slices; it cannot take a scan undersampled along kz"
             )
     sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
+    _check_lengths(manifest, sizes)
     batch = _batch_axes(axes["kspace"])
     inputs: dict[str, Tensor | Deferred] = {}
     for name, wanted in axes.items():
@@ -85,6 +87,18 @@ def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Def
         else:
             inputs[name] = _arrange(source, _AXES[name], wanted, batch, sizes)
     return inputs
+
+
+def _check_lengths(manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    """Refuse a block of another size than the only one that a bundle works for."""
+    for spec in manifest.inputs:
+        for axis in spec.axes:
+            length = fixed_length(axis, spec.limits)
+            if axis in sizes and length not in (None, sizes[axis]):
+                raise DataError(
+                    f"bundle {manifest.name!r} works for {axis} of {length} only; this block has {sizes[axis]}",
+                    kind="size",
+                )
 
 
 def _batch_axes(wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..bundle.manifest import TensorSpec
 from ..engine import Engine
 from ..gadgets.early import chain_context
 from ..gadgets.kspace import Item
@@ -73,7 +74,8 @@ class Chain:
     def _context(self) -> Mapping[str, Any]:
         steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]
         adjusts = any(step.gadget.name == "adjust_field_of_view" for step in self._gadget_steps())
-        return {**chain_context(steps, self.scan, begin_maps=self._needs_maps()), "recon_grid": adjusts}
+        context = chain_context(steps, self.scan, begin_maps=self._needs_maps())
+        return {**context, "recon_grid": adjusts, "series": self._wants_series()}
 
     def _gadget_steps(self) -> Iterator[GadgetStep]:
         return (step for step in self.pipeline.steps if isinstance(step, GadgetStep))
@@ -89,20 +91,31 @@ class Chain:
 
     def _needs_maps(self) -> bool:
         """Whether a bundle that the pipeline tries first takes coil maps."""
-        bundles = self.bundles()
-        try:
-            manifests = [self.engine.load(names[0]).manifest for names in bundles]
-        except IsocenterError:
-            return True  # said when the bundle is used
-        return not bundles or any(spec.name == "maps" for manifest in manifests for spec in manifest.inputs)
+        inputs = self._inputs_of_the_first()
+        return not inputs or any(spec is None or spec.name == "maps" for spec in inputs)
+
+    def _wants_series(self) -> bool:
+        """Whether a bundle that the pipeline tries first reconstructs series."""
+        return any(spec is not None and "frames" in spec.axes for spec in self._inputs_of_the_first())
+
+    def _inputs_of_the_first(self) -> list[TensorSpec | None]:
+        """Inputs of the bundles that the gadgets try first; None for one that cannot be loaded, which is said when it is used."""
+        found: list[TensorSpec | None] = []
+        for names in self.bundles():
+            try:
+                found += self.engine.load(names[0]).manifest.inputs
+            except IsocenterError:
+                found.append(None)
+        return found
 
     def _announced_sizes(self) -> dict[str, int]:
         """Sizes that a bundle's inputs will have, as far as header and gadgets tell."""
         encoding = self.scan.encodings[0]
         system = self.scan.header.acquisitionSystemInformation
         sizes = {"batch": 1, "coils": int(getattr(system, "receiverChannels", None) or 8)}
+        series = {"series": self._wants_series()}
         for step in self._gadget_steps():
             if step.gadget.traits.sizes is not None:
-                sizes |= step.gadget.traits.sizes(encoding, {**step.gadget.defaults, **step.options})
+                sizes |= step.gadget.traits.sizes(encoding, {**step.gadget.defaults, **step.options, **series})
         # a block that the scan may not hold will never come
         return sizes if 8 * math.prod(sizes.values()) <= self.scan.ledger.keeps else {}

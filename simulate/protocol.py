@@ -47,8 +47,8 @@ class ScanProtocol:
     acs, calibration
         Number of calibration lines, and how they are measured.
     sampling
-        How lines are chosen, one of ``simulate.sampling.PATTERNS`` that is of lines, or a file. Those of ``equispaced`` go through the
-        middle of k-space, and move on from frame to frame only where calibration is interleaved.
+        How lines are chosen: a pattern of lines of ``simulate.sampling``, or a file. Those of ``equispaced`` go through the middle
+        of k-space, and move on from frame to frame only where calibration is interleaved.
     partial_fourier, asymmetric_echo, phase_resolution
         Fraction of lines, samples, or k-space extent along y that is measured.
     phase_oversampling, partition_oversampling

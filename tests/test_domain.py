@@ -7,14 +7,19 @@ from isocenter.gadgets import domain as of_bundles
 from isocenter.gadgets import load
 from isocenter.gadgets.domain import describe_sampling
 from isocenter.gadgets.kspace import Kspace
-from isocenter.simulate import sampling
+from isocenter.simulate.sampling import Request, draw
 from isocenter.simulate.scan import ScanProtocol, simulate
+
+
+def pattern(name, lines, acceleration, acs, offset=0):
+    request = Request(lines, acceleration=acceleration, acs=acs, offset=offset)
+    return draw(name, request, np.random.default_rng(1))[0]
 
 
 @pytest.mark.parametrize("offset", [0, 1, 2, 3])
 @pytest.mark.parametrize(("lines", "spacing", "acs"), [(192, 4, 24), (145, 3, 16), (128, 2, 0), (96, 8, 12)])
 def test_a_uniform_scan_is_recognised(lines, spacing, acs, offset):
-    mask = sampling.uniform(lines, spacing, offset % spacing) | sampling.acs_lines(lines, acs)
+    mask = pattern("equispaced", lines, spacing, acs, offset % spacing)
     found = describe_sampling(torch.from_numpy(mask))
     assert (found.pattern, found.acceleration) == ("uniform", spacing)
     assert acs <= found.acs <= acs + 2
@@ -28,14 +33,14 @@ def test_a_complete_scan_has_no_acceleration():
 
 @pytest.mark.parametrize("acceleration", [3, 4, 6])
 def test_a_random_scan_is_recognised(acceleration):
-    found = describe_sampling(torch.from_numpy(sampling.random(256, acceleration, 20, 1)))
+    found = describe_sampling(torch.from_numpy(pattern("variable-density", 256, acceleration, 20)))
     assert found.pattern == "random"
     assert found.acs >= 20
     assert acceleration - 1 < found.acceleration < 2 * acceleration
 
 
 def test_a_scan_that_lacks_the_middle_line_has_no_calibration_lines():
-    found = describe_sampling(torch.from_numpy(sampling.uniform(128, 2, 1)))
+    found = describe_sampling(torch.from_numpy(pattern("equispaced", 128, 2, 0, 1)))
     assert (found.pattern, found.acceleration, found.acs) == ("uniform", 2, 0)
 
 

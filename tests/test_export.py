@@ -419,7 +419,7 @@ def test_what_an_own_module_cannot_be_is_said(name, options, message, lab):
 
 def test_a_runtime_that_deviates_stops_the_export(tmp_path):
     options = ExportOptions(configuration=SMALL["dccnn"], tolerance=1e-9)
-    with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted: 1\.0e-09"):
+    with pytest.raises(BundleError, match=r"torchscript: it deviates from float64 by .* accepted: 1\.0e-09"):
         export_network("dccnn", checkpoint("dccnn", tmp_path), tmp_path / "bundle", options, ["torchscript"])
     assert not (tmp_path / "bundle").exists()
 
@@ -455,7 +455,7 @@ def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypat
 
 
 class TestFormats:
-    """One that is asked for by name is there, or the export fails; nobody gets another one in its place."""
+    """Each by itself: what verifies is kept, and what was asked for by name and is not there is an error."""
 
     def export(self, name, folder, *more):
         (folder / "net.yaml").write_text(yaml.safe_dump({"configuration": {**SMALL[name], "iterations": 1}}))
@@ -463,13 +463,41 @@ class TestFormats:
         arguments = ["--checkpoint", weights, "--config", folder / "net.yaml", "-o", folder / "own"]
         return CliRunner().invoke(app, ["export", "--network", name, *map(str, arguments), *more])
 
-    @pytest.mark.parametrize("formats", ["onnx", "torchscript,onnx"])
-    def test_one_that_cannot_be_had_is_an_error(self, formats, tmp_path):
-        result = self.export("crnn-mri", tmp_path, "--formats", formats)
+    def test_one_that_cannot_be_had_is_an_error(self, tmp_path):
+        result = self.export("crnn-mri", tmp_path, "--formats", "onnx")
         assert result.exit_code == 1
         assert "it can have no onnx: its graph depends on the number of frames" in result.output
         assert "accepted: torchscript" in result.output
         assert not (tmp_path / "own").exists()
+
+    def test_the_others_that_were_asked_for_are_kept(self, tmp_path):
+        result = self.export("crnn-mri", tmp_path, "--formats", "torchscript,onnx")
+        assert result.exit_code == 1
+        assert "it can have no onnx: its graph depends on the number of frames" in result.output
+        assert "with torchscript" in result.output
+        assert set(Bundle.open(tmp_path / "own").runtime_files()) == {"torchscript"}
+
+    @pytest.mark.parametrize(
+        ("fails", "reason"),
+        [
+            ("infer", "it can have no torchscript: it fails on {'kspace': .*: RuntimeError: cannot be joined"),
+            ("deviate", "it can have no torchscript: it deviates from float64 by 1.0e-02 of the maximum"),
+        ],
+    )
+    def test_one_that_does_not_verify_is_left_out_and_the_other_one_kept(self, fails, reason, lab, caplog, monkeypatch):
+        class Failing(RUNTIMES["torchscript"]):
+            def infer(self, inputs):
+                if fails == "infer":
+                    raise RuntimeError("cannot be joined")
+                return {name: 1.01 * value for name, value in super().infer(inputs).items()}
+
+        monkeypatch.setitem(RUNTIMES, "torchscript", Failing)
+        options = ExportOptions.model_validate(
+            {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}], "arguments": {"chans": 1}}
+        )
+        bundle = export_module("mylab:FromImage", None, lab / "own", options)
+        assert set(bundle.runtime_files()) == set(bundle.manifest.parity) == {"onnx"}
+        assert re.search(reason, caplog.text)
 
     def test_without_a_name_there_is_what_can_be_had_and_a_warning(self, tmp_path):
         result = self.export("crnn-mri", tmp_path)
@@ -518,7 +546,7 @@ class TestHalfPrecision:
 
     def test_it_is_refused_where_the_tolerance_does_not_hold(self, tmp_path):
         options = ExportOptions(configuration=SMALL["modl"], precision="bf16", tolerance=1e-6)
-        with pytest.raises(BundleError, match=r"torchscript deviates from float64 by .* accepted: 1\.0e-06"):
+        with pytest.raises(BundleError, match=r"torchscript: it deviates from float64 by .* accepted: 1\.0e-06"):
             export_network("modl", checkpoint("modl", tmp_path), tmp_path / "half", options, ["torchscript"])
         assert not (tmp_path / "half").exists()
 
@@ -532,3 +560,41 @@ class TestHalfPrecision:
         assert half[0] is half[1] is half[2][0]
         assert half(torch.ones(1, 1, 2, 2)).dtype == torch.float32
         assert shared.weight.dtype == torch.float32
+
+
+class Narrow(torch.nn.Module):
+    """Names float32 in its code, as programs do that were never run in another precision."""
+
+    def forward(self, kspace):
+        offset = torch.full([1], 0.1, dtype=torch.float32)
+        x = kspace.to(torch.float32).square().sum(-1)
+        return (torch.fft.fft2(x.to(torch.complex64), norm="ortho").abs().float() + offset + torch.ones(1)).sum(1)
+
+
+def test_a_module_that_names_float32_is_compared_in_float64_all_the_same(monkeypatch, tmp_path):
+    options = ExportOptions(complex_tensors=False)
+    bundle = export_module("test_export:Narrow", None, tmp_path / "own", options)
+    assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
+    assert max(parity.error for parity in bundle.manifest.parity.values()) < 1e-6
+    assert torch.get_default_dtype() == torch.float32
+
+
+class OfOneSize(torch.nn.Module):
+    def forward(self, kspace):
+        return kspace[..., 0].sum(1) * torch.ones(37, 50)
+
+
+def test_a_module_that_fails_at_another_size_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(
+        BundleError, match=r"the module fails on \{'kspace': \(1, 4, 48, 40, 2\)\}: RuntimeError: The size"
+    ):
+        export_module("test_export:OfOneSize", None, tmp_path / "own", ExportOptions(complex_tensors=False))
+    assert not (tmp_path / "own").exists()
+
+
+def test_an_image_network_has_onnx_whose_input_and_output_are_both_images(tmp_path):
+    weights = checkpoint("unet-image", tmp_path)
+    options = ExportOptions(configuration=SMALL["unet-image"])
+    bundle = export_network("unet-image", weights, tmp_path / "own", options)
+    assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
+    assert bundle.manifest.inputs[0].name == bundle.manifest.outputs[0].name == "image"

@@ -286,7 +286,7 @@ class TestReconstruct:
         _, simulation = block(acceleration=2, acs=0, calibration="none")
         (image,), plain = collect([*FRONT, (load("reconstruct"), options)], simulation, engine=engine)
         assert image.meta["IsocenterBundle"] == "rss"
-        assert "acceleration 2, accepted is 1 to 1" in image.meta["IsocenterUndersampled"]
+        assert "acceleration 2, accepted is 1" in image.meta["IsocenterUndersampled"]
         assert "the image is aliased" in image.meta["IsocenterUndersampled"]
         assert "slice 0, contrast 0, repetition 0 is undersampled" in plain.problems["undersampled"]
 

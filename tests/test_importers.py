@@ -21,7 +21,8 @@ DYNAMIC = {
     "dynamic-dccnn": ("dynamic-comparators/DCCNN-vista-8-20231005T040138", 1e-5),
     "dynamic-ista-net-plus": ("dynamic-comparators/ISTA_Net_plus-vista-8-20231004T042954", 1e-5),
     "ls-net": ("dynamic-comparators/LplusS_Net-vista-8-20231006T004912", 1e-5),
-    # thresholds below zero make it discontinuous where features cross zero: some pixels differ, most do not
+    # thresholds below zero make it discontinuous where features cross zero: some pixels differ, most do not;
+    # for both, test_references holds float64 against the equations
     "slr-net": ("dynamic-comparators/SLR_Net-vista-8-20231002T205351", 1e-3),
     # float64 is as far from the published program, whose smallest relative threshold is 0.004
     "t2lr-net": ("dynamic-comparators/T2LR_Net-vista-8-20250113T130359", 2e-5),
@@ -65,15 +66,18 @@ def test_dynamic_networks_answer_like_the_published_programs(name):
     assert np.median(np.abs(torch.view_as_complex(result).numpy() - expected)) < 1e-6 * np.abs(expected).max()
 
 
+@pytest.mark.long
 @needs_oracles
 @pytest.mark.parametrize("folder", ["04Jun_0356pm_5L_10K_50E_AG", "14Mar_1105pm"])
 def test_modl_answers_like_its_tensorflow_graph(folder):
     data = oracle("modl_brain.npz")
     mask = torch.fft.fftshift(torch.from_numpy(data["mask"].real.astype(np.float32)))[None, None, ..., None]
-    module = load_network("modl", WEIGHTS / "modl-tf" / folder).module
+    # in float64: the graph's own float32 is as far from that as is accepted
+    module = load_network("modl", WEIGHTS / "modl-tf" / folder).module.double()
+    inputs = planar(data["adjoint"])[None].double(), mask.double(), planar(data["maps"])[None].double()
     with torch.inference_mode():
-        result = module.solve(planar(data["adjoint"])[None], mask, planar(data["maps"])[None], [-3, -2])[0]
-    assert deviation(result, data[folder]) < 1.1e-5
+        result = module.solve(*inputs, [-3, -2])[0]
+    assert deviation(result, data[folder]) < 1e-5
 
 
 @needs_oracles
@@ -137,32 +141,6 @@ def test_crnn_answers_like_its_program():
     with torch.inference_mode():
         result = module(planar(centred(data["crnn_k"]))[None, None], mask, maps)[0]
     assert deviation(result, data["crnn_out"]) < 5e-6
-
-
-@needs_oracles
-@pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("vn", "vn/varnet_coronal_pd_fs.h5"),
-        ("ista-net-plus", "ista-net-plus/ratio_20.pkl"),
-        ("dccnn", "crnn-dccnn/d5_c5.npz"),
-        ("admm-csnet", "admm-csnet/cs_net_sample0.3.pth"),
-    ],
-)
-def test_published_weights_load_and_improve_a_zero_filled_image(name, file):
-    imported = load_network(name, WEIGHTS / file)
-    y, x = np.mgrid[-1:1:96j, -1:1:96j]
-    truth = 0.6 * ((y / 0.8) ** 2 + (x / 0.6) ** 2 < 1) + 0.3 * ((y - 0.2) ** 2 + x**2 < 0.1)
-    mask = np.zeros((96, 96), np.float32)
-    mask[:, ::3] = mask[:, 40:56] = 1
-    kspace = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(truth), norm="ortho")) * mask
-    maps = torch.zeros(1, 1, 96, 96, 2)
-    maps[..., 0] = 1
-    with torch.inference_mode():
-        result = imported.module(planar(kspace)[None, None], torch.from_numpy(mask)[None, None, ..., None], maps)[0]
-    image = result.numpy() if result.shape[-1] != 2 else torch.view_as_complex(result).numpy()
-    zero_filled = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace), norm="ortho"))
-    assert np.linalg.norm(image - truth) < 0.75 * np.linalg.norm(zero_filled - truth)
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ def real(z):
 
 
 WEIGHT, BIAS = random((4, 3, 3, 3), 1), random((4,), 2)
+ONE = torch.ones(1, 1, 1, 1, dtype=torch.complex64) * (1 + 0.1j)
 FACTOR = torch.complex(random((10,), 3), random((10,), 4))
 CHANNELS = {"channels": lambda x: x.flatten(0, 1)[..., 0].unsqueeze(1).expand(-1, 3, -1, -1)}
 
@@ -187,6 +188,8 @@ OPERATIONS = {
         "einsum": lambda x: real(torch.einsum("bcyx,bcyx->byx", as_complex(x).conj(), as_complex(x))),
         "dtype": lambda x: real(x[..., 0].to(torch.complex64) * as_complex(x)),
         "padded": lambda x: real(F.pad(as_complex(x), (1, 2))),
+        "mean": lambda x: real(as_complex(x).mean(1) + as_complex(x).mean((1, 2)).unsqueeze(1) + as_complex(x).mean()),
+        "one number": lambda x: real(as_complex(x) * ONE),
     },
     "transforms": {
         "forward": lambda x: real(torch.fft.fft2(as_complex(x))),
@@ -203,6 +206,16 @@ OPERATIONS = {
         "kept along x": lambda x: fourier.keep_measured(x, (x[:, :1, :1, :, :1] > 0).float(), [-2]),
         "kept along both": lambda x: fourier.keep_measured(x, (x[:, :1, :, :, :1] > 0).float(), [-3, -2]),
         "uncentred": lambda x: real(fourier.ifft_uncentred(as_complex(x), [-1, -2])),
+        "half of the frequencies": lambda x: real(torch.fft.rfft2(x[..., 0], norm="ortho")),
+        "half of them along another axis": lambda x: real(torch.fft.rfft(x[..., 0], dim=1)),
+        "half of them in all axes": lambda x: real(torch.fft.rfftn(x[..., 0], dim=(2, 3, 1), norm="forward")),
+        "real inverse": lambda x: torch.fft.irfft2(as_complex(x), norm="ortho"),
+        "real inverse of a length": lambda x: torch.fft.irfft2(as_complex(x), s=(x.shape[2], 2 * x.shape[3] - 1)),
+        "real inverse of few": lambda x: torch.fft.irfftn(as_complex(x), s=(5, 4), dim=(3, 2), norm="forward"),
+        "there and back": lambda x: torch.fft.irfft2(torch.fft.rfft2(x[..., 0]) * 2, s=x.shape[2:4]),
+        "cut": lambda x: real(torch.fft.fft(as_complex(x), n=5, dim=2)),
+        "padded": lambda x: real(torch.fft.ifftn(as_complex(x), s=(13, x.shape[3] + 3), norm="ortho")),
+        "half of padded ones": lambda x: real(torch.fft.rfft(x[..., 0], n=x.shape[3] + 5)),
     },
 }
 

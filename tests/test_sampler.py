@@ -107,7 +107,7 @@ def test_schemes_train_what_they_say(tmp_path):
 def test_reference_masks_have_the_samplers_lines():
     small = {"base": 12, "budget": 2, "icd": True, "configuration": {**MODL, "cg_iterations": 1}}
     task = SamplerTask(recipe(**small))
-    label = datasets(task.recipe, task.labels())[0][0]["label"]
+    label = task.label(datasets(task.recipe)[0][0])
     assert label.shape == (150,)
     assert float(label.sum()) == 2
 
@@ -119,8 +119,9 @@ def test_loupe_is_trained_by_a_recipe(tmp_path):
         **{name: value for name, value in RECIPE.items() if name != "sampler"},
         "network": "loupe",
         "configuration": configuration,
-        "data": {**DATA, "matrix": [64, 64]},
+        "data": {**DATA, "matrix": [64, 64], "coils": [2, 4]},
         "loss": {"l1": 1.0},
+        "batch": 3,
     }
     path.write_text(yaml.safe_dump(content))
     train(load_recipe(path), tmp_path / "loupe", progress=False)

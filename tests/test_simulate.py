@@ -71,13 +71,14 @@ def test_brain_has_detail():
 
 def test_sampling_patterns():
     assert sampling.acs_lines(16, 4).nonzero()[0].tolist() == [6, 7, 8, 9]
-    assert sampling.uniform(9, 3).nonzero()[0].tolist() == [1, 4, 7]
-    mask = sampling.random(128, 4, 16, seed=3)
-    assert mask.sum() == 32
-    assert mask[56:72].all()
     assert sampling.partial_fourier(8, 0.75).tolist() == [False] * 2 + [True] * 6
-    with pytest.raises(ValueError, match="exceed"):
-        sampling.random(64, 8, 24, seed=0)
+    equispaced = ScanProtocol(matrix=9, acceleration=3, acs=0)
+    assert equispaced.imaging_lines(0).nonzero()[0].tolist() == [1, 4, 7]
+    random = ScanProtocol(matrix=128, acceleration=4, acs=16, sampling="variable-density")
+    assert random.imaging_lines(0).sum() == 32
+    assert random.imaging_lines(0)[56:72].all()
+    with pytest.raises(sampling.SamplingError, match="leaves 8 of 64 lines, fewer than the 24"):
+        ScanProtocol(matrix=64, acceleration=8, acs=24, sampling="variable-density").imaging_lines(0)
 
 
 def test_noise_has_the_covariance_of_the_noise_scan():

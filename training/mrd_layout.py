@@ -7,8 +7,8 @@ from typing import Any
 
 import h5py
 
-from ..gadgets.accumulate import Frames, accumulate
-from ..gadgets.assembly import KEY_COUNTERS
+from ..gadgets.accumulate import accumulate
+from ..gadgets.assembly import KEY_COUNTERS, FrameCounter
 from ..gadgets.kspace import Kspace
 from ..gadgets.kspace_buffer import read_fields
 from ..gadgets.prewhiten import prewhiten
@@ -49,7 +49,7 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
         scan = Scan(file.header, log=_quiet)
         reading.patient = getattr(scan.header.subjectInformation, "patientID", None) or ""
         items: Iterable[Acquisition | Waveform] = file.items()
-        frames: Frames = "none"
+        frames: FrameCounter = "none"
         if reading.series:
             items = list(items)
             frames = _frames(items)
@@ -69,7 +69,7 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
         reading.remark(text)
 
 
-def _frames(items: Iterable[Acquisition | Waveform]) -> Frames:
+def _frames(items: Iterable[Acquisition | Waveform]) -> FrameCounter:
     """Counter that numbers the frames: phases, or repetitions where there is one phase only."""
     heads = [read_fields(item) for item in items if isinstance(item, Acquisition)]
     phases = {head.phase for head in heads if not head.flags & _NOT_FOR_THE_IMAGE}

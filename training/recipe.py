@@ -1,7 +1,7 @@
 """A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -11,7 +11,14 @@ from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
 from ..wire.errors import IsocenterError
 from .masks import Masks
+from .optimizer import Optimizer
 from .section import Range, Section, Truth
+
+Precision = Literal["float32", "tf32", "bf16"]
+_SMALLEST_MATRIX = 16
+_SEEDS_OF_TRAINING = 2**32
+"""Simulated scans for training have smaller seeds, those for validation larger ones."""
+_SCANS_OF_A_SEED = 10**6
 
 
 class RecipeError(IsocenterError):
@@ -29,6 +36,16 @@ class _Simulated(Section):
     coils: Range = (4, 12)
     noise: tuple[float, float] = (0.002, 0.03)
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.matrix[0] < _SMALLEST_MATRIX:
+            raise ValueError(f"matrix {list(self.matrix)} is too small: {_SMALLEST_MATRIX} is the smallest")
+        if self.coils[0] < 1:
+            raise ValueError("coils: there must be one at least")
+        if not 0 < self.noise[0] <= self.noise[1] < 1:
+            raise ValueError(f"noise {list(self.noise)} is no range between 0 and 1, the smallest value first")
+        return self
 
 
 class SimulatedData(_Simulated):
@@ -66,23 +83,6 @@ class FileData(Section):
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
-class Optimizer(Section):
-    """Optimiser and schedule of the learning rate."""
-
-    name: Literal["adam", "adamw", "rmsprop"] = "adam"
-    learning_rate: float = 3e-4
-    scalar_rate: float = 1.0
-    """Factor of the learning rate for parameters of one number, such as step sizes, which move far and slowly otherwise."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    schedule: Literal["constant", "step", "cosine", "exponential"] = "constant"
-    step: int = 40
-    """Epochs between two steps of ``step``."""
-    gamma: float = 0.1
-    """Factor of ``step`` and ``exponential``."""
-    clip_norm: float | None = None
-    clip_value: float | None = None
-
-
 _OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t"}
 """What networks are for that train on such data; files have both."""
 
@@ -102,13 +102,14 @@ class Sampler(Section):
     start_from: Path | None = None
     """Weights of the network that reconstructs, such as ``runs/NAME/weights.pt``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
-    reconstructor_steps: int = 20
-    sampler_steps: int = 40
+    reconstructor_steps: Annotated[int, Field(gt=0)] = 20
+    sampler_steps: Annotated[int, Field(gt=0)] = 40
+    """Steps in turn, counted through all epochs."""
     optimizer: Optimizer = Optimizer()
     """Of the network that reconstructs."""
     icd: bool = False
     """Whether to make reference masks by coordinate descent, which takes thousands of reconstructions for every slice."""
-    error_weight: float = 1.0
+    error_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
 
@@ -125,13 +126,21 @@ class Recipe(Section):
     truth: Truth | None = None
     """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
     without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
-    loss: dict[Loss, float] = Field(default_factory=dict)
+    loss: dict[Loss, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates."""
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)] = 1
-    seed: int = 1
+    accumulate: Annotated[int, Field(gt=0)] = 1
+    """Batches whose gradients are added up for a step; the loss is the mean over all of their samples."""
+    precision: Precision = "float32"
+    """``bf16``: convolutions and matrix products in bfloat16, all else in float32. ``tf32``: those in TF32, on NVIDIA GPUs."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the weights' moving average, which then is what is validated, kept and exported."""
+    checkpoint_gradients: bool = False
+    """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
+    seed: Annotated[int, Field(ge=0)] = 1
     start_from: tuple[Path, ...] = ()
     """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network."""
     sampler: Sampler | None = None
@@ -143,6 +152,9 @@ class Recipe(Section):
             raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
         if (self.sampler is not None) != (self.network == "mnet"):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
+        self._put_phase_first(self.network, self.configuration)
+        if not isinstance(self.data, FileData):
+            self._check_simulated(self.data)
         if self.sampler is not None:
             return self._check_sampler(self.sampler)
         task = "2d" if self.network == "loupe" else NETWORKS[self.network].task
@@ -162,6 +174,23 @@ class Recipe(Section):
         if "maps" in self.loss and self.network not in ("e2e-varnet", "varnet-complex"):
             raise ValueError("the loss 'maps' is for networks that estimate coil maps: e2e-varnet and varnet-complex")
         return self
+
+    def _check_simulated(self, data: SimulatedData | SimulatedSeries) -> None:
+        """Refuse what cannot fit simulated scans, whose sizes are known beforehand."""
+        if self.seed * _SCANS_OF_A_SEED + data.samples > _SEEDS_OF_TRAINING or data.samples > _SCANS_OF_A_SEED:
+            raise ValueError(f"seed {self.seed} with {data.samples} samples: simulated scans have seeds up to 4293")
+        if self.network == "loupe":
+            shape = list(self.configuration.get("shape", (256, 256)))
+            if any(list(data.matrix) != [size, size] for size in shape):
+                raise ValueError(
+                    f"'loupe' works for one size only: data.matrix must be [n, n], its shape {shape} the same"
+                )
+
+    @staticmethod
+    def _put_phase_first(network: str, configuration: dict[str, Any]) -> None:
+        """Complete a configuration for data whose phase direction is the first, so that the checkpoint says so."""
+        for name, value in NETWORKS[network].phase_first.items():
+            configuration.setdefault(name, value)
 
     @property
     def true_image(self) -> Truth:
@@ -187,12 +216,15 @@ class Recipe(Section):
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
         if isinstance(self.data, SimulatedData):
             size = self.data.matrix[0]
             if self.data.matrix[1] != size:
                 raise ValueError("a sampler works for one size only: data.matrix must be [n, n]")
+            if sampler.base + sampler.budget >= size:
+                raise ValueError(f"sampler: base and budget leave out no line of {size}")
             # four poolings by three and one by two, and four doublings of the channels
             features = 16 * self.configuration.get("chans", 128) * (size // 81 // 2) ** 2
             wanted = {"lines": size - sampler.base, "features": features}
@@ -212,5 +244,13 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
+    except ValidationError as error:
+        raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a valid recipe: {error}") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    """Name every wrong entry of a recipe."""
+    found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    return "; ".join(f"{place}: {what}" if place else what for place, what in found)

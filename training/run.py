@@ -1,37 +1,35 @@
-"""Run a recipe: train, resume, keep checkpoints, curves and sample images."""
+"""Run a recipe: begin or go on, on one device or several."""
 
-import csv
 import functools
-import importlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import lightning
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import nn
 
 from ..models.networks.registry import NETWORKS
 from .data import FullScan, simulated_scan
+from .devices import Rank, arithmetic, check_precision, choose_devices
 from .files import training_and_validation
+from .folder import RunFolder
+from .labels import make_labels
+from .loop import Loop
 from .masks import Masks
+from .processes import run_on
+from .progress import tell
 from .recipe import FileData, Recipe, RecipeError
 from .sampler import SamplerTask
-from .samples import Sample, TrainingSamples
-from .task import ReconstructionTask
+from .samples import TrainingSamples
+from .task import ReconstructionTask, Task
+from .weights import start_from
 
 _TEST_SEEDS = 2**32
 """Seeds of held-out scans start here; those of training scans end below."""
 
 
-def datasets(
-    recipe: Recipe, label: Callable[[Sample], Tensor] | None = None, memory: float = math.inf
-) -> tuple[TrainingSamples, TrainingSamples]:
-    """Return training and validation samples, each keeping ``memory`` bytes; ``label`` is for the former."""
+def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples, TrainingSamples]:
+    """Return training and validation samples, each keeping ``memory`` bytes."""
     masks, network = recipe.masks, recipe.network
     if recipe.sampler is not None:
         # it undersamples itself; coil maps come from the lines that it always has
@@ -56,7 +54,7 @@ def datasets(
         sources = [(each.scan, len(each)) for each in scans]
     (train, count), (validate, validation_count) = sources
     return (
-        samples(train, count, masks, recipe.seed, fresh=True, label=label),
+        samples(train, count, masks, recipe.seed, fresh=True),
         samples(validate, validation_count, masks, recipe.seed + 1, fresh=False),
     )
 
@@ -66,150 +64,101 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     devices: str = "auto",
     workers: int = 0,
     memory: float = 8.0,
     progress: bool = True,
 ) -> Path:
-    """Train and return the best checkpoint.
+    """Train and return the file with the best epoch's weights.
 
     Parameters
     ----------
     recipe
         What to train.
     folder
-        Receives ``checkpoints/``, ``metrics.csv``, ``curves.png``, ``samples/epoch-*.png`` and ``weights.pt``, which holds
-        the weights of the best epoch, the recipe and the validation's figures, and nothing else.
+        Receives what `folder.py` lists: ``weights.pt``, which holds the weights of the best epoch, the recipe and that
+        epoch's figures, and nothing else; ``metrics.csv``, ``curves.png``, ``samples/`` and ``checkpoints/last.ckpt``.
     resume
-        Go on from ``checkpoints/last.ckpt``.
+        Go on with the run in the folder, exactly where it was interrupted, or up to more epochs. Of one that is finished
+        nothing changes.
+    overwrite
+        Begin anew in a folder that has a run.
     devices
-        Lightning's ``devices``: ``auto`` or a number of GPUs.
+        ``auto``, ``cpu``, a number of devices, or a list of GPUs such as ``0,1``; the batch is divided among them.
     workers
-        Processes that make samples; 0: the training's own.
+        Processes that make samples, for each device; 0: the training's own.
     memory
         Gigabytes of samples kept in memory by all of these; what does not fit is made or read anew in every epoch.
     progress
-        Whether to show a progress bar.
+        Whether to tell how it goes.
+
+    Raises
+    ------
+    RecipeError
+        The recipe, the data, the devices or the folder do not allow it.
+    KeyboardInterrupt
+        It was interrupted; the message says how to go on.
     """
-    lightning.seed_everything(recipe.seed, verbose=False)
-    task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
-    for start in recipe.start_from:
-        _start_from(task, start)
-    labels = task.labels() if isinstance(task, SamplerTask) else None
-    # they are made by the network that reconstructs, which is in this process, perhaps on a GPU
-    workers = 0 if labels is not None else workers
-    training, validation = datasets(recipe, labels, 1e9 * memory / (max(workers, 1) + 1))
-    checkpoints = ModelCheckpoint(
-        folder / "checkpoints", "best", monitor="validation_loss", save_last=True, enable_version_counter=False
-    )
-    trainer = lightning.Trainer(
-        max_epochs=recipe.epochs,
-        accelerator="auto",
-        devices=devices if devices == "auto" else int(devices),
-        default_root_dir=folder,
-        logger=CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1),
-        callbacks=[checkpoints, _Pictures(folder, validation[0])],
-        log_every_n_steps=1,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(
-        task,
-        DataLoader(training, recipe.batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0),
-        DataLoader(validation, 1),
-        ckpt_path=str(last) if resume and last.is_file() else None,
-        weights_only=True,
-    )
-    best = Path(checkpoints.best_model_path)
-    if trainer.is_global_zero:
-        figures = _figures(folder / "metrics.csv")
-        write_weights(best, folder / "weights.pt", figures)
-        if recipe.sampler is not None:
-            write_weights(best, folder / "reconstructor.pt", figures, "reconstructor.")
-    return best
+    run = RunFolder(folder)
+    if resume and overwrite:
+        raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
+    chosen = choose_devices(devices, recipe.batch)
+    check_precision(recipe.precision, chosen[0])
+    if resume:
+        run.check_resumable(recipe)
+        done = run.epochs_done()
+        if done >= recipe.epochs:
+            tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
+            return run.weights
+    elif not overwrite:
+        run.check_free()
+    share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
+    run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
+    return run.weights
 
 
-def _start_from(task: ReconstructionTask | SamplerTask, checkpoint: Path) -> None:
-    """Take the weights that have a place of their shape in the network."""
-    places = task.state_dict()
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    fitting = {name: value for name, value in weights.items() if name in places and places[name].shape == value.shape}
-    if not fitting:
-        raise RecipeError(f"{checkpoint} has no weights for network {task.recipe.network!r}")
-    task.load_state_dict(fitting, strict=False)
+def _fit(
+    rank: Rank, recipe: Recipe, folder: RunFolder, resume: bool, memory: float, workers: int, progress: bool
+) -> None:
+    """Train as one of the processes."""
+    try:
+        with arithmetic(recipe.precision, rank.device):
+            _train(rank, recipe, folder, resume, memory, workers, progress)
+    except (RuntimeError, ValueError) as error:
+        # sizes that do not fit, memory that does not suffice: the recipe's author can mend it
+        raise RecipeError(f"training {recipe.network!r} failed: {error}") from error
 
 
-def write_weights(checkpoint: Path, path: Path, figures: dict[str, float], prefix: str = "network.") -> None:
-    """Write the weights of one of a checkpoint's networks, and the recipe, without the optimiser's state."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    weights = {
-        f"network.{key.removeprefix(prefix)}": value
-        for key, value in content["state_dict"].items()
-        if key.startswith(prefix)
-    }
-    recipe = content["hyper_parameters"]
-    if prefix != "network.":
-        own = {name: recipe["recipe"]["sampler"][name] for name in ("network", "configuration", "scaling")}
-        recipe = {"recipe": {**recipe["recipe"], **own, "sampler": None}}
-    torch.save({"state_dict": weights, "hyper_parameters": recipe, "validation": figures}, path)
+def _train(
+    rank: Rank, recipe: Recipe, folder: RunFolder, resume: bool, memory: float, workers: int, progress: bool
+) -> None:
+    torch.manual_seed(recipe.seed)
+    task: Task = ReconstructionTask(recipe) if recipe.sampler is None else SamplerTask(recipe)
+    _check_statistics(task, rank)
+    state = folder.state() if resume else None
+    for checkpoint in recipe.start_from if state is None else ():
+        start_from(task, checkpoint)
+    task = task.to(rank.device)
+    with rank.first():  # it prepares the files
+        training, validation = datasets(recipe, memory)
+    if rank.index == 0:
+        folder.begin(recipe, anew=not resume)
+    rank.wait()
+    if isinstance(task, SamplerTask) and task.settings.icd:
+        training.label = make_labels(task, training, folder.labels, rank)
+    loop = Loop(task, rank, folder, training, validation, workers=workers, progress=progress)
+    if state is not None:
+        loop.resume(state)
+    loop.run()
 
 
-def _figures(table: Path) -> dict[str, float]:
-    """Return the validation's figures of the epoch with the smallest loss."""
-    with table.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("validation_loss")]
-    best = min(rows, key=lambda row: float(row["validation_loss"]))
-    return {name: float(best[name]) for name in ("epoch", "validation_loss", "ssim", "psnr", "nmse")}
-
-
-class _Pictures(Callback):
-    """Draws the curves and one held-out slice, or first frame, after every epoch."""
-
-    def __init__(self, folder: Path, sample: Sample) -> None:
-        self._folder = folder
-        self._sample = sample
-
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        batch = {name: value[None].to(pl_module.device) for name, value in self._sample.items()}
-        with torch.no_grad():
-            image = pl_module.magnitude(pl_module(batch))[0].cpu()
-        truth = pl_module.magnitude(pl_module.truth(batch))[0].cpu()
-        path = self._folder / "samples" / f"epoch-{trainer.current_epoch:03d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _draw_images({"network": image, "truth": truth, "error x 5": 5 * (image - truth).abs()}, path)
-        _draw_curves(self._folder / "metrics.csv", self._folder / "curves.png")
-
-
-def _draw_images(images: dict[str, torch.Tensor], path: Path) -> None:
-    figure = _figure(4.0 * len(images), 4.2)
-    for index, (title, image) in enumerate(images.items()):
-        axes = figure.add_subplot(1, len(images), index + 1)
-        axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(title)
-        axes.axis("off")
-    figure.savefig(path)
-
-
-def _draw_curves(table: Path, path: Path) -> None:
-    """Draw the columns of Lightning's table over the epochs, where it exists already."""
-    if not table.is_file():
-        return
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    figure = _figure(10, 4)
-    for index, names in enumerate((("train_loss", "validation_loss"), ("ssim",), ("psnr",))):
-        axes = figure.add_subplot(1, 3, index + 1)
-        for name in names:
-            points = [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
-            axes.plot(*zip(*points, strict=True) if points else ([], []), label=name)
-        axes.set_xlabel("epoch")
-        axes.legend()
-    figure.savefig(path)
-
-
-def _figure(width: float, height: float) -> Any:
-    """Return a matplotlib figure that needs no display."""
-    return importlib.import_module("matplotlib.figure").Figure(figsize=(width, height), layout="tight")
+def _check_statistics(task: Task, rank: Rank) -> None:
+    """Refuse several devices where the result depends on what one of them sees."""
+    if rank.count > 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in task.modules()):
+        raise RecipeError(
+            f"network {task.recipe.network!r} normalises over the batch, of which each of {rank.count} devices has a part "
+            "only",
+            where="--devices",
+            accepted="one device for such a network",
+        )

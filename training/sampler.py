@@ -1,17 +1,18 @@
-"""The Lightning module that trains MNet together with, or for, a network that reconstructs (arXiv:2509.16846)."""
+"""Trains MNet together with, or for, a network that reconstructs (arXiv:2509.16846)."""
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.networks.mnet import StraightThrough
 from ..models.planar import magnitude
+from .folder import read_checkpoint
 from .icd import descend, middle_lines, variable_density
-from .recipe import Recipe, Sampler
+from .recipe import Recipe, RecipeError, Sampler
 from .samples import Sample
-from .task import Task, check_finite, clip_gradients, make_optimizer, relative_squares
+from .task import Learner, Task, build, relative_squares
 
 _CANDIDATES = 16
 """Masks of the coordinate descent that are reconstructed together."""
@@ -35,12 +36,25 @@ class SamplerTask(Task):
         super().__init__(recipe)
         assert self.recipe.sampler is not None
         self.settings: Sampler = self.recipe.sampler
-        self.automatic_optimization = False
-        self.reconstructor: torch.nn.Module = self.entry.build(**self.settings.configuration)
+        self.reconstructor: nn.Module = build(self.settings.network, self.settings.configuration)
         if self.settings.start_from is not None:
-            content = torch.load(self.settings.start_from, map_location="cpu", weights_only=True)["state_dict"]
-            weights = {key.removeprefix("network."): value for key, value in content.items()}
+            self._start_reconstructor(self.settings.start_from)
+        if self.settings.scheme == "fixed":
+            self.reconstructor.requires_grad_(False)
+
+    def _start_reconstructor(self, checkpoint: Path) -> None:
+        content = read_checkpoint(checkpoint)["state_dict"]
+        weights = {key.removeprefix("network."): value for key, value in content.items()}
+        try:
             self.reconstructor.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RecipeError(f"{checkpoint} is not for {self.settings.network!r}: {error}") from error
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; a fixed reconstructor keeps its statistics."""
+        super().train(mode)
+        self.reconstructor.train(mode and self.settings.scheme != "fixed")
+        return self
 
     def choose(self, kspace: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [batch, lines - base] and the mask [batch, 1, lines, 1, 1] for fully sampled k-space."""
@@ -60,72 +74,71 @@ class SamplerTask(Task):
         """Return the reconstruction from the lines that the sampler chooses."""
         return self.reconstruct(batch, self.choose(batch["kspace"])[1])
 
-    def training_step(self, batch: Sample, index: int) -> None:
-        """Take a step with the reconstructor or the sampler, whose turn it is."""
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of what it needs of a sample."""
+        return frozenset({*self.entry.inputs, "kspace", "target", "label"}) - {"mask"}
+
+    def learners(self) -> list[Learner]:
+        """Return the sampler and, where both learn, the reconstructor."""
+        sampler = Learner(self.network, self.recipe.optimizer)
+        if self.settings.scheme == "fixed":
+            return [sampler]
+        return [sampler, Learner(self.reconstructor, self.settings.optimizer)]
+
+    def turn(self, step: int) -> int:
+        """Return 0 for the sampler, 1 for the reconstructor, which begins."""
         settings = self.settings
-        turn = index % (settings.reconstructor_steps + settings.sampler_steps)
-        sampler_turn = settings.scheme == "fixed" or turn >= settings.reconstructor_steps
-        optimizers: Any = self.optimizers()
-        optimizer = optimizers[0] if sampler_turn else optimizers[1]
-        logits, mask = self.choose(batch["kspace"])
-        error = self._nrmse(self.reconstruct(batch, mask if sampler_turn else mask.detach()), batch)
-        loss = settings.error_weight * error if sampler_turn else error
-        if sampler_turn and "label" in batch:
-            loss = loss + torch.nn.functional.binary_cross_entropy_with_logits(logits, batch["label"])
-        check_finite(loss, self.global_step)
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        self._clip(sampler_turn)
-        optimizer.step()
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(mask))
+        place = step % (settings.reconstructor_steps + settings.sampler_steps)
+        return int(settings.scheme == "alternating" and place < settings.reconstructor_steps)
 
-    def _clip(self, sampler_turn: bool) -> None:
-        network = self.network if sampler_turn else self.reconstructor
-        settings = self.recipe.optimizer if sampler_turn else self.settings.optimizer
-        clip_gradients(network.parameters(), settings)
+    def loss(self, stack: Sample, turn: int) -> Tensor:
+        """Return the error of the reconstruction; for the sampler weighted, with the cross-entropy."""
+        logits, mask = self.choose(stack["kspace"])
+        if turn == 1:
+            return self._nrmse(self.reconstruct(stack, mask.detach()), stack)
+        loss = self.settings.error_weight * self._nrmse(self.reconstruct(stack, mask), stack)
+        if "label" in stack:
+            loss = loss + nn.functional.binary_cross_entropy_with_logits(logits, stack["label"])
+        return loss
 
-    def validation_step(self, batch: Sample, index: int) -> None:
-        """Log the error with the chosen lines, and with random ones of the same number."""
-        output = self(batch)
-        self.log_quality(output, batch, self._nrmse(output, batch))
-        lines = batch["kspace"].shape[2]
+    def figures(self, stack: Sample, index: int) -> dict[str, Tensor]:
+        """Return error and quality with the chosen lines, and the error with random ones of the same number."""
+        output = self(stack)
+        lines = stack["kspace"].shape[2]
         draw = torch.Generator().manual_seed(index)
         mask = variable_density(lines, self.settings.base, self.settings.budget, draw).to(output)
-        random = self.reconstruct(batch, mask[None, None, :, None, None])
-        self.log("random_nrmse", self._nrmse(random, batch), batch_size=len(output))
+        random = self.reconstruct(stack, mask[None, None, :, None, None])
+        return {
+            "validation_loss": self._nrmse(output, stack),
+            **self.quality(output, stack),
+            "random_nrmse": self._nrmse(random, stack),
+        }
+
+    def measured(self, stack: Sample) -> tuple[Tensor, Tensor]:
+        """Return the chosen lines and their mask."""
+        mask = self.choose(stack["kspace"])[1]
+        return stack["kspace"] * mask, mask
 
     def _nrmse(self, output: Tensor, batch: Sample) -> Tensor:
         """Error relative to the truth, of complex images where the reconstructor returns them."""
         return relative_squares(output, self.truth(batch)).sqrt().mean()
 
-    def configure_optimizers(self) -> Any:
-        """Return the optimiser of the sampler, and that of the reconstructor."""
-        return [
-            make_optimizer(self.network.parameters(), self.recipe.optimizer),
-            make_optimizer(self.reconstructor.parameters(), self.settings.optimizer),
-        ]
-
-    def labels(self) -> Callable[[Sample], Tensor] | None:
-        """Return what makes the reference mask [lines - base] of a fully sampled slice; None if the recipe wants none."""
-        if not self.settings.icd:
-            return None
+    @torch.no_grad()
+    def label(self, sample: Sample) -> Tensor:
+        """Make the reference mask [lines - base] of a fully sampled slice by coordinate descent."""
         base, budget = self.settings.base, self.settings.budget
+        lines = sample["kspace"].shape[1]
+        stack = {name: tensor[None] for name, tensor in sample.items()}
 
-        @torch.no_grad()
-        def label(sample: Sample) -> Tensor:
-            lines = sample["kspace"].shape[1]
-            batch = {name: tensor[None] for name, tensor in sample.items()}
+        def error(masks: Tensor) -> Tensor:
+            errors = []
+            for part in masks.split(_CANDIDATES):
+                many = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in stack.items()}
+                output = self.magnitude(self.reconstruct(many, part.to(many["kspace"])[:, None, :, None, None]))
+                errors.append(relative_squares(output, magnitude(many["target"])).cpu())
+            return torch.cat(errors)
 
-            def error(masks: Tensor) -> Tensor:
-                errors = []
-                for part in masks.split(_CANDIDATES):
-                    many = {name: tensor.expand(len(part), *tensor.shape[1:]) for name, tensor in batch.items()}
-                    output = self.magnitude(self.reconstruct(many, part.to(torch.float32)[:, None, :, None, None]))
-                    errors.append(relative_squares(output, magnitude(many["target"])))
-                return torch.cat(errors)
-
-            start = variable_density(lines, base, budget, torch.Generator().manual_seed(lines))
-            middle = middle_lines(lines, base)
-            return descend(start, middle, error)[~middle].to(torch.float32)
-
-        return label
+        start = variable_density(lines, base, budget, torch.Generator().manual_seed(lines))
+        middle = middle_lines(lines, base)
+        return descend(start, middle, error)[~middle].to(torch.float32)

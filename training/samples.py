@@ -23,6 +23,7 @@ from torch.utils.data import Dataset
 from ..models.coil_maps import espirit
 from ..models.fourier import ifft
 from ..models.planar import center_crop
+from ..simulate.sampling import SamplingError
 from .data import FullScan, beside
 from .masks import Masks, random_mask
 from .section import Truth
@@ -104,8 +105,6 @@ class TrainingSamples(Dataset[Sample]):
         Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
     fresh
         Whether masks change from epoch to epoch.
-    label
-        Makes something of a fully sampled slice that goes with it as ``label``, once.
     memory
         Bytes of samples that a process keeps from epoch to epoch.
     """
@@ -121,7 +120,6 @@ class TrainingSamples(Dataset[Sample]):
         truth: Truth,
         with_true_maps: bool = False,
         fresh: bool,
-        label: Callable[[Sample], Tensor] | None = None,
         memory: float = math.inf,
     ) -> None:
         self._scan = scan
@@ -132,25 +130,29 @@ class TrainingSamples(Dataset[Sample]):
         self._truth: Truth = truth
         self._with_true_maps = with_true_maps
         self._fresh = fresh
-        self._label = label
-        # an index may come to another loader's process in every epoch, and gets another mask all the same
-        self._drawn = torch.zeros(count, dtype=torch.int64).share_memory_()
+        self.label: Callable[[int], Tensor] | None = None
+        """Returns what goes with the sample of an index as ``label``."""
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # loaders' processes are told as well
         self._kept: dict[int, _Complete] = {}
-        self._labels: dict[int, Tensor] = {}
         self._room = memory
 
     def __len__(self) -> int:
         return self._count
 
+    def start(self, epoch: int) -> None:
+        """Begin an epoch: a mask is a function of seed, index and epoch, however often a sample was drawn before."""
+        if self._fresh:
+            self._epoch.fill_(epoch)
+
     def __getitem__(self, index: int) -> Sample:
         complete = self._full(index)
         sample = complete.sample
-        draw = int(self._drawn[index])
-        self._drawn[index] += int(self._fresh)
-        random = np.random.default_rng((self._seed, index, draw))
+        random = np.random.default_rng((self._seed, index, int(self._epoch)))
         target = center_crop(sample["target"], complete.matrix, (-3, -2))
         mask = self._mask(random, complete)
-        return {**sample, "image": sample["target"], "target": target, "kspace": sample["kspace"] * mask, "mask": mask}
+        label = {} if self.label is None else {"label": self.label(index)}
+        kspace = sample["kspace"] * mask
+        return {**sample, **label, "image": sample["target"], "target": target, "kspace": kspace, "mask": mask}
 
     def _mask(self, random: np.random.Generator, complete: _Complete) -> Tensor:
         *frames, lines, samples = complete.sample["kspace"].shape[1:-1]
@@ -166,14 +168,14 @@ class TrainingSamples(Dataset[Sample]):
         scan = self._scan(index)
         measured = None if scan.measured is None else scan.measured.numpy()
         *_, lines, samples = scan.kspace.shape
-        self._masks.check(lines, samples, measured)
+        try:
+            self._masks.check(lines, samples, measured)
+        except SamplingError as error:
+            error.where = ", ".join(part for part in (scan.name, "masks") if part)
+            raise
         low, high = self._masks.acs_range(lines if measured is None else int(measured.sum()))
         acs = int(np.random.default_rng((self._seed, index)).integers(low, high + 1))
         sample = self._make(scan, acs)
-        if self._label is not None:
-            if index not in self._labels:
-                self._labels[index] = self._label(sample)
-            sample["label"] = self._labels[index]
         complete = _Complete(sample, acs, measured, scan.matrix)
         size = sum(tensor.nbytes for tensor in sample.values())
         if size <= self._room:

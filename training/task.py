@@ -1,47 +1,28 @@
-"""The Lightning module that trains a network by a recipe."""
+"""What is trained, by which loss, and how it is judged."""
 
-from collections.abc import Iterable
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
-import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models import metrics
+from ..models.networks.mnet import Loupe
 from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import center_crop, coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
-from .recipe import Optimizer, Recipe, RecipeError
+from .optimizer import Optimizer, make_optimizer
+from .projection import keep_projected
+from .recipe import Recipe, RecipeError
 from .samples import Sample
 
-_OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
 _BACKGROUND = 1e-3
 _SMALLEST = 1e-12
 
 
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """Return the optimiser that a recipe describes: one group of weights, one of parameters of one number."""
-    every = list(parameters)
-    groups = [
-        {"params": [parameter for parameter in every if parameter.numel() > 1], "lr": settings.learning_rate},
-        {
-            "params": [parameter for parameter in every if parameter.numel() == 1],
-            "lr": settings.learning_rate * settings.scalar_rate,
-        },
-    ]
-    return _OPTIMIZERS[settings.name](groups, **settings.options)
-
-
-def clip_gradients(parameters: Iterable[torch.nn.Parameter], settings: Optimizer) -> None:
-    """Clip gradients as a recipe says."""
-    every = list(parameters)
-    if settings.clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(every, settings.clip_norm)
-    if settings.clip_value is not None:
-        torch.nn.utils.clip_grad_value_(every, settings.clip_value)
-
-
-def check_finite(loss: Tensor, step: int) -> None:
+def check_finite(loss: float, step: int) -> None:
     """Stop a training that has gone wrong, instead of going on for hours.
 
     Raises
@@ -49,8 +30,8 @@ def check_finite(loss: Tensor, step: int) -> None:
     RecipeError
         The loss is NaN or infinite.
     """
-    if not torch.isfinite(loss):
-        raise RecipeError(f"the loss is {float(loss)} in step {step}; a smaller learning rate or clip_norm may help")
+    if not math.isfinite(loss):
+        raise RecipeError(f"the loss is {loss} in step {step}; a smaller learning rate or clip_norm may help")
 
 
 def relative_squares(output: Tensor, truth: Tensor) -> Tensor:
@@ -58,10 +39,38 @@ def relative_squares(output: Tensor, truth: Tensor) -> Tensor:
     return (output - truth).square().flatten(1).sum(1) / truth.square().flatten(1).sum(1)
 
 
-class Task(lightning.LightningModule):
+@dataclass(frozen=True)
+class Learner:
+    """A network that learns, and by which optimiser."""
+
+    network: nn.Module
+    settings: Optimizer
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Make its optimiser."""
+        optimizer = make_optimizer(self.network.parameters(), self.settings)
+        keep_projected(optimizer, self.network)
+        return optimizer
+
+
+def build(network: str, configuration: dict[str, Any]) -> nn.Module:
+    """Build a network of the registry.
+
+    Raises
+    ------
+    RecipeError
+        It has no such configuration.
+    """
+    try:
+        return NETWORKS[network].build(**configuration)
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        raise RecipeError(f"network {network!r} cannot be built: {error}", where="configuration") from error
+
+
+class Task(nn.Module, ABC):
     """What all tasks share: the recipe, the network that it names, and how images are made and judged.
 
-    Checkpoints hold that network's weights under ``network.`` and the recipe as hyper-parameter.
+    Its weights are those of the recipe's network, under ``network.``, and of others that it trains beside.
 
     Parameters
     ----------
@@ -72,12 +81,36 @@ class Task(lightning.LightningModule):
     def __init__(self, recipe: Recipe | dict[str, Any]) -> None:
         super().__init__()
         self.recipe: Recipe = recipe if isinstance(recipe, Recipe) else Recipe.model_validate(recipe)
-        self.save_hyperparameters({"recipe": self.recipe.model_dump(mode="json")})
-        self.network: torch.nn.Module = NETWORKS[self.recipe.network].build(**self.recipe.configuration)
+        self.network: nn.Module = build(self.recipe.network, self.recipe.configuration)
         reconstructs = self.recipe.sampler or self.recipe
         self.entry: Network = NETWORKS[reconstructs.network]
         self.scaling: Scaling = reconstructs.scaling or self.entry.scaling
         self.compares_complex: bool = self.entry.output == "complex" and self.recipe.true_image == "combined"
+
+    @property
+    @abstractmethod
+    def needs(self) -> frozenset[str]:
+        """Names of what it needs of a sample."""
+
+    @abstractmethod
+    def learners(self) -> list[Learner]:
+        """Return what learns."""
+
+    def turn(self, step: int) -> int:  # noqa: ARG002
+        """Return which of the learners takes a step, counted through all epochs."""
+        return 0
+
+    @abstractmethod
+    def loss(self, stack: Sample, turn: int) -> Tensor:
+        """Return the loss of the learner whose turn it is: the mean over a stack's samples."""
+
+    @abstractmethod
+    def figures(self, stack: Sample, index: int) -> dict[str, Tensor]:
+        """Return what validation tells of a stack, the mean over its samples: ``validation_loss`` and the quality."""
+
+    @abstractmethod
+    def measured(self, stack: Sample) -> tuple[Tensor, Tensor]:
+        """Return the k-space of a stack's samples that the network sees, and the mask that broadcasts against it."""
 
     def apply_network(self, network: torch.nn.Module, batch: Sample) -> Tensor:
         """Return what a network that reconstructs makes of a batch, as it is compared with the truth.
@@ -86,7 +119,8 @@ class Task(lightning.LightningModule):
         else its magnitude [batch, (frames,) y, x].
         """
         # made anew, so that the checkpoint holds the network's own names only
-        image = scaled(network, self.scaling, self.entry.inputs)(*(batch[name] for name in self.entry.inputs))
+        run = scaled(network, self.scaling, self.entry.inputs)
+        image = run(*(batch[name] for name in self.entry.inputs)).float()  # where it computes in bfloat16
         height, width = batch["target"].shape[-3:-1]
         if self.entry.output == "magnitude":
             return center_crop(image, (height, width))
@@ -101,13 +135,11 @@ class Task(lightning.LightningModule):
         """Return what the network should have returned."""
         return batch["target"] if self.compares_complex else magnitude(batch["target"])
 
-    def log_quality(self, output: Tensor, batch: Sample, loss: Tensor) -> None:
-        """Log the validation's loss, SSIM, PSNR and NMSE."""
-        size = len(output)
-        self.log("validation_loss", loss, prog_bar=True, batch_size=size)
-        image, truth = self.magnitude(output), self.magnitude(self.truth(batch))
-        for name, measure in (("ssim", metrics.ssim), ("psnr", metrics.psnr), ("nmse", metrics.nmse)):
-            self.log(name, measure(image, truth).mean(), prog_bar=name == "ssim", batch_size=size)
+    def quality(self, output: Tensor, stack: Sample) -> dict[str, Tensor]:
+        """Return the mean SSIM, PSNR and NMSE of what the network returned."""
+        image, truth = self.magnitude(output), self.magnitude(self.truth(stack))
+        measures = {"ssim": metrics.ssim, "psnr": metrics.psnr, "nmse": metrics.nmse}
+        return {name: measure(image, truth).mean() for name, measure in measures.items()}
 
 
 class ReconstructionTask(Task):
@@ -126,17 +158,28 @@ class ReconstructionTask(Task):
         """Return what the network makes of a batch."""
         return self.apply_network(self.network, batch)
 
-    def training_step(self, batch: Sample, _index: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self._loss(self(batch), batch)
-        check_finite(loss, self.global_step)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(batch["target"]))
-        return loss
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of what it needs of a sample."""
+        return frozenset({*self.entry.inputs, "target", *({"true_maps"} if "maps" in self.recipe.loss else ())})
 
-    def validation_step(self, batch: Sample, _index: int) -> None:
-        """Log loss, SSIM, PSNR and NMSE of a batch."""
-        output = self(batch)
-        self.log_quality(output, batch, self._loss(output, batch))
+    def learners(self) -> list[Learner]:
+        """Return the network."""
+        return [Learner(self.network, self.recipe.optimizer)]
+
+    def loss(self, stack: Sample, turn: int) -> Tensor:  # noqa: ARG002
+        """Return the recipe's loss."""
+        return self._loss(self(stack), stack)
+
+    def figures(self, stack: Sample, index: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return loss and quality."""
+        output = self(stack)
+        return {"validation_loss": self._loss(output, stack), **self.quality(output, stack)}
+
+    def measured(self, stack: Sample) -> tuple[Tensor, Tensor]:
+        """Return k-space and mask of the samples, or what LOUPE takes of the former."""
+        mask = self.network.mask()[..., None] if isinstance(self.network, Loupe) else stack["mask"]
+        return stack["kspace"] * mask, mask
 
     def _loss(self, output: Tensor, batch: Sample) -> Tensor:
         truth = self.truth(batch)
@@ -160,30 +203,6 @@ class ReconstructionTask(Task):
                 part = part if name == "nmse" else part.sqrt()
             total = total + weight * part.mean()
         return total
-
-    def configure_optimizers(self) -> Any:
-        """Return optimiser and schedule of the recipe."""
-        settings = self.recipe.optimizer
-        optimizer = make_optimizer(self.parameters(), settings)
-        if settings.schedule == "constant":
-            return optimizer
-        if settings.schedule == "step":
-            schedule: Any = torch.optim.lr_scheduler.StepLR(optimizer, settings.step, settings.gamma)
-        elif settings.schedule == "exponential":
-            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, settings.gamma)
-        else:
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer,
-                [group["lr"] for group in optimizer.param_groups],
-                total_steps=int(self.trainer.estimated_stepping_batches),
-                pct_start=0.05,
-            )
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def on_before_optimizer_step(self, optimizer: Any) -> None:  # noqa: ARG002
-        """Clip the gradients as the recipe says."""
-        clip_gradients(self.parameters(), self.recipe.optimizer)
 
 
 def _magnitude(image: Tensor) -> Tensor:

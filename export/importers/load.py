@@ -35,6 +35,12 @@ class ImportedNetwork:
     configuration: dict[str, Any]
     hyperparameters: dict[str, Any]
 
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of this project's training; empty for checkpoints of others."""
+        recipe = self.hyperparameters.get("recipe")
+        return recipe if isinstance(recipe, dict) and "network" in recipe else {}
+
 
 def find_network(name: str) -> Network:
     """Return a network's entry.

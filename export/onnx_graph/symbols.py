@@ -205,7 +205,8 @@ class Graph:
     def constant(self, value: Any, dtype: torch.dtype | None = None) -> Symbol:
         """Return numbers, an array or a tensor as a constant of the graph."""
         tensor = value.detach() if isinstance(value, Tensor) else torch.as_tensor(value)
-        tensor = tensor.to(dtype or tensor.dtype).contiguous().cpu()
+        # a part of a complex tensor of one number is contiguous, and two numbers wide all the same
+        tensor = tensor.to(dtype or tensor.dtype).cpu().clone(memory_format=torch.contiguous_format)
         if tensor.dtype not in ELEMENTS:
             raise UnknownOperationError(f"constants of {tensor.dtype}")
         # ONNX's own bytes: numpy has no bfloat16

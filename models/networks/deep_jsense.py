@@ -78,7 +78,7 @@ class DeepJSense(JSense):
     map_iterations, image_iterations
         Conjugate gradient steps for maps and image.
     kernel
-        Size of the map kernels along ky and kx.
+        Size of the map kernels along the two in-plane axes, in their order; 15 is along the readout.
     chans, blocks
         Of the residual networks.
     image_network, map_network

@@ -73,6 +73,7 @@ class MNet(nn.Module):
 
     def __init__(self, chans: int = 128, lines: int = 304, features: int = 2048) -> None:
         super().__init__()
+        self.lines = lines
         widths = [2, *(chans * 2**level for level in range(5))]
         self.levels: nn.ModuleList = nn.ModuleList(_double_conv(widths[i], widths[i + 1]) for i in range(5))
         sizes = [features, 1420, 792, 478, lines]

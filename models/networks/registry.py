@@ -54,6 +54,8 @@ class Network:
         Whether its graph depends on the number of frames, which keeps it from ONNX.
     weights_of
         Network whose checkpoints are its own.
+    phase_first
+        What its configuration is instead where the phase direction comes before the readout, as in this project's training.
     """
 
     make: type[nn.Module]
@@ -67,6 +69,7 @@ class Network:
     undersampled: tuple[str, ...] = ("ky",)
     loops_over_frames: bool = False
     weights_of: str = ""
+    phase_first: dict[str, Any] = field(default_factory=dict)
 
     def build(self, **configuration: Any) -> nn.Module:
         """Make the network in its published configuration, with these changes."""
@@ -126,6 +129,9 @@ NETWORKS: dict[str, Network] = {
         "magnitude",
         "Arvinte et al., MICCAI 2021, arXiv:2103.02087",
         scaling="calibration",
+        # the longer side of the map kernels lies along the readout
+        configuration={"kernel": (15, 9)},
+        phase_first={"kernel": (9, 15)},
     ),
     "jotlasnet": Network(
         JotlasNet, "2d+t", _MAPS, "complex", "Zhang et al., Magn. Reson. Imaging 2025", scaling="kspace"

@@ -3,6 +3,8 @@
 Magnetic Resonance in Medicine 2018;79:3055.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -55,6 +57,13 @@ class VnStage(nn.Module):
         self.activation: RadialBasis = RadialBasis(filters, nodes)
         self.weight: nn.Parameter = nn.Parameter(torch.tensor(1.0))
 
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring kernels and weight back to where training keeps them: zero mean and a norm of at most one, and not below zero."""
+        self.kernels.sub_(self.kernels.mean(dim=(1, 2, 3), keepdim=True))
+        self.kernels.div_(torch.linalg.vector_norm(self.kernels, dim=(1, 2, 3), keepdim=True).clamp_min(1))
+        self.weight.clamp_(min=0)
+
     def forward(self, image: Tensor, kspace: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
         """Return the next image."""
         half = self.kernels.shape[-1] // 2
@@ -85,6 +94,11 @@ class VariationalNetwork(nn.Module):
     def __init__(self, stages: int = 10, filters: int = 48, kernel: int = 11, nodes: int = 31) -> None:
         super().__init__()
         self.stages: nn.ModuleList = nn.ModuleList(VnStage(filters, kernel, nodes) for _ in range(stages))
+
+    def project(self) -> None:
+        """Bring the parameters back to their sets, as the training of the paper does after every step."""
+        for stage in self.stages:
+            cast(VnStage, stage).project()
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct the complex image [batch, y, x, 2]; inputs as in ``prepare``, scaled to a zero-filled maximum of one."""

@@ -84,7 +84,7 @@ def _values(path: Path) -> NDArray[Any]:
             return np.loadtxt(path, ndmin=1)
         if h5py.is_hdf5(path):
             with h5py.File(path) as file:
-                arrays = {name: value[()] for name, value in file.items() if isinstance(value, h5py.Dataset)}
+                arrays = {name: file[name][()] for name in file if isinstance(file[name], h5py.Dataset)}
             # MATLAB's files of version 7.3 have their axes the other way round
             array = _only(arrays, path)
             return array.T if path.suffix == ".mat" else array

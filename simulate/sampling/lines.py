@@ -91,12 +91,12 @@ def variable_density(request: Request, random: np.random.Generator) -> Mask:
     return _drawn(request, random, density(request.line_distance))
 
 
-def density(distance: NDArray[np.float64]) -> NDArray[np.float64]:
+def density(distance: NDArray[np.floating]) -> NDArray[np.floating]:
     """Weights ``(1 - 0.8 d)^2`` of patterns of variable density, for distances from the middle; beyond 1 they fall no further."""
     return (1 - 0.8 * np.minimum(distance, 1)) ** 2
 
 
-def _drawn(request: Request, random: np.random.Generator, weights: NDArray[np.float64]) -> Mask:
+def _drawn(request: Request, random: np.random.Generator, weights: NDArray[np.floating]) -> Mask:
     weights = np.where(request.rows & ~request.calibration, weights, 0.0)
     count = request.line_budget - int(request.calibration.sum())
     masks = np.tile(request.calibration, (request.frames, 1))
@@ -122,7 +122,7 @@ def golden_offset(request: Request, random: np.random.Generator) -> Mask:
     return masks
 
 
-def inclusion(request: Request, count: int) -> NDArray[np.float64]:
+def inclusion(request: Request, count: int) -> NDArray[np.floating]:
     """Return the share [ky] of frames in which ``golden-offset`` measures a line outside the calibration region.
 
     It follows the density of ``variable-density``, is one at most, and adds up to ``count``.

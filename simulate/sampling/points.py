@@ -31,7 +31,7 @@ def points_variable_density(request: Request, random: np.random.Generator) -> Ma
     return _drawn(request, random, density(request.point_distance))
 
 
-def _drawn(request: Request, random: np.random.Generator, weights: NDArray[np.float64]) -> Mask:
+def _drawn(request: Request, random: np.random.Generator, weights: NDArray[np.floating]) -> Mask:
     block = request.calibration_block
     weights = np.where(request.rows[:, None] & ~block, weights, 0.0).ravel()
     number = request.point_budget - int(block.sum())
@@ -56,7 +56,7 @@ def poisson_disc_variable_density(request: Request, random: np.random.Generator)
     return np.stack([_throw(request, random, widths) for _ in range(request.frames)])
 
 
-def _throw(request: Request, random: np.random.Generator, widths: NDArray[np.float64]) -> Mask:
+def _throw(request: Request, random: np.random.Generator, widths: NDArray[np.floating]) -> Mask:
     """Choose points [ky, kx], none nearer to an earlier one than that one's width [ky, kx] times a common factor."""
     block, candidates = request.calibration_block, request.rows[:, None] & ~request.calibration_block
     wanted = request.point_budget - int(block.sum())
@@ -70,7 +70,7 @@ def _throw(request: Request, random: np.random.Generator, widths: NDArray[np.flo
     return chosen | block
 
 
-def _add(chosen: Mask, order: NDArray[np.int64], missing: int, radius: NDArray[np.float64]) -> None:
+def _add(chosen: Mask, order: NDArray[np.int64], missing: int, radius: NDArray[np.floating]) -> None:
     """Add up to ``missing`` points in the given order, none within the ``radius`` of another."""
     rows, columns = chosen.shape
     reach = math.ceil(radius.max())
@@ -139,7 +139,7 @@ def golden_angle(request: Request, random: np.random.Generator) -> Mask:
     return np.stack(masks)
 
 
-def _spokes(request: Request, angles: NDArray[np.float64]) -> Mask:
+def _spokes(request: Request, angles: NDArray[np.floating]) -> Mask:
     """Draw lines through the middle, from edge to edge of the grid, at angles from kx to ky."""
     mask = np.zeros((request.lines, request.samples), bool)
     along = np.linspace(-1, 1, 2 * max(mask.shape) + 1)

@@ -88,12 +88,12 @@ class Request:
         return round(int(self.rows.sum()) * self.samples / self.acceleration)
 
     @cached_property
-    def line_distance(self) -> NDArray[np.float64]:
+    def line_distance(self) -> NDArray[np.floating]:
         """Distance [ky] of each line from the middle, 1 at the edge of the grid."""
         return np.abs(np.arange(self.lines) - self.lines // 2) / (self.lines / 2)
 
     @cached_property
-    def point_distance(self) -> NDArray[np.float64]:
+    def point_distance(self) -> NDArray[np.floating]:
         """Distance [ky, kx] of each point from the middle, 1 at the edges of the grid."""
         across = np.abs(np.arange(self.samples) - self.samples // 2) / (self.samples / 2)
         return np.hypot(self.line_distance[:, None], across)

@@ -1,0 +1,237 @@
+"""A volume in an evaluation: its truth, what is measured of it, its reconstructions and their figures."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from ..models.fourier import ifft
+from ..models.metrics import fitted_scale, judge
+from ..models.planar import center_crop
+from ..simulate import sampling
+from ..simulate.sampling import Request, SamplingError
+from ..training.data import FullScan
+from ..training.samples import calibrated_maps, true_image
+from ..training.section import Truth
+from .evaluated_methods import Method
+from .evaluation_picture import Pictured
+from .evaluation_protocol import Protocol
+from .evaluation_report import Report, Result
+
+_MAPS_OF_TRUTH = 24
+"""Calibration lines of the maps that combine the truth, where more are not asked for."""
+_SMOOTHING, _MARGIN = 7, 3
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """A slice or series: number, scan, true image [frames, y, x], and the pixels of it that count, None for all."""
+
+    number: int
+    scan: FullScan
+    truth: Tensor
+    inside: Tensor | None
+
+
+class Volume:
+    """Slices or series that are judged together.
+
+    Parameters
+    ----------
+    number, first
+        Number of the volume and of its first slice, from 0.
+    scans
+        Its slices or series, all of one size.
+    protocol, truth
+        How to undersample and judge, and how the coils of the truth are combined.
+    report
+        Receives the figures, and what had to be left out.
+    """
+
+    def __init__(
+        self, number: int, first: int, scans: list[FullScan], protocol: Protocol, truth: Truth, report: Report
+    ) -> None:
+        self.number = number
+        self._protocol, self._report = protocol, report
+        self.name: str = scans[0].volume or scans[0].name or f"scan {number + 1}"
+        truths = [self._cropped(_truth(scan, protocol, truth), scan) for scan in scans]
+        insides = object_masks(truths) if protocol.region_for(truth) == "object" else [None] * len(scans)
+        self._slices: list[_Slice] = []
+        for index, (scan, image, inside) in enumerate(zip(scans, truths, insides, strict=True), start=first):
+            if bool(image.any()):
+                self._slices.append(_Slice(index, scan, image, inside))
+            else:
+                report.leave_out(f"{scan.name or self.name}: it is empty")
+
+    def _cropped(self, image: Tensor, scan: FullScan) -> Tensor:
+        crop = self._protocol.crop
+        return center_crop(image, scan.matrix if crop == "matrix" else None if crop == "none" else crop)
+
+    def compare(
+        self, methods: dict[str, Method], acceleration: float, acs: float, folder: Path | None
+    ) -> Pictured | None:
+        """Reconstruct by all methods, and add their figures to the report.
+
+        Parameters
+        ----------
+        methods
+            By name.
+        acceleration, acs
+            As the protocol has them.
+        folder
+            Where the images are written; None: nowhere.
+
+        Returns
+        -------
+        Pictured or None
+            What a picture can show; None where nothing was reconstructed.
+        """
+        how = f"R {acceleration:g}, ACS {acs:g}"
+        if not self._slices:
+            return None
+        try:
+            measured, lines = self._mask(acceleration, acs)
+        except SamplingError as error:
+            self._report.leave_out(f"{self.name}, {how}: {error}")
+            return None
+        images = self._reconstruct(methods, measured, lines)
+        if folder is not None:
+            self._keep(images, folder, f"R{acceleration:g}-acs{acs:g}")
+        net = self._share_of_lines() / float(measured.to(torch.float64).mean())
+        figures = {
+            name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}))
+            for name, each in images.items()
+        }
+        middle = len(self._slices) // 2
+        shown = self._slices[middle]
+        frame = len(shown.truth) // 2
+        return Pictured(
+            f"{shown.scan.name or self.name}\n{how}",
+            shown.truth[frame],
+            {name: each[middle][frame] for name, each in images.items() if middle in each and figures[name]},
+            figures,
+            measured[frame],
+        )
+
+    def _share_of_lines(self) -> float:
+        rows = self._slices[0].scan.measured
+        return 1.0 if rows is None else float(rows.to(torch.float64).mean())
+
+    def _mask(self, acceleration: float, acs: float) -> tuple[Tensor, int]:
+        """Return what is measured of every slice, [frames, ky] or [frames, ky, kx], and the number of calibration lines."""
+        scan = self._slices[0].scan
+        frames, height, width = _with_frames(scan.kspace).shape[1:]
+        rows = None if scan.measured is None else scan.measured.numpy()
+        lines = round(acs * (height if rows is None else int(rows.sum()))) if acs < 1 else int(acs)
+        if not lines:
+            raise SamplingError(f"a fraction of {acs:g} of {height} lines is none", accepted="at least one line")
+        request = Request(height, width, frames, acceleration, lines, measured=rows)
+        random = np.random.default_rng((self._protocol.seed, self.number))
+        return torch.from_numpy(sampling.draw(self._protocol.sampling, request, random)), lines
+
+    def _reconstruct(self, methods: dict[str, Method], measured: Tensor, lines: int) -> dict[str, dict[int, Tensor]]:
+        """Return the images [frames, y, x] of every method by the position of the slice, without those that failed."""
+        images: dict[str, dict[int, Tensor]] = {name: {} for name in methods}
+        pattern, block = (measured[:, :, None], []) if measured.dim() == 2 else (measured, [lines])
+        for position, each in enumerate(self._slices):
+            kspace, maps = _with_frames(each.scan.kspace) * pattern, calibrated_maps(each.scan.kspace, lines, *block)
+            for name, method in methods.items():
+                try:
+                    images[name][position] = self._cropped(method(kspace, measured, maps), each.scan)
+                except Exception as error:  # noqa: BLE001 - a runtime raises what it likes, and it costs this scan only
+                    self._report.leave_out(f"{each.scan.name or self.name}, {name}: {error}")
+        return images
+
+    def _judge(self, images: dict[int, Tensor], result: Result) -> dict[str, float]:
+        """Add the figures of a method to the report; return those of the volume, or of its middle slice."""
+        convention, every = self._protocol.convention, range(len(self._slices))
+        shown: dict[str, float] = {}
+        for part in [list(every)] if convention == "fastmri" else [[position] for position in every]:
+            if not images.keys() >= set(part):
+                continue
+            slices = [self._slices[position] for position in part]
+            image = torch.cat([images[position] for position in part]).to(torch.float64)
+            truth = torch.cat([each.truth for each in slices]).to(torch.float64)
+            pixels = [each.inside for each in slices if each.inside is not None]
+            inside = torch.cat(pixels) if pixels else None
+            if self._protocol.fit_scale:
+                image = image * fitted_scale(image, truth, inside)
+            figures = judge(image, truth, convention, inside)
+            number = self.number if convention == "fastmri" else slices[0].number
+            self._report.results.append(replace(result, scan=number, figures=figures))
+            if convention == "fastmri" or part[0] == len(every) // 2:
+                shown = figures
+        return shown
+
+    def _keep(self, images: dict[str, dict[int, Tensor]], folder: Path, cell: str) -> None:
+        """Write the truth and all images [slices, y, x], frames one after the other, as fastMRI's evaluation reads them."""
+        name = f"{self.number:03d}-{Path(self.name.replace(' ', '-')).stem}.h5"
+        truth = {position: each.truth for position, each in enumerate(self._slices)}
+        for method, slices in {"truth": truth, **images}.items():
+            place = folder / re.sub(r"[^\w.-]+", "-", method) / ("" if method == "truth" else cell)
+            place.mkdir(parents=True, exist_ok=True)
+            with h5py.File(place / name, "w") as file:
+                key = "reconstruction_rss" if method == "truth" else "reconstruction"
+                file[key] = torch.cat([*slices.values()]).numpy() if slices else np.zeros((0, 1, 1), np.float32)
+
+
+def _with_frames(kspace: Tensor) -> Tensor:
+    """View [coils, (frames,) ky, kx] with frames."""
+    return kspace if kspace.dim() == 4 else kspace[:, None]
+
+
+def _truth(scan: FullScan, protocol: Protocol, truth: Truth) -> Tensor:
+    """Return the true image [frames, y, x], without noise where that is known."""
+    images = ifft(_with_frames(scan.kspace if scan.clean is None else scan.clean), [-2, -1])
+    maps = torch.zeros(0)
+    if truth == "combined":
+        most = max([_MAPS_OF_TRUTH, *(int(acs) for acs in protocol.acs)])
+        maps = calibrated_maps(scan.kspace, min(most, scan.kspace.shape[-2])) if scan.maps is None else scan.maps
+    return true_image(images, maps, truth).abs()
+
+
+def object_masks(truths: list[Tensor]) -> list[Tensor]:
+    """Mark the object in the slices of a volume.
+
+    The smoothed truth is cut at Otsu's threshold of its square root (IEEE Trans. Syst. Man Cybern. 1979;9:62), holes are filled,
+    and a margin of 3 pixels is added.
+
+    Parameters
+    ----------
+    truths
+        float32 [frames, y, x] each.
+
+    Returns
+    -------
+    list
+        bool like them.
+    """
+    smooth = [np.stack([_smoothed(frame) for frame in truth.numpy()]) for truth in truths]
+    threshold = _otsu(np.concatenate([each.ravel() for each in smooth]))
+    return [torch.from_numpy(np.stack([_solid(frame > threshold) for frame in each])) for each in smooth]
+
+
+def _smoothed(image: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.asarray(ndimage.uniform_filter(np.sqrt(image), _SMOOTHING))
+
+
+def _solid(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    filled = np.asarray(ndimage.binary_fill_holes(mask))
+    return np.asarray(ndimage.binary_dilation(filled, np.ones((3, 3), bool), iterations=_MARGIN), bool)
+
+
+def _otsu(values: NDArray[np.floating]) -> float:
+    """Return the threshold between two classes of values whose variance between the classes is largest."""
+    counts, edges = np.histogram(values, 256)
+    middles = (edges[1:] + edges[:-1]) / 2
+    below = np.cumsum(counts)[:-1]
+    above = counts.sum() - below
+    sums = np.cumsum(counts * middles)
+    between = below * above * (sums[:-1] / np.maximum(below, 1) - (sums[-1] - sums[:-1]) / np.maximum(above, 1)) ** 2
+    return float(edges[1:-1][between.argmax()])

@@ -1,0 +1,121 @@
+"""What the recipe in a checkpoint of this project's training says of its bundle; it is read as a plain dictionary."""
+
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, cast
+
+from ..bundle.manifest import Domain
+from ..models.networks.registry import Network
+from .options import Direction, ExportOptions
+
+CHOICES = ("base", "budget")
+"""What a sampler is asked with, beside its weights: the manifest has it among the configuration."""
+
+_ANATOMY = {"simulated-brain": "brain", "simulated-cine": "heart"}
+_REGULAR = ("uniform", "equispaced", "kt-interleaved")
+"""Patterns of lines at one distance; all others count as random."""
+_LINES = (*_REGULAR, "random", "equispaced-exact", "bernoulli", "uniform-random", "variable-density", "golden-offset")
+"""Patterns that undersample the phase direction alone."""
+_PATHS = {"folder": 1, "validation_folder": 1, "cache": 1, "start_from": 2}
+"""Entries that are paths on the machine of the training, and how many of their last names may be passed on."""
+
+
+def completed(options: ExportOptions, network: Network, recipe: Mapping[str, Any]) -> ExportOptions:
+    """Return the options with what a recipe says, where the user says nothing.
+
+    Parameters
+    ----------
+    options
+        The user's.
+    network
+        That was trained.
+    recipe
+        The recipe; empty where a checkpoint has none.
+    """
+    domain: dict[str, Any] = {"dimensions": (network.task,)} if network.task in ("2d", "2d+t") else {}
+    if recipe:
+        domain |= _domain(network, recipe)
+    given = {name: getattr(options.domain, name) for name in options.domain.model_fields_set}
+    update: dict[str, Any] = {"domain": Domain.model_validate(domain | given)}
+    if recipe and "training_data" not in options.model_fields_set:
+        update["training_data"] = _training_data(recipe)
+    if recipe and network.output == "logits" and options.matrix is None:
+        update["matrix"] = _matrix(recipe)
+    return options.model_copy(update=update)
+
+
+def _domain(network: Network, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    data, masks = recipe.get("data", {}), recipe.get("masks", {})
+    domain: dict[str, Any] = {name: tuple(data[name]) for name in ("coils", "matrix") if name in data}
+    if data.get("kind") in _ANATOMY:
+        domain["anatomy"] = (_ANATOMY[data["kind"]],)
+    if network.task == "sampling":
+        return domain
+    if accelerations := masks.get("accelerations"):
+        domain["acceleration"] = (min(accelerations), max(accelerations))
+    if acs := _lines(masks.get("acs"), domain.get("matrix")):
+        domain["acs"] = acs
+    kinds = ["uniform" if kind in _REGULAR else "random" for kind in masks.get("kinds", ())]
+    domain["sampling"] = tuple(dict.fromkeys(kinds))
+    return domain
+
+
+def _lines(acs: Any, matrix: tuple[int, int] | None) -> tuple[int, int] | None:
+    """Return the smallest and the largest number of calibration lines, which a recipe may give as fractions of all lines."""
+    if not acs:
+        return None
+    if all(isinstance(value, int) for value in acs):
+        return acs[0], acs[1]
+    if matrix is None:
+        return None
+    low, high = (value if isinstance(value, int) else round(value * n) for value, n in zip(acs, matrix, strict=True))
+    return low, high
+
+
+def _training_data(recipe: Mapping[str, Any]) -> str:
+    """Say in words what the weights were fitted to."""
+    data = recipe.get("data", {})
+    details = [f"{data['samples']} scans"] if "samples" in data else []
+    details += [
+        f"{name} {' to '.join(map(str, dict.fromkeys(data[name])))}" for name in ("matrix", "coils") if name in data
+    ]
+    details += [f"folder {PurePath(data['folder']).name}"] if "folder" in data else []
+    what = f"{data.get('kind', 'not stated')} ({', '.join(details)})" if details else data.get("kind", "not stated")
+    start = recipe.get("start_from")
+    before = f", from weights of {_shortened(start, 2)}" if start else ""
+    return f"{what}; recipe {recipe.get('name', 'without a name')}, seed {recipe.get('seed', 'not stated')}{before}"
+
+
+def _matrix(recipe: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the one size that a sampler works for, where the recipe says it."""
+    sizes = recipe.get("data", {}).get("matrix", ())
+    return (sizes[0], sizes[0]) if len(set(sizes)) == 1 else None
+
+
+def shareable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe as it may be passed on: of paths on the machine of the training, the last name is left."""
+    result: dict[str, Any] = {}
+    for name, value in recipe.items():
+        if isinstance(value, Mapping):
+            result[name] = shareable(value)
+        else:
+            result[name] = _shortened(value, _PATHS[name]) if name in _PATHS else value
+    return result
+
+
+def _shortened(value: Any, names: int) -> Any:
+    if isinstance(value, list | tuple):
+        return [_shortened(each, names) for each in value]
+    return "/".join(PurePath(value).parts[-names:]) if isinstance(value, str) else value
+
+
+def undersampled(network: Network, recipe: Mapping[str, Any]) -> tuple[Direction, ...]:
+    """Return the directions that a recipe's masks undersample: the phase direction, or those of the network for points."""
+    kinds = recipe.get("masks", {}).get("kinds", ())
+    return ("ky",) if all(kind in _LINES for kind in kinds) else cast("tuple[Direction, ...]", network.undersampled)
+
+
+def choices(recipe: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many middle lines a sampler always has, ``base``, and how many others it chooses, ``budget``."""
+    sampler = recipe.get("sampler") or {}
+    return {name: sampler[name] for name in CHOICES if name in sampler}
