@@ -51,13 +51,12 @@ def draw(rows: list[Pictured], path: Path) -> None:
             axes.axis("off")
             axes.set_title(title, fontsize=8)
 
-        height, width = row.truth.shape
-        pattern = row.measured if row.measured.dim() == 2 else row.measured[:, None].expand(-1, max(width, 1))
+        width = row.truth.shape[-1]
+        pattern = row.measured if row.measured.dim() == 2 else row.measured[:, None].expand(-1, width)
         show(0, 0, row.truth, f"truth\n{row.title}", top)
         show(1, 0, pattern.to(torch.uint8), f"measured: {int(row.measured.sum())} of {row.measured.numel()}", 1)
         for column, (name, image) in enumerate(row.images.items(), start=1):
             value = row.figures[name]
             show(0, column, image, f"{name}\nSSIM {value['ssim']:.3f}, {value['psnr']:.1f} dB", top)
             show(1, column, _ERRORS * (image - row.truth).abs(), f"error x {_ERRORS}", top)
-        del height
     figure.savefig(path, dpi=110)

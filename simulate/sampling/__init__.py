@@ -50,8 +50,6 @@ class Pattern:
         Whether the calibration region counts towards the acceleration.
     whole
         Whether the acceleration is the distance of the lines, a whole number.
-    regular
-        Whether the distances of its lines are all equal, so that images alias coherently.
     """
 
     make: Callable[[Request, np.random.Generator], Mask]
@@ -59,7 +57,6 @@ class Pattern:
     points: bool = False
     budget: bool = True
     whole: bool = False
-    regular: bool = False
 
     def check(self, request: Request) -> None:
         """Refuse what this pattern cannot do.
@@ -84,15 +81,13 @@ class Pattern:
 
 
 PATTERNS: dict[str, Pattern] = {
-    "equispaced": Pattern(
-        lines.equispaced, "every R-th line, and calibration lines", budget=False, whole=True, regular=True
-    ),
+    "equispaced": Pattern(lines.equispaced, "every R-th line, and calibration lines", budget=False, whole=True),
     "equispaced-exact": Pattern(lines.equispaced_exact, "evenly spaced, one line in R with the calibration lines"),
     "bernoulli": Pattern(lines.bernoulli, "every line with the same probability, one in R on average"),
     "uniform-random": Pattern(lines.uniform_random, "one line in R, drawn without preference"),
     "variable-density": Pattern(lines.variable_density, "one line in R, more of them in the middle"),
     "kt-interleaved": Pattern(
-        lines.kt_interleaved, "every R-th line, on a sheared lattice in time", budget=False, whole=True, regular=True
+        lines.kt_interleaved, "every R-th line, on a sheared lattice in time", budget=False, whole=True
     ),
     "golden-offset": Pattern(lines.golden_offset, "variable density, moved on by the golden ratio from frame to frame"),
     "points-uniform": Pattern(points.points_uniform, "one point in R, drawn without preference", points=True),
