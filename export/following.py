@@ -7,7 +7,7 @@ that are known all along.
 
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -49,12 +49,20 @@ def following(module: nn.Module) -> Iterator[None]:
 
 
 def _code_of(module: nn.Module) -> list[ModuleType]:
-    """Return the loaded Python modules of the packages that a module's classes are from, other than torch and this one."""
-    packages = {type(part).__module__.split(".")[0] for part in module.modules()} - {"torch", __name__.split(".")[0]}
+    """Return the loaded Python modules of the packages that a module's classes are from, and of those that these name."""
+    own = _loaded({type(part).__module__.split(".")[0] for part in module.modules()})
+    named = (value for code in own for value in vars(code).values())
+    names = (getattr(value, "__name__" if isinstance(value, ModuleType) else "__module__", None) for value in named)
+    return own + _loaded({name.split(".")[0] for name in names if isinstance(name, str)}, own)
+
+
+def _loaded(packages: set[str], known: Sequence[ModuleType] = ()) -> list[ModuleType]:
+    """Return the loaded Python modules of packages, but for torch, this one, Python itself and those that are known."""
+    packages = packages - {"torch", "numpy", __name__.split(".")[0], *sys.stdlib_module_names}
     return [
         loaded
         for name, loaded in list(sys.modules.items())
-        if name.split(".")[0] in packages and isinstance(loaded, ModuleType)
+        if name.split(".")[0] in packages and isinstance(loaded, ModuleType) and loaded not in known
     ]
 
 
