@@ -184,8 +184,8 @@ def evaluate(
     Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
     fastMRI's leaderboard are those of --truth rss --region all.
     """
-    from .evaluate import run_evaluation
-    from .evaluation_protocol import parse_protocol
+    from .evaluation.protocol import parse_protocol
+    from .evaluation.run import run_evaluation
 
     try:
         protocol = parse_protocol(

@@ -32,9 +32,7 @@ def completed(options: ExportOptions, network: Network, recipe: Mapping[str, Any
     recipe
         The recipe; empty where a checkpoint has none.
     """
-    domain: dict[str, Any] = {"dimensions": (network.task,)} if network.task in ("2d", "2d+t") else {}
-    if recipe:
-        domain |= _domain(network, recipe)
+    domain = _domain(network, recipe) if recipe else {}
     given = {name: getattr(options.domain, name) for name in options.domain.model_fields_set}
     update: dict[str, Any] = {"domain": Domain.model_validate(domain | given)}
     if recipe and "training_data" not in options.model_fields_set:

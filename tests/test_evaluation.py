@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from isocenter.bundle.folder import Bundle
-from isocenter.commands import evaluated_methods
 from isocenter.commands.cli import app
-from isocenter.commands.evaluated_volume import Volume, object_masks
-from isocenter.commands.evaluation_protocol import Protocol, parse_protocol
-from isocenter.commands.evaluation_report import Report, Result, difference_interval
+from isocenter.commands.evaluation import methods as evaluated_methods
+from isocenter.commands.evaluation.protocol import Protocol, parse_protocol
+from isocenter.commands.evaluation.report import Report, Result, difference_interval
+from isocenter.commands.evaluation.volume import Volume, object_masks
 from isocenter.models import metrics
 from isocenter.models.fourier import fft, ifft
 from isocenter.simulate.coils import random_coil_maps

@@ -18,7 +18,7 @@ from isocenter.commands.cli import app
 from isocenter.simulate.files import FileLayout
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training import prepared
-from isocenter.training.files import FileScans, shared_by
+from isocenter.training.files.folder import FileScans, shared_by
 from isocenter.wire.errors import FileError, OptionError
 from typer.testing import CliRunner
 
@@ -518,7 +518,7 @@ def test_files_that_cannot_be_used_may_be_left_out(folder):
 
 OWN = """
 import numpy
-from isocenter.training.layouts import Block, layout, make_kspace
+from isocenter.training.files.layouts import Block, layout, make_kspace
 
 @layout("numpy", holds="NumPy files", recognises=lambda path: path.suffix == ".npy", suffixes=(".npy",))
 def read_numpy(reading):

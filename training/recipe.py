@@ -79,7 +79,7 @@ class FileData(Section):
     refused: Literal["stop", "leave-out"] = "stop"
     """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
     layouts: tuple[str, ...] = ()
-    """Python modules with further layouts, see ``training/layouts.py``."""
+    """Python modules with further layouts, see ``training/files/layouts.py``."""
     cache: Path | None = None
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 

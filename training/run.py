@@ -11,7 +11,7 @@ from torch import nn
 from ..models.networks.registry import NETWORKS
 from .data import FullScan, simulated_scan
 from .devices import Rank, arithmetic, check_precision, choose_devices
-from .files import training_and_validation
+from .files.folder import training_and_validation
 from .folder import RunFolder
 from .labels import make_labels
 from .loop import Loop

@@ -47,7 +47,11 @@ def _chosen(task: SamplerTask) -> dict[str, Any]:
     """Say what a sampler chooses as the masks of a recipe say it."""
     sampler = task.settings
     others = task.network.lines if isinstance(task.network, MNet) else sampler.budget
-    return {"kinds": ["random"], "accelerations": [others / sampler.budget], "acs": [sampler.base, sampler.base]}
+    return {
+        "kinds": ["variable-density"],
+        "accelerations": [others / sampler.budget],
+        "acs": [sampler.base, sampler.base],
+    }
 
 
 def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row) -> None:

@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from ..models.fourier import ifft
-from ..models.metrics import fitted_scale, judge
-from ..models.planar import center_crop
-from ..simulate import sampling
-from ..simulate.sampling import Request, SamplingError
-from ..training.data import FullScan
-from ..training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
-from ..training.section import Truth
-from ..wire.errors import DataError
-from .evaluated_methods import Method
-from .evaluation_picture import Pictured
-from .evaluation_protocol import Protocol
-from .evaluation_report import Report, Result
+from ...models.fourier import ifft
+from ...models.metrics import fitted_scale, judge
+from ...models.planar import center_crop
+from ...simulate import sampling
+from ...simulate.sampling import Request, SamplingError
+from ...training.data import FullScan
+from ...training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
+from ...training.section import Truth
+from ...wire.errors import DataError
+from .methods import Method
+from .picture import Pictured
+from .protocol import Protocol
+from .report import Report, Result
 
 _SMOOTHING, _MARGIN = 7, 3
 

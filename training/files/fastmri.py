@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..models.fourier import ifft
-from ..wire.errors import FileError, HeaderError
-from ..wire.header import Encoding, parse_encodings, parse_header
+from ...models.fourier import ifft
+from ...wire.errors import FileError, HeaderError
+from ...wire.header import Encoding, parse_encodings, parse_header
 from .full_scans import check_lines
 from .hdf5 import complex_shape, has_dataset, open_file, read_complex
 from .layouts import Block, Reading, layout, make_kspace

@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError
-from ..engine import LoadedModel
-from ..flow.deferred import Deferred, settled
-from ..gadgets.kspace import block_of
-from ..gadgets.model_inputs import arrange_inputs, arrange_output
-from ..models.classical import RootSumOfSquares, Sense
-from ..models.compressed_sensing import TotalVariation
-from ..wire.errors import DataError
+from ...bundle.folder import Bundle
+from ...bundle.manifest import BundleError
+from ...engine import LoadedModel
+from ...flow.deferred import Deferred, settled
+from ...gadgets.kspace import block_of
+from ...gadgets.model_inputs import arrange_inputs, arrange_output
+from ...models.classical import RootSumOfSquares, Sense
+from ...models.compressed_sensing import TotalVariation
+from ...wire.errors import DataError
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From k-space [coils, frames, ky, kx], what was measured [frames, ky] or [frames, ky, kx], and maps [coils, y, x], to magnitudes

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from ..models.metrics import METRICS
+from ...models.metrics import METRICS
 
 _RESAMPLES = 2000
 _FORMS = {"ssim": "{:.3f}", "psnr": "{:.1f}", "nmse": "{:.4f}", "nrmse": "{:.3f}", "hfen": "{:.3f}"}

@@ -7,16 +7,16 @@ from typing import Any
 
 import h5py
 
-from ..gadgets.accumulate import accumulate
-from ..gadgets.assembly import KEY_COUNTERS, FrameCounter
-from ..gadgets.kspace import Kspace
-from ..gadgets.kspace_buffer import read_fields
-from ..gadgets.prewhiten import prewhiten
-from ..gadgets.readouts import NOT_FOR_THE_IMAGE, flag_mask
-from ..gadgets.scan import Scan
-from ..wire.errors import FileError
-from ..wire.files import MrdFile
-from ..wire.items import Acquisition, Waveform
+from ...gadgets.accumulate import accumulate
+from ...gadgets.assembly import KEY_COUNTERS, FrameCounter
+from ...gadgets.kspace import Kspace
+from ...gadgets.kspace_buffer import read_fields
+from ...gadgets.prewhiten import prewhiten
+from ...gadgets.readouts import NOT_FOR_THE_IMAGE, flag_mask
+from ...gadgets.scan import Scan
+from ...wire.errors import FileError
+from ...wire.files import MrdFile
+from ...wire.items import Acquisition, Waveform
 from .hdf5 import open_file
 from .layouts import Block, Reading, layout
 

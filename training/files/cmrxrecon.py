@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..wire.errors import FileError
+from ...wire.errors import FileError
 from .hdf5 import complex_shape, open_file, read_complex
 from .layouts import Block, Reading, layout, make_kspace
 

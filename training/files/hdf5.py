@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wire.errors import FileError
-from ..wire.files import open_hdf5
+from ...wire.errors import FileError
+from ...wire.files import open_hdf5
 
 _SHOWN = 8
 

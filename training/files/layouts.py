@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..gadgets.kspace import Kspace, block_of
-from ..wire.errors import FileError, IsocenterError, OptionError
-from ..wire.header import Encoding
+from ...gadgets.kspace import Kspace, block_of
+from ...wire.errors import FileError, IsocenterError, OptionError
+from ...wire.header import Encoding
 from .hdf5 import describe
 
 ENTRY_POINTS = "isocenter.layouts"
@@ -162,7 +162,7 @@ def load_layouts(modules: Sequence[str] = ()) -> list[Layout]:
         A module cannot be imported.
     """
     for own in ("mrd", "fastmri", "cmrxrecon"):
-        importlib.import_module(f".{own}_layout", __package__)
+        importlib.import_module(f".{own}", __package__)
     for module in (*(point.value for point in entry_points(group=ENTRY_POINTS)), *modules):
         try:
             importlib.import_module(module)

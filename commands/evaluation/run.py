@@ -1,9 +1,4 @@
-"""Compare reconstructions of undersampled scans whose truth is known, by the metrics of `models.metrics`, and images.
-
-Scans are fully sampled slices, simulated from the part of the template that no training sees, or from files; where one of the
-bundles takes series, they are series, simulated hearts or those of files. Each is undersampled in every way asked for, gets coil
-maps from its calibration lines, and is reconstructed by every method. Slices of one file are judged together, as a volume.
-"""
+"""Run an evaluation: all scans, all ways of undersampling, all methods."""
 
 import tempfile
 from collections.abc import Iterator
@@ -12,15 +7,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..training.data import FullScan, simulated_scan
-from ..training.files import FileScans
-from ..training.recipe import SimulatedData, SimulatedSeries
-from ..wire.errors import DataError, OptionError
-from .evaluated_methods import all_methods, open_bundles
-from .evaluated_volume import Volume
-from .evaluation_picture import Pictured, draw
-from .evaluation_protocol import Protocol
-from .evaluation_report import Report
+from ...training.data import FullScan, simulated_scan
+from ...training.files.folder import FileScans
+from ...training.recipe import SimulatedData, SimulatedSeries
+from ...wire.errors import DataError, OptionError
+from .methods import all_methods, open_bundles
+from .picture import Pictured, draw
+from .protocol import Protocol
+from .report import Report
+from .volume import Volume
 
 _SEEDS = 2**33
 """Seeds of evaluated scans start here, far from those of training and validation."""

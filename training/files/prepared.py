@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from ..wire.errors import FileError
-from .data import FullScan
+from ...wire.errors import FileError
+from ..data import FullScan
+from ..section import Section
 from .full_scans import full_scans
 from .layouts import Block, Layout, Reading, refusing
-from .section import Section
 
 _FORMAT = 1
 """Of the cache, and of the checks: one more whenever they change what is made of a file."""

@@ -5,12 +5,12 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..engine import LoadedModel
-from ..models.metrics import Convention
-from ..simulate import sampling
-from ..simulate.sampling import Request, SamplingError
-from ..training.section import Truth
-from ..wire.errors import OptionError
+from ...engine import LoadedModel
+from ...models.metrics import Convention
+from ...simulate import sampling
+from ...simulate.sampling import Request, SamplingError
+from ...training.section import Truth
+from ...wire.errors import OptionError
 
 Region = Literal["all", "object"]
 

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..gadgets.kspace import Kspace
-from ..gadgets.remove_oversampling import crop_readout
-from ..models.fourier import ifft
-from ..wire.errors import FileError
-from ..wire.header import Encoding
-from .data import FullScan
+from ...gadgets.kspace import Kspace
+from ...gadgets.remove_oversampling import crop_readout
+from ...models.fourier import ifft
+from ...wire.errors import FileError
+from ...wire.header import Encoding
+from ..data import FullScan
 from .layouts import Block, Reading
 
 _REFUSED_NOTES = ("Incomplete", "Middle")

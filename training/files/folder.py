@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..wire.errors import FileError, IsocenterError
-from ..wire.home import default_home
-from .data import FullScan
+from ...wire.errors import FileError, IsocenterError
+from ...wire.home import default_home
+from ..data import FullScan
+from ..recipe import FileData
 from .layouts import Layout, find_layout, load_layouts
 from .prepared import PreparedFile
-from .recipe import FileData
 
 log: logging.Logger = logging.getLogger("isocenter.training.files")
 
