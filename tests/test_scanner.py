@@ -71,7 +71,7 @@ def a_recipe(network, **changes):
 @pytest.fixture(scope="module")
 def trained_modl(tmp_path_factory):
     folder = tmp_path_factory.mktemp("modl")
-    recipe = a_recipe("modl", data={**BRAINS, "coils": [1, 4]})
+    recipe = a_recipe("modl", data={**BRAINS, "coils": [3, 4]})
     return recipe, folder, train_and_export(recipe, folder)
 
 

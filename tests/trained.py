@@ -6,6 +6,7 @@ from pathlib import Path
 import isocenter
 import numpy as np
 import torch
+from isocenter.bundle.manifest import Domain
 from isocenter.export.importers.load import load_network
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
@@ -29,7 +30,9 @@ def train_and_export(recipe, folder: Path) -> dict[str, float]:
 
 
 def export(network: str, weights: Path, folder: Path) -> None:
-    export_network(network, weights, folder / "bundles" / "trained", ExportOptions(), ["torchscript"])
+    # a scan's lines are counted as they lie, which may be more or fewer than the recipe's
+    options = ExportOptions(domain=Domain(acceleration=(1, 16), acs=(4, 512)))
+    export_network(network, weights, folder / "bundles" / "trained", options, ["torchscript"])
 
 
 def pipeline(folder: Path, *, series: bool) -> Path:
