@@ -97,7 +97,7 @@ def export_network(
         return export_network(_OF_SCANS[channels], checkpoint, folder, options, formats, key)
     recipe = imported.recipe
     configuration = {**imported.configuration, **choices(recipe), **options.configuration}
-    options = completed(options, network, recipe)
+    options = completed(options, network, imported.hyperparameters)
     if network.output == "logits" and options.matrix is None:
         raise BundleError(
             f"network {name!r} works for one size only; give it as 'matrix: [ky, kx]' in the configuration"

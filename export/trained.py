@@ -12,16 +12,17 @@ CHOICES = ("base", "budget")
 """What a sampler is asked with, beside its weights: the manifest has it among the configuration."""
 
 _ANATOMY = {"simulated-brain": "brain", "simulated-cine": "heart"}
-_REGULAR = ("uniform", "equispaced", "kt-interleaved")
-"""Patterns of lines at one distance; all others count as random."""
-_LINES = (*_REGULAR, "random", "equispaced-exact", "bernoulli", "uniform-random", "variable-density", "golden-offset")
+_LINES = (
+    *("uniform", "random", "equispaced", "equispaced-exact", "kt-interleaved"),
+    *("bernoulli", "uniform-random", "variable-density", "golden-offset"),
+)
 """Patterns that undersample the phase direction alone."""
 _PATHS = {"folder": 1, "validation_folder": 1, "cache": 1, "start_from": 2}
 """Entries that are paths on the machine of the training, and how many of their last names may be passed on."""
 
 
-def completed(options: ExportOptions, network: Network, recipe: Mapping[str, Any]) -> ExportOptions:
-    """Return the options with what a recipe says, where the user says nothing.
+def completed(options: ExportOptions, network: Network, training: Mapping[str, Any]) -> ExportOptions:
+    """Return the options with what a checkpoint says of its training, where the user says nothing.
 
     Parameters
     ----------
@@ -29,10 +30,11 @@ def completed(options: ExportOptions, network: Network, recipe: Mapping[str, Any
         The user's.
     network
         That was trained.
-    recipe
-        The recipe; empty where a checkpoint has none.
+    training
+        Its recipe and what was ``seen`` in the training, counted as the service counts it; empty for weights from elsewhere.
     """
-    domain = _domain(network, recipe) if recipe else {}
+    recipe = training.get("recipe", {})
+    domain = _domain(network, recipe, training.get("seen", {})) if recipe else {}
     given = {name: getattr(options.domain, name) for name in options.domain.model_fields_set}
     update: dict[str, Any] = {"domain": Domain.model_validate(domain | given)}
     if recipe and "training_data" not in options.model_fields_set:
@@ -42,32 +44,16 @@ def completed(options: ExportOptions, network: Network, recipe: Mapping[str, Any
     return options.model_copy(update=update)
 
 
-def _domain(network: Network, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    data, masks = recipe.get("data", {}), recipe.get("masks", {})
+def _domain(network: Network, recipe: Mapping[str, Any], seen: Mapping[str, Any]) -> dict[str, Any]:
+    data = recipe.get("data", {})
     domain: dict[str, Any] = {name: tuple(data[name]) for name in ("coils", "matrix") if name in data}
+    domain |= {name: tuple(seen[name]) for name in ("coils", "matrix") if name in seen}
     if data.get("kind") in _ANATOMY:
         domain["anatomy"] = (_ANATOMY[data["kind"]],)
-    if network.task == "sampling":
+    if network.task == "sampling" or "acceleration" not in seen:
         return domain
-    if accelerations := masks.get("accelerations"):
-        domain["acceleration"] = (min(accelerations), max(accelerations))
-    if acs := _lines(masks.get("acs"), domain.get("matrix")):
-        domain["acs"] = acs
-    kinds = ["uniform" if kind in _REGULAR else "random" for kind in masks.get("kinds", ())]
-    domain["sampling"] = tuple(dict.fromkeys(kinds))
-    return domain
-
-
-def _lines(acs: Any, matrix: tuple[int, int] | None) -> tuple[int, int] | None:
-    """Return the smallest and the largest number of calibration lines, which a recipe may give as fractions of all lines."""
-    if not acs:
-        return None
-    if all(isinstance(value, int) for value in acs):
-        return acs[0], acs[1]
-    if matrix is None:
-        return None
-    low, high = (value if isinstance(value, int) else round(value * n) for value, n in zip(acs, matrix, strict=True))
-    return low, high
+    patterns = tuple(pattern for pattern in seen["sampling"] if pattern != "full")
+    return {**domain, "acceleration": tuple(seen["acceleration"]), "acs": tuple(seen["acs"]), "sampling": patterns}
 
 
 def _training_data(recipe: Mapping[str, Any]) -> str:

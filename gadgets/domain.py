@@ -100,6 +100,19 @@ def measure_acceleration(mask: Tensor) -> float:
     return typical * (describe_sampling(mask.any(dim=1)).acceleration if mask.shape[0] > 1 else 1.0)
 
 
+def rounded_acceleration(mask: Tensor) -> float:
+    """Return the largest acceleration of the frames, to one decimal.
+
+    Parameters
+    ----------
+    mask
+        bool [frames, kz, ky]; frames without a line do not count.
+    """
+    acceleration = max((measure_acceleration(frame) for frame in mask if bool(frame.any())), default=1.0)
+    # rounded, it must not become that of a complete scan
+    return max(round(acceleration, 1), 1.1) if acceleration > 1 else 1.0
+
+
 def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
     """Say in what respects a block lies outside what a bundle was made for.
 
@@ -120,10 +133,7 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
     domain = manifest.domain
     coils, frames, partitions, lines, samples = kspace.data.shape
     sampling = describe_sampling(kspace.mask[0].any(dim=0))
-    masks = [mask for mask in kspace.mask if bool(mask.any())]
-    acceleration = max((measure_acceleration(mask) for mask in masks), default=1.0)
-    if acceleration > 1:  # rounded, it must not become that of a complete scan
-        acceleration = max(round(acceleration, 1), 1.1)
+    acceleration = rounded_acceleration(kspace.mask)
     found = [
         _outside("coils", coils, domain.coils),
         _outside("lines", lines, domain.matrix),

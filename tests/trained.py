@@ -6,7 +6,6 @@ from pathlib import Path
 import isocenter
 import numpy as np
 import torch
-from isocenter.bundle.manifest import Domain
 from isocenter.export.importers.load import load_network
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions
@@ -30,14 +29,11 @@ def train_and_export(recipe, folder: Path) -> dict[str, float]:
 
 
 def export(network: str, weights: Path, folder: Path) -> None:
-    # a scan's lines are counted as they lie, which may be more or fewer than the recipe's
-    options = ExportOptions(domain=Domain(acceleration=(1, 16), acs=(4, 512)))
-    export_network(network, weights, folder / "bundles" / "trained", options, ["torchscript"])
+    export_network(network, weights, folder / "bundles" / "trained", ExportOptions(), ["torchscript"])
 
 
-def pipeline(folder: Path, *, series: bool) -> Path:
+def pipeline(folder: Path) -> Path:
     """The steps of network.xml, but for its fallback and what leaves less than a complex image."""
-    frames = '<property name="frames" value="phase"/>' if series else ""
     names = ("remove_oversampling", "prewhiten", "estimate_coil_maps", "reconstruct", "adjust_field_of_view", "finish")
     steps = "".join(f'<gadget name="{name}"/>' for name in names)
     path = folder / "complex.xml"
@@ -47,7 +43,8 @@ def pipeline(folder: Path, *, series: bool) -> Path:
         "<classname>GadgetIsmrmrdAcquisitionMessageReader</classname></reader></readers>"
         "<writers><writer><dll>gadgetron_mricore</dll><classname>MRIImageWriter</classname></writer></writers>"
         '<stream><external><connect address="127.0.0.1" port="9012"/><configuration>'
-        f'<gadget name="accumulate">{frames}</gadget>{steps}</configuration></external></stream></configuration>'
+        f'<gadget name="accumulate"><property name="frames" value="auto"/></gadget>{steps}'
+        "</configuration></external></stream></configuration>"
     )
     return path
 
@@ -61,8 +58,9 @@ def stream(sample, folder: Path, *, series: bool = False) -> torch.Tensor:
     """What the bundle makes at the scanner of a sample, [(frames,) y, x], at the sample's scale."""
     settings = Settings(home=folder / "home", bundles=(folder / "bundles",))
     scan = write(sample, folder / "scan.h5")
-    images = isocenter.reconstruct(scan, pipeline(folder, series=series), settings=settings, bundle="trained")
+    images = isocenter.reconstruct(scan, pipeline(folder), settings=settings, bundle="trained")
     assert {image.meta["IsocenterBundle"] for image in images} == {"trained"}
+    assert not any("IsocenterOutsideDomain" in image.meta for image in images)
     frames = np.stack([image.data[0, 0] for image in images])
     return torch.from_numpy((frames if series else frames[0]) / np.float32(FACTOR))
 

@@ -27,6 +27,7 @@ from .processes import on_interruption
 from .progress import ProgressLine
 from .recompute import recompute_activations
 from .samples import Sample, TrainingSamples
+from .seen import Seen, joined, seen_in
 from .task import Task, check_finite
 from .weights import write_weights
 
@@ -50,6 +51,8 @@ class Progress:
     """Time spent in this epoch."""
     rows: list[Row] = field(default_factory=list)
     """The figures of all epochs before."""
+    seen: Seen = field(default_factory=dict)
+    """What the network has seen, in validation as well."""
 
 
 class Loop:
@@ -175,6 +178,8 @@ class Loop:
             stacks = next(batches)  # before the seed: a loader that begins draws as well
             self._seed(progress.step, batch)
             for stack in stacks:
+                if "mask" in stack:
+                    progress.seen = joined(progress.seen, seen_in(stack, stack["mask"]))
                 total += self._backward(to_device(stack, self._rank.device), turn, order.samples_of(progress.steps))
         total, stop = self._rank.total(torch.stack([total, total.new_tensor(float(self._stopping))])).tolist()
         check_finite(total, progress.step)
@@ -219,7 +224,11 @@ class Loop:
         for schedule in self._schedules:
             schedule.step(epoch_ends=True)
         best = all(row["validation_loss"] < before["validation_loss"] for before in progress.rows)
-        self._progress = Progress(epoch=progress.epoch + 1, step=progress.step, rows=[*progress.rows, row])
+        for part in self._rank.gather(progress.seen):
+            progress.seen = joined(progress.seen, part)
+        self._progress = Progress(
+            epoch=progress.epoch + 1, step=progress.step, rows=[*progress.rows, row], seen=progress.seen
+        )
         self._line.end_epoch(row, best=best)
         if self._rank.index == 0:
             self._keep(row, best=best)
@@ -230,8 +239,10 @@ class Loop:
         judged = self._judged()
         mine: list[Row] = []
         for (index,), (stack,) in zip(self._validation_part, self._validation, strict=True):
+            stack = to_device(stack, self._rank.device)
+            self._progress.seen = joined(self._progress.seen, seen_in(stack, judged.measured(stack)[1]))
             with autocast(self._recipe.precision, self._rank.device):
-                figures = judged.figures(to_device(stack, self._rank.device), index)
+                figures = judged.figures(stack, index)
             mine.append({name: float(value) for name, value in figures.items()})
         every = [row for part in self._rank.gather(mine) for row in part]
         means = {name: sum(row[name] for row in every) / len(every) for name in every[0]}
@@ -246,7 +257,7 @@ class Loop:
         """Write what an epoch gave, the state last: a run killed between ends up with the same files."""
         judged, folder = self._judged(), self._folder
         if best:
-            write_weights(judged, folder, row)
+            write_weights(judged, folder, row, self._progress.seen)
         folder.write_metrics(self._progress.rows)
         draw_curves(self._progress.rows, folder.curves)
         stack = {name: value[None] for name, value in self._picture.items()}

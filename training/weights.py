@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from ..models.networks.mnet import MNet
 from .folder import Row, RunFolder, read_checkpoint, write_whole
 from .packages import packages
 from .recipe import RecipeError
 from .sampler import SamplerTask
+from .seen import Seen
 from .task import Task
 
 
@@ -29,35 +29,23 @@ def start_from(task: Task, checkpoint: Path) -> None:
     task.load_state_dict(fitting, strict=False)
 
 
-def write_weights(task: Task, folder: RunFolder, row: Row) -> None:
-    """Write the weights of an epoch, its figures and the recipe, without the optimiser's state.
+def write_weights(task: Task, folder: RunFolder, row: Row, seen: Seen) -> None:
+    """Write the weights of an epoch, its figures, the recipe and what was seen, without the optimiser's state.
 
     A sampler's run writes two files: one for the sampler, and one for the network that reconstructs, as if it had been
     trained by a recipe of its own.
     """
     recipe = task.recipe.model_dump(mode="json")
-    _write(folder.weights, task.network, recipe, row)
+    _write(folder.weights, task.network, recipe, row, seen)
     if isinstance(task, SamplerTask):
         own = {name: recipe["sampler"][name] for name in ("network", "configuration", "scaling")}
-        own["masks"] = {**recipe["masks"], **_chosen(task)}
-        _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row)
+        _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row, seen)
 
 
-def _chosen(task: SamplerTask) -> dict[str, Any]:
-    """Say what a sampler chooses as the masks of a recipe say it."""
-    sampler = task.settings
-    others = task.network.lines if isinstance(task.network, MNet) else sampler.budget
-    return {
-        "kinds": ["variable-density"],
-        "accelerations": [others / sampler.budget],
-        "acs": [sampler.base, sampler.base],
-    }
-
-
-def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row) -> None:
+def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row, seen: Seen) -> None:
     content = {
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        "hyper_parameters": {"recipe": recipe, "packages": packages()},
+        "hyper_parameters": {"recipe": recipe, "packages": packages(), "seen": seen},
         "validation": {name: value for name, value in row.items() if name != "seconds"},
     }
     write_whole(path, lambda file: torch.save(content, file))
