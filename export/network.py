@@ -29,11 +29,13 @@ def network_specs(network: Network, options: ExportOptions) -> tuple[tuple[Tenso
         "kspace": (*_FULL, *frames, *plane, "complex"),
         "mask": ("batch", "1", *frames, *mask, "1"),
         "maps": (*_FULL, *plane, "complex"),
+        "image": ("batch", "1", *plane),
     }
     outputs: dict[str, tuple[str, ...]] = {
         "magnitude": ("batch", *frames, *plane),
         "real": ("batch", *frames, *plane),
         "complex": ("batch", *frames, *plane, "complex"),
+        "channels": ("batch", "1", *plane),
         "logits": ("batch", "lines"),
     }
     fixed: dict[str, tuple[int, int]] = {}

@@ -58,7 +58,7 @@ def test_a_complete_scan_fills_kspace_exactly(change):
         {"partial_fourier": 0.625},
         {"phase_resolution": 0.7},
         {"acceleration": 3, "acs": 10},
-        {"acceleration": 4, "acs": 8, "random": True},
+        {"acceleration": 4, "acs": 8, "sampling": "variable-density"},
         {"acceleration": 2, "acs": 8, "partial_fourier": 0.75},
         {"acceleration": 2, "acs": 8, "averages": 2},
     ],

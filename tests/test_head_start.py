@@ -16,7 +16,7 @@ PROTOCOLS = {
     "embedded": {"acceleration": 2, "acs": 12},
     "separate": {"acceleration": 2, "acs": 16, "calibration": "separate"},
     "external": {"acceleration": 2, "acs": 16, "calibration": "external"},
-    "random": {"acceleration": 3, "acs": 8, "random": True},
+    "random": {"acceleration": 3, "acs": 8, "sampling": "variable-density"},
     "slices": {"slices": 3, "acceleration": 2, "acs": 20},
     "averages": {"averages": 2, "acceleration": 2, "acs": 16},
     "partial Fourier": {"partial_fourier": 0.75},
@@ -32,7 +32,9 @@ PROTOCOLS = {
 def shared(steps, scan, **options):
     """The steps of a chain, each with what it gets from the chain."""
     context = chain_context(steps, scan, **options)
-    return [(step, {**given, **{name: context[name] for name in step.from_chain}}) for step, given in steps]
+    return [
+        (step, {**given, **{name: context[name] for name in step.from_chain & context.keys()}}) for step, given in steps
+    ]
 
 
 def blocks(simulation, early, items=None):

@@ -32,7 +32,7 @@ class Several(nn.Module):
 
 def manifest_of(outputs, inputs=(KSPACE,)):
     specs = [
-        SimpleNamespace(name=f"out{index}", axes=[f"o{index}.{axis}" for axis in range(output.dim())])
+        SimpleNamespace(name=f"out{index}", axes=[f"o{index}.{axis}" for axis in range(output.dim())], limits={})
         for index, output in enumerate(outputs)
     ]
     return Described(inputs, specs)

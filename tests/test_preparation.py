@@ -108,7 +108,7 @@ class Doubling(torch.nn.Module):
 
 def test_one_that_cannot_be_built_costs_only_itself(settings, monkeypatch):
     monkeypatch.setitem(classical.METHODS, "rss", replace(METHODS["rss"], make=Doubling))
-    with pytest.raises(BundleError, match="bundle 'rss': torchscript deviates"):
+    with pytest.raises(BundleError, match="bundle 'rss': it can have no torchscript: it deviates"):
         prepare_bundles(settings)
     assert listing(settings.home) == ["combine"]
     assert not stamp.is_current(settings)

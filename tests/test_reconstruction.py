@@ -69,7 +69,7 @@ def test_the_default_pipeline_numbers_images_as_gadgetron(service):
         ({"acceleration": 2}, 32),
         ({"acceleration": 3}, 30),
         ({"acceleration": 3, "calibration": "separate"}, 29),
-        ({"acceleration": 3, "random": True, "acs": 16}, 26),
+        ({"acceleration": 3, "sampling": "variable-density", "acs": 16}, 26),
         ({"acceleration": 2, "partial_fourier": 0.75}, 26),
         ({"acceleration": 2, "asymmetric_echo": 0.75}, 26),
         ({"acceleration": 2, "phase_oversampling": 1.5}, 32),

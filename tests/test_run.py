@@ -471,7 +471,7 @@ def test_recipes_that_cannot_work_are_refused_by_name(tmp_path, changes, message
     ("changes", "message"),
     [
         ({"configuration": {"layers_of": 3}}, "configuration: network 'modl' cannot be built"),
-        ({"start_from": ["nowhere.pt"]}, "nowhere.pt is not there"),
+        ({"start_from": ["nowhere.pt"]}, "there is no file nowhere.pt"),
         ({"network": "e2e-varnet", "configuration": {"num_cascades": 1, "chans": 1, "pools": 9}}, "failed"),
     ],
 )

@@ -240,7 +240,8 @@ class Loop:
         mine: list[Row] = []
         for (index,), (stack,) in zip(self._validation_part, self._validation, strict=True):
             stack = to_device(stack, self._rank.device)
-            self._progress.seen = joined(self._progress.seen, seen_in(stack, judged.measured(stack)[1]))
+            if "kspace" in stack:  # LOUPE takes images, and has no bundle
+                self._progress.seen = joined(self._progress.seen, seen_in(stack, judged.measured(stack)[1]))
             with autocast(self._recipe.precision, self._rank.device):
                 figures = judged.figures(stack, index)
             mine.append({name: float(value) for name, value in figures.items()})
