@@ -206,8 +206,9 @@ class Weighted(torch.nn.Module):
         return (kspace * maps).sum(1)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-@pytest.mark.parametrize("make", [Weighted, pytest.param(METHODS["combine"].make, marks=pytest.mark.long)])
+@pytest.mark.parametrize("make", [Weighted, METHODS["combine"].make])
 def test_a_module_is_compiled_ahead_of_time_and_runs_on_no_other_kind_of_device(tmp_path, make, monkeypatch):
     # the compiler is not tried first with every instruction set that the processor says it has
     monkeypatch.setattr(importlib.import_module("torch._inductor.config").cpp, "vec_isa_ok", True)

@@ -243,7 +243,7 @@ def test_an_onnx_graph_computes_what_torch_does_at_another_shape(group):
     assert not wrong
 
 
-@pytest.mark.parametrize("group", ["complex", "transforms"])
+@pytest.mark.parametrize("group", ["complex", pytest.param("transforms", marks=pytest.mark.long)])
 def test_the_graph_of_real_operations_computes_what_torch_does(group):
     functions = OPERATIONS[group]
     module = Several(list(functions.values()))

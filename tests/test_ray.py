@@ -15,7 +15,7 @@ from isocenter.service.host import make_engine
 from isocenter.service.settings import Settings
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

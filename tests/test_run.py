@@ -133,6 +133,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_one_that_was_not(tmp_path, monke
     assert [row["epoch"] for row in rows(parts)] == ["0", "1"]
 
 
+@pytest.mark.long
 def test_more_epochs_are_those_of_a_longer_run_and_all_stay_in_the_table(tmp_path):
     run(tmp_path / "long", {"epochs": 3, "optimizer": {"schedule": "exponential", "gamma": 0.5}})
     for epochs in (1, 3):
@@ -238,6 +239,7 @@ def test_gradients_of_small_batches_add_up_to_those_of_a_large_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_average_of_the_weights_follows_its_recurrence_and_is_what_is_validated_and_kept(tmp_path):
     content = {"batch": 5, "optimizer": {"learning_rate": 1e-2}, "data": {**DATA, "validation_samples": 1}}
     steps = []

@@ -82,6 +82,7 @@ def test_the_sampler_chooses_as_many_lines_as_it_may_and_the_error_reaches_it():
     assert float(task.network.head[-1].bias.grad.abs().sum()) > 0
 
 
+@pytest.mark.long
 def test_schemes_train_what_they_say(tmp_path):
     before = SamplerTask(recipe()).reconstructor.state_dict()
     task = train(recipe(), tmp_path / "alternating", progress=False)

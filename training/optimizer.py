@@ -38,6 +38,8 @@ class Optimizer(Section):
     def _check_options(self) -> "Optimizer":
         if "lr" in self.options:
             raise ValueError("the learning rate is 'learning_rate', not an option")
+        if not self.options:  # an optimiser takes seconds to import what it may compile with
+            return self
         try:
             make_optimizer([nn.Parameter(torch.zeros(2))], self)
         except (TypeError, ValueError) as error:

@@ -149,7 +149,7 @@ def parse_protocol(
     try:
         pattern = sampling.current_name(names["sampling"])
         for factor in factors:
-            sampling.find_pattern(pattern).check(Request(2**30, 2**30, acceleration=factor))
+            sampling.find_pattern(pattern).check(Request(2**16, 2**16, acceleration=factor))
     except SamplingError as error:
         raise OptionError(error.what, where="option --sampling", accepted=error.accepted) from error
     return Protocol(
