@@ -151,14 +151,16 @@ def train(
 def evaluate(
     bundle: Annotated[list[Path], typer.Option(help="Folder of a bundle; may be given several times.")],
     data: Annotated[
-        str, typer.Option(help="'simulated', or a folder of fully sampled fastMRI or MRD files.")
+        str, typer.Option(help="'simulated', or a folder of fully sampled files (MRD, fastMRI, CMRxRecon).")
     ] = "simulated",
     output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
     accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
     acs: Annotated[
         str, typer.Option(help="Numbers of calibration lines or fractions of all lines, separated by commas.")
     ] = "8,16,24",
-    scans: Annotated[int, typer.Option(min=1, help="Number of slices or series.")] = 10,
+    scans: Annotated[
+        int, typer.Option(min=1, help="Number of slices or series; of a folder, evenly spread over its files.")
+    ] = 10,
     sampling: Annotated[
         str, typer.Option(help="A pattern, or a file of zeros and ones; see docs/sampling.md.")
     ] = "equispaced",

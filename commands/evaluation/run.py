@@ -97,8 +97,9 @@ def _scans(data: str, protocol: Protocol, series: bool, console: Console) -> Ite
     scans = FileScans(Path(data), series=series)
     for line in scans.report:
         console.print(line, markup=False)
-    for index in range(min(protocol.scans, len(scans))):
-        yield scans.scan(index)
+    count = min(protocol.scans, len(scans))
+    for part in range(count):  # from all parts of the volumes, not their edges first
+        yield scans.scan((2 * part + 1) * len(scans) // (2 * count))
 
 
 def _pictured(protocol: Protocol) -> tuple[float, float]:

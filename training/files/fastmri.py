@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ...models.fourier import ifft
@@ -132,8 +133,6 @@ def _geometry(
 
 def _compare(file: h5py.File, index: int, data: NDArray[np.complex64], reading: Reading) -> None:
     """Compare a slice's image with the one that comes with the file."""
-    import torch
-
     image = _image(file)
     if image is None:
         return
