@@ -17,7 +17,7 @@ from conftest import SHARED
 from isocenter.commands.cli import app
 from isocenter.simulate.files import FileLayout
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.training import prepared
+from isocenter.training.files import prepared
 from isocenter.training.files.folder import FileScans, shared_by
 from isocenter.wire.errors import FileError, OptionError
 from typer.testing import CliRunner
