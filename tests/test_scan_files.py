@@ -536,7 +536,7 @@ def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
         with pytest.raises(FileError, match=r"b\.npy: it cannot be read as numpy: \w+Error: "):
             read(folder, layouts=["own_layout"])
     finally:
-        from isocenter.training import layouts
+        from isocenter.training.files import layouts
 
         layouts._layouts.pop("numpy", None)
         sys.modules.pop("own_layout", None)
