@@ -17,7 +17,7 @@ def test_equispaced_lines_are_counted_with_those_that_touch_the_calibration_line
     mask = np.arange(48) % 4 == 0
     mask[20:29] = True
     batch = stack(mask)
-    seen = seen_in(batch, batch["mask"])
+    seen = seen_in(batch)
     assert seen == {
         "coils": [3, 3],
         "matrix": [40, 48],
@@ -32,7 +32,7 @@ def test_lines_at_random_are_sparser_beside_the_calibration_lines_than_the_budge
     masks = Masks(kinds=("variable-density",), accelerations=(4,), acs=(acs, acs))
     mask = random_mask(np.random.default_rng(3), 128, acs, masks)[0]
     batch = stack(mask)
-    seen = seen_in(batch, batch["mask"])
+    seen = seen_in(batch)
     assert seen["sampling"] == ["random"]
     assert seen["acs"][0] >= acs
     assert seen["acceleration"][0] > 4.2
@@ -42,13 +42,13 @@ def test_the_sparsest_frame_counts():
     mask = np.zeros((2, 24), bool)
     mask[0, ::2] = mask[1, ::4] = True
     batch = stack(mask)
-    assert seen_in(batch, batch["mask"])["acceleration"] == [4.0, 4.0]
+    assert seen_in(batch)["acceleration"] == [4.0, 4.0]
 
 
 def test_points_and_samplers_leave_open_how_they_undersample():
-    batch = stack(np.ones(24, bool))
-    points = batch["mask"].expand(-1, -1, -1, 40, -1)
-    assert seen_in(batch, None) == seen_in(batch, points) == {"coils": [3, 3], "matrix": [24, 40]}
+    kspace, mask = stack(np.ones(24, bool)).values()
+    points = {"kspace": kspace, "mask": mask.expand(-1, -1, -1, 40, -1)}
+    assert seen_in({"kspace": kspace}) == seen_in(points) == {"coils": [3, 3], "matrix": [24, 40]}
 
 
 def test_what_is_seen_in_parts_is_seen_together():

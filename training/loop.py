@@ -178,8 +178,7 @@ class Loop:
             stacks = next(batches)  # before the seed: a loader that begins draws as well
             self._seed(progress.step, batch)
             for stack in stacks:
-                if "mask" in stack:
-                    progress.seen = joined(progress.seen, seen_in(stack, stack["mask"]))
+                progress.seen = joined(progress.seen, seen_in(stack))
                 total += self._backward(to_device(stack, self._rank.device), turn, order.samples_of(progress.steps))
         total, stop = self._rank.total(torch.stack([total, total.new_tensor(float(self._stopping))])).tolist()
         check_finite(total, progress.step)
@@ -240,8 +239,7 @@ class Loop:
         mine: list[Row] = []
         for (index,), (stack,) in zip(self._validation_part, self._validation, strict=True):
             stack = to_device(stack, self._rank.device)
-            if "kspace" in stack:  # LOUPE takes images, and has no bundle
-                self._progress.seen = joined(self._progress.seen, seen_in(stack, judged.measured(stack)[1]))
+            self._progress.seen = joined(self._progress.seen, seen_in(stack))
             with autocast(self._recipe.precision, self._rank.device):
                 figures = judged.figures(stack, index)
             mine.append({name: float(value) for name, value in figures.items()})

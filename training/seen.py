@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from torch import Tensor
-
 from ..gadgets.domain import describe_sampling, rounded_acceleration
 from .samples import Sample
 
@@ -11,19 +9,22 @@ Seen = dict[str, Any]
 """``coils``, ``matrix``, ``acs`` and ``acceleration``: the least and the most; ``sampling``: kinds of patterns, sorted."""
 
 
-def seen_in(stack: Sample, mask: Tensor | None) -> Seen:
+def seen_in(stack: Sample) -> Seen:
     """Describe the samples of a stack.
+
+    How they were undersampled is left open for masks of points, of which the service knows none, and where the network chooses
+    lines itself.
 
     Parameters
     ----------
     stack
-        Its ``kspace`` is [samples, coils, (frames,) ky, kx, 2].
-    mask
-        What the network gets of it, [samples, 1, (frames,) ky, 1, 1]; None, or a mask of points, of which the service knows none:
-        how they were undersampled is not described.
+        ``kspace`` [samples, coils, (frames,) ky, kx, 2] and ``mask`` [samples, 1, (frames,) ky, 1, 1], where it has them.
     """
+    if "kspace" not in stack:  # LOUPE takes images, and has no bundle
+        return {}
     coils, *_, lines, samples, _ = stack["kspace"].shape[1:]
     seen: Seen = {"coils": [coils, coils], "matrix": [min(lines, samples), max(lines, samples)]}
+    mask = stack.get("mask")
     if mask is None or mask.shape[-2] > 1:
         return seen
     for each in (mask > 0).reshape(len(mask), -1, mask.shape[-3]).cpu():

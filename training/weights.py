@@ -7,7 +7,7 @@ import torch
 
 from .folder import Row, RunFolder, read_checkpoint, write_whole
 from .packages import packages
-from .recipe import RecipeError
+from .recipe import RecipeError, Sampler
 from .sampler import SamplerTask
 from .seen import Seen
 from .task import Task
@@ -39,7 +39,18 @@ def write_weights(task: Task, folder: RunFolder, row: Row, seen: Seen) -> None:
     _write(folder.weights, task.network, recipe, row, seen)
     if isinstance(task, SamplerTask):
         own = {name: recipe["sampler"][name] for name in ("network", "configuration", "scaling")}
+        own["masks"] = {**recipe["masks"], **_chosen(task.settings, recipe["configuration"])}
         _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row, seen)
+
+
+def _chosen(sampler: Sampler, configuration: dict[str, Any]) -> dict[str, Any]:
+    """Say what a sampler chooses as the masks of a recipe say it."""
+    lines = configuration.get("lines", sampler.budget) + sampler.base
+    return {
+        "kinds": ["variable-density"],
+        "accelerations": [lines / (sampler.base + sampler.budget)],
+        "acs": [sampler.base, sampler.base],
+    }
 
 
 def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row, seen: Seen) -> None:
