@@ -1,9 +1,11 @@
 """What somebody's own module takes, and what its bundle takes for it."""
 
 import inspect
+from collections.abc import Mapping
 
 from torch import nn
 
+from ..bundle.axes import fixed_lengths
 from ..bundle.manifest import BundleError, TensorSpec
 from .options import Direction, ExportOptions
 
@@ -120,4 +122,11 @@ def bundle_inputs(arguments: tuple[TensorSpec, ...], target: str, options: Expor
     if wrapped or "mask" in given:
         named = given["mask"].axes if "mask" in given else ("batch", "frames", *(options.undersampled or ("ky",)))
         given["mask"] = TensorSpec(name="mask", axes=tuple(axis if axis in named else "1" for axis in kspace))
-    return tuple(given[name] for name in _NAMES if name in given)
+    fixed = fixed_lengths(tuple(given.values()))
+    return tuple(_with_lengths(given[name], fixed) for name in _NAMES if name in given)
+
+
+def _with_lengths(spec: TensorSpec, fixed: Mapping[str, int]) -> TensorSpec:
+    """Give an input the lengths that one of them fixes."""
+    own = {axis: (fixed[axis], fixed[axis]) for axis in spec.axes if axis in fixed}
+    return spec.model_copy(update={"limits": {**spec.limits, **own}})

@@ -37,7 +37,8 @@ class _FollowedInt(builtins.int, metaclass=_LikeInt):
 @contextmanager
 def following(module: nn.Module) -> Iterator[None]:
     """Inside this context, the code of a module's package converts tensors to lengths that the tracer can follow."""
-    places = [place for place in _code_of(module) if "int" not in vars(place)]
+    # a module may be loaded under several names
+    places = {id(place): place for place in _code_of(module) if "int" not in vars(place)}.values()
     for place in places:
         vars(place)["int"] = _FollowedInt
     try:

@@ -1,7 +1,7 @@
 """Compare runtimes with the module that they were made from, in float64."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -48,6 +48,19 @@ def run_module(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[st
         raise BundleError(f"the module fails on {_shapes(inputs)}: {cause_of(error)}", where=where) from error
 
 
+def _check_values(
+    manifest: Manifest, inputs: Inputs, outputs: dict[str, Tensor], again: Callable[[], dict[str, Tensor]] | None
+) -> None:
+    """Refuse a module with which nothing can be compared."""
+    where = f"bundle {manifest.name!r}"
+    if not all(torch.isfinite(output).all() for output in outputs.values()):
+        raise BundleError(f"the module returns values that are not finite on {_shapes(inputs)}", where=where)
+    if again is not None and not all(
+        torch.equal(x, y) for x, y in zip(outputs.values(), again().values(), strict=True)
+    ):
+        raise BundleError("the module returns other values when it runs again on the same input", where=where)
+
+
 class Comparison:
     """The module's outputs in float64 on all cases, and how far from them a runtime may be.
 
@@ -65,7 +78,7 @@ class Comparison:
     Raises
     ------
     BundleError
-        The module does not run on a case.
+        The module does not run on a case, its values are not finite, or they are others when it runs again.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class Comparison:
         for inputs in cases:
             run = partial(_run_exact, exact, manifest, {name: x.double() for name, x in inputs.items()})
             self._expected.append(run())
+            _check_values(manifest, inputs, self._expected[-1], run if inputs is cases[0] else None)
             self._eager.append(relative_error(run_module(module, manifest, inputs), self._expected[-1]))
             self._accepted.append(self._acceptable(run, inputs))
 

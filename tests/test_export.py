@@ -611,6 +611,36 @@ def test_an_image_network_of_other_channels_is_refused(tmp_path):
         export_network("unet-image", weights, tmp_path / "own", ExportOptions(configuration=configuration))
 
 
+class Odd(torch.nn.Module):
+    """Returns what cannot be compared, or works for one size only."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, image):
+        if self.how == "random":
+            return image + torch.randn_like(image)
+        return image / 0 if self.how == "infinite" else image * torch.ones(48, 40)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"), [("random", "other values when it runs again"), ("infinite", "not finite")]
+)
+def test_modules_with_which_nothing_can_be_compared_are_refused(tmp_path, how, message):
+    options = {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}], "arguments": {"how": how}}
+    with pytest.raises(BundleError, match=message):
+        export_module("test_export:Odd", None, tmp_path / "own", ExportOptions.model_validate(options), ["torchscript"])
+
+
+def test_an_image_network_may_be_for_one_size(tmp_path):
+    options = {"inputs": [{"name": "image", "axes": ["batch", "1", 48, 40]}], "arguments": {"how": "size"}}
+    bundle = export_module(
+        "test_export:Odd", None, tmp_path / "own", ExportOptions.model_validate(options), ["torchscript"]
+    )
+    assert bundle.manifest.inputs[0].limits == {"ky": (48, 48), "kx": (40, 40)}
+
+
 class Counted(torch.nn.Module):
     """Counts channels with NumPy, as some programs do, and attends."""
 

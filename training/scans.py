@@ -91,7 +91,8 @@ def _readouts(kspace: NDArray[np.complex64], lines: Tensor) -> list[Acquisition]
             if middle[row]:
                 readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
             readouts.append(readout)
-        readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
+    # frames are measured lines of one slice, which ends with the last one
+    readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_SLICE)
     readouts[-1].set_flag(ismrmrd.ACQ_LAST_IN_MEASUREMENT)
     return readouts
 
@@ -119,11 +120,13 @@ def _header(shape: tuple[int, ...], lines: Tensor) -> str:
 
 
 def _parallel(lines: Tensor) -> str:
-    """Say by the most frequent distance of measured lines how a scan is undersampled."""
+    """Say how a scan is undersampled: by the distance of equispaced lines, or by how many of the others there are."""
     if bool(lines.all()):
         return ""
     gaps = torch.cat([torch.nonzero(frame).flatten().diff() for frame in lines])
-    spacing = int(gaps[gaps > 1].mode().values)
+    distances = gaps[gaps > 1].unique().tolist()
+    fewest = int(lines.sum(1).min())
+    spacing = int(distances[0]) if len(distances) == 1 else -(-lines.shape[1] // fewest)
     return (
         f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{spacing}</kspace_encoding_step_1>"
         "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
