@@ -177,7 +177,8 @@ def evaluate(
     fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
     reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Write all images, as fastMRI's evaluation reads them.")
+        bool,
+        typer.Option("--keep-images", help="Write all images, as fastMRI's evaluate.py reads them: the readout first."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:

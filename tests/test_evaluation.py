@@ -250,23 +250,27 @@ def test_tables_say_how_they_were_made_and_agree_with_each_other(tmp_path):
 
 
 def test_images_are_kept_as_fastmris_evaluation_reads_them(tmp_path, sense_bundle):
-    kspace = np.stack([scan(size=32).kspace.numpy().swapaxes(-1, -2)] * 2)
-    (tmp_path / "data").mkdir()
-    with h5py.File(tmp_path / "data" / "one.h5", "w") as file:
-        file["kspace"] = kspace
+    kspace = np.stack([scan(size=32).kspace.numpy()[:, :28].swapaxes(-1, -2)] * 2)
+    for place in ("data", "data/again"):
+        (tmp_path / place).mkdir()
+        with h5py.File(tmp_path / place / "one.h5", "w") as file:
+            file["kspace"] = kspace
     arguments = ["evaluate", "--bundle", str(sense_bundle), "--data", str(tmp_path / "data"), "--truth", "rss"]
-    arguments += ["--accelerations", "2", "--acs", "12", "--scans", "2", "--region", "all", "--keep-images"]
+    arguments += ["--accelerations", "2", "--acs", "12", "--scans", "4", "--region", "all", "--keep-images"]
     result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     kept = tmp_path / "out" / "reconstructions"
-    with h5py.File(kept / "truth" / "000-one.h5") as file:
+    with h5py.File(kept / "truth" / "one.h5") as file:
         truth = file["reconstruction_rss"][()]
-    with h5py.File(kept / sense_bundle.name / "R2-acs12" / "000-one.h5") as file:
+    with h5py.File(kept / sense_bundle.name / "R2-acs12" / "one.h5") as file:
         image = file["reconstruction"][()]
-    assert image.shape == truth.shape == (2, 32, 32)
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, (-2, -1)), norm="ortho"), (-2, -1))
+    assert image.shape == truth.shape == (2, 32, 28)
+    assert np.abs(truth - np.linalg.norm(images, axis=1)).max() < 1e-4 * truth.max()
+    assert sorted(file.name for file in (kept / "truth").iterdir()) == ["001-one.h5", "one.h5"]
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     figures = next(row for row in content["results"] if row["method"] == sense_bundle.name)
-    assert (figures["volume"].rsplit("/", 1)[-1], content["settings"]["scans"]) == ("one.h5", "2 slices, 1 volumes")
+    assert (figures["volume"].rsplit("/", 1)[-1], content["settings"]["scans"]) == ("one.h5", "4 slices, 2 volumes")
     nmse = np.linalg.norm(truth - image) ** 2 / np.linalg.norm(truth) ** 2
     assert figures["nmse"] == pytest.approx(nmse, rel=1e-5)
     assert figures["psnr"] == pytest.approx(10 * np.log10(truth.max() ** 2 / ((truth - image) ** 2).mean()), rel=1e-5)

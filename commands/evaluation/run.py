@@ -49,9 +49,13 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     pictures: list[Pictured] = []
     series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     kept = folder / "reconstructions" if protocol.keep_images else None
+    files: set[str] = set()
     done = 0
     for number, scans in enumerate(_volumes(_scans(data, protocol, series, console))):
         volume = Volume(number, done, scans, protocol, truth, report)
+        if volume.file in files:
+            volume.file = f"{number:03d}-{volume.file}"
+        files.add(volume.file)
         for acs in protocol.acs:
             for acceleration in protocol.accelerations:
                 picture = volume.compare(methods, acceleration, acs, kept)

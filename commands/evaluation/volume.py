@@ -51,6 +51,11 @@ class Volume:
         How to undersample and judge, and how the coils of the truth are combined.
     report
         Receives the figures, and what had to be left out.
+
+    Attributes
+    ----------
+    file
+        Name of the files that images are kept in: that of the file the scans are from.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Volume:
         self.number = number
         self._protocol, self._report = protocol, report
         self.name: str = scans[0].volume or scans[0].name or f"scan {number + 1}"
+        self.file: str = Path(self.name.replace(" ", "-")).stem + ".h5"
         truths = [self._cropped(_truth(scan, truth), scan) for scan in scans]
         insides = object_masks(truths) if protocol.region_for(truth) == "object" else [None] * len(scans)
         self._slices: list[_Slice] = []
@@ -174,15 +180,15 @@ class Volume:
         return shown
 
     def _keep(self, images: dict[str, dict[int, Tensor]], folder: Path, cell: str) -> None:
-        """Write the truth and all images [slices, y, x], frames one after the other, as fastMRI's evaluation reads them."""
-        name = f"{self.number:03d}-{Path(self.name.replace(' ', '-')).stem}.h5"
+        """Write the truth and all images [slices, x, y], frames one after the other, as fastMRI's evaluation reads them."""
         truth = {position: each.truth for position, each in enumerate(self._slices)}
         for method, slices in {"truth": truth, **images}.items():
             place = folder / re.sub(r"[^\w.-]+", "-", method) / ("" if method == "truth" else cell)
             place.mkdir(parents=True, exist_ok=True)
-            with h5py.File(place / name, "w") as file:
+            with h5py.File(place / self.file, "w") as file:
                 key = "reconstruction_rss" if method == "truth" else "reconstruction"
-                file[key] = torch.cat([*slices.values()]).numpy() if slices else np.zeros((0, 1, 1), np.float32)
+                every = torch.cat([*slices.values()]) if slices else torch.zeros(0, 1, 1)
+                file[key] = every.mT.numpy()  # fastMRI has the readout first
 
 
 def _maps(scan: FullScan, measured: Tensor, acs: int) -> Tensor:
