@@ -162,7 +162,11 @@ def evaluate(
         int, typer.Option(min=1, help="Number of slices or series; of a folder, evenly spread over its files.")
     ] = 10,
     sampling: Annotated[
-        str, typer.Option(help="A pattern, or a file of zeros and ones; see docs/sampling.md.")
+        str,
+        typer.Option(
+            help="A pattern, or a file of zeros and ones, whose own acceleration and calibration lines then count; see "
+            "docs/sampling.md."
+        ),
     ] = "equispaced",
     convention: Annotated[str, typer.Option(help="fastmri (of volumes) or slice.")] = "fastmri",
     truth: Annotated[

@@ -187,6 +187,45 @@ def test_points_go_to_those_who_take_them_and_the_others_are_left_out():
     assert report.left_out == ["a, CS (TV): it takes scans that are undersampled along ky alone"]
 
 
+def masks():
+    """A mask of lines of 48, 12 of them around the middle, and one of points."""
+    rows = np.arange(48)
+    lines = (abs(rows - 23.5) < 6) | (rows % 6 == 1)
+    points = np.random.default_rng(1).random((48, 48)) < 0.3
+    points[18:30, 18:30] = True
+    return {"lines": lines, "points": points}
+
+
+@pytest.mark.parametrize("name", ["lines", "points"])
+def test_the_mask_of_a_file_is_told_as_it_is(tmp_path, name):
+    mask = masks()[name]
+    np.save(tmp_path / "mask.npy", mask)
+    options = {**OPTIONS, "sampling": str(tmp_path / "mask.npy"), "accelerations": "2,4", "acs": "8,16,24"}
+    protocol = parse_protocol(**options)
+    assert len(protocol.cells) == 1
+    acceleration, acs = protocol.cells[0]
+    report, (picture,) = compare(protocol, [scan(name="a")], "rss", accelerations=(acceleration,), acs=acs)
+    assert {(result.acceleration, result.acs) for result in report.results} == {(round(mask.size / mask.sum(), 2), 12)}
+    assert picture.title == f"a\nR {mask.size / mask.sum():.3g}, ACS 12"
+    assert {"zero-filled", "SENSE"} <= {result.method for result in report.results}
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros(48), "a: the mask measures nothing"),
+        (np.ones(40), "a: {file}: the mask is [40]; accepted: [48] or [48, 48]"),
+        (1 - np.pad(np.ones((2, 2)), 23), "a: the mask lacks the middle of k-space"),
+    ],
+)
+def test_masks_of_files_that_do_not_do_are_left_out(tmp_path, mask, message):
+    np.save(tmp_path / "mask.npy", mask)
+    protocol = Protocol([2], [8], sampling=str(tmp_path / "mask.npy"))
+    report, (picture,) = compare(protocol, [scan(name="a")], "rss", accelerations=(1,), acs=0)
+    assert (report.results, picture) == ([], None)
+    assert message.format(file=tmp_path / "mask.npy") in report.left_out[0]
+
+
 def test_what_fails_costs_its_scan_only_and_is_told():
     def fails(kspace, measured, maps):
         if kspace.shape[-1] == 40:

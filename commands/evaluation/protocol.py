@@ -24,7 +24,7 @@ class Protocol:
     accelerations
         As the pattern takes them: the distance of equispaced lines, else samples of the grid for each one measured.
     acs
-        Calibration lines: whole numbers, or fractions of all lines.
+        Calibration lines: whole numbers, or fractions of all lines. Both count for patterns alone, not for a file.
     scans
         Number of slices or series.
     sampling
@@ -60,6 +60,18 @@ class Protocol:
     fit_scale: bool = False
     reference: str = "SENSE"
     keep_images: bool = False
+
+    @property
+    def from_file(self) -> bool:
+        """Whether the mask is that of a file, which has an acceleration and calibration lines of its own."""
+        return self.sampling not in sampling.PATTERNS
+
+    @property
+    def cells(self) -> list[tuple[float, float]]:
+        """Accelerations and calibration lines to ask a pattern for; a file is asked for none."""
+        if self.from_file:
+            return [(1.0, 0.0)]
+        return [(acceleration, acs) for acs in self.acs for acceleration in self.accelerations]
 
     def truth_for(self, models: dict[str, LoadedModel]) -> Truth:
         """How the coils of the true image are combined: as the bundles do it, unless the option says otherwise."""

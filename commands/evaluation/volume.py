@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ...gadgets.domain import describe_sampling
 from ...models.fourier import ifft
 from ...models.metrics import fitted_scale, judge
 from ...models.planar import center_crop
@@ -88,7 +90,7 @@ class Volume:
         methods
             By name.
         acceleration, acs
-            As the protocol has them.
+            One of the protocol's cells; the results of a file tell those of its mask.
         folder
             Where the images are written; None: nowhere.
 
@@ -97,18 +99,23 @@ class Volume:
         Pictured or None
             What a picture can show; None where nothing was reconstructed.
         """
-        how = f"R {acceleration:g}, ACS {acs:g}"
+        how = _label(acceleration, acs)
         if not self._slices:
             return None
         try:
             measured, lines = self._mask(acceleration, acs)
         except SamplingError as error:
-            self._report.leave_out(f"{self.name}, {how}: {error}")
+            self._report.leave_out(
+                f"{self.name}: {error}" if self._protocol.from_file else f"{self.name}, {how}: {error}"
+            )
             return None
+        net = self._share_of_lines() / float(measured.to(torch.float64).mean())
+        if self._protocol.from_file:
+            acceleration, acs = round(net, 2), lines
+            how = _label(acceleration, acs)
         images = self._reconstruct(methods, measured, lines)
         if folder is not None:
             self._keep(images, folder, f"R{acceleration:g}-acs{acs:g}")
-        net = self._share_of_lines() / float(measured.to(torch.float64).mean())
         figures = {
             name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}))
             for name, each in images.items()
@@ -133,6 +140,11 @@ class Volume:
         scan = self._slices[0].scan
         frames, height, width = _with_frames(scan.kspace).shape[1:]
         rows = None if scan.measured is None else scan.measured.numpy()
+        if self._protocol.from_file:
+            mask = sampling.draw(
+                self._protocol.sampling, Request(height, width, frames, measured=rows), np.random.default_rng()
+            )
+            return torch.from_numpy(mask), _calibration_lines(mask)
         lines = round(acs * (height if rows is None else int(rows.sum()))) if acs < 1 else int(acs)
         if not lines:
             raise SamplingError(f"a fraction of {acs:g} of {height} lines is none", accepted="at least one line")
@@ -189,6 +201,25 @@ class Volume:
                 key = "reconstruction_rss" if method == "truth" else "reconstruction"
                 every = torch.cat([*slices.values()]) if slices else torch.zeros(0, 1, 1)
                 file[key] = every.mT.numpy()  # fastMRI has the readout first
+
+
+def _label(acceleration: float, acs: float) -> str:
+    return f"R {acceleration:g}, ACS {acs:g}"
+
+
+def _calibration_lines(mask: sampling.Mask) -> int:
+    """Return the lines around the middle that a file's mask measures in all frames; of points, the length of such a block."""
+    if not mask.any():
+        raise SamplingError("the mask measures nothing")
+    every = mask.all(axis=0)
+    if every.ndim == 1:
+        return describe_sampling(torch.from_numpy(every)).acs
+    height, width = every.shape
+    blocks = (Request(height, width, acs=acs).calibration_block for acs in range(1, height + 1))
+    acs = sum(1 for _ in takewhile(lambda block: bool(every[block].all()), blocks))
+    if not acs:
+        raise SamplingError("the mask lacks the middle of k-space", accepted="one that measures a block around it")
+    return acs
 
 
 def _maps(scan: FullScan, measured: Tensor, acs: int) -> Tensor:
