@@ -83,6 +83,8 @@ def compare(protocol, scans, truth, methods=None, accelerations=(3,), acs=16):
         ({"region": "brain"}, "option --region: 'brain' is not known; accepted: auto, all, object"),
         ({"crop": "320x"}, "option --crop: '320x'; accepted: matrix, none, or a size such as 320 or 320x256"),
         ({"crop": "0"}, "option --crop: '0'"),
+        ({"crop": "5"}, "option --crop: '5' is smaller than the window of SSIM; accepted: sizes from 7"),
+        ({"crop": "320x6"}, "option --crop: '320x6' is smaller"),
     ],
 )
 def test_options_with_mistakes_are_refused_in_a_sentence(changes, message):
@@ -185,6 +187,25 @@ def test_points_go_to_those_who_take_them_and_the_others_are_left_out():
     assert figures["SENSE"]["psnr"] > figures["zero-filled"]["psnr"] + 2
     assert "CS (TV)" not in figures
     assert report.left_out == ["a, CS (TV): it takes scans that are undersampled along ky alone"]
+
+
+@pytest.mark.parametrize(
+    ("crop", "matrix", "message"),
+    [
+        ((500, 500), None, "a: the crop of 500 x 500 is larger than its 48 x 48 pixels"),
+        ((40, 49), None, "a: the crop of 40 x 49 is larger than its 48 x 48 pixels"),
+        ("matrix", (6, 40), "a: its 6 x 40 pixels are fewer than the window of SSIM"),
+    ],
+)
+def test_images_whose_size_cannot_be_judged_are_left_out(crop, matrix, message):
+    report, (picture,) = compare(Protocol([3], [16], crop=crop), [scan(name="a", matrix=matrix)], "rss")
+    assert (report.results, report.left_out, picture) == ([], [message], None)
+
+
+def test_the_smallest_crop_is_the_window_of_ssim():
+    report, _ = compare(parse_protocol(**{**OPTIONS, "crop": "7"}), [scan()], "rss")
+    assert all(math.isfinite(result.figures["ssim"]) for result in report.results)
+    assert report.left_out == []
 
 
 def masks():

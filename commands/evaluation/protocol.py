@@ -14,6 +14,9 @@ from ...wire.errors import OptionError
 
 Region = Literal["all", "object"]
 
+SSIM_WINDOW = 7
+"""Pixels along the edge of SSIM's window, of which an image must hold one."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -158,6 +161,10 @@ def parse_protocol(
     size = crop.lower().split("x")
     if crop not in ("matrix", "none") and not (len(size) <= 2 and all(part.isdecimal() and int(part) for part in size)):
         raise OptionError(f"{crop!r}", where="option --crop", accepted="matrix, none, or a size such as 320 or 320x256")
+    if size[0].isdecimal() and min(map(int, size)) < SSIM_WINDOW:
+        raise OptionError(
+            f"{crop!r} is smaller than the window of SSIM", where="option --crop", accepted=f"sizes from {SSIM_WINDOW}"
+        )
     try:
         pattern = sampling.current_name(names["sampling"])
         for factor in factors:

@@ -24,7 +24,7 @@ from ...training.section import Truth
 from ...wire.errors import DataError
 from .methods import Method
 from .picture import Pictured
-from .protocol import Protocol
+from .protocol import SSIM_WINDOW, Protocol
 from .report import Report, Result
 
 _SMOOTHING, _MARGIN = 7, 3
@@ -70,11 +70,23 @@ class Volume:
         truths = [self._cropped(_truth(scan, truth), scan) for scan in scans]
         insides = object_masks(truths) if protocol.region_for(truth) == "object" else [None] * len(scans)
         self._slices: list[_Slice] = []
+        if problem := self._misfit(scans[0], truths[0]):
+            report.leave_out(f"{self.name}: {problem}")
+            return
         for index, (scan, image, inside) in enumerate(zip(scans, truths, insides, strict=True), start=first):
             if bool(image.any()):
                 self._slices.append(_Slice(index, scan, image, inside))
             else:
                 report.leave_out(f"{scan.name or self.name}: it is empty")
+
+    def _misfit(self, scan: FullScan, truth: Tensor) -> str:
+        """Say why images of this size cannot be judged; empty where they can be."""
+        crop, size = self._protocol.crop, tuple(scan.kspace.shape[-2:])
+        if isinstance(crop, tuple) and (crop[0] > size[0] or crop[1] > size[1]):
+            return f"the crop of {crop[0]} x {crop[1]} is larger than its {size[0]} x {size[1]} pixels"
+        if min(truth.shape[-2:]) < SSIM_WINDOW:
+            return f"its {truth.shape[-2]} x {truth.shape[-1]} pixels are fewer than the window of SSIM"
+        return ""
 
     def _cropped(self, image: Tensor, scan: FullScan) -> Tensor:
         crop = self._protocol.crop
