@@ -105,6 +105,7 @@ def test_options_are_read():
     ("arguments", "message"),
     [
         (["--bundle", "nowhere"], "nowhere is no bundle"),
+        (["--bundle", "{empty}/sense"], "is not built yet: `isocenter bundle prepare` builds 'sense'"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),
