@@ -223,10 +223,10 @@ def _calibration_lines(mask: sampling.Mask) -> int:
     """Return the lines around the middle that a file's mask measures in all frames; of points, the length of such a block."""
     if not mask.any():
         raise SamplingError("the mask measures nothing")
-    every = mask.all(axis=0)
+    every: NDArray[np.bool_] = np.asarray(mask.all(axis=0))
     if every.ndim == 1:
         return describe_sampling(torch.from_numpy(every)).acs
-    height, width = every.shape
+    height, width = mask.shape[1:]
     blocks = (Request(height, width, acs=acs).calibration_block for acs in range(1, height + 1))
     acs = sum(1 for _ in takewhile(lambda block: bool(every[block].all()), blocks))
     if not acs:
