@@ -162,7 +162,11 @@ def evaluate(
         int, typer.Option(min=1, help="Number of slices or series; of a folder, evenly spread over its files.")
     ] = 10,
     sampling: Annotated[
-        str, typer.Option(help="A pattern, or a file of zeros and ones; see docs/sampling.md.")
+        str,
+        typer.Option(
+            help="A pattern, or a file of zeros and ones, whose own acceleration and calibration lines then count; see "
+            "docs/sampling.md."
+        ),
     ] = "equispaced",
     convention: Annotated[str, typer.Option(help="fastmri (of volumes) or slice.")] = "fastmri",
     truth: Annotated[
@@ -177,7 +181,8 @@ def evaluate(
     fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
     reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Write all images, as fastMRI's evaluation reads them.")
+        bool,
+        typer.Option("--keep-images", help="Write all images, as fastMRI's evaluate.py reads them: the readout first."),
     ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .phantoms import PHANTOMS
-from .sampling import Request, SamplingError, acs_lines, draw, find_pattern, partial_fourier
+from .sampling import PATTERNS, Request, SamplingError, acs_lines, draw, find_pattern, partial_fourier
 
 NOISE_BANDWIDTH = 0.793
 """Receiver noise bandwidth relative to the reciprocal dwell time."""
@@ -175,9 +175,14 @@ class ScanProtocol:
 
     @cached_property
     def _imaging_lines(self) -> NDArray[np.bool_]:
-        """Rows of all frames [frames, ky]; those of patterns with a budget have the calibration lines among them."""
-        rows, budget = self.measurable_lines(), find_pattern(self.sampling).budget
-        acs = min(self.acs, int(rows.sum())) if budget else 0
+        """Rows of all frames [frames, ky]; those of patterns with a budget have the calibration lines among them.
+
+        So must those of a file, unless they are measured beside the image.
+        """
+        rows = self.measurable_lines()
+        acs = min(self.acs, int(rows.sum())) if find_pattern(self.sampling).budget else 0
+        if self.sampling not in PATTERNS and self.calibration == "embedded" and self.calibration_lines().any():
+            acs = self.acs
         request = Request(self.lines, 1, self.frames, self.acceleration, acs, 0, rows)
         random = np.random.default_rng(self.seed)
         alike = self.sampling == "equispaced" and self.calibration != "interleaved"

@@ -83,6 +83,8 @@ def compare(protocol, scans, truth, methods=None, accelerations=(3,), acs=16):
         ({"region": "brain"}, "option --region: 'brain' is not known; accepted: auto, all, object"),
         ({"crop": "320x"}, "option --crop: '320x'; accepted: matrix, none, or a size such as 320 or 320x256"),
         ({"crop": "0"}, "option --crop: '0'"),
+        ({"crop": "5"}, "option --crop: '5' is smaller than the window of SSIM; accepted: sizes from 7"),
+        ({"crop": "320x6"}, "option --crop: '320x6' is smaller"),
     ],
 )
 def test_options_with_mistakes_are_refused_in_a_sentence(changes, message):
@@ -103,6 +105,7 @@ def test_options_are_read():
     ("arguments", "message"),
     [
         (["--bundle", "nowhere"], "nowhere is no bundle"),
+        (["--bundle", "{empty}/sense"], "is not built yet: `isocenter bundle prepare` builds 'sense'"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),
@@ -187,6 +190,64 @@ def test_points_go_to_those_who_take_them_and_the_others_are_left_out():
     assert report.left_out == ["a, CS (TV): it takes scans that are undersampled along ky alone"]
 
 
+@pytest.mark.parametrize(
+    ("crop", "matrix", "message"),
+    [
+        ((500, 500), None, "a: the crop of 500 x 500 is larger than its 48 x 48 pixels"),
+        ((40, 49), None, "a: the crop of 40 x 49 is larger than its 48 x 48 pixels"),
+        ("matrix", (6, 40), "a: its 6 x 40 pixels are fewer than the window of SSIM"),
+    ],
+)
+def test_images_whose_size_cannot_be_judged_are_left_out(crop, matrix, message):
+    report, (picture,) = compare(Protocol([3], [16], crop=crop), [scan(name="a", matrix=matrix)], "rss")
+    assert (report.results, report.left_out, picture) == ([], [message], None)
+
+
+def test_the_smallest_crop_is_the_window_of_ssim():
+    report, _ = compare(parse_protocol(**{**OPTIONS, "crop": "7"}), [scan()], "rss")
+    assert all(math.isfinite(result.figures["ssim"]) for result in report.results)
+    assert report.left_out == []
+
+
+def masks():
+    """A mask of lines of 48, 12 of them around the middle, and one of points."""
+    rows = np.arange(48)
+    lines = (abs(rows - 23.5) < 6) | (rows % 6 == 1)
+    points = np.random.default_rng(1).random((48, 48)) < 0.3
+    points[18:30, 18:30] = True
+    return {"lines": lines, "points": points}
+
+
+@pytest.mark.parametrize("name", ["lines", "points"])
+def test_the_mask_of_a_file_is_told_as_it_is(tmp_path, name):
+    mask = masks()[name]
+    np.save(tmp_path / "mask.npy", mask)
+    options = {**OPTIONS, "sampling": str(tmp_path / "mask.npy"), "accelerations": "2,4", "acs": "8,16,24"}
+    protocol = parse_protocol(**options)
+    assert len(protocol.cells) == 1
+    acceleration, acs = protocol.cells[0]
+    report, (picture,) = compare(protocol, [scan(name="a")], "rss", accelerations=(acceleration,), acs=acs)
+    assert {(result.acceleration, result.acs) for result in report.results} == {(round(mask.size / mask.sum(), 2), 12)}
+    assert picture.title == f"a\nR {mask.size / mask.sum():.3g}, ACS 12"
+    assert {"zero-filled", "SENSE"} <= {result.method for result in report.results}
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros(48), "a: the mask measures nothing"),
+        (np.ones(40), "a: {file}: the mask is [40]; accepted: [48] or [48, 48]"),
+        (1 - np.pad(np.ones((2, 2)), 23), "a: the mask lacks the middle of k-space"),
+    ],
+)
+def test_masks_of_files_that_do_not_do_are_left_out(tmp_path, mask, message):
+    np.save(tmp_path / "mask.npy", mask)
+    protocol = Protocol([2], [8], sampling=str(tmp_path / "mask.npy"))
+    report, (picture,) = compare(protocol, [scan(name="a")], "rss", accelerations=(1,), acs=0)
+    assert (report.results, picture) == ([], None)
+    assert message.format(file=tmp_path / "mask.npy") in report.left_out[0]
+
+
 def test_what_fails_costs_its_scan_only_and_is_told():
     def fails(kspace, measured, maps):
         if kspace.shape[-1] == 40:
@@ -250,23 +311,27 @@ def test_tables_say_how_they_were_made_and_agree_with_each_other(tmp_path):
 
 
 def test_images_are_kept_as_fastmris_evaluation_reads_them(tmp_path, sense_bundle):
-    kspace = np.stack([scan(size=32).kspace.numpy().swapaxes(-1, -2)] * 2)
-    (tmp_path / "data").mkdir()
-    with h5py.File(tmp_path / "data" / "one.h5", "w") as file:
-        file["kspace"] = kspace
+    kspace = np.stack([scan(size=32).kspace.numpy()[:, :28].swapaxes(-1, -2)] * 2)
+    for place in ("data", "data/again"):
+        (tmp_path / place).mkdir()
+        with h5py.File(tmp_path / place / "one.h5", "w") as file:
+            file["kspace"] = kspace
     arguments = ["evaluate", "--bundle", str(sense_bundle), "--data", str(tmp_path / "data"), "--truth", "rss"]
-    arguments += ["--accelerations", "2", "--acs", "12", "--scans", "2", "--region", "all", "--keep-images"]
+    arguments += ["--accelerations", "2", "--acs", "12", "--scans", "4", "--region", "all", "--keep-images"]
     result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     kept = tmp_path / "out" / "reconstructions"
-    with h5py.File(kept / "truth" / "000-one.h5") as file:
+    with h5py.File(kept / "truth" / "one.h5") as file:
         truth = file["reconstruction_rss"][()]
-    with h5py.File(kept / sense_bundle.name / "R2-acs12" / "000-one.h5") as file:
+    with h5py.File(kept / sense_bundle.name / "R2-acs12" / "one.h5") as file:
         image = file["reconstruction"][()]
-    assert image.shape == truth.shape == (2, 32, 32)
+    images = np.fft.fftshift(np.fft.ifft2(np.fft.ifftshift(kspace, (-2, -1)), norm="ortho"), (-2, -1))
+    assert image.shape == truth.shape == (2, 32, 28)
+    assert np.abs(truth - np.linalg.norm(images, axis=1)).max() < 1e-4 * truth.max()
+    assert sorted(file.name for file in (kept / "truth").iterdir()) == ["001-one.h5", "one.h5"]
     content = json.loads((tmp_path / "out" / "results.json").read_text())
     figures = next(row for row in content["results"] if row["method"] == sense_bundle.name)
-    assert (figures["volume"].rsplit("/", 1)[-1], content["settings"]["scans"]) == ("one.h5", "2 slices, 1 volumes")
+    assert (figures["volume"].rsplit("/", 1)[-1], content["settings"]["scans"]) == ("one.h5", "4 slices, 2 volumes")
     nmse = np.linalg.norm(truth - image) ** 2 / np.linalg.norm(truth) ** 2
     assert figures["nmse"] == pytest.approx(nmse, rel=1e-5)
     assert figures["psnr"] == pytest.approx(10 * np.log10(truth.max() ** 2 / ((truth - image) ** 2).mean()), rel=1e-5)

@@ -81,6 +81,17 @@ def test_sampling_patterns():
         ScanProtocol(matrix=64, acceleration=8, acs=24, sampling="variable-density").imaging_lines(0)
 
 
+def test_calibration_lines_that_a_file_lacks_are_refused_and_not_added(tmp_path):
+    mask = np.arange(64) % 4 == 0
+    mask[28:36] = True
+    np.save(tmp_path / "mask.npy", mask)
+    fields = {"matrix": 64, "acceleration": 4, "sampling": str(tmp_path / "mask.npy")}
+    with pytest.raises(sampling.SamplingError, match="the mask lacks 6 of the 16 lines of the calibration region"):
+        ScanProtocol(acs=16, **fields).imaging_lines(0)
+    for more in ({"acs": 8}, {"acs": 16, "calibration": "separate"}, {"acs": 16, "calibration": "none"}):
+        assert ScanProtocol(**fields, **more).imaging_lines(0).tolist() == mask.tolist()
+
+
 def test_noise_has_the_covariance_of_the_noise_scan():
     """Noise readouts are sampled more slowly and through a narrower filter; both enter their level."""
     quiet, noisy = (simulate(ScanProtocol(matrix=64, coils=4, noise=level, seed=5)) for level in (0.0, 2.0))

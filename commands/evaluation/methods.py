@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...bundle.folder import Bundle
-from ...bundle.manifest import BundleError
+from ...bundle.manifest import MANIFEST, BundleError
 from ...engine import LoadedModel
 from ...flow.deferred import Deferred, settled
 from ...gadgets.kspace import block_of
@@ -15,6 +15,7 @@ from ...gadgets.model_inputs import arrange_inputs, arrange_output
 from ...models.classical import RootSumOfSquares, Sense
 from ...models.compressed_sensing import TotalVariation
 from ...wire.errors import DataError
+from ..prepare import ships
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From k-space [coils, frames, ky, kx], what was measured [frames, ky] or [frames, ky, kx], and maps [coils, y, x], to magnitudes
@@ -29,6 +30,9 @@ def open_bundles(folders: list[Path]) -> dict[str, LoadedModel]:
     BundleError
         One does not exist, is damaged, or returns no image.
     """
+    for folder in folders:
+        if ships(folder.name) and not (folder / MANIFEST).is_file():
+            raise BundleError(f"{folder} is not built yet: `isocenter bundle prepare` builds {folder.name!r}")
     folders = list(dict.fromkeys(folders))
     names = [folder.resolve().name for folder in folders]
     models = {

@@ -14,6 +14,9 @@ from ...wire.errors import OptionError
 
 Region = Literal["all", "object"]
 
+SSIM_WINDOW = 7
+"""Pixels along the edge of SSIM's window, of which an image must hold one."""
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -24,7 +27,7 @@ class Protocol:
     accelerations
         As the pattern takes them: the distance of equispaced lines, else samples of the grid for each one measured.
     acs
-        Calibration lines: whole numbers, or fractions of all lines.
+        Calibration lines: whole numbers, or fractions of all lines. Both count for patterns alone, not for a file.
     scans
         Number of slices or series.
     sampling
@@ -60,6 +63,18 @@ class Protocol:
     fit_scale: bool = False
     reference: str = "SENSE"
     keep_images: bool = False
+
+    @property
+    def from_file(self) -> bool:
+        """Whether the mask is that of a file, which has an acceleration and calibration lines of its own."""
+        return self.sampling not in sampling.PATTERNS
+
+    @property
+    def cells(self) -> list[tuple[float, float]]:
+        """Accelerations and calibration lines to ask a pattern for; a file is asked for none."""
+        if self.from_file:
+            return [(1.0, 0.0)]
+        return [(acceleration, acs) for acs in self.acs for acceleration in self.accelerations]
 
     def truth_for(self, models: dict[str, LoadedModel]) -> Truth:
         """How the coils of the true image are combined: as the bundles do it, unless the option says otherwise."""
@@ -146,6 +161,10 @@ def parse_protocol(
     size = crop.lower().split("x")
     if crop not in ("matrix", "none") and not (len(size) <= 2 and all(part.isdecimal() and int(part) for part in size)):
         raise OptionError(f"{crop!r}", where="option --crop", accepted="matrix, none, or a size such as 320 or 320x256")
+    if size[0].isdecimal() and min(map(int, size)) < SSIM_WINDOW:
+        raise OptionError(
+            f"{crop!r} is smaller than the window of SSIM", where="option --crop", accepted=f"sizes from {SSIM_WINDOW}"
+        )
     try:
         pattern = sampling.current_name(names["sampling"])
         for factor in factors:

@@ -49,14 +49,17 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     pictures: list[Pictured] = []
     series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     kept = folder / "reconstructions" if protocol.keep_images else None
+    files: set[str] = set()
     done = 0
     for number, scans in enumerate(_volumes(_scans(data, protocol, series, console))):
         volume = Volume(number, done, scans, protocol, truth, report)
-        for acs in protocol.acs:
-            for acceleration in protocol.accelerations:
-                picture = volume.compare(methods, acceleration, acs, kept)
-                if picture is not None and (acceleration, acs) == _pictured(protocol) and len(pictures) < _PICTURED:
-                    pictures.append(picture)
+        if volume.file in files:
+            volume.file = f"{number:03d}-{volume.file}"
+        files.add(volume.file)
+        for acceleration, acs in protocol.cells:
+            picture = volume.compare(methods, acceleration, acs, kept)
+            if picture is not None and (acceleration, acs) == _pictured(protocol) and len(pictures) < _PICTURED:
+                pictures.append(picture)
         done += len(scans)
         console.print(f"scan {done} of {protocol.scans}", markup=False)
     if not report.results:
@@ -104,5 +107,7 @@ def _scans(data: str, protocol: Protocol, series: bool, console: Console) -> Ite
 
 def _pictured(protocol: Protocol) -> tuple[float, float]:
     """Return the acceleration and number of calibration lines that the picture shows: 4 where there is such."""
+    if protocol.from_file:
+        return protocol.cells[0]
     acceleration = 4.0 if 4.0 in protocol.accelerations else protocol.accelerations[-1]
     return acceleration, protocol.acs[len(protocol.acs) // 2]

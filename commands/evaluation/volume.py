@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from ...gadgets.domain import describe_sampling
 from ...models.fourier import ifft
 from ...models.metrics import fitted_scale, judge
 from ...models.planar import center_crop
@@ -22,7 +24,7 @@ from ...training.section import Truth
 from ...wire.errors import DataError
 from .methods import Method
 from .picture import Pictured
-from .protocol import Protocol
+from .protocol import SSIM_WINDOW, Protocol
 from .report import Report, Result
 
 _SMOOTHING, _MARGIN = 7, 3
@@ -51,6 +53,11 @@ class Volume:
         How to undersample and judge, and how the coils of the truth are combined.
     report
         Receives the figures, and what had to be left out.
+
+    Attributes
+    ----------
+    file
+        Name of the files that images are kept in: that of the file the scans are from.
     """
 
     def __init__(
@@ -59,14 +66,27 @@ class Volume:
         self.number = number
         self._protocol, self._report = protocol, report
         self.name: str = scans[0].volume or scans[0].name or f"scan {number + 1}"
+        self.file: str = Path(self.name.replace(" ", "-")).stem + ".h5"
         truths = [self._cropped(_truth(scan, truth), scan) for scan in scans]
         insides = object_masks(truths) if protocol.region_for(truth) == "object" else [None] * len(scans)
         self._slices: list[_Slice] = []
+        if problem := self._misfit(scans[0], truths[0]):
+            report.leave_out(f"{self.name}: {problem}")
+            return
         for index, (scan, image, inside) in enumerate(zip(scans, truths, insides, strict=True), start=first):
             if bool(image.any()):
                 self._slices.append(_Slice(index, scan, image, inside))
             else:
                 report.leave_out(f"{scan.name or self.name}: it is empty")
+
+    def _misfit(self, scan: FullScan, truth: Tensor) -> str:
+        """Say why images of this size cannot be judged; empty where they can be."""
+        crop, size = self._protocol.crop, tuple(scan.kspace.shape[-2:])
+        if isinstance(crop, tuple) and (crop[0] > size[0] or crop[1] > size[1]):
+            return f"the crop of {crop[0]} x {crop[1]} is larger than its {size[0]} x {size[1]} pixels"
+        if min(truth.shape[-2:]) < SSIM_WINDOW:
+            return f"its {truth.shape[-2]} x {truth.shape[-1]} pixels are fewer than the window of SSIM"
+        return ""
 
     def _cropped(self, image: Tensor, scan: FullScan) -> Tensor:
         crop = self._protocol.crop
@@ -82,7 +102,7 @@ class Volume:
         methods
             By name.
         acceleration, acs
-            As the protocol has them.
+            One of the protocol's cells; the results of a file tell those of its mask.
         folder
             Where the images are written; None: nowhere.
 
@@ -91,18 +111,23 @@ class Volume:
         Pictured or None
             What a picture can show; None where nothing was reconstructed.
         """
-        how = f"R {acceleration:g}, ACS {acs:g}"
+        how = _label(acceleration, acs)
         if not self._slices:
             return None
         try:
             measured, lines = self._mask(acceleration, acs)
         except SamplingError as error:
-            self._report.leave_out(f"{self.name}, {how}: {error}")
+            self._report.leave_out(
+                f"{self.name}: {error}" if self._protocol.from_file else f"{self.name}, {how}: {error}"
+            )
             return None
+        net = self._share_of_lines() / float(measured.to(torch.float64).mean())
+        if self._protocol.from_file:
+            acceleration, acs = round(net, 2), lines
+            how = _label(acceleration, acs)
         images = self._reconstruct(methods, measured, lines)
         if folder is not None:
             self._keep(images, folder, f"R{acceleration:g}-acs{acs:g}")
-        net = self._share_of_lines() / float(measured.to(torch.float64).mean())
         figures = {
             name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}))
             for name, each in images.items()
@@ -127,6 +152,11 @@ class Volume:
         scan = self._slices[0].scan
         frames, height, width = _with_frames(scan.kspace).shape[1:]
         rows = None if scan.measured is None else scan.measured.numpy()
+        if self._protocol.from_file:
+            mask = sampling.draw(
+                self._protocol.sampling, Request(height, width, frames, measured=rows), np.random.default_rng()
+            )
+            return torch.from_numpy(mask), _calibration_lines(mask)
         lines = round(acs * (height if rows is None else int(rows.sum()))) if acs < 1 else int(acs)
         if not lines:
             raise SamplingError(f"a fraction of {acs:g} of {height} lines is none", accepted="at least one line")
@@ -174,15 +204,34 @@ class Volume:
         return shown
 
     def _keep(self, images: dict[str, dict[int, Tensor]], folder: Path, cell: str) -> None:
-        """Write the truth and all images [slices, y, x], frames one after the other, as fastMRI's evaluation reads them."""
-        name = f"{self.number:03d}-{Path(self.name.replace(' ', '-')).stem}.h5"
+        """Write the truth and all images [slices, x, y], frames one after the other, as fastMRI's evaluation reads them."""
         truth = {position: each.truth for position, each in enumerate(self._slices)}
         for method, slices in {"truth": truth, **images}.items():
             place = folder / re.sub(r"[^\w.-]+", "-", method) / ("" if method == "truth" else cell)
             place.mkdir(parents=True, exist_ok=True)
-            with h5py.File(place / name, "w") as file:
+            with h5py.File(place / self.file, "w") as file:
                 key = "reconstruction_rss" if method == "truth" else "reconstruction"
-                file[key] = torch.cat([*slices.values()]).numpy() if slices else np.zeros((0, 1, 1), np.float32)
+                every = torch.cat([*slices.values()]) if slices else torch.zeros(0, 1, 1)
+                file[key] = every.mT.numpy()  # fastMRI has the readout first
+
+
+def _label(acceleration: float, acs: float) -> str:
+    return f"R {acceleration:g}, ACS {acs:g}"
+
+
+def _calibration_lines(mask: sampling.Mask) -> int:
+    """Return the lines around the middle that a file's mask measures in all frames; of points, the length of such a block."""
+    if not mask.any():
+        raise SamplingError("the mask measures nothing")
+    every: NDArray[np.bool_] = np.asarray(mask.all(axis=0))
+    if every.ndim == 1:
+        return describe_sampling(torch.from_numpy(every)).acs
+    height, width = mask.shape[1:]
+    blocks = (Request(height, width, acs=acs).calibration_block for acs in range(1, height + 1))
+    acs = sum(1 for _ in takewhile(lambda block: bool(every[block].all()), blocks))
+    if not acs:
+        raise SamplingError("the mask lacks the middle of k-space", accepted="one that measures a block around it")
+    return acs
 
 
 def _maps(scan: FullScan, measured: Tensor, acs: int) -> Tensor:
