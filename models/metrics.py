@@ -13,7 +13,8 @@ from torch.nn.functional import avg_pool2d, conv2d
 Convention = Literal["fastmri", "slice"]
 METRICS = ("ssim", "psnr", "nmse", "nrmse", "hfen")
 
-_WINDOW = 7
+SSIM_WINDOW = 7
+"""Edge of the window, in pixels: no smaller image is judged."""
 _HFEN_EDGE, _HFEN_SIGMA = 15, 1.5
 
 
@@ -37,18 +38,18 @@ def ssim(image: Tensor, truth: Tensor, data_range: Tensor | None = None, inside:
     data_range = data_range[:, None, None]
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mean_x, mean_y = _local_mean(image), _local_mean(truth)
-    unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
+    unbiased = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
     variance_x = unbiased * (_local_mean(image * image) - mean_x * mean_x)
     variance_y = unbiased * (_local_mean(truth * truth) - mean_y * mean_y)
     covariance = unbiased * (_local_mean(image * truth) - mean_x * mean_y)
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
-    edge = _WINDOW // 2
+    edge = SSIM_WINDOW // 2
     return _mean(similarity, None if inside is None else inside[:, edge:-edge, edge:-edge])
 
 
 def _local_mean(x: Tensor) -> Tensor:
-    return avg_pool2d(x[:, None], _WINDOW, stride=1)[:, 0]
+    return avg_pool2d(x[:, None], SSIM_WINDOW, stride=1)[:, 0]
 
 
 def _mean(values: Tensor, inside: Tensor | None) -> Tensor:
@@ -121,7 +122,7 @@ def judge(image: Tensor, truth: Tensor, convention: Convention, inside: Tensor |
     similarity = ssim(image, truth, peak, inside)
     if inside is not None and convention == "fastmri":  # a slice beside the object has no pixels to judge
         similarity = similarity[
-            inside[:, _WINDOW // 2 : -(_WINDOW // 2), _WINDOW // 2 : -(_WINDOW // 2)].any(-1).any(-1)
+            inside[:, SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2), SSIM_WINDOW // 2 : -(SSIM_WINDOW // 2)].any(-1).any(-1)
         ]
     edges, true_edges = _edges(image), _edges(truth)
     if convention == "fastmri":  # slices beside each other are one image, with the sums of all of them

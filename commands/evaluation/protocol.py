@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from ...engine import LoadedModel
-from ...models.metrics import Convention
+from ...models.metrics import SSIM_WINDOW, Convention
 from ...simulate import sampling
 from ...simulate.sampling import Request, SamplingError
 from ...training.section import Truth
@@ -14,7 +14,6 @@ from ...wire.errors import OptionError
 
 Region = Literal["all", "object"]
 
-SSIM_WINDOW = 7
 """Pixels along the edge of SSIM's window, of which an image must hold one."""
 
 

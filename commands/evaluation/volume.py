@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...gadgets.domain import describe_sampling
 from ...models.fourier import ifft
-from ...models.metrics import fitted_scale, judge
+from ...models.metrics import SSIM_WINDOW, fitted_scale, judge
 from ...models.planar import center_crop
 from ...simulate import sampling
 from ...simulate.sampling import Request, SamplingError
@@ -24,7 +24,7 @@ from ...training.section import Truth
 from ...wire.errors import DataError
 from .methods import Method
 from .picture import Pictured
-from .protocol import SSIM_WINDOW, Protocol
+from .protocol import Protocol
 from .report import Report, Result
 
 _SMOOTHING, _MARGIN = 7, 3
