@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 CPU = torch.device("cpu")
 MODL = {"iterations": 1, "cg_iterations": 2, "chans": 2, "bias": True, "eps": None}
 DATA = {"kind": "simulated-brain", "samples": 5, "validation_samples": 3, "matrix": [32, 34], "coils": [2, 3]}
+FILES = {"kind": "files", "folder": "train", "validation_folder": "val"}
 RECIPE = {
     "name": "small",
     "network": "modl",
@@ -457,6 +458,12 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
             {"masks": {"accelerations": [1], "acs": [8, 33]}},
             "masks: 33 calibration lines were asked for, and there are 32 lines",
         ),
+        (
+            {"masks": {"accelerations": [2], "acs": [2, 8]}},
+            "masks.acs: coil maps need at least 4 .* 2 of 32 may be drawn",
+        ),
+        ({"masks": {"accelerations": [2], "acs": [0.05, 0.3]}}, "masks.acs: coil maps need .* 2 of 32 may be drawn"),
+        ({"data": FILES, "masks": {"accelerations": [2], "acs": 0}}, "masks.acs: coil maps need .* 0 may be drawn"),
         ({**LOUPE, "configuration": {"shape": [32, 40]}}, "works for one size only"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "budget": 150}}, "leave out no line of 162"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "sampler_steps": 0}}, "sampler.sampler_steps: .*greater than 0"),

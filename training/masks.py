@@ -57,6 +57,39 @@ class Masks(Section):
         """Whether two directions may be undersampled, as far as names say so: a file's mask is looked at when it is drawn."""
         return any(sampling.find_pattern(kind).points for kind in self.kinds)
 
+    def fills_middle(self, series: bool) -> bool:
+        """Whether the middle of k-space is measured whatever the calibration lines: by files, by moving lines."""
+        moving = series and self.frames == "own"
+        return max(self.accelerations) == 1 or all(
+            kind not in sampling.PATTERNS or (moving and sampling.find_pattern(kind).whole) for kind in self.kinds
+        )
+
+    def check_acs(self, lines: int | None, least: int) -> None:
+        """Refuse calibration lines, drawn of a range, that may be too few for coil maps.
+
+        Parameters
+        ----------
+        lines
+            That are measured of a fully sampled scan; None: not known yet, so that fractions are not looked at.
+        least
+            That coil maps need.
+
+        Raises
+        ------
+        SamplingError
+            There may be fewer.
+        """
+        if lines is None and isinstance(self.acs[0], float):
+            return
+        low, _ = self.acs_range(lines or 0)
+        if low < (least if lines is None else min(least, lines)):
+            of = "" if lines is None else f" of {lines}"
+            raise SamplingError(
+                f"coil maps need at least {least} calibration lines, and {low}{of} may be drawn",
+                where="masks.acs",
+                accepted=f"a smallest value of at least {least} lines",
+            )
+
     def acs_range(self, lines: int) -> Range:
         """Smallest and largest number of calibration lines of a scan of so many lines."""
         low, high = (round(value * lines) if isinstance(value, float) else value for value in self.acs)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
+from ..gadgets.estimate_coil_maps import FEWEST_LINES
 from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
@@ -213,6 +214,16 @@ class Recipe(Section):
         entry = NETWORKS[self.network if self.sampler is None else self.sampler.network]
         return self.truth or ("combined" if {"maps", "image"} & set(entry.inputs) else "rss")
 
+    @property
+    def _lines(self) -> int | None:
+        """Fewest lines of a scan, where they are known beforehand."""
+        return None if isinstance(self.data, FileData) else self.data.matrix[0]
+
+    def _makes_maps(self, entry: Network) -> bool:
+        """Whether coil maps are made of the calibration lines."""
+        single = not isinstance(self.data, FileData) and self.data.coils[1] == 1
+        return not single and (bool({"maps", "image"} & set(entry.inputs)) or self.true_image == "combined")
+
     def _check_masks(self, entry: Network) -> None:
         try:
             points = [kind for kind in self.masks.kinds if undersamples_two(kind, entry.task == "2d+t")]
@@ -224,14 +235,20 @@ class Recipe(Section):
                 )
             if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
                 self.masks.check(self.data.matrix[0], self.data.matrix[0])
+            if self._makes_maps(entry) and not self.masks.fills_middle(entry.task == "2d+t"):
+                self.masks.check_acs(self._lines, FEWEST_LINES)
         except SamplingError as error:
-            raise ValueError(f"masks: {error}") from error
+            raise ValueError(str(error) if error.where else f"masks: {error}") from error
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
         check_scaling(sampler.network, sampler.scaling)
+        if self._makes_maps(entry) and sampler.base < FEWEST_LINES:
+            raise ValueError(
+                f"sampler.base is {sampler.base}, and coil maps need at least {FEWEST_LINES} calibration lines"
+            )
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
