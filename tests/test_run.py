@@ -439,6 +439,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"masks": {"accelerations": [float("inf")]}}, "masks.accelerations.0: .*finite"),
         ({"precision": "fp16"}, "precision: Input should be 'float32', 'tf32' or 'bf16'"),
         ({"accumulate": 0}, "accumulate: .*greater than 0"),
         ({"ema": 1.0}, "ema: .*less than 1"),
@@ -480,6 +481,11 @@ def test_recipes_that_cannot_work_are_refused_by_name(tmp_path, changes, message
     ("changes", "message"),
     [
         ({"configuration": {"layers_of": 3}}, "configuration: network 'modl' cannot be built"),
+        ({"configuration": {**MODL, "iterations": "five"}}, "configuration: network 'modl' does not run with .*'five'"),
+        (
+            {"configuration": {**MODL, "iterations": -1}},
+            "configuration: network 'modl' has no weights .*'iterations': -1",
+        ),
         ({"start_from": ["nowhere.pt"]}, "there is no file nowhere.pt"),
         ({"network": "e2e-varnet", "configuration": {"num_cascades": 1, "chans": 1, "pools": 9}}, "failed"),
     ],

@@ -542,8 +542,11 @@ def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
         sys.modules.pop("own_layout", None)
     assert scans.report[0].endswith("1 scan of 1 file (1 numpy)")
     np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace)
-    with pytest.raises(OptionError, match="'no_such_module' cannot be imported"):
-        read(folder, layouts=["no_such_module"])
+    (folder.parent / "broken_layout.py").write_text("def read(:")
+    (folder.parent / "failing_layout.py").write_text("1 / 0")
+    for module in ("no_such_module", "broken_layout", "failing_layout", ".bad", ""):
+        with pytest.raises(OptionError, match=f"data.layouts: the layout '{module}' cannot be imported"):
+            read(folder, layouts=[module])
 
 
 # training and validation

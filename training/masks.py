@@ -26,7 +26,12 @@ class Masks(Section):
 
     kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("equispaced", "variable-density")
     """Names of patterns, or files (``.npy``, ``.mat``, ``.h5``, ``.txt``); one is drawn each time."""
-    accelerations: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)] = (2, 4, 6, 8)
+    accelerations: Annotated[tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...], Field(min_length=1)] = (
+        2,
+        4,
+        6,
+        8,
+    )
     """One is drawn each time, of those that leave room for the calibration lines."""
     acs: Annotated[Range | Fractions, BeforeValidator(_pair)] = (0.08, 0.12)
     """Smallest and largest number of calibration lines, or fraction of all lines; one number is for both."""
