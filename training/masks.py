@@ -8,14 +8,20 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..simulate import sampling
 from ..simulate.sampling import Request, SamplingError
-from .section import Range, Section
+from .section import Range, Section, listed, pair
 
 Fractions = tuple[float, float]
 
 
-def _pair(value: Any) -> Any:
-    """Let one number stand for the range that has it alone."""
-    return [value, value] if isinstance(value, (int, float)) else value
+def _fractions_below_one(value: Any) -> Any:
+    """Refuse decimals from one on, which would be taken for numbers of lines; one number stands for both ends."""
+    ends = pair(value)
+    wrong = [end for end in ends if isinstance(end, float) and not end < 1] if isinstance(ends, (list, tuple)) else []
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} is a decimal, and so a fraction, which must be below 1; numbers of lines are whole"
+        )
+    return ends
 
 
 class Masks(Section):
@@ -24,16 +30,18 @@ class Masks(Section):
     A pattern with a budget measures exactly ``round(n / acceleration)`` of n lines or points, the calibration region counted.
     """
 
-    kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("equispaced", "variable-density")
+    kinds: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(listed)] = ("equispaced", "variable-density")
     """Names of patterns, or files (``.npy``, ``.mat``, ``.h5``, ``.txt``); one is drawn each time."""
-    accelerations: Annotated[tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...], Field(min_length=1)] = (
+    accelerations: Annotated[
+        tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(listed)
+    ] = (
         2,
         4,
         6,
         8,
     )
     """One is drawn each time, of those that leave room for the calibration lines."""
-    acs: Annotated[Range | Fractions, BeforeValidator(_pair)] = (0.08, 0.12)
+    acs: Annotated[Range | Fractions, BeforeValidator(_fractions_below_one)] = (0.08, 0.12)
     """Smallest and largest number of calibration lines, or fraction of all lines; one number is for both."""
     offset: int | None = None
     """Line beside the middle that equispaced lines go through; without it, it is drawn."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ..gadgets.estimate_coil_maps import FEWEST_LINES
 from ..models.networks.registry import NETWORKS, Network
@@ -14,7 +14,7 @@ from ..wire.errors import IsocenterError
 from .masks import Masks
 from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
-from .section import Range, Section, Truth
+from .section import Range, Section, Truth, listed, pair
 
 Precision = Literal["float32", "tf32", "bf16"]
 _SMALLEST_MATRIX = 16
@@ -36,7 +36,7 @@ class _Simulated(Section):
     validation_samples: Annotated[int, Field(gt=0)] = 24
     matrix: Range = (128, 192)
     coils: Range = (4, 12)
-    noise: tuple[float, float] = (0.002, 0.03)
+    noise: Annotated[tuple[float, float], BeforeValidator(pair)] = (0.002, 0.03)
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
 
     @model_validator(mode="after")
@@ -79,7 +79,7 @@ class FileData(Section):
     """Slices from the middle of each volume; all without it."""
     refused: Literal["stop", "leave-out"] = "stop"
     """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
-    layouts: tuple[str, ...] = ()
+    layouts: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     """Python modules with further layouts, see ``training/files/layouts.py``."""
     cache: Path | None = None
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
@@ -149,7 +149,7 @@ class Recipe(Section):
     checkpoint_gradients: bool = False
     """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
     seed: Annotated[int, Field(ge=0)] = 1
-    start_from: tuple[Path, ...] = ()
+    start_from: Annotated[tuple[Path, ...], BeforeValidator(listed)] = ()
     """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
     ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
     sampler: Sampler | None = None
@@ -276,14 +276,28 @@ def load_recipe(path: Path) -> Recipe:
         It is not valid; the message names every wrong entry.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content is None:
+            raise RecipeError(f"{path} is empty", accepted="a recipe, such as those in isocenter's folder recipes")
+        return Recipe.model_validate(content)
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a valid recipe: {error}") from error
 
 
+_WORDS = dict.fromkeys(
+    ("model_type", "model_attributes_type", "dict_type"), "it must have entries of its own, each 'name: value'"
+) | {"tuple_type": "it must be a list, such as [2]"}
+"""What is said instead of pydantic's words, which are about Python."""
+
+
 def _in_words(error: ValidationError) -> str:
     """Name every wrong entry of a recipe."""
-    found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    found = [
+        (".".join(map(str, one["loc"])), _WORDS.get(one["type"], one["msg"].removeprefix("Value error, ")))
+        for one in error.errors()
+    ]
     return "; ".join(f"{place}: {what}" if place else what for place, what in found)
