@@ -448,6 +448,18 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
     ("changes", "message"),
     [
         ({"masks": {"accelerations": [float("inf")]}}, "masks.accelerations.0: .*finite"),
+        (
+            {"masks": {"accelerations": 2, "acs": 8, "offset": 99}},
+            "masks.offset: line 99 beside the middle is none of 32",
+        ),
+        (
+            {"masks": {"accelerations": [2, 4], "acs": 8}},
+            "masks.accelerations: an acceleration of 4 leaves nothing of 32",
+        ),
+        (
+            {"masks": {"kinds": "equispaced", "accelerations": 64, "acs": 8}},
+            "an acceleration of 64 leaves nothing of 32",
+        ),
         ({"masks": {"acs": 1.0}}, "masks.acs: 1.0 is a decimal, and so a fraction, which must be below 1"),
         ({"masks": 3}, "masks: it must have entries of its own"),
         ({"masks": {"accelerations": {"a": 1}}}, r"masks.accelerations: it must be a list, such as \[2\]"),

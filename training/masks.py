@@ -121,13 +121,47 @@ class Masks(Section):
         Raises
         ------
         SamplingError
-            There are fewer lines than calibration lines, or an acceleration leaves fewer than the fewest calibration lines.
+            There are fewer lines than calibration lines, or an acceleration leaves nothing beyond the fewest calibration lines,
+            or the offset is outside the grid.
         """
         low, high = self.acs_range(lines if measured is None else int(measured.sum()))
         for kind in self.kinds:
             for acceleration in self.accelerations:
                 sampling.check(kind, Request(lines, samples, acceleration=acceleration, acs=low, measured=measured))
+        if self.offset is not None and not 0 <= lines // 2 + self.offset < lines:
+            raise SamplingError(
+                f"line {self.offset} beside the middle is none of {lines} lines",
+                where="masks.offset",
+                accepted=f"{-(lines // 2)} to {lines - 1 - lines // 2}",
+            )
         Request(lines, samples, acs=high, measured=measured).check_acs()
+        for kind in self.kinds:
+            request = Request(lines, samples, acceleration=max(self.accelerations), acs=low, measured=measured)
+            _check_beyond(kind, request)
+
+
+def _check_beyond(kind: str, request: Request) -> None:
+    """Refuse an acceleration that leaves nothing beyond the calibration region.
+
+    Raises
+    ------
+    SamplingError
+        It does.
+    """
+    pattern, total = sampling.find_pattern(kind), int(request.rows.sum())
+    if pattern.whole:
+        nothing = request.acceleration >= total > 1
+    elif pattern.points:
+        nothing = request.point_budget <= request.calibration_block.sum() < total * request.samples
+    else:
+        nothing = pattern.budget and request.line_budget <= request.calibration.sum() < total
+    if nothing:
+        raise SamplingError(
+            f"an acceleration of {request.acceleration:g} leaves nothing of {total} lines beyond the calibration region, "
+            f"which has {request.acs}",
+            where="masks.accelerations",
+            accepted="smaller ones, or a smaller calibration region",
+        )
 
 
 def random_mask(
