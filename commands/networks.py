@@ -246,5 +246,7 @@ def _training(name: str) -> Any:
 
 
 def _fail(error: Exception | str) -> NoReturn:
+    if isinstance(error, OSError) and error.strerror:
+        error = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     err.print(f"error: {error}", markup=False)
     raise typer.Exit(1)

@@ -63,5 +63,18 @@ def load_options(path: Path | None) -> ExportOptions:
         return ExportOptions()
     try:
         return ExportOptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
-    except (yaml.YAMLError, ValidationError, OSError) as error:
+    except ValidationError as error:
+        wrong = [(".".join(map(str, one["loc"])), one["type"], one["msg"]) for one in error.errors()]
+        words = [
+            f"{name}: {'there is no such entry' if kind == 'extra_forbidden' else text}" for name, kind, text in wrong
+        ]
+        raise BundleError(
+            f"{path} is not a valid export configuration: {'; '.join(words)}",
+            accepted=", ".join(ExportOptions.model_fields)
+            if any(kind == "extra_forbidden" for _, kind, _ in wrong)
+            else "",
+        ) from error
+    except OSError as error:
+        raise BundleError(f"the export configuration {path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not a valid export configuration: {error}") from error

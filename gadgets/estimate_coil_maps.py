@@ -19,6 +19,8 @@ from .gadget import FromChain, Stream, gadget
 from .kspace import Kspace
 from .scan import Scan
 
+FEWEST_LINES = 4
+"""Adjacent calibration lines that coil maps need."""
 _MOST_HOLES = 0.15
 """Fraction of a calibration region that may be missing."""
 
@@ -227,7 +229,9 @@ def find_region(kspace: Kspace, size: int) -> Region:
     best = max(found, key=lambda one: (_enough((one.z, one.y), own), _area((one.z, one.y)), one.separate))
     if not _enough((best.z, best.y), own):
         count = best.y.stop - best.y.start
-        raise DataError(f"coil maps need at least 4 adjacent calibration lines in the middle of k-space, found {count}")
+        raise DataError(
+            f"coil maps need at least {FEWEST_LINES} adjacent calibration lines in the middle of k-space, found {count}"
+        )
     return best
 
 
@@ -296,7 +300,7 @@ def _mask_of(calibration: Tensor) -> Tensor:
 
 def _enough(region: tuple[slice, slice], lines: Tensor) -> bool:
     z, y = region
-    return z.stop > z.start and y.stop - y.start >= min(4, lines.shape[1])
+    return z.stop > z.start and y.stop - y.start >= min(FEWEST_LINES, lines.shape[1])
 
 
 def _area(region: tuple[slice, slice]) -> int:

@@ -225,6 +225,12 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     for missing in (path, tmp_path / "absent.pt"):
         with pytest.raises(CheckpointError):
             read_checkpoint(missing)
+    for content in (b"epoch,loss\n0,1.0\n", b"name: modl\n", b"PK\x03\x04", b"", b"\x80\x02."):
+        path.write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"text\.pt is no checkpoint that can be read; accepted: weights.pt of a run"
+        ):
+            read_checkpoint(path)
     np.savez(tmp_path / "object.npz", a=np.array([Evil()], dtype=object))
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_checkpoint(tmp_path / "object.npz")

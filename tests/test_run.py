@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore")]
 CPU = torch.device("cpu")
 MODL = {"iterations": 1, "cg_iterations": 2, "chans": 2, "bias": True, "eps": None}
 DATA = {"kind": "simulated-brain", "samples": 5, "validation_samples": 3, "matrix": [32, 34], "coils": [2, 3]}
+FILES = {"kind": "files", "folder": "train", "validation_folder": "val"}
 RECIPE = {
     "name": "small",
     "network": "modl",
@@ -186,11 +187,19 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path):
         run(folder.path, {"optimizer": {"schedule": "cosine"}, "epochs": 3}, resume=True)
     folder.last.parent.mkdir()
     folder.last.write_bytes(b"half")
-    with pytest.raises(RecipeError, match="is no checkpoint"):
+    with pytest.raises(RecipeError, match="is no checkpoint of a training, or is damaged; accepted: --overwrite"):
         run(folder.path, {"optimizer": {"schedule": "cosine"}}, resume=True)
+    with pytest.raises(RecipeError, match=r"recipe\.yaml is no checkpoint .*; accepted: weights\.pt of a run"):
+        run(tmp_path / "other", {"start_from": [str(folder.recipe)]})
     torch.save({"state_dict": {}}, folder.last)
     with pytest.raises(RecipeError, match="of another version"):
         run(folder.path, {"optimizer": {"schedule": "cosine"}}, resume=True)
+    torch.save({"state_dict": {}, "progress": {"epoch": 2}}, folder.last)
+    with pytest.raises(RecipeError, match=r"is finished, but .*weights\.pt is missing; accepted: --overwrite"):
+        run(folder.path, {"optimizer": {"schedule": "cosine"}}, resume=True)
+    folder.recipe.write_text("epochs: many")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml is not a valid recipe: .*epochs: Input"):
+        run(folder.path, {}, resume=True)
     with pytest.raises(RecipeError, match="--resume or --overwrite"):
         run(folder.path, {}, resume=True, overwrite=True)
 
@@ -438,6 +447,22 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"masks": {"accelerations": [float("inf")]}}, "masks.accelerations.0: .*finite"),
+        (
+            {"masks": {"accelerations": 2, "acs": 8, "offset": 99}},
+            "masks.offset: line 99 beside the middle is none of 32",
+        ),
+        (
+            {"masks": {"accelerations": [2, 4], "acs": 8}},
+            "masks.accelerations: an acceleration of 4 leaves nothing of 32",
+        ),
+        (
+            {"masks": {"kinds": "equispaced", "accelerations": 64, "acs": 8}},
+            "an acceleration of 64 leaves nothing of 32",
+        ),
+        ({"masks": {"acs": 1.0}}, "masks.acs: 1.0 is a decimal, and so a fraction, which must be below 1"),
+        ({"masks": 3}, "masks: it must have entries of its own"),
+        ({"masks": {"accelerations": {"a": 1}}}, r"masks.accelerations: it must be a list, such as \[2\]"),
         ({"precision": "fp16"}, "precision: Input should be 'float32', 'tf32' or 'bf16'"),
         ({"accumulate": 0}, "accumulate: .*greater than 0"),
         ({"ema": 1.0}, "ema: .*less than 1"),
@@ -457,6 +482,12 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
             {"masks": {"accelerations": [1], "acs": [8, 33]}},
             "masks: 33 calibration lines were asked for, and there are 32 lines",
         ),
+        (
+            {"masks": {"accelerations": [2], "acs": [2, 8]}},
+            "masks.acs: coil maps need at least 4 .* 2 of 32 may be drawn",
+        ),
+        ({"masks": {"accelerations": [2], "acs": [0.05, 0.3]}}, "masks.acs: coil maps need .* 2 of 32 may be drawn"),
+        ({"data": FILES, "masks": {"accelerations": [2], "acs": 0}}, "masks.acs: coil maps need .* 0 may be drawn"),
         ({**LOUPE, "configuration": {"shape": [32, 40]}}, "works for one size only"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "budget": 150}}, "leave out no line of 162"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "sampler_steps": 0}}, "sampler.sampler_steps: .*greater than 0"),
@@ -469,10 +500,32 @@ def test_recipes_that_cannot_work_are_refused_by_name(tmp_path, changes, message
         load_recipe(path)
 
 
+def test_one_number_or_name_stands_for_a_list_or_range():
+    data = {**DATA, "matrix": 40, "coils": 2, "noise": 0.01}
+    short = recipe(data=data, masks={"kinds": "equispaced", "accelerations": 2, "acs": 8}, start_from="a.pt")
+    data = {**DATA, "matrix": [40, 40], "coils": [2, 2], "noise": [0.01, 0.01]}
+    long = {"kinds": ["equispaced"], "accelerations": [2], "acs": [8, 8]}
+    assert short == recipe(data=data, masks=long, start_from=["a.pt"])
+
+
+def test_files_that_are_no_recipe_and_folders_that_are_none_are_refused(tmp_path):
+    (tmp_path / "empty.yaml").touch()
+    for name, message in (("nothere.yaml", "No such file"), (".", "Is a directory"), ("empty.yaml", "is empty")):
+        with pytest.raises(RecipeError, match=message):
+            load_recipe(tmp_path / name)
+    with pytest.raises(RecipeError, match=r"--output: .*empty\.yaml is a file"):
+        run(tmp_path / "empty.yaml", {})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"configuration": {"layers_of": 3}}, "configuration: network 'modl' cannot be built"),
+        ({"configuration": {**MODL, "iterations": "five"}}, "configuration: network 'modl' does not run with .*'five'"),
+        (
+            {"configuration": {**MODL, "iterations": -1}},
+            "configuration: network 'modl' has no weights .*'iterations': -1",
+        ),
         ({"start_from": ["nowhere.pt"]}, "there is no file nowhere.pt"),
         ({"network": "e2e-varnet", "configuration": {"num_cascades": 1, "chans": 1, "pools": 9}}, "failed"),
     ],

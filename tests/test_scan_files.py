@@ -208,7 +208,7 @@ def element(name, replacement=""):
         ({"asymmetric_echo": 0.75}, r"16 of 64 samples of the readout were not measured .*an asymmetric echo"),
         ({"mutate": shift_lines}, "most of the signal lies around line 24 along ky"),
         ({"mutate": shift_samples}, "most of the signal lies around 44 along kx"),
-        ({"mutate": spoil}, r"1 of 32 lines are missing \(4\)"),
+        ({"mutate": spoil}, r"1 of 32 lines are missing \(4\).*NaN"),
         ({"mutate": lambda items: items.pop(9)}, r"1 of 32 lines are missing \(8\)"),
         ({"mutate": lambda items: items.__delitem__(slice(1, None))}, "it makes no image.*noise measurement"),
         ({"header": lambda text: text.replace("cartesian", "spiral")}, "trajectory 'spiral' is not accepted"),
@@ -238,6 +238,7 @@ def strange_noise(items):
     ("arguments", "remark"),
     [
         ({"mutate": strange_noise}, "data is not prewhitened: data has 3 channels but the noise 2"),
+        ({"coils": 1}, "its k-space is of a single coil"),
         ({"extra_readouts": True}, "readouts were not applied (1 of phase correction data)"),
         ({"averages": 2, "mutate": lambda items: items.pop(9)}, "fewer averages came than the 2"),
         ({"phase_resolution": 0.75}, "8 of 32 lines are zeros at both sides, and count as not measured"),
@@ -376,6 +377,12 @@ def test_fastmri_that_is_no_truth_is_refused_by_file_field_and_reason(folder, ks
         others["header"] = HEADER.format(x=size[0], y=size[1], fov=240, fov_y=160, rx=12, ry=12, rfov=120)
     fastmri(folder / "a.h5", kspace, **others)
     with pytest.raises(FileError, match=rf"a\.h5, .*{message}"):
+        read(folder)
+
+
+def test_samples_too_small_to_be_squared_are_refused_as_such(folder):
+    fastmri(folder / "a.h5", 1e-30 * noise(2, 3, 12, 10))
+    with pytest.raises(FileError, match=r"a\.h5, slice 0: its largest sample is .*e-30, too small to be squared"):
         read(folder)
 
 
@@ -542,8 +549,11 @@ def test_a_layout_of_ones_own_is_a_function(folder, monkeypatch):
         sys.modules.pop("own_layout", None)
     assert scans.report[0].endswith("1 scan of 1 file (1 numpy)")
     np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace)
-    with pytest.raises(OptionError, match="'no_such_module' cannot be imported"):
-        read(folder, layouts=["no_such_module"])
+    (folder.parent / "broken_layout.py").write_text("def read(:")
+    (folder.parent / "failing_layout.py").write_text("1 / 0")
+    for module in ("no_such_module", "broken_layout", "failing_layout", ".bad", ""):
+        with pytest.raises(OptionError, match=f"data.layouts: the layout '{module}' cannot be imported"):
+            read(folder, layouts=[module])
 
 
 # training and validation

@@ -17,8 +17,9 @@ from isocenter.models.networks.registry import NETWORKS
 from isocenter.simulate.anatomy import HELD_OUT_MM, load_template, random_slice
 from isocenter.simulate.cine import random_series
 from isocenter.simulate.coils import random_coil_maps
+from isocenter.simulate.sampling import SamplingError
 from isocenter.simulate.scan import ScanProtocol, simulate
-from isocenter.training.data import simulated_scan
+from isocenter.training.data import FullScan, simulated_scan
 from isocenter.training.masks import Masks
 from isocenter.training.optimizer import Optimizer, make_optimizer
 from isocenter.training.recipe import RecipeError, SimulatedData, load_recipe
@@ -187,6 +188,20 @@ def test_training_masks_change_and_validation_masks_do_not():
             masks.append(samples[0]["mask"])
             assert torch.equal(samples[0]["mask"], masks[-1])
         assert all(torch.equal(masks[0], mask) for mask in masks) != fresh
+
+
+def test_a_scan_with_too_few_calibration_lines_for_coil_maps_is_named_before_any_step():
+    def first(masks, coils=2, frames=()):
+        scan = FullScan(torch.randn(coils, *frames, 32, 16, dtype=torch.complex64), name="a.h5, slice 3")
+        return TrainingSamples(lambda _: scan, 1, masks, 1, with_maps=True, truth="combined", fresh=False)[0]
+
+    few = Masks(accelerations=(2,), acs=(0.05, 0.3))
+    with pytest.raises(SamplingError, match=r"a\.h5, slice 3, masks.acs: coil maps need .* 2 of 32 may be drawn"):
+        first(few)
+    assert first(few, coils=1)["maps"].shape == (1, 32, 16, 2)
+    moving = Masks(kinds=("kt-interleaved",), accelerations=(2,), acs=0)
+    assert first(moving, frames=(2,))["maps"].shape == (2, 32, 16, 2)
+    assert first(Masks(kinds=("equispaced",), accelerations=(4,), acs=4))["maps"].shape == (2, 32, 16, 2)
 
 
 def test_what_does_not_fit_into_memory_is_made_anew_and_is_the_same():

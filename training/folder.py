@@ -23,9 +23,8 @@ from typing import Any, BinaryIO
 
 import torch
 import yaml
-from pydantic import ValidationError
 
-from .recipe import Recipe, RecipeError
+from .recipe import Recipe, RecipeError, load_recipe
 
 Row = dict[str, int | float]
 """The figures of an epoch."""
@@ -64,6 +63,17 @@ class RunFolder:
         """Return whether there is anything of a run."""
         return any(file.exists() for file in (self.recipe, self.last, self.weights, self.metrics))
 
+    def check_folder(self) -> None:
+        """Refuse a file in its place.
+
+        Raises
+        ------
+        RecipeError
+            There is one.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RecipeError(f"{self.path} is a file", where="--output", accepted="a folder, which need not exist")
+
     def check_free(self) -> None:
         """Refuse to begin a run where there is one.
 
@@ -89,16 +99,14 @@ class RunFolder:
             raise RecipeError(f"{self.path} has no run to go on with", accepted="a folder with a run's recipe.yaml")
         if not self.last.is_file() and self.weights.is_file():
             raise RecipeError(f"{self.last} is missing, without which the run cannot go on")
-        try:
-            before = Recipe.model_validate(yaml.safe_load(self.recipe.read_text(encoding="utf-8")))
-        except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as error:
-            raise RecipeError(f"{self.recipe} is no recipe of this version: {error}") from error
+        before = load_recipe(self.recipe)
         changed = _changes(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
         other = [name for name in changed if name not in ("epochs", "data.cache")]
         if other:
             raise RecipeError(
                 f"the run in {self.path} has another recipe: {', '.join(f'{name} {changed[name]}' for name in other)}",
-                accepted="a change of 'epochs'; for all else a folder of its own, with start_from: [weights.pt of this run]",
+                accepted="a change of 'epochs' or 'data.cache'; for all else a folder of its own, with start_from: "
+                "[weights.pt of this run]",
             )
         if "epochs" in changed and recipe.optimizer.schedule == "cosine":
             raise RecipeError(
@@ -140,13 +148,13 @@ class RunFolder:
         """
         if not self.last.is_file():
             return None
-        content = read_checkpoint(self.last)
+        content = read_checkpoint(self.last, accepted="--overwrite, which begins anew")
         if "progress" not in content:
             raise RecipeError(f"{self.last} is of another version, with which this one cannot go on")
         return content
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, accepted: str = "weights.pt of a run") -> dict[str, Any]:
     """Read a checkpoint of this project, or Lightning's.
 
     Raises
@@ -160,7 +168,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"{path} is not there") from None
     except Exception as error:
-        raise RecipeError(f"{path} is no checkpoint: {str(error).splitlines()[0]}") from error
+        raise RecipeError(f"{path} is no checkpoint of a training, or is damaged", accepted=accepted) from error
     return content
 
 

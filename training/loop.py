@@ -28,7 +28,7 @@ from .progress import ProgressLine
 from .recompute import recompute_activations
 from .samples import Sample, TrainingSamples
 from .seen import Seen, joined, seen_in
-from .task import Task, check_finite
+from .task import Task, check_finite, check_learns
 from .weights import write_weights
 
 _SAVE_AFTER = 600.0
@@ -197,6 +197,7 @@ class Loop:
         """Add a stack's part to the gradients of the mean over a step's samples; return its part of the loss."""
         with autocast(self._recipe.precision, self._rank.device):
             loss = self._task.loss(stack, turn) * (size(stack) / samples)
+        check_learns(loss, self._recipe.network, self._recipe.configuration)
         loss.backward()
         return loss.detach()
 

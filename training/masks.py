@@ -8,14 +8,20 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..simulate import sampling
 from ..simulate.sampling import Request, SamplingError
-from .section import Range, Section
+from .section import Range, Section, listed, pair
 
 Fractions = tuple[float, float]
 
 
-def _pair(value: Any) -> Any:
-    """Let one number stand for the range that has it alone."""
-    return [value, value] if isinstance(value, (int, float)) else value
+def _fractions_below_one(value: Any) -> Any:
+    """Refuse decimals from one on, which would be taken for numbers of lines; one number stands for both ends."""
+    ends = pair(value)
+    wrong = [end for end in ends if isinstance(end, float) and not end < 1] if isinstance(ends, (list, tuple)) else []
+    if wrong:
+        raise ValueError(
+            f"{wrong[0]} is a decimal, and so a fraction, which must be below 1; numbers of lines are whole"
+        )
+    return ends
 
 
 class Masks(Section):
@@ -24,11 +30,18 @@ class Masks(Section):
     A pattern with a budget measures exactly ``round(n / acceleration)`` of n lines or points, the calibration region counted.
     """
 
-    kinds: Annotated[tuple[str, ...], Field(min_length=1)] = ("equispaced", "variable-density")
+    kinds: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(listed)] = ("equispaced", "variable-density")
     """Names of patterns, or files (``.npy``, ``.mat``, ``.h5``, ``.txt``); one is drawn each time."""
-    accelerations: Annotated[tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1)] = (2, 4, 6, 8)
+    accelerations: Annotated[
+        tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(listed)
+    ] = (
+        2,
+        4,
+        6,
+        8,
+    )
     """One is drawn each time, of those that leave room for the calibration lines."""
-    acs: Annotated[Range | Fractions, BeforeValidator(_pair)] = (0.08, 0.12)
+    acs: Annotated[Range | Fractions, BeforeValidator(_fractions_below_one)] = (0.08, 0.12)
     """Smallest and largest number of calibration lines, or fraction of all lines; one number is for both."""
     offset: int | None = None
     """Line beside the middle that equispaced lines go through; without it, it is drawn."""
@@ -57,6 +70,39 @@ class Masks(Section):
         """Whether two directions may be undersampled, as far as names say so: a file's mask is looked at when it is drawn."""
         return any(sampling.find_pattern(kind).points for kind in self.kinds)
 
+    def fills_middle(self, series: bool) -> bool:
+        """Whether the middle of k-space is measured whatever the calibration lines: by files, by moving lines."""
+        moving = series and self.frames == "own"
+        return max(self.accelerations) == 1 or all(
+            kind not in sampling.PATTERNS or (moving and sampling.find_pattern(kind).whole) for kind in self.kinds
+        )
+
+    def check_acs(self, lines: int | None, least: int) -> None:
+        """Refuse calibration lines, drawn of a range, that may be too few for coil maps.
+
+        Parameters
+        ----------
+        lines
+            That are measured of a fully sampled scan; None: not known yet, so that fractions are not looked at.
+        least
+            That coil maps need.
+
+        Raises
+        ------
+        SamplingError
+            There may be fewer.
+        """
+        if lines is None and isinstance(self.acs[0], float):
+            return
+        low, _ = self.acs_range(lines or 0)
+        if low < (least if lines is None else min(least, lines)):
+            of = "" if lines is None else f" of {lines}"
+            raise SamplingError(
+                f"coil maps need at least {least} calibration lines, and {low}{of} may be drawn",
+                where="masks.acs",
+                accepted=f"a smallest value of at least {least} lines",
+            )
+
     def acs_range(self, lines: int) -> Range:
         """Smallest and largest number of calibration lines of a scan of so many lines."""
         low, high = (round(value * lines) if isinstance(value, float) else value for value in self.acs)
@@ -75,13 +121,47 @@ class Masks(Section):
         Raises
         ------
         SamplingError
-            There are fewer lines than calibration lines, or an acceleration leaves fewer than the fewest calibration lines.
+            There are fewer lines than calibration lines, or an acceleration leaves nothing beyond the fewest calibration lines,
+            or the offset is outside the grid.
         """
         low, high = self.acs_range(lines if measured is None else int(measured.sum()))
         for kind in self.kinds:
             for acceleration in self.accelerations:
                 sampling.check(kind, Request(lines, samples, acceleration=acceleration, acs=low, measured=measured))
+        if self.offset is not None and not 0 <= lines // 2 + self.offset < lines:
+            raise SamplingError(
+                f"line {self.offset} beside the middle is none of {lines} lines",
+                where="masks.offset",
+                accepted=f"{-(lines // 2)} to {lines - 1 - lines // 2}",
+            )
         Request(lines, samples, acs=high, measured=measured).check_acs()
+        for kind in self.kinds:
+            request = Request(lines, samples, acceleration=max(self.accelerations), acs=low, measured=measured)
+            _check_beyond(kind, request)
+
+
+def _check_beyond(kind: str, request: Request) -> None:
+    """Refuse an acceleration that leaves nothing beyond the calibration region.
+
+    Raises
+    ------
+    SamplingError
+        It does.
+    """
+    pattern, total = sampling.find_pattern(kind), int(request.rows.sum())
+    if pattern.whole:
+        nothing = request.acceleration >= total > 1
+    elif pattern.points:
+        nothing = request.point_budget <= request.calibration_block.sum() < total * request.samples
+    else:
+        nothing = pattern.budget and request.line_budget <= request.calibration.sum() < total
+    if nothing:
+        raise SamplingError(
+            f"an acceleration of {request.acceleration:g} leaves nothing of {total} lines beyond the calibration region, "
+            f"which has {request.acs}",
+            where="masks.accelerations",
+            accepted="smaller ones, or a smaller calibration region",
+        )
 
 
 def random_mask(

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from ..gadgets.estimate_coil_maps import FEWEST_LINES
 from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
@@ -13,7 +14,7 @@ from ..wire.errors import IsocenterError
 from .masks import Masks
 from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
-from .section import Range, Section, Truth
+from .section import Range, Section, Truth, listed, pair
 
 Precision = Literal["float32", "tf32", "bf16"]
 _SMALLEST_MATRIX = 16
@@ -35,7 +36,7 @@ class _Simulated(Section):
     validation_samples: Annotated[int, Field(gt=0)] = 24
     matrix: Range = (128, 192)
     coils: Range = (4, 12)
-    noise: tuple[float, float] = (0.002, 0.03)
+    noise: Annotated[tuple[float, float], BeforeValidator(pair)] = (0.002, 0.03)
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
 
     @model_validator(mode="after")
@@ -78,7 +79,7 @@ class FileData(Section):
     """Slices from the middle of each volume; all without it."""
     refused: Literal["stop", "leave-out"] = "stop"
     """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
-    layouts: tuple[str, ...] = ()
+    layouts: Annotated[tuple[str, ...], BeforeValidator(listed)] = ()
     """Python modules with further layouts, see ``training/files/layouts.py``."""
     cache: Path | None = None
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
@@ -148,7 +149,7 @@ class Recipe(Section):
     checkpoint_gradients: bool = False
     """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
     seed: Annotated[int, Field(ge=0)] = 1
-    start_from: tuple[Path, ...] = ()
+    start_from: Annotated[tuple[Path, ...], BeforeValidator(listed)] = ()
     """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
     ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
     sampler: Sampler | None = None
@@ -213,6 +214,16 @@ class Recipe(Section):
         entry = NETWORKS[self.network if self.sampler is None else self.sampler.network]
         return self.truth or ("combined" if {"maps", "image"} & set(entry.inputs) else "rss")
 
+    @property
+    def _lines(self) -> int | None:
+        """Fewest lines of a scan, where they are known beforehand."""
+        return None if isinstance(self.data, FileData) else self.data.matrix[0]
+
+    def _makes_maps(self, entry: Network) -> bool:
+        """Whether coil maps are made of the calibration lines."""
+        single = not isinstance(self.data, FileData) and self.data.coils[1] == 1
+        return not single and (bool({"maps", "image"} & set(entry.inputs)) or self.true_image == "combined")
+
     def _check_masks(self, entry: Network) -> None:
         try:
             points = [kind for kind in self.masks.kinds if undersamples_two(kind, entry.task == "2d+t")]
@@ -224,14 +235,20 @@ class Recipe(Section):
                 )
             if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
                 self.masks.check(self.data.matrix[0], self.data.matrix[0])
+            if self._makes_maps(entry) and not self.masks.fills_middle(entry.task == "2d+t"):
+                self.masks.check_acs(self._lines, FEWEST_LINES)
         except SamplingError as error:
-            raise ValueError(f"masks: {error}") from error
+            raise ValueError(str(error) if error.where else f"masks: {error}") from error
 
     def _check_sampler(self, sampler: Sampler) -> "Recipe":
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
         check_scaling(sampler.network, sampler.scaling)
+        if self._makes_maps(entry) and sampler.base < FEWEST_LINES:
+            raise ValueError(
+                f"sampler.base is {sampler.base}, and coil maps need at least {FEWEST_LINES} calibration lines"
+            )
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
@@ -259,14 +276,28 @@ def load_recipe(path: Path) -> Recipe:
         It is not valid; the message names every wrong entry.
     """
     try:
-        return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if content is None:
+            raise RecipeError(f"{path} is empty", accepted="a recipe, such as those in isocenter's folder recipes")
+        return Recipe.model_validate(content)
+    except OSError as error:
+        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
         raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not a valid recipe: {error}") from error
 
 
+_WORDS = dict.fromkeys(
+    ("model_type", "model_attributes_type", "dict_type"), "it must have entries of its own, each 'name: value'"
+) | {"tuple_type": "it must be a list, such as [2]"}
+"""What is said instead of pydantic's words, which are about Python."""
+
+
 def _in_words(error: ValidationError) -> str:
     """Name every wrong entry of a recipe."""
-    found = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
+    found = [
+        (".".join(map(str, one["loc"])), _WORDS.get(one["type"], one["msg"].removeprefix("Value error, ")))
+        for one in error.errors()
+    ]
     return "; ".join(f"{place}: {what}" if place else what for place, what in found)

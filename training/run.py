@@ -105,12 +105,18 @@ def train(
     run = RunFolder(folder)
     if resume and overwrite:
         raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
+    run.check_folder()
     chosen = choose_devices(devices, recipe.batch)
     check_precision(recipe.precision, chosen[0])
     if resume:
         run.check_resumable(recipe)
         done = run.epochs_done()
         if done >= recipe.epochs:
+            if not run.weights.is_file():
+                raise RecipeError(
+                    f"the run in {folder} is finished, but {run.weights} is missing",
+                    accepted="--overwrite, which begins anew",
+                )
             tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
             return run.weights
     elif not overwrite:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..gadgets.estimate_coil_maps import MapsOptions, calibration_region, defer_maps
+from ..gadgets.estimate_coil_maps import FEWEST_LINES, MapsOptions, calibration_region, defer_maps
 from ..gadgets.kspace import Kspace, block_of
 from ..gadgets.scan import Scan
 from ..models.coil_maps import espirit
@@ -150,7 +150,7 @@ class TrainingSamples(Dataset[Sample]):
         self._count = count
         self._masks = masks
         self._seed = seed
-        self._with_maps = with_maps
+        self._makes_maps = with_maps or truth == "combined"
         self._truth: Truth = truth
         self._with_true_maps = with_true_maps
         self._fresh = fresh
@@ -187,12 +187,15 @@ class TrainingSamples(Dataset[Sample]):
         """Return what is measured, bool [frames, ky] or [frames, ky, kx], and the number of calibration lines."""
         *frames, lines, samples = scan.kspace.shape[1:]
         measured = None if scan.measured is None else scan.measured.numpy()
+        count = lines if measured is None else int(measured.sum())
         try:
             self._masks.check(lines, samples, measured)
+            if self._makes_maps and len(scan.kspace) > 1 and not self._masks.fills_middle(bool(frames)):
+                self._masks.check_acs(count, FEWEST_LINES)
         except SamplingError as error:
-            error.where = ", ".join(part for part in (scan.name, "masks") if part)
+            error.where = ", ".join(part for part in (scan.name, error.where or "masks") if part)
             raise
-        low, high = self._masks.acs_range(lines if measured is None else int(measured.sum()))
+        low, high = self._masks.acs_range(count)
         acs = int(np.random.default_rng((self._seed, index)).integers(low, high + 1))
         mask = random_mask(random, lines, acs, self._masks, *frames, samples=samples, measured=measured)
         return torch.from_numpy(mask), acs
@@ -218,7 +221,7 @@ class TrainingSamples(Dataset[Sample]):
         """Return the sample before undersampling, with maps made of what is measured."""
         images = ifft(scan.kspace if scan.clean is None else scan.clean, [-2, -1])
         maps = torch.zeros(0, dtype=torch.complex64)
-        if self._with_maps or self._truth == "combined":
+        if self._makes_maps:
             maps = self._maps_of(index, scan.kspace, mask, acs)
         target = true_image(images, maps, self._truth)
         scale = target.abs().max()

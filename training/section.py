@@ -1,8 +1,19 @@
 """What the sections of a recipe have in common."""
 
-from typing import Annotated, ClassVar, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+
+def pair(value: Any) -> Any:
+    """Let one number stand for the range that has it alone."""
+    return [value, value] if isinstance(value, (int, float)) else value
+
+
+def listed(value: Any) -> Any:
+    """Let one number or name stand for the list that has it alone."""
+    return [value] if isinstance(value, (int, float, str, Path)) else value
 
 
 def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
@@ -11,8 +22,8 @@ def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-Range = Annotated[tuple[int, int], AfterValidator(_in_order)]
-"""Smallest and largest value."""
+Range = Annotated[tuple[int, int], AfterValidator(_in_order), BeforeValidator(pair)]
+"""Smallest and largest value; one number is for both."""
 
 Truth = Literal["rss", "combined"]
 """How the coils of a true image are combined: by the root of the sum of squares, or by coil maps."""

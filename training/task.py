@@ -34,6 +34,21 @@ def check_finite(loss: float, step: int) -> None:
         raise RecipeError(f"the loss is {loss} in step {step}; a smaller learning rate or clip_norm may help")
 
 
+def check_learns(loss: Tensor, network: str, configuration: dict[str, Any]) -> None:
+    """Refuse a network whose result is none of its weights', as it is without any iterations.
+
+    Raises
+    ------
+    RecipeError
+        The loss has no gradient.
+    """
+    if not loss.requires_grad:
+        raise RecipeError(
+            f"network {network!r} has no weights that its image depends on with its configuration {configuration}",
+            where="configuration",
+        )
+
+
 def relative_squares(output: Tensor, truth: Tensor) -> Tensor:
     """Return the squared error of each entry of a batch, relative to the truth's squares: [batch]."""
     return (output - truth).square().flatten(1).sum(1) / truth.square().flatten(1).sum(1)
@@ -120,7 +135,14 @@ class Task(nn.Module, ABC):
         """
         # made anew, so that the checkpoint holds the network's own names only
         run = scaled(network, self.scaling, self.entry.inputs)
-        image = run(*(batch[name] for name in self.entry.inputs)).float()  # where it computes in bfloat16
+        try:
+            image = run(*(batch[name] for name in self.entry.inputs)).float()  # where it computes in bfloat16
+        except (TypeError, ArithmeticError, LookupError, AttributeError, NameError) as error:
+            used = self.recipe.sampler or self.recipe
+            raise RecipeError(
+                f"network {used.network!r} does not run with its configuration {used.configuration}: {error}",
+                where="configuration" if self.recipe.sampler is None else "sampler.configuration",
+            ) from error
         height, width = batch["target"].shape[-3:-1]
         if self.entry.output == "magnitude":
             return center_crop(image, (height, width))

@@ -2,6 +2,7 @@
 
 import collections
 import pickle
+import re
 import warnings
 import zipfile
 from dataclasses import dataclass, field
@@ -86,12 +87,16 @@ def _read_torch(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals(_STAND_INS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:  # bytes that are no pickle make its reader fail in any way
+        forbidden = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+        if forbidden:
+            raise CheckpointError(
+                f"{path} holds more than tensors and settings ({forbidden[1]}), and is not read because that could run code"
+            ) from error
         raise CheckpointError(
-            f"{path} holds more than tensors and settings, and is not read because that could run code: {error}"
+            f"{path} is no checkpoint that can be read",
+            accepted="weights.pt of a run, a file of torch.save, an .npz file, or a checkpoint of TensorFlow",
         ) from error
-    except (RuntimeError, EOFError, OSError, zipfile.BadZipFile, UnicodeDecodeError, KeyError) as error:
-        raise CheckpointError(f"{path} is no checkpoint that can be read: {error}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}", accepted="a state dict")
     return content

@@ -38,8 +38,6 @@ def read_cmrxrecon(reading: Reading) -> Iterator[Block]:
         single = "_single" in name
         if len(shape) not in ((3, 4) if single else (4, 5)):
             raise FileError(f"it has {len(shape)} axes, {list(shape)}", where=where, accepted=_AXES, kind="layout")
-        if single:
-            reading.remark("its k-space is of a single coil")
         still = len(shape) == (3 if single else 4)
         for index in reading.middle(shape[0 if still else 1]):
             data = read_complex(dataset, index if still else np.s_[:, index])

@@ -51,7 +51,6 @@ def _shape(file: h5py.File, reading: Reading) -> tuple[int, int, int, int]:
     """Slices, coils, readout, lines; files of a single coil have no axis of coils."""
     shape, image = complex_shape(file["kspace"]), _image(file)
     if len(shape) == 3 and image is not None and image.shape[0] == shape[0]:
-        reading.remark("its k-space is of a single coil")
         return shape[0], 1, shape[1], shape[2]
     if len(shape) != 4:
         others = {
@@ -78,8 +77,6 @@ def _shape(file: h5py.File, reading: Reading) -> tuple[int, int, int, int]:
             accepted=_AXES,
             kind="layout",
         )
-    if shape[1] == 1:
-        reading.remark("its k-space is of a single coil")
     return shape[0], shape[1], shape[2], shape[3]
 
 

@@ -24,6 +24,8 @@ _REFUSED_NOTES = ("Incomplete", "Middle")
 """Notes of the service on blocks that are no truth."""
 _UNEVEN = 20
 """Padding may differ between the two sides by this fraction of the lines, and by two in any case."""
+_SMALLEST = 1e-15
+"""Largest sample of k-space below which squares of what is small in it vanish in float32."""
 _CLEARLY = 4.0
 """Ratio of energies from which on the brightest line says that the middle of k-space is elsewhere."""
 
@@ -52,6 +54,13 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
         The block is no truth: it says which part of the file, what is wrong and what is accepted.
     """
     kspace, where = block.kspace, f"{reading.path}, {block.place}"
+    largest = float(torch.linalg.vector_norm(torch.view_as_real(kspace.data), torch.inf))
+    if 0 < largest < _SMALLEST:
+        raise FileError(
+            f"its largest sample is {largest:.1e}, too small to be squared",
+            where=where,
+            accepted="k-space in larger units",
+        )
     power = _power(kspace.data)
     if not np.isfinite(power).all():
         raise FileError(
@@ -62,10 +71,14 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
         return
     for note in (kspace.notes[name] for name in _REFUSED_NOTES if name in kspace.notes):
         raise FileError(
-            note, where=where, accepted="fully sampled scans with their signal around the middle of k-space"
+            note,
+            where=where,
+            accepted="fully sampled scans with their signal around the middle of k-space",
         )
     if reading.series and kspace.data.shape[1] == 1:
         raise FileError("it is of one frame", where=where, accepted="series with several, for a network of series")
+    if kspace.data.shape[0] == 1:
+        reading.remark("its k-space is of a single coil")
     measured = _measured(kspace, power, where, reading)
     _check_middle(power, where)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data

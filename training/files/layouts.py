@@ -166,9 +166,11 @@ def load_layouts(modules: Sequence[str] = ()) -> list[Layout]:
     for module in (*(point.value for point in entry_points(group=ENTRY_POINTS)), *modules):
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # whatever a module does while it is imported
             raise OptionError(
-                f"the layout {module!r} cannot be imported: {error}", accepted="package.module"
+                f"the layout {module!r} cannot be imported: {type(error).__name__}: {error}",
+                where="data.layouts",
+                accepted="package.module",
             ) from error
     return list(_layouts.values())[::-1]
 

@@ -59,6 +59,9 @@ def read_mrd(reading: Reading) -> Iterator[Block]:
             if isinstance(item, Kspace):
                 found = True
                 counters = item.central_header(0).idx
+                if "Incomplete" in item.notes:  # the block will be refused: why lines are missing
+                    reasons = [text for text in scan.problem_messages() if text != item.notes["Incomplete"]]
+                    item.notes["Incomplete"] = "; ".join([item.notes["Incomplete"], *reasons])
                 yield Block(item, counters.slice, _volume(item.encoding_index, counters))
     finally:
         file.close()

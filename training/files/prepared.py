@@ -24,7 +24,7 @@ from ..section import Section
 from .full_scans import full_scans
 from .layouts import Block, Layout, Reading, refusing
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the cache, and of the checks: one more whenever they change what is made of a file."""
 
 
