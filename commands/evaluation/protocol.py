@@ -14,8 +14,6 @@ from ...wire.errors import OptionError
 
 Region = Literal["all", "object"]
 
-"""Pixels along the edge of SSIM's window, of which an image must hold one."""
-
 
 @dataclass(frozen=True)
 class Protocol:
