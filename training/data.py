@@ -71,3 +71,8 @@ def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Lite
 def beside(maps: Tensor, image: Tensor) -> Tensor:
     """View maps [coils, y, x] so that they broadcast against an image [(frames,) y, x]."""
     return maps.unsqueeze(1) if image.dim() == 3 else maps
+
+
+def with_frames(kspace: Tensor) -> Tensor:
+    """View k-space [coils, (frames,) ky, kx] with frames; a slice has one."""
+    return kspace if kspace.dim() == 4 else kspace[:, None]

@@ -30,7 +30,7 @@ from ..models.fourier import ifft
 from ..models.planar import center_crop
 from ..simulate.sampling import SamplingError, acs_lines
 from ..wire.header import NO_HEADER
-from .data import FullScan, beside
+from .data import FullScan, beside, with_frames
 from .masks import Masks, random_mask
 from .section import Truth
 
@@ -47,8 +47,7 @@ def block_of_lines(kspace: Tensor, lines: Tensor) -> Kspace:
     lines
         bool [frames, ky], the measured lines; one frame of a slice.
     """
-    full = kspace if kspace.dim() == 4 else kspace[:, None]
-    return block_of((full * lines[:, :, None])[:, :, None], lines[:, None])
+    return block_of((with_frames(kspace) * lines[:, :, None])[:, :, None], lines[:, None])
 
 
 def measured_maps(block: Kspace) -> Tensor:
@@ -76,8 +75,8 @@ def maps_of_truth(scan: FullScan) -> Tensor:
     """Return the true maps complex64 [coils, y, x] of a scan, or those that all of its lines give."""
     if scan.maps is not None:
         return scan.maps
-    frames = scan.kspace.shape[1] if scan.kspace.dim() == 4 else 1
-    every = torch.ones((frames, scan.kspace.shape[-2]), dtype=torch.bool)
+    _, frames, lines, _ = with_frames(scan.kspace).shape
+    every = torch.ones((frames, lines), dtype=torch.bool)
     return measured_maps(block_of_lines(scan.kspace, every))
 
 

@@ -18,7 +18,7 @@ from ...models.metrics import SSIM_WINDOW, fitted_scale, judge
 from ...models.planar import center_crop
 from ...simulate import sampling
 from ...simulate.sampling import Request, SamplingError
-from ...training.data import FullScan
+from ...training.data import FullScan, with_frames
 from ...training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
 from ...training.section import Truth
 from ...wire.errors import DataError
@@ -150,7 +150,7 @@ class Volume:
     def _mask(self, acceleration: float, acs: float) -> tuple[Tensor, int]:
         """Return what is measured of every slice, [frames, ky] or [frames, ky, kx], and the number of calibration lines."""
         scan = self._slices[0].scan
-        frames, height, width = _with_frames(scan.kspace).shape[1:]
+        frames, height, width = with_frames(scan.kspace).shape[1:]
         rows = None if scan.measured is None else scan.measured.numpy()
         if self._protocol.from_file:
             mask = sampling.draw(
@@ -169,7 +169,7 @@ class Volume:
         images: dict[str, dict[int, Tensor]] = {name: {} for name in methods}
         pattern = measured[:, :, None] if measured.dim() == 2 else measured
         for position, each in enumerate(self._slices):
-            kspace = _with_frames(each.scan.kspace) * pattern
+            kspace = with_frames(each.scan.kspace) * pattern
             try:
                 maps = _maps(each.scan, measured, lines)
             except DataError as error:
@@ -241,14 +241,9 @@ def _maps(scan: FullScan, measured: Tensor, acs: int) -> Tensor:
     return measured_maps(block_of_lines(scan.kspace, measured))
 
 
-def _with_frames(kspace: Tensor) -> Tensor:
-    """View [coils, (frames,) ky, kx] with frames."""
-    return kspace if kspace.dim() == 4 else kspace[:, None]
-
-
 def _truth(scan: FullScan, truth: Truth) -> Tensor:
     """Return the true image [frames, y, x], without noise where that is known."""
-    images = ifft(_with_frames(scan.kspace if scan.clean is None else scan.clean), [-2, -1])
+    images = ifft(with_frames(scan.kspace if scan.clean is None else scan.clean), [-2, -1])
     maps = maps_of_truth(scan) if truth == "combined" else torch.zeros(0)
     return true_image(images, maps, truth).abs()
 
