@@ -2,8 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, as_completed, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +22,8 @@ ON_REQUEST = ("tensorrt",)
 """Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
 _SECONDS = 30.0
 """A runtime that takes longer than this is left to itself where there is another one."""
+_LAST_SECONDS = 600.0
+"""For so long is waited besides where there is no other one; a load that never ends would never be tried again."""
 
 
 def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", without: str = "") -> dict[str, Runtime]:
@@ -50,14 +53,10 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         if (name == wanted or (wanted == "auto" and name not in ON_REQUEST)) and name != without
     }
     runtimes: dict[str, Runtime] = {}
-    late: dict[str, Future[Runtime]] = {}
+    late: dict[Future[Runtime], str] = {}
     failures: dict[str, str] = {}
-    for name, path in files.items():
-        outcome = in_thread(partial(_commissioned, name, path, bundle, device))
-        if not wait([outcome], _SECONDS if len(files) > 1 else None).done:
-            late[name] = outcome
-            failures[name] = f"it did not come back within {_SECONDS:g} seconds"
-            continue
+
+    def take(name: str, outcome: Future[Runtime]) -> None:
         try:
             runtimes[name] = outcome.result()
         except NothingToGainError as error:
@@ -67,7 +66,21 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         except Exception as error:  # the programs that run models raise what they like
             log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
             failures[name] = f"it cannot be run here ({type(error).__name__})"
-    runtimes = runtimes or _first(late)
+
+    for name, path in files.items():
+        outcome = in_thread(partial(_commissioned, name, path, bundle, device))
+        if wait([outcome], _SECONDS).done:
+            take(name, outcome)
+        else:
+            late[outcome] = name
+            failures[name] = f"it did not come back within {_SECONDS:g} seconds"
+    if not runtimes:
+        for outcome in _done(late):
+            take(late[outcome], outcome)
+            if runtimes:
+                break
+        hanging = f"it did not come back within {_SECONDS + _LAST_SECONDS:g} seconds"
+        failures |= {name: hanging for outcome, name in late.items() if not outcome.done()}
     told = _told({name: reason for name, reason in failures.items() if name not in runtimes})
     if not runtimes:
         reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
@@ -85,13 +98,10 @@ def _told(failures: Mapping[str, str]) -> list[str]:
     return [f"{', '.join(alike)}: {reason}" for reason, alike in names.items()]
 
 
-def _first(late: Mapping[str, Future[Runtime]]) -> dict[str, Runtime]:
-    """Wait for the first of those that take long to come back well; there is no other one."""
-    names = {outcome: name for name, outcome in late.items()}
-    for outcome in as_completed(names):
-        if outcome.exception() is None:
-            return {names[outcome]: outcome.result()}
-    return {}
+def _done(late: Iterable[Future[T]]) -> Iterator[Future[T]]:
+    """Yield those that take long as they come back, for as long as is waited for them."""
+    with suppress(TimeoutError):
+        yield from as_completed(late, _LAST_SECONDS)
 
 
 def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -> Runtime:

@@ -1,13 +1,11 @@
 """The threads of an engine: they tell the machine what happens, and do what it says. They decide nothing."""
 
-import copy
 import itertools
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
@@ -19,7 +17,7 @@ from ..wire.errors import IsocenterError
 from . import events, machine
 from .alarm import Alarm
 from .device import Device
-from .jobs import DeviceLostError, EngineError, Inputs, Result, Tensors, entries, likeness, stack, unstack
+from .jobs import DeviceLostError, EngineError, Inputs, Result, Tensors, Ticket, entries, likeness, stack, unstack
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
 
@@ -34,50 +32,6 @@ _FLOAT_BYTES = 4
 
 Call = Callable[[], object]
 T = TypeVar("T")
-
-
-class Ticket(Future[Result]):
-    """The answer to a job, which ``cancel`` takes out of the queue as long as it has not begun.
-
-    It does not know its inputs: they would live as long as anybody has it.
-    """
-
-    def __init__(self, job: int, cancel: Callable[[int], None]) -> None:
-        super().__init__()
-        self.job = job
-        self._take_out = cancel
-        self._has_begun = False
-
-    def cancel(self) -> bool:
-        """Take the job out of the queue; False if it has begun."""
-        self._take_out(self.job)
-        return self.cancelled()
-
-    def begin(self) -> None:
-        """Say that the job runs; again after it was put back."""
-        if not self._has_begun:
-            self._has_begun = True
-            self.set_running_or_notify_cancel()
-
-    def answer(self, outcome: object) -> None:
-        """Give the outcome."""
-        if isinstance(outcome, Result):
-            self.set_result(outcome)
-        else:
-            assert isinstance(outcome, BaseException)
-            self.set_exception(outcome)
-
-    def refuse(self, reason: object) -> None:
-        """Give an error of its own: whoever raises one ties the frames of its callers to it."""
-        self.set_exception(copy.copy(reason) if isinstance(reason, IsocenterError) else EngineError(str(reason)))
-
-    def end(self) -> None:
-        """Say that the job will not be done."""
-        if self._has_begun:  # before its device was lost
-            self.set_exception(CancelledError())
-        else:
-            super().cancel()
-            self.set_running_or_notify_cancel()
 
 
 @dataclass(eq=False)
@@ -181,7 +135,14 @@ class Crew:
         return self._state
 
     def submit(
-        self, bundle: str, inputs: Inputs, *, scan: str, urgent: bool = False, account: Account | None = None
+        self,
+        bundle: str,
+        inputs: Inputs,
+        *,
+        scan: str,
+        urgent: bool = False,
+        patient: bool = False,
+        account: Account | None = None,
     ) -> Ticket:
         """Queue inputs for a bundle, once the account has room for them.
 
@@ -196,7 +157,15 @@ class Crew:
             # what is urgent waits for no room: an account that holds nothing takes whatever comes
             account = account.ledger.account("urgent") if urgent else account
             self._charge(account, size)
-        job = events.Job(next(self._numbers), bundle, scan, urgent, entries=entries(inputs), likeness=likeness(inputs))
+        job = events.Job(
+            next(self._numbers),
+            bundle,
+            scan,
+            urgent,
+            patient=patient,
+            entries=entries(inputs),
+            likeness=likeness(inputs),
+        )
         times = [
             value.seconds for value in inputs.values() if isinstance(value, Deferred) and value.seconds is not None
         ]
@@ -383,7 +352,10 @@ class Crew:
         self._alarm.watch(("run", effect.run), seconds, tell)
 
     def _load_now(self, name: str, bundle: str) -> None:
-        reason = f"bundle {bundle!r} was not loaded on {name} within {self._patience:g} seconds"
+        reason = (
+            f"bundle {bundle!r} was not loaded on {name} within {self._patience:g} seconds; it is still being loaded, and is "
+            "used for what is sent, or sent again, when that is done"
+        )
         late = {
             "slow": (_SLOW_SECONDS, events.Slow(name, bundle)),
             "overdue": (self._patience, events.Overdue(name, bundle, reason)),

@@ -13,15 +13,15 @@ from ..bundle.manifest import Manifest, RuntimeChoice
 from ..bundle.trust import EVERYBODY, Trust
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account
-from .crew import Crew, Ticket
+from .crew import Crew
 from .device import Device, LocalDevice, Shelf
-from .jobs import Inputs, Result
+from .jobs import Inputs, Result, Ticket
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
 
 _NO_SCAN = ""
 _LOAD_SECONDS = 60.0
-"""A bundle that takes longer to load holds up no other, and its jobs are refused until it comes."""
+"""A bundle that takes longer to load holds up no other, and until it comes only those wait who have no other."""
 
 
 class Model:
@@ -177,6 +177,7 @@ class Engine:
         *,
         scan: str = _NO_SCAN,
         urgent: bool = False,
+        patient: bool = False,
         account: Account | None = None,
     ) -> Future[Result]:
         """Queue a job, once there is room for its inputs.
@@ -192,6 +193,8 @@ class Engine:
             Scans share the devices by time: the one that has had least goes first.
         urgent
             Go before what the scan has besides, and wait for no room: it repeats what has failed.
+        patient
+            Wait for the bundle however long it is being loaded: no other one can do the job.
         account
             Charged with the bytes of the inputs while they wait. Without one, nothing is bounded.
 
@@ -205,10 +208,10 @@ class Engine:
         EngineError
             The engine is closed. What goes wrong with the job is raised by its future.
         """
-        return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, account=account)
+        return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, patient=patient, account=account)
 
     def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
-        """Run a bundle and wait for its outputs, as ``submit`` does it.
+        """Run a bundle and wait for its outputs, however long it is being loaded, as ``submit`` does it.
 
         Returns
         -------
@@ -222,7 +225,7 @@ class Engine:
         Exception
             What else went wrong with it.
         """
-        return self.submit(bundle, inputs).result().outputs
+        return self.submit(bundle, inputs, patient=True).result().outputs
 
     def reason_to_wait(self, future: Future[Result]) -> str:
         """Return why a job waits for others than its own scan's, such as ``3 scans before this one``; empty if it does not."""

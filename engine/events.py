@@ -25,6 +25,8 @@ class Job(NamedTuple):
         The same for jobs of a bundle that can be computed in one batch; None: it is computed alone.
     device
         The only device that may do it; None: any.
+    patient
+        Whether it waits for a bundle that is overdue, as no other one can do it.
     """
 
     id: int
@@ -35,6 +37,7 @@ class Job(NamedTuple):
     entries: int = 1
     likeness: Hashable = None
     device: str | None = None
+    patient: bool = False
 
 
 # What happens.

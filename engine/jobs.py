@@ -1,6 +1,8 @@
-"""What jobs compute and what comes of it: inputs, results, and batches of them."""
+"""What jobs compute and what comes of it: inputs, results, batches of them, and the answer that is waited for."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -60,6 +62,50 @@ class Result:
         """How it was batched, such as ``3-4 of 4``: sums are taken in another order in batches of another length."""
         mine = str(self.first) if self.first == self.last else f"{self.first}-{self.last}"
         return f"{mine} of {'+'.join(map(str, self.parts))}"
+
+
+class Ticket(Future[Result]):
+    """The answer to a job, which ``cancel`` takes out of the queue as long as it has not begun.
+
+    It does not know its inputs: they would live as long as anybody has it.
+    """
+
+    def __init__(self, job: int, cancel: Callable[[int], None]) -> None:
+        super().__init__()
+        self.job = job
+        self._take_out = cancel
+        self._has_begun = False
+
+    def cancel(self) -> bool:
+        """Take the job out of the queue; False if it has begun."""
+        self._take_out(self.job)
+        return self.cancelled()
+
+    def begin(self) -> None:
+        """Say that the job runs; again after it was put back."""
+        if not self._has_begun:
+            self._has_begun = True
+            self.set_running_or_notify_cancel()
+
+    def answer(self, outcome: object) -> None:
+        """Give the outcome."""
+        if isinstance(outcome, Result):
+            self.set_result(outcome)
+        else:
+            assert isinstance(outcome, BaseException)
+            self.set_exception(outcome)
+
+    def refuse(self, reason: object) -> None:
+        """Give an error of its own: whoever raises one ties the frames of its callers to it."""
+        self.set_exception(copy.copy(reason) if isinstance(reason, IsocenterError) else EngineError(str(reason)))
+
+    def end(self) -> None:
+        """Say that the job will not be done."""
+        if self._has_begun:  # before its device was lost
+            self.set_exception(CancelledError())
+        else:
+            super().cancel()
+            self.set_running_or_notify_cancel()
 
 
 def entries(inputs: Inputs) -> int:

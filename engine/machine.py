@@ -27,9 +27,9 @@ wait for that, until ``DeviceGone`` says that it takes too long; then they are r
 A *model* is a bundle on a device. It is loaded beside what runs, in a thread of its own, as soon as a job wants it; the
 job waits in the queue, where it is passed over until a device is ``READY`` for it. Errands that load something for
 later (background) start one after the other, as loading measures; one that is ``SLOW`` holds them up no longer. A model
-that takes too long is ``OVERDUE``: its jobs are refused so that a fallback makes their images. It is used as soon as it
-comes. One that has ``FAILED`` is tried again when somebody wants it and no device has it. A device that comes back may
-be a new process, and is asked for its models anew.
+that takes too long is ``OVERDUE``: its jobs are refused so that a fallback makes their images, but for those that are
+patient as there is no other. It is used as soon as it comes. One that has ``FAILED`` is tried again when somebody wants
+it and no device has it. A device that comes back may be a new process, and is asked for its models anew.
 
 A *bundle* is suspended while runs of it hang that were given up: its jobs are refused at once. This needs no table; it is what
 ``hung`` says. When the last of these runs comes back, the bundle is used again. One that ends because its device was stopped
@@ -280,15 +280,16 @@ class _Draft:
             turn = not (job.background and self.is_loading(name))
             if turn and self.devices[name].phase in _UP and self.move_model(name, job.bundle, Load):
                 self.effects.append(Load(name, job.bundle))
-        troubles = [self.trouble(name, job.bundle) for name in self.devices_for(job)]
+        troubles = [self.trouble(name, job) for name in self.devices_for(job)]
         reasons = [reason for _, reason in troubles if reason is not None]
         if reasons and not any(hope for hope, _ in troubles):
             self.refuse(job, reasons[0])
 
-    def trouble(self, name: str, bundle: str) -> tuple[bool, object]:
-        """Return whether a device may do a bundle's jobs soon, and what is wrong otherwise; None: it was lost just now."""
-        device, model = self.devices[name], self.models.get((name, bundle), ModelState())
-        reason = device.trouble if device.trouble is not None else model.trouble
+    def trouble(self, name: str, job: Job) -> tuple[bool, object]:
+        """Return whether a device may do a job soon, and what is wrong otherwise; None: it was lost just now."""
+        device, model = self.devices[name], self.models.get((name, job.bundle), ModelState())
+        waits = job.patient and model.phase is ModelPhase.OVERDUE
+        reason = device.trouble if device.trouble is not None or waits else model.trouble
         return reason is None and device.phase is not DevicePhase.LOST, reason
 
     def want_all(self) -> None:

@@ -182,7 +182,12 @@ class _Reconstructor:
                 inputs = self._inputs(this)
                 if inputs is not None:
                     this.future = self.engine.submit(
-                        this.model.manifest.name, inputs, scan=self.scan.name, urgent=urgent, account=self._account
+                        this.model.manifest.name,
+                        inputs,
+                        scan=self.scan.name,
+                        urgent=urgent,
+                        patient=not this.untried,
+                        account=self._account,
                     )
                     self._waiting.add(this.future)
                     return

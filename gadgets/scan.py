@@ -89,6 +89,7 @@ class Engine(Protocol):
         *,
         scan: str = ...,
         urgent: bool = ...,
+        patient: bool = ...,
         account: Account | None = ...,
     ) -> Future[Any]:
         """Queue inputs, which the account is charged with while they wait, and return the future of their ``Result``.

@@ -15,7 +15,7 @@ import torch
 import yaml
 from helpers import Recorder, numbered, rss_inputs, wait_until
 from isocenter.bundle.folder import Bundle, relative_error, sha256
-from isocenter.bundle.manifest import MEASURED, TensorSpec
+from isocenter.bundle.manifest import MEASURED, BundleError, TensorSpec
 from isocenter.commands.cli import app
 from isocenter.engine import Engine, EngineError, LoadedModel, choice
 from isocenter.engine import commission as commission_module
@@ -433,6 +433,23 @@ class TestSecondRuntime:
         assert model.runtime == "torchscript"
         assert model.compute(self.inputs(bundle)).runtime == "torchscript"
         assert f"bundle Convolves is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
+
+    def test_the_last_one_is_not_waited_for_without_end(self, bundle, monkeypatch):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.1)
+        monkeypatch.setattr(commission_module, "_LAST_SECONDS", 0.1)
+        monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", Hanging)
+        with pytest.raises(BundleError, match=r"torchscript-nhwc: it did not come back within 0\.2 seconds"):
+            commission(bundle, CPU, "torchscript-nhwc")
+
+    def test_the_last_one_may_take_its_time(self, bundle, monkeypatch):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.0)
+        assert list(commission(bundle, CPU, "torchscript")) == ["torchscript"]
+
+    def test_what_is_wrong_with_the_last_one_is_said_however_late_it_is(self, bundle, monkeypatch):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.0)
+        monkeypatch.setitem(RUNTIMES, "torchscript-nhwc", Wrong)
+        with pytest.raises(BundleError, match="the probe deviates by"):
+            commission(bundle, CPU, "torchscript-nhwc")
 
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")

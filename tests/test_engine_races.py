@@ -429,9 +429,12 @@ class TestLoading:
         assert engine.run("needed", numbered(1))["y"].item() == 2
         wait_until(lambda: "last" in begun)
         assert sorted(begun) == ["hangs", "last", "needed", "next"]
-        with pytest.raises(EngineError, match=r"'hangs' was not loaded on recorder within 0\.05 seconds"):
-            engine.run("hangs", numbered(1))
+        reason = r"'hangs' was not loaded on recorder within 0\.05 seconds; it is still being loaded, and is used for"
+        with pytest.raises(EngineError, match=reason):
+            engine.submit("hangs", numbered(1)).result(20)
+        patient = engine.submit("hangs", numbered(1), patient=True)
         hanging["hangs"].set()
+        assert patient.result(20).outputs["y"].item() == 2
         wait_until(lambda: is_used(engine, "hangs"))
         engine.close()
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 import tracemalloc
 
 import ismrmrd
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import collect, random_acquisition
+from isocenter.engine import Engine
+from isocenter.engine import device as device_module
 from isocenter.gadgets import GADGETS, load
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.noise import NoiseCovariance
@@ -255,6 +258,30 @@ class TestReconstruct:
         assert out[0].meta["IsocenterBundle"] == "rss"
         assert "'sense' failed" in out[0].meta["IsocenterFallback"]
         assert "'rss' made the images instead" in plain.problems["fallback"]
+
+    def test_a_bundle_that_is_being_loaded_makes_the_images_if_no_other_one_can(self, bundles, monkeypatch):
+        go_on, make = threading.Event(), device_module.LoadedModel
+
+        def load_slowly(bundle, *arguments):
+            assert bundle.manifest.name == "combine" or go_on.wait(60)
+            return make(bundle, *arguments)
+
+        monkeypatch.setattr(device_module, "LoadedModel", load_slowly)
+        engine = Engine([bundles])
+        engine._crew._patience = 0.1
+        _, simulation = block()
+        steps = [*FRONT, (load("estimate_coil_maps"), {})]
+        out, _ = collect(
+            [*steps, (load("reconstruct"), {"bundle": "rss", "fallback": "combine"})], simulation, engine=engine
+        )
+        assert out[0].meta["IsocenterBundle"] == "combine"
+        assert "'rss' was not loaded on cpu within 0.1 seconds" in out[0].meta["IsocenterFallback"]
+        assert "is used for what is sent, or sent again, when that is done" in out[0].meta["IsocenterFallback"]
+        threading.Timer(0.2, go_on.set).start()
+        _, simulation = block()
+        out, _ = collect([*steps, (load("reconstruct"), {"bundle": "rss"})], simulation, engine=engine)
+        assert out[0].meta["IsocenterBundle"] == "rss"
+        engine.close()
 
     def test_a_block_that_no_bundle_can_reconstruct_costs_only_itself(self, engine):
         protocol = ScanProtocol(matrix=32, coils=4, slices=3, frames=2, frame_counter="repetition", noise_scan=False)

@@ -40,6 +40,7 @@ WISHES = st.fixed_dictionaries(
         "entries": st.integers(1, 3),
         "likeness": st.sampled_from((None, "like", "alike")),
         "device": st.sampled_from((None, None, *DEVICES)),
+        "patient": st.booleans(),
     }
 )
 
@@ -317,6 +318,14 @@ class World(RuleBasedStateMachine):
         if hasattr(self, "state") and not self.state.closed:
             present = {name for name, device in self.state.devices.items() if device.trouble is None}
             assert all(present & ({job.device} if job.device else set(self.names)) for job in self.state.waiting)
+
+    @invariant()
+    def only_the_patient_wait_for_a_bundle_that_is_overdue(self):
+        if hasattr(self, "state") and not self.state.closed:
+            for job in self.state.waiting:
+                names = [job.device] if job.device else self.names
+                models = [self.state.models.get((name, job.bundle)) for name in names]
+                assert job.patient or not all(model and model.phase is ModelPhase.OVERDUE for model in models)
 
     @invariant()
     def suspended_bundles_have_no_job(self):

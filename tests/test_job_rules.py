@@ -170,6 +170,18 @@ class TestLoading:
         assert machine.submit(Job(1, "c")).said() == [Refuse(1, "too long")]
         assert machine.tell(Loaded("one", "c", 1)).submit(Job(2, "c")).said() == [Run("one", 1, "c", (2,))]
 
+    def test_jobs_that_have_no_other_bundle_wait_for_one_that_takes_too_long(self):
+        machine = Machine(ready=()).submit(Job(0, "c", patient=True))
+        machine.said()
+        assert machine.tell(Overdue("one", "c", "too long")).said() == []
+        assert machine.submit(Job(1, "c", patient=True)).said() == []
+        assert machine.tell(Loaded("one", "c", 1)).said() == [Run("one", 1, "c", (0,))]
+
+    def test_they_wait_for_it_no_longer_than_it_is_loaded(self):
+        machine = Machine(ready=()).submit(Job(0, "c", patient=True)).tell(Overdue("one", "c", "too long"))
+        machine.said()
+        assert machine.tell(LoadFailed("one", "c", "broken")).said() == [Refuse(0, "broken")]
+
     def test_what_comes_late_is_not_overdue(self):
         machine = Machine().tell(Overdue("one", "b", "too long")).submit(b(0))
         assert [type(effect) for effect in machine.said()] == [Run]
