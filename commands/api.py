@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from ismrmrd.xsd import ismrmrdHeader
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from ..bundle.manifest import BundleError, Manifest
@@ -35,7 +33,7 @@ from ..wire.errors import DataError, IsocenterError, OptionError, PipelineError
 from ..wire.files import MrdFile
 from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
 from ..wire.items import Acquisition, Image, Waveform, header_of, make_acquisition
-from .prepare import prepare_bundles, ships
+from .prepare import build_if_missing
 
 log: logging.Logger = logging.getLogger("isocenter.api")
 logging.getLogger("isocenter").addHandler(logging.NullHandler())  # what it would say there is a warning here
@@ -195,7 +193,7 @@ def reconstruct(
     )
     chain = Chain(chosen, context, engine)
     for name in itertools.chain.from_iterable(chain.bundles()):
-        _build_if_missing(name, settings)
+        build_if_missing(name, settings, engine.available())
     timing = Timing()
 
     def stream() -> Iterator[Acquisition | Waveform]:
@@ -289,7 +287,7 @@ def load_bundle(name: str | Path, *, settings: Settings | None = None) -> Loaded
     if (path / "model.yaml").is_file():
         settings = settings.model_copy(update={"bundles": (path.resolve().parent, *settings.bundles)})
         return LoadedBundle(path.resolve().name, _engine(settings))
-    _build_if_missing(str(name), settings)
+    build_if_missing(str(name), settings, _engine(settings).available())
     return LoadedBundle(str(name), _engine(settings))
 
 
@@ -337,17 +335,6 @@ def _engine(settings: Settings) -> Engine:
     if key not in _engines:
         _engines[key] = make_engine(settings)
     return _engines[key]
-
-
-def _build_if_missing(name: str, settings: Settings) -> None:
-    """Build a bundle that comes with Isocenter, if it is missing or was made by another version of it."""
-    ours = settings.home / "bundles" / name
-    if not ships(name) or (not ours.exists() and name in _engine(settings).available()):
-        return
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        if not ours.exists():
-            progress.add_task(f"building bundle {name}", total=None)
-        prepare_bundles(settings, only=[name])
 
 
 def _tensor(array: Any, dtype: torch.dtype) -> Tensor:

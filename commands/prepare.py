@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import Progress
+
 from ..bundle.manifest import BundleError
 from ..bundle.trust import host_key
 from ..export.build import DEFAULT_FORMATS, PARTIAL, SHIPPED_FORMATS
@@ -72,6 +75,32 @@ def prepare_bundles(
         if networks and only is None:
             with suppress(OSError):  # without the stamp, they are looked at again at the next start
                 stamp.write(settings, builders)
+
+
+def build_if_missing(name: str, settings: Settings, available: Collection[str]) -> None:
+    """Build a bundle that comes with Isocenter, if it is missing or was made by another version of it.
+
+    Parameters
+    ----------
+    name
+        Of the bundle; nothing happens if none of this name comes with Isocenter.
+    settings
+        As for ``prepare_bundles``.
+    available
+        Names of the bundles that there are: one of the user's own goes before ours.
+
+    Raises
+    ------
+    BundleError
+        It cannot be built.
+    """
+    ours = settings.home / "bundles" / name
+    if not ships(name) or (not ours.exists() and name in available):
+        return
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        if not ours.exists():
+            progress.add_task(f"building bundle {name}", total=None)
+        prepare_bundles(settings, only=[name])
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_options_are_read():
     ("arguments", "message"),
     [
         (["--bundle", "nowhere"], "nowhere is no bundle"),
-        (["--bundle", "{empty}/sense"], "is not built yet: `isocenter bundle prepare` builds 'sense'"),
+        (["--bundle", "{empty}/sense"], "is not built yet; named without a folder, 'sense' is built"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),
@@ -119,6 +119,16 @@ def test_what_cannot_be_done_is_said_before_the_long_work(tmp_path, sense_bundle
     assert result.exit_code == 1, result.output
     assert message in result.output
     assert "Traceback" not in result.output
+
+
+def test_a_bundle_that_comes_with_it_is_built_by_its_name(tmp_path, sense_bundle, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ISOCENTER_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "bundles").mkdir(parents=True)
+    (tmp_path / "home" / "bundles" / "mine").symlink_to(sense_bundle)
+    models = evaluated_methods.open_bundles([Path("rss"), Path("mine")])
+    folders = [model.bundle.folder for model in models.values()]
+    assert folders == [tmp_path / "home" / "bundles" / name for name in ("rss", "mine")]
 
 
 def test_bundles_of_one_name_are_told_apart(tmp_path, sense_bundle):
@@ -308,6 +318,46 @@ def test_tables_say_how_they_were_made_and_agree_with_each_other(tmp_path):
     assert (rows[1]["method"], float(rows[1]["ssim_median"])) == ("net", 3.5)
     with (tmp_path / "results.csv").open(newline="") as file:
         assert [float(row["nmse"]) for row in csv.DictReader(file)] == [0, 1, 2, 3, 2, 3, 4, 5]
+
+
+def test_runs_outside_of_what_a_bundle_was_made_for_are_marked(tmp_path, bundles):
+    methods = evaluated_methods.all_methods(evaluated_methods.open_bundles([bundles / "rss"]))
+    report, _ = compare(Protocol([1, 3], [16]), [scan(volume="a")], "rss", methods, accelerations=(1, 3))
+    report.write(tmp_path)
+    reason = "acceleration 3, accepted is 1"
+    outside = {(each.method, each.acceleration): each.outside_domain for each in report.results}
+    assert {place: text for place, text in outside.items() if text} == {("rss", 3): reason}
+    text = (tmp_path / "table.md").read_text()
+    assert f"- (!) rss was not made for R 3 with ACS 16: {reason}; a service would fall back\n" in text
+    assert text.count("| rss (!) |") == 2  # figures and differences
+    assert text.count("| rss |") == 2
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [row["outside_domain"] for row in content["summary"] if row["method"] == "rss"] == ["", reason]
+    with (tmp_path / "results.csv").open(newline="") as file:
+        rows = [row["outside_domain"] for row in csv.DictReader(file) if row["method"] == "rss"]
+    assert rows == ["", reason]
+
+
+def test_volumes_of_which_not_all_slices_are_taken_are_named(tmp_path, sense_bundle):
+    (tmp_path / "data").mkdir()
+    with h5py.File(tmp_path / "data" / "one.h5", "w") as file:
+        file["kspace"] = np.stack([scan(size=32).kspace.numpy()] * 3)
+    arguments = [
+        "evaluate",
+        "--bundle",
+        str(sense_bundle),
+        "--data",
+        str(tmp_path / "data"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    arguments += ["--accelerations", "2", "--acs", "12", "--scans"]
+    for count, convention, is_cut in (("2", "fastmri", True), ("3", "fastmri", False), ("2", "slice", False)):
+        result = CliRunner().invoke(app, [*arguments, count, "--convention", convention])
+        assert result.exit_code == 0, result.output
+        remark = "remark: 1 of 1 volumes are judged by some of their slices only, as 2 of 3 were asked for (--scans)"
+        assert (remark in (tmp_path / "out" / "table.md").read_text()) == is_cut
+        assert (remark in result.output.replace("\n", " ")) == is_cut
 
 
 def test_images_are_kept_as_fastmris_evaluation_reads_them(tmp_path, sense_bundle):

@@ -243,6 +243,7 @@ def strange_noise(items):
         ({"averages": 2, "mutate": lambda items: items.pop(9)}, "fewer averages came than the 2"),
         ({"phase_resolution": 0.75}, "8 of 32 lines are zeros at both sides, and count as not measured"),
         ({"header": element("fieldOfView_mm")}, "the header is in doubt"),
+        ({"recon_matrix": (64, 48)}, "wants an image of 48 x 64 pixels, more than the 32 x 32 that its k-space has"),
     ],
 )
 def test_what_is_accepted_with_a_reason_is_told(folder, arguments, remark):
@@ -330,6 +331,14 @@ def test_a_header_that_contradicts_itself_crops_nothing_and_is_named(folder):
     assert scans.scan(0).kspace.shape == (2, 16, 24)
     assert scans.scan(0).matrix == (12, 16)
     assert "matrix and a field of view that do not agree" in "\n".join(scans.report)
+
+
+def test_a_header_that_wants_a_larger_image_is_named(folder):
+    header = HEADER.format(x=24, y=16, fov=240, fov_y=160, rx=24, ry=20, rfov=240)
+    fastmri(folder / "a.h5", noise(1, 2, 24, 16), header)
+    scans = read(folder)
+    assert scans.scan(0).matrix is None
+    assert "wants an image of 20 x 24 pixels, more than the 16 x 24" in "\n".join(scans.report)
 
 
 def with_nan(kspace):

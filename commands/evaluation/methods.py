@@ -1,6 +1,7 @@
 """The reconstructions that an evaluation compares: zero-filled, SENSE, compressed sensing, and bundles."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,13 +10,18 @@ from torch import Tensor
 from ...bundle.folder import Bundle
 from ...bundle.manifest import MANIFEST, BundleError
 from ...engine import LoadedModel
+from ...engine.device import Shelf
 from ...flow.deferred import Deferred, settled
-from ...gadgets.kspace import block_of
+from ...gadgets.domain import misfits
+from ...gadgets.kspace import Kspace, block_of
 from ...gadgets.model_inputs import arrange_inputs, arrange_output
+from ...gadgets.scan import Scan
 from ...models.classical import RootSumOfSquares, Sense
 from ...models.compressed_sensing import TotalVariation
+from ...service.settings import load_settings
 from ...wire.errors import DataError
-from ..prepare import ships
+from ...wire.header import NO_HEADER
+from ..prepare import build_if_missing, ships
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From k-space [coils, frames, ky, kx], what was measured [frames, ky] or [frames, ky, kx], and maps [coils, y, x], to magnitudes
@@ -25,14 +31,20 @@ Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 def open_bundles(folders: list[Path]) -> dict[str, LoadedModel]:
     """Open bundles, and name those alike by their folders.
 
+    Parameters
+    ----------
+    folders
+        Their folders; or their names, as pipelines have them, by which those that come with Isocenter are built if need be.
+
     Raises
     ------
     BundleError
-        One does not exist, is damaged, or returns no image.
+        One does not exist, cannot be built, is damaged, or returns no image.
     """
+    folders = [_find(folder) for folder in folders]
     for folder in folders:
         if ships(folder.name) and not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder} is not built yet: `isocenter bundle prepare` builds {folder.name!r}")
+            raise BundleError(f"{folder} is not built yet; named without a folder, {folder.name!r} is built")
     folders = list(dict.fromkeys(folders))
     names = [folder.resolve().name for folder in folders]
     models = {
@@ -47,9 +59,19 @@ def open_bundles(folders: list[Path]) -> dict[str, LoadedModel]:
     return models
 
 
+def _find(bundle: Path) -> Path:
+    """Return the folder of a bundle that is given by it, or by its name."""
+    if (bundle / MANIFEST).is_file() or bundle.name != str(bundle):
+        return bundle
+    settings = load_settings(None)
+    shelf = Shelf(settings.bundle_folders)
+    build_if_missing(bundle.name, settings, shelf.available())
+    return shelf.available().get(bundle.name, bundle)
+
+
 def all_methods(models: dict[str, LoadedModel]) -> dict[str, Method]:
     """Return the classical methods and the bundles by name, in the order of the tables."""
-    return {**_CLASSICAL, **{name: _bundle(model) for name, model in models.items()}}
+    return {**_CLASSICAL, **{name: BundleMethod(model) for name, model in models.items()}}
 
 
 def _zero_filled(kspace: Tensor, measured: Tensor, maps: Tensor) -> Tensor:
@@ -91,18 +113,42 @@ _CLASSICAL: dict[str, Method] = {
 }
 
 
-def _bundle(model: LoadedModel) -> Method:
-    def reconstruct(kspace: Tensor, measured: Tensor, maps: Tensor) -> Tensor:
-        lines = measured if measured.dim() == 2 else measured.any(dim=-1)
-        block = block_of(kspace[:, :, None], lines[:, None])
-        block.coil_maps = Deferred.known(maps[:, None])
-        inputs = settled(arrange_inputs(model.manifest, block))
-        if measured.dim() > 2:
-            inputs["mask"] = _mask_of_points(model, measured)
-        output = model.infer(inputs)
-        return arrange_output(model.manifest, output["image"], block)[:, 0].abs()
+@dataclass(frozen=True)
+class BundleMethod:
+    """The reconstruction by a bundle, in the way in which the service runs it."""
 
-    return reconstruct
+    model: LoadedModel
+
+    def __call__(self, kspace: Tensor, measured: Tensor, maps: Tensor) -> Tensor:
+        """Reconstruct, as every ``Method`` does."""
+        block = _block(kspace, measured)
+        block.coil_maps = Deferred.known(maps[:, None])
+        inputs = settled(arrange_inputs(self.model.manifest, block))
+        if measured.dim() > 2:
+            inputs["mask"] = _mask_of_points(self.model, measured)
+        output = self.model.infer(inputs)
+        return arrange_output(self.model.manifest, output["image"], block)[:, 0].abs()
+
+    def outside_domain(self, kspace: Tensor, measured: Tensor) -> str:
+        """Say in what respects a scan lies outside what the bundle was made for, as far as its k-space tells; empty if it fits.
+
+        Parameters
+        ----------
+        kspace
+            complex64 [coils, frames, ky, kx].
+        measured
+            bool [frames, ky] or [frames, ky, kx]. What a domain says of lines does not hold for points.
+        """
+        manifest = self.model.manifest
+        if measured.dim() > 2:
+            of_lines = {"acceleration": None, "acs": None, "sampling": (), "partial_fourier": None}
+            manifest = manifest.model_copy(update={"domain": manifest.domain.model_copy(update=of_lines)})
+        return "; ".join(map(str, misfits(manifest, _block(kspace, measured), Scan(NO_HEADER))))
+
+
+def _block(kspace: Tensor, measured: Tensor) -> Kspace:
+    lines = measured if measured.dim() == 2 else measured.any(dim=-1)
+    return block_of(kspace[:, :, None], lines[:, None])
 
 
 def _mask_of_points(model: LoadedModel, measured: Tensor) -> Tensor:

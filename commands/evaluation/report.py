@@ -18,6 +18,9 @@ _RESAMPLES = 2000
 _FORMS = {"ssim": "{:.3f}", "psnr": "{:.1f}", "nmse": "{:.4f}", "nrmse": "{:.3f}", "hfen": "{:.3f}"}
 _TITLES = {"ssim": "SSIM", "psnr": "PSNR [dB]", "nmse": "NMSE", "nrmse": "NRMSE", "hfen": "HFEN"}
 
+_MARK = "(!)"
+"""Stands beside a bundle where it was run outside of what it was made for."""
+
 Cell = tuple[float, float, str]
 """Acceleration, calibration lines (or fraction) and method."""
 
@@ -38,6 +41,8 @@ class Result:
         Samples of the grid for each one that was measured, the calibration region counted, padding not.
     figures
         Metrics by name.
+    outside_domain
+        In what respects it lies outside what the bundle was made for; empty if it fits.
     """
 
     scan: int
@@ -47,6 +52,7 @@ class Result:
     method: str
     net_acceleration: float
     figures: dict[str, float]
+    outside_domain: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return a row of the table of all results."""
@@ -69,6 +75,8 @@ class Report:
         One for every scan and method.
     left_out
         What could not be reconstructed or judged, and why.
+    remarks
+        What else is to be known of the data.
     """
 
     settings: dict[str, str]
@@ -76,6 +84,7 @@ class Report:
     seed: int
     results: list[Result] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def leave_out(self, text: str) -> None:
         """Note what is left out, once."""
@@ -102,6 +111,7 @@ class Report:
             "differences": differences,
             "results": [result.row() for result in self.results],
             "left_out": self.left_out,
+            "remarks": self.remarks,
         }
         text = json.dumps(_finite(content), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
@@ -113,6 +123,9 @@ class Report:
                 **dict(zip(("acceleration", "acs", "method"), cell, strict=True)),
                 "net_acceleration": float(np.mean([result.net_acceleration for result in group])),
                 "count": len(group),
+                "outside_domain": "; ".join(
+                    dict.fromkeys(each.outside_domain for each in group if each.outside_domain)
+                ),
                 **{name: _statistics([result.figures[name] for result in group]) for name in METRICS},
             }
             for cell, group in self.cells().items()
@@ -133,6 +146,7 @@ class Report:
                     "acs": acs,
                     "method": method,
                     "count": len(pairs),
+                    "outside_domain": _outside_domain(group),
                     **{
                         name: difference_interval(
                             [one.figures[name] - other.figures[name] for one, other in pairs], volumes, self.seed
@@ -143,6 +157,22 @@ class Report:
             )
         return rows
 
+    def warnings(self) -> list[str]:
+        """Return what a reader of the tables must know: what was left out, runs of bundles outside their domain, remarks."""
+        outside: dict[tuple[str, str], list[str]] = {}
+        for row in self.summary():
+            if row["outside_domain"]:
+                cells = outside.setdefault((row["method"], row["outside_domain"]), [])
+                cells.append(f"R {row['acceleration']:g} with ACS {row['acs']:g}")
+        return [
+            *(f"left out: {text}" for text in self.left_out),
+            *(
+                f"{_MARK} {method} was not made for {', '.join(cells)}: {reasons}; a service would fall back"
+                for (method, reasons), cells in outside.items()
+            ),
+            *(f"remark: {text}" for text in self.remarks),
+        ]
+
     def table(self) -> Table:
         """Return the means for a terminal."""
         table = Table("R", "ACS", "method", "n", *(_TITLES[name] for name in METRICS), title="Means")
@@ -152,7 +182,7 @@ class Report:
 
     def _markdown(self) -> str:
         lines = [f"- {name}: {value}" for name, value in self.settings.items()]
-        lines += [f"- left out: {text}" for text in self.left_out]
+        lines += [f"- {text}" for text in self.warnings()]
         lines += ["", "Mean / median / standard deviation over n results:", ""]
         head = ["R", "ACS", "method", "n", *(_TITLES[name] for name in METRICS)]
         rows = [[*_row_head(row), *(_cell(row[name], _FORMS[name]) for name in METRICS)] for row in self.summary()]
@@ -196,6 +226,11 @@ def difference_interval(values: Sequence[float], volumes: Sequence[str], seed: i
     return {"mean": float(numbers.mean()), "low": low, "high": high}
 
 
+def _outside_domain(group: list[Result]) -> str:
+    """Return the reasons of all, each once."""
+    return "; ".join(dict.fromkeys(result.outside_domain for result in group if result.outside_domain))
+
+
 def _statistics(values: list[float]) -> dict[str, float]:
     measures: dict[str, Callable[[Any], Any]] = {"mean": np.mean, "median": np.median, "std": np.std}
     with np.errstate(invalid="ignore"):  # the PSNR of an image without error is infinite
@@ -203,7 +238,8 @@ def _statistics(values: list[float]) -> dict[str, float]:
 
 
 def _row_head(row: dict[str, Any]) -> list[str]:
-    return [f"{row['acceleration']:g}", f"{row['acs']:g}", row["method"], str(row["count"])]
+    mark = f" {_MARK}" if row["outside_domain"] else ""
+    return [f"{row['acceleration']:g}", f"{row['acs']:g}", row["method"] + mark, str(row["count"])]
 
 
 def _cell(values: dict[str, float], form: str) -> str:

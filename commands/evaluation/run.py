@@ -1,6 +1,7 @@
 """Run an evaluation: all scans, all ways of undersampling, all methods."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -51,7 +52,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     kept = folder / "reconstructions" if protocol.keep_images else None
     files: set[str] = set()
     done = 0
-    for number, scans in enumerate(_volumes(_scans(data, protocol, series, console))):
+    for number, scans in enumerate(_volumes(_scans(data, protocol, series, report, console))):
         volume = Volume(number, done, scans, protocol, truth, report)
         if volume.file in files:
             volume.file = f"{number:03d}-{volume.file}"
@@ -66,8 +67,8 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         raise DataError("\n".join(["nothing could be compared", *report.left_out]))
     judged = len({result.volume for result in report.results})
     report.settings["scans"] = f"{done} {'series' if series else 'slices'}, {judged} volumes"
-    for text in report.left_out:
-        console.print(f"left out: {text}", markup=False)
+    for text in report.warnings():
+        console.print(text, markup=False)
     console.print(report.table())
     report.write(folder)
     draw(pictures, folder / "images.png")
@@ -91,18 +92,34 @@ def _volumes(scans: Iterator[FullScan]) -> Iterator[list[FullScan]]:
         yield [scan for _, scan in group]
 
 
-def _scans(data: str, protocol: Protocol, series: bool, console: Console) -> Iterator[FullScan]:
+def _scans(data: str, protocol: Protocol, series: bool, report: Report, console: Console) -> Iterator[FullScan]:
     if data == "simulated":
         settings = _HEARTS if series else _BRAINS
         for index in range(protocol.scans):
             yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
         return
     scans = FileScans(Path(data), series=series)
-    for line in scans.report:
-        console.print(line, markup=False)
+    console.print(scans.report[0], markup=False)
+    report.remarks += [line.strip() for line in scans.report[1:]]
     count = min(protocol.scans, len(scans))
-    for part in range(count):  # from all parts of the volumes, not their edges first
-        yield scans.scan((2 * part + 1) * len(scans) // (2 * count))
+    # from all parts of the volumes, not their edges first
+    chosen = [(2 * part + 1) * len(scans) // (2 * count) for part in range(count)]
+    if protocol.convention == "fastmri":
+        report.remarks += _remarks_on_parts(scans, chosen)
+    yield from map(scans.scan, chosen)
+
+
+def _remarks_on_parts(scans: FileScans, chosen: list[int]) -> list[str]:
+    """Say if volumes are judged by some of their slices only, so that figures are not those of whole volumes."""
+    whole = Counter(scans.volume(index) for index in range(len(scans)))
+    parts = Counter(scans.volume(index) for index in chosen)
+    cut = sum(count < whole[volume] for volume, count in parts.items())
+    if not cut:
+        return []
+    return [
+        f"{cut} of {len(parts)} volumes are judged by some of their slices only, as {len(chosen)} of {len(scans)} were asked "
+        "for (--scans): maximum, errors and SSIM are those of these slices"
+    ]
 
 
 def _pictured(protocol: Protocol) -> tuple[float, float]:

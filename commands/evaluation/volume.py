@@ -22,7 +22,7 @@ from ...training.data import FullScan, with_frames
 from ...training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
 from ...training.section import Truth
 from ...wire.errors import DataError
-from .methods import Method
+from .methods import BundleMethod, Method
 from .picture import Pictured
 from .protocol import Protocol
 from .report import Report, Result
@@ -125,11 +125,17 @@ class Volume:
         if self._protocol.from_file:
             acceleration, acs = round(net, 2), lines
             how = _label(acceleration, acs)
+        kspace = with_frames(self._slices[0].scan.kspace)
+        outside = {
+            name: method.outside_domain(kspace, measured)
+            for name, method in methods.items()
+            if isinstance(method, BundleMethod)
+        }
         images = self._reconstruct(methods, measured, lines)
         if folder is not None:
             self._keep(images, folder, f"R{acceleration:g}-acs{acs:g}")
         figures = {
-            name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}))
+            name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}, outside.get(name, "")))
             for name, each in images.items()
         }
         middle = len(self._slices) // 2

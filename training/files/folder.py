@@ -105,6 +105,11 @@ class FileScans:
         file, number = self._chosen[index]
         return file.scan(number)
 
+    def volume(self, index: int) -> str:
+        """Return the ``volume`` of a scan, which is not read for it."""
+        file, number = self._chosen[index]
+        return file.volume(number)
+
     def _find(self, known: Sequence[Layout]) -> Iterator[Path]:
         """Files of the folder and its sub-folders, by their paths; notes those that are left out."""
         suffixes = {suffix for entry in known for suffix in entry.suffixes}

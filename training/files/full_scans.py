@@ -82,6 +82,12 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     measured = _measured(kspace, power, where, reading)
     _check_middle(power, where)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
+    wanted = kspace.encoding.recon_matrix[1::-1]
+    if wanted[0] > data.shape[-2] or wanted[1] > data.shape[-1]:
+        reading.remark(
+            f"its header wants an image of {wanted[0]} x {wanted[1]} pixels, more than the "
+            f"{data.shape[-2]} x {data.shape[-1]} that its k-space has: images are not interpolated"
+        )
     matrix = block.matrix or _image_matrix(kspace.encoding, data.shape[-2], data.shape[-1])
     matrix = None if matrix == tuple(data.shape[-2:]) else matrix
     partitions = data.shape[2]

@@ -24,7 +24,7 @@ from ..section import Section
 from .full_scans import full_scans
 from .layouts import Block, Layout, Reading, refusing
 
-_FORMAT = 2
+_FORMAT = 3
 """Of the cache, and of the checks: one more whenever they change what is made of a file."""
 
 
@@ -101,8 +101,14 @@ class PreparedFile:
             measured = torch.zeros(kspace.shape[-2], dtype=torch.bool)
             measured[slice(*entry.measured)] = True
         name = f"{self.path.name}, {entry.name}"
-        volume = f"{self.path}, {entry.volume}" if entry.volume else str(self.path)
-        return FullScan(torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name, volume=volume)
+        return FullScan(
+            torch.from_numpy(kspace), measured=measured, matrix=entry.matrix, name=name, volume=self.volume(number)
+        )
+
+    def volume(self, number: int) -> str:
+        """Return what tells the volume of a scan apart: the file, and its part."""
+        part = self.index.scans[number].volume
+        return f"{self.path}, {part}" if part else str(self.path)
 
     def _array(self, entry: ScanEntry, number: int) -> NDArray[np.complex64] | None:
         """Map an array, None if it is damaged; it is read for that once."""
