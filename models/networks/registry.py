@@ -19,6 +19,7 @@ from .mnet import Loupe, MNet
 from .modl import Modl
 from .primal_dual import PrimalDualNet
 from .proximal import HcPgd
+from .ridge_net import RidgeNet
 from .varnet import ComplexVarNet, E2EVarNet
 from .vn import VariationalNetwork
 
@@ -128,6 +129,15 @@ NETWORKS: dict[str, Network] = {
         "complex",
         "Aggarwal et al., IEEE TMI 2019; the denoiser of its knee weights is a U-Net",
         configuration={"denoiser": "unet"},
+    ),
+    "ridge-net": Network(
+        RidgeNet,
+        "2d",
+        _MAPS,
+        "complex",
+        "this project's; after Hammernik et al., MRM 2018, and Goujon et al., arXiv:2308.10542",
+        readout_first=False,
+        equivariant=True,
     ),
     "deep-jsense": Network(
         DeepJSense,

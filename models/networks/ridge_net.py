@@ -1,0 +1,78 @@
+"""A variational network of ridge regularisers that know the error level, with SENSE's data consistency.
+
+Unrolled as in Hammernik et al., MRM 2018;79:3055, whose fields of experts are ridge functions too; new are the error level as an
+input of the potentials, potentials of complex magnitudes, and data consistency by conjugate gradients (Aggarwal et al., IEEE TMI
+2019;38:394) with a weight for every pixel.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ..consistency import ProximalStep, adjoint_model
+from ..error_level import ErrorLevel
+from ..planar import ratio_or_zero
+from ..ridge import RidgeRegulariser
+from ..sampling import to_hybrid
+
+
+class RidgeNet(nn.Module):
+    """Alternate a gradient step of a ridge regulariser with least squares, from a SENSE image (``error_level``).
+
+    ``z = v - L^2 / c * grad R(v)``, ``x = (A^H A + w)^-1 (A^H y + w z)`` with ``w = c (noise / L)^2``, and ``v = x + m (x - before)``.
+
+    Parameters
+    ----------
+    iterations
+        Number of iterations; each has its regulariser, curvature c, momentum m, and error level L.
+    filters, size
+        Of a regulariser.
+    cg_iterations, start_iterations
+        Steps of the conjugate gradients within an iteration, and of the SENSE image and its error.
+    """
+
+    def __init__(
+        self, iterations: int = 8, filters: int = 48, size: int = 9, cg_iterations: int = 5, start_iterations: int = 20
+    ) -> None:
+        super().__init__()
+        offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
+        self.start: ErrorLevel = ErrorLevel(start_iterations)
+        self.solve: ProximalStep = ProximalStep(cg_iterations)
+        self.regularisers: nn.ModuleList = nn.ModuleList(
+            RidgeRegulariser(filters, size, offsets[index % 4]) for index in range(iterations)
+        )
+        self.curvature: nn.Parameter = nn.Parameter(torch.full((iterations,), 2.5))
+        self.factor: nn.Parameter = nn.Parameter(torch.linspace(1, 0.3, iterations))
+        self.detail: nn.Parameter = nn.Parameter(torch.zeros(iterations))
+        self.momentum: nn.Parameter = nn.Parameter(torch.tensor([k / (k + 3) for k in range(iterations)]))
+
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+        """Reconstruct.
+
+        Parameters
+        ----------
+        kspace
+            float32 [batch, coils, ky, kx, 2].
+        mask
+            [batch, 1, ky, 1, 1], one where a line was measured and zero elsewhere.
+        maps
+            float32 [batch, coils, y, x, 2], coil maps of unit norm.
+
+        Returns
+        -------
+        Tensor
+            float32 complex image [batch, y, x, 2], of the scale of the data.
+        """
+        measured, lines, axes = to_hybrid(kspace, mask)
+        start = self.start(kspace * lines, measured, lines, maps, axes)
+        adjoint = ratio_or_zero(adjoint_model(measured, maps, axes), start.scale)
+        image, ahead = start.image, start.image
+        for index, regulariser in enumerate(self.regularisers):
+            error = start.noise_error + start.detail_error * self.detail[index].exp().square()
+            level = (error.sqrt() * self.factor[index].exp()).clamp(1e-4, 1)
+            curvature = self.curvature[index].exp()
+            denoised = ahead - regulariser(ahead, level) / curvature
+            weight = (start.noise.square() * curvature / level.square())[..., None]
+            before = image
+            image = self.solve(adjoint + weight * denoised, maps, lines, axes, weight, ahead)
+            ahead = image + self.momentum[index] * (image - before)
+        return image * start.scale
