@@ -24,7 +24,7 @@ class SenseStart(NamedTuple):
     image
         float32 [batch, y, x, 2].
     scale
-        float32 [batch, 1, 1, 1], the brightness of the image: root of its fourth moment over its second, to which air adds nothing.
+        float32 [batch, 1, 1, 1], brightness of the image: root of its fourth moment over its second, so that air adds nothing.
     noise
         float32 [batch, 1, 1], standard deviation of the complex noise of a sample, model errors of the coil maps included.
     noise_error

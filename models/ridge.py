@@ -1,16 +1,18 @@
 """Learned ridge regularisers: sums of potentials of filter responses, told how wrong the image is.
 
-``R(x) = sum_c sum_p h_c(L_p) / L_p^2 * phi_c(|w_c * x|_p / (t_c(L_p) L_p))``: zero-mean filters w_c on the complex image x, a
+``R(x) = sum_c sum_p h_c(L_p) t_c(L_p)^2 phi(|w_c * x|_p / (t_c(L_p) L_p))``: zero-mean filters w_c on the complex image x, a
 potential of the magnitude of their responses, so that the image's phase needs no handling, and heights h and thresholds t that
-depend on the expected error L_p at a pixel (Goujon et al., arXiv:2211.12461 and 2308.10542, where potentials are splines of real
-images and depend on one noise level). The gradient of the potential is ``phi'(r) = r (m / sqrt(1 + r^2) + (1 - m) / (1 + r^2))``,
-between convex (m = 1) and the logarithm's (m = 0).
+depend on the expected error L_p at a pixel (after Goujon et al., arXiv:2211.12461 and 2308.10542, where potentials are splines of
+real images and depend on one noise level). The potential ``phi(r) = m sqrt(1 + r^2) + (1 - m) / 2 log(1 + r^2)`` lies between a
+convex one (m = 1) and the logarithm (m = 0).
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from .padding import repeat_edge
 
 _LEVELS = 6
 """Error levels at which heights and thresholds are given; between them their logarithms are interpolated."""
@@ -68,7 +70,7 @@ class RidgeRegulariser(nn.Module):
         batch, rows, columns = image.shape[0], image.shape[1], image.shape[2]
         y, x = rows + rows % 2, columns + columns % 2
         image = torch.nn.functional.pad(image, [0, 0, 0, x - columns, 0, y - rows])
-        level = torch.nn.functional.pad(level, [0, x - columns, 0, y - rows], value=1.0)
+        level = repeat_edge(repeat_edge(level, 1, 0, y - rows), 2, 0, x - columns)
         planes = torch.nn.functional.pixel_unshuffle(image.movedim(-1, 1).reshape(batch * 2, 1, y, x), 2)
         responses = torch.nn.functional.conv2d(planes, kernel, padding=pad).unflatten(0, (batch, 2))
         height, threshold = self._potentials(level[:, self.offset_y :: 2, self.offset_x :: 2])

@@ -18,7 +18,8 @@ from ..sampling import to_hybrid
 class RidgeNet(nn.Module):
     """Alternate a gradient step of a ridge regulariser with least squares, from a SENSE image (``error_level``).
 
-    ``z = v - L^2 / c * grad R(v)``, ``x = (A^H A + w)^-1 (A^H y + w z)`` with ``w = c (noise / L)^2``, and ``v = x + m (x - before)``.
+    ``z = v - L^2 / c * grad R(v)``, then ``x = (A^H A + w)^-1 (A^H y + w z)`` with ``w = c (noise / L)^2``, then
+    ``v = x + m (x - before)``. Neither scale nor phase of the data changes anything but scale and phase of the image.
 
     Parameters
     ----------
