@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .consistency import ProximalStep, adjoint_model, forward_model
+from .consistency import ProximalStep, adjoint_model, energy, forward_model
 from .noise_level import noise_level
 from .planar import magnitude, ratio_or_zero
 from .pseudo_random import random_phases
@@ -60,7 +60,8 @@ class ErrorLevel(nn.Module):
         self.weight = weight
         self.window = window
         self.detail = detail
-        self.solve: ProximalStep = ProximalStep(iterations)
+        # beyond a relative residual of 3e-6, rounding would grow where the data say nothing
+        self.step: ProximalStep = ProximalStep(iterations, 1e-11)
 
     def forward(self, kspace: Tensor, measured: Tensor, mask: Tensor, maps: Tensor, axes: list[int]) -> SenseStart:
         """Return the image and its error.
@@ -74,29 +75,36 @@ class ErrorLevel(nn.Module):
         maps
             float32 [batch, coils, y, x, 2], coil maps of unit norm.
         """
-        weight = torch.full_like(kspace[:, 0, :1, :1, :1], self.weight)
-        image = self.solve(adjoint_model(measured, maps, axes), maps, mask, axes, weight)
+        image = self.solve(adjoint_model(measured, maps, axes), maps, mask, axes)
         scale = _brightness(image)
         unit = ratio_or_zero(image, scale)
 
         noise = random_phases(maps.shape[1], maps.shape[2], maps.shape[3], 1, maps) * mask
-        replica = self.solve(adjoint_model(noise, maps, axes), maps, mask, axes, weight)
+        replica = self.solve(adjoint_model(noise, maps, axes), maps, mask, axes)
         left = measured - forward_model(image, maps, axes) * mask
         left_of_noise = noise - forward_model(replica, maps, axes) * mask
-        # a fit leaves less of the noise than there is; how much less, the replica knows
-        variance = ratio_or_zero(_energy(left), _energy(left_of_noise))
+        # a fit leaves less of the noise than there is; how much less, the replica knows. A single coil leaves next to nothing
+        told = energy(left_of_noise) > 0.01 * energy(noise)
+        variance = ratio_or_zero(energy(left), energy(left_of_noise))
         outside = noise_level(kspace[:, :, None], mask[:, 0, :, 0, 0][:, None])
-        level = torch.minimum(variance.sqrt(), outside)[:, None, None]
-        level = ratio_or_zero(level, scale[:, :, :, 0])
+        outside = outside[:, None, None]
+        bounded = torch.minimum(variance.sqrt()[..., 0, 0], outside)
+        level = ratio_or_zero(torch.where(told[..., 0, 0], bounded, outside), scale[..., 0])
 
         fine = (unit - box_mean(unit, self.detail)).square().sum(dim=-1, keepdim=True)
         phases = random_phases(1, maps.shape[2], maps.shape[3], 2, maps)[:, 0]
         detail = box_mean(fine, self.detail).sqrt() * phases
         seen = adjoint_model(forward_model(detail, maps, axes) * mask, maps, axes)
-        lost = self.solve(seen, maps, mask, axes, weight) - detail
+        lost = self.solve(seen, maps, mask, axes) - detail
         noise_error = box_mean(replica.square().sum(dim=-1, keepdim=True), self.window)[..., 0] * level.square()
         detail_error = box_mean(lost.square().sum(dim=-1, keepdim=True), self.window)[..., 0]
         return SenseStart(unit, scale, level, torch.maximum(noise_error, level.square()), detail_error)
+
+    def solve(self, target: Tensor, maps: Tensor, mask: Tensor, axes: list[int]) -> Tensor:
+        """Return x of ``(A^H A + weight) x = target``, the target of norm one for the conjugate gradients."""
+        norm = energy(target).sqrt()
+        weight = torch.full_like(target[:1, :1, :1, :1], self.weight)
+        return self.step(ratio_or_zero(target, norm), maps, mask, axes, weight) * norm
 
 
 def _brightness(image: Tensor) -> Tensor:
@@ -106,10 +114,6 @@ def _brightness(image: Tensor) -> Tensor:
     dims = [1, 2, 3]
     fourth, second = power.square().sum(dim=dims, keepdim=True), power.sum(dim=dims, keepdim=True)
     return ratio_or_zero(fourth, second).sqrt() * largest
-
-
-def _energy(x: Tensor) -> Tensor:
-    return x.square().flatten(1).sum(dim=1)
 
 
 def box_mean(x: Tensor, edge: int) -> Tensor:

@@ -36,6 +36,7 @@ PARAMETERS = {
     "unet": 496_372_225,
     "unet-complex": 31_024_386,
     "mnet": 79_919_938,
+    "ridge-net": 36_128,
 }
 
 SMALL = {
@@ -65,6 +66,7 @@ SMALL = {
     "unet": {"chans": 4},
     "unet-complex": {"chans": 4},
     "unet-image": {"chans": 4},
+    "ridge-net": {"iterations": 2, "filters": 8, "cg_iterations": 2, "start_iterations": 4},
 }
 SIZES = {"batch": 2, "coils": 3, "frames": 4, "ky": 33, "kx": 40}
 
@@ -124,7 +126,7 @@ def test_scaled_networks_follow_the_scale_of_the_input(name):
     torch.testing.assert_close(small * 1e6, once, rtol=0, atol=1e-4 * float(once.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net"])
+@pytest.mark.parametrize("name", ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net", "ridge-net"])
 def test_every_trained_parameter_gets_a_finite_gradient(name):
     module, specs = small_network(name)
     inputs = make_case(specs, {**SIZES, "batch": 1}, phantom=True)

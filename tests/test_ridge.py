@@ -34,9 +34,7 @@ def scan(y=48, x=40, coils=4, acceleration=3, noise=0.02, seed=0):
     image = (np.hypot(rows, columns) < 0.8) - 0.5 * (np.hypot(rows - 0.2, columns) < 0.3) + 0j
     maps = coil_maps(coils, y, x)
     coil_images = maps * torch.from_numpy(image.astype(np.complex64))
-    kspace = torch.fft.fftshift(
-        torch.fft.fft2(torch.fft.ifftshift(coil_images, dim=(1, 2)), norm="ortho"), dim=(1, 2)
-    )
+    kspace = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(coil_images, dim=(1, 2)), norm="ortho"), dim=(1, 2))
     kspace = kspace + noise / np.sqrt(2) * torch.view_as_complex(random((coils, y, x, 2), seed))
     mask = lines(y, acceleration, 12).reshape(1, 1, y, 1, 1)
     planar = torch.view_as_real(kspace)[None] * mask
@@ -152,7 +150,9 @@ def test_scale_and_phase_come_through(network, factor):
     assert torch.allclose(again, image * factor, rtol=1e-3, atol=1e-4 * float(image.abs().max()) * abs(factor))
 
 
-@pytest.mark.parametrize("shape", [{"y": 47, "x": 33}, {"coils": 1, "acceleration": 1}, {"coils": 1, "acceleration": 3}])
+@pytest.mark.parametrize(
+    "shape", [{"y": 47, "x": 33}, {"coils": 1, "acceleration": 1}, {"coils": 1, "acceleration": 3}]
+)
 def test_odd_sizes_and_single_coils_stay_finite(network, shape):
     kspace, mask, maps, image = scan(**shape)
     with torch.no_grad():

@@ -37,7 +37,7 @@ class RidgeNet(nn.Module):
         super().__init__()
         offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
         self.start: ErrorLevel = ErrorLevel(start_iterations)
-        self.solve: ProximalStep = ProximalStep(cg_iterations)
+        self.solve: ProximalStep = ProximalStep(cg_iterations, 1e-9)
         self.regularisers: nn.ModuleList = nn.ModuleList(
             RidgeRegulariser(filters, size, offsets[index % 4]) for index in range(iterations)
         )
