@@ -60,8 +60,7 @@ def estimate_coil_maps(
     calibration_size
         Largest extent of the calibration region along each axis.
     kernel, crop
-        Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero; ``auto`` is 0.8, or less where that would
-        cut into the object, as happens with few lines.
+        Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero; ``auto``: as large as cuts off air alone.
     begin_maps
         Whether the maps are made as soon as they can be; else only for a bundle that asks for them.
     """
