@@ -19,7 +19,7 @@ app: typer.Typer = typer.Typer(
 pipelines_app: typer.Typer = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
 app.add_typer(pipelines_app, name="pipelines")
 app.add_typer(bundle_cli.app, name="bundle")
-for _command in (network_cli.models, network_cli.export, network_cli.train, network_cli.evaluate):
+for _command in (network_cli.models, network_cli.export, network_cli.textures, network_cli.train, network_cli.evaluate):
     app.command()(_command)
 
 out: Console = Console(highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Commands on networks: models, export, train, evaluate."""
+"""Commands on networks: models, export, textures, train, evaluate."""
 
 import logging
 from collections.abc import Iterator
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from ..wire.errors import IsocenterError
 
@@ -115,6 +116,34 @@ def _host_key() -> "SecretKey | None":
     except SignatureError as error:
         err.print(f"warning: the bundle will not be signed: {error}", markup=False)
         return None
+
+
+def textures(
+    folder: Path,
+    packages: Annotated[
+        Path | None, typer.Option(help="Folder that has the packages (NAME_*.deb); nothing is fetched then.")
+    ] = None,
+    mirror: Annotated[str | None, typer.Option(help="Address of a mirror of Debian.")] = None,
+) -> None:
+    """Build the set of photographs and of a head that data of the kind 'textures' are made of, from Debian packages."""
+    debian, module = _training("debian"), _training("textures")
+    try:
+        with Progress(console=err, transient=True) as progress:
+            tasks: dict[str, TaskID] = {}
+
+            def told(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = progress.add_task(name, total=total)
+                progress.update(tasks[name], completed=done)
+
+            path = module.build_textures(folder, told, packages=packages, mirror=mirror or debian.MIRROR)
+        for source in module.sources(path):
+            out.print(f"{source['package']} {source['version']}: {source['licences']}", markup=False)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"textures in {path}, with the packages' terms", markup=False)
+    if packages is None:
+        out.print(f"{folder / 'packages'} is not needed any more", markup=False)
 
 
 def train(

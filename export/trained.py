@@ -1,6 +1,6 @@
 """What the recipe in a checkpoint of this project's training says of its bundle; it is read as a plain dictionary."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ _LINES = (
     *("bernoulli", "uniform-random", "variable-density", "golden-offset"),
 )
 """Patterns that undersample the phase direction alone."""
-_PATHS = {"folder": 1, "validation_folder": 1, "cache": 1, "start_from": 2}
+_PATHS = {"file": 1, "folder": 1, "validation_folder": 1, "cache": 1, "start_from": 2}
 """Entries that are paths on the machine of the training, and how many of their last names may be passed on."""
 
 
@@ -31,14 +31,15 @@ def completed(options: ExportOptions, network: Network, training: Mapping[str, A
     network
         That was trained.
     training
-        Its recipe and what was ``seen`` in the training, counted as the service counts it; empty for weights from elsewhere.
+        Its recipe, what was ``seen`` in the training, counted as the service counts it, and the ``sources`` of its data, packages
+        with version and licences; empty for weights from elsewhere.
     """
     recipe = training.get("recipe", {})
     domain = _domain(network, recipe, training.get("seen", {})) if recipe else {}
     given = {name: getattr(options.domain, name) for name in options.domain.model_fields_set}
     update: dict[str, Any] = {"domain": Domain.model_validate(domain | given)}
     if recipe and "training_data" not in options.model_fields_set:
-        update["training_data"] = _training_data(recipe)
+        update["training_data"] = _training_data(recipe, training.get("sources", ()))
     if recipe and network.output == "logits" and options.matrix is None:
         update["matrix"] = _matrix(recipe)
     return options.model_copy(update=update)
@@ -56,7 +57,7 @@ def _domain(network: Network, recipe: Mapping[str, Any], seen: Mapping[str, Any]
     return {**domain, "acceleration": tuple(seen["acceleration"]), "acs": tuple(seen["acs"]), "sampling": patterns}
 
 
-def _training_data(recipe: Mapping[str, Any]) -> str:
+def _training_data(recipe: Mapping[str, Any], sources: Sequence[Mapping[str, str]]) -> str:
     """Say in words what the weights were fitted to."""
     data = recipe.get("data", {})
     details = [f"{data['samples']} scans"] if "samples" in data else []
@@ -67,6 +68,8 @@ def _training_data(recipe: Mapping[str, Any]) -> str:
     what = f"{data.get('kind', 'not stated')} ({', '.join(details)})" if details else data.get("kind", "not stated")
     start = recipe.get("start_from")
     before = f", from weights of {_shortened(start, 2)}" if start else ""
+    if sources:
+        what += " from " + ", ".join(f"{each['package']} {each['version']} ({each['licences']})" for each in sources)
     return f"{what}; recipe {recipe.get('name', 'without a name')}, seed {recipe.get('seed', 'not stated')}{before}"
 
 

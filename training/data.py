@@ -12,7 +12,11 @@ from ..models.fourier import fft, ifft
 from ..simulate.anatomy import random_slice
 from ..simulate.cine import random_series
 from ..simulate.coils import random_coil_maps
-from .recipe import SimulatedData, SimulatedSeries
+from ..simulate.textures import Pictures, random_textured_image
+from .recipe import SimulatedData, SimulatedSeries, TextureData
+
+_MARGIN = 8
+"""Samples of k-space beyond the matrix on each side where coil maps act on an image; they reach about as far."""
 
 
 @dataclass(frozen=True)
@@ -52,20 +56,57 @@ def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Lite
     Object and coils are drawn on a grid twice as fine, so that k-space is cut off where the matrix ends, as in a scan.
     """
     random = np.random.default_rng(seed)
-    shape = tuple(2 * int(random.integers(data.matrix[0] // 2, data.matrix[1] // 2 + 1)) for _ in range(2))
+    shape = _shape(random, data)
     fine = (2 * shape[0], 2 * shape[1])
     if isinstance(data, SimulatedData):
         image = torch.from_numpy(random_slice(random, fine, split))
     else:
         frames = int(random.integers(data.frames[0], data.frames[1] + 1))
         image = torch.from_numpy(random_series(random, fine, frames))
+    maps, clean = _measure(random, data, image, shape)
+    return FullScan(_with_noise(random, data, clean / 2), clean / 2, maps[:, ::2, ::2])
+
+
+def textured_scan(data: TextureData, pictures: Pictures, seed: int) -> FullScan:
+    """Make up a slice from photographs or a head, seen by a random coil array, with noise; its maps are not kept.
+
+    Image and coils are drawn on a grid that is finer by as much of k-space as the coils move.
+    """
+    random = np.random.default_rng(seed)
+    shape = _shape(random, data)
+    image = torch.from_numpy(random_textured_image(random, pictures, (shape[0] + 2 * _MARGIN, shape[1] + 2 * _MARGIN)))
+    _, clean = _measure(random, data, image, shape)
+    return FullScan(_with_noise(random, data, clean), clean)
+
+
+def _shape(random: np.random.Generator, data: SimulatedData | SimulatedSeries | TextureData) -> tuple[int, int]:
+    """Draw an even number of lines and of samples."""
+    low, high = data.matrix
+    y, x = (2 * int(random.integers(low // 2, high // 2 + 1)) for _ in range(2))
+    return y, x
+
+
+def _measure(
+    random: np.random.Generator,
+    data: SimulatedData | SimulatedSeries | TextureData,
+    image: Tensor,
+    shape: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """Return the maps of a random coil array on an image's grid, and the middle of the k-space that it sees."""
     coils = int(random.integers(data.coils[0], data.coils[1] + 1))
+    fine = image.shape[-2], image.shape[-1]
     maps = torch.from_numpy(random_coil_maps(random, coils, fine))
     kspace = fft(beside(maps, image) * image, [-2, -1])
-    clean = kspace[..., shape[0] // 2 : -(shape[0] // 2), shape[1] // 2 : -(shape[1] // 2)] / 2
+    y, x = ((grid - n) // 2 for grid, n in zip(fine, shape, strict=True))
+    return maps, kspace[..., y : y + shape[0], x : x + shape[1]]
+
+
+def _with_noise(
+    random: np.random.Generator, data: SimulatedData | SimulatedSeries | TextureData, clean: Tensor
+) -> Tensor:
     level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [-2, -1]).abs().max())
     noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
-    return FullScan(clean + torch.complex(*torch.from_numpy(noise)), clean, maps[:, ::2, ::2])
+    return clean + torch.complex(*torch.from_numpy(noise))
 
 
 def beside(maps: Tensor, image: Tensor) -> Tensor:

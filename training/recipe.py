@@ -10,6 +10,7 @@ from ..gadgets.estimate_coil_maps import FEWEST_LINES
 from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
+from ..simulate.textures import LARGEST
 from ..wire.errors import IsocenterError
 from .masks import Masks
 from .optimizer import Optimizer
@@ -63,6 +64,20 @@ class SimulatedSeries(_Simulated):
     frames: Range = (8, 16)
 
 
+class TextureData(_Simulated):
+    """Slices with the texture of photographs and of a real head."""
+
+    kind: Literal["textures"]
+    file: Path = Path("textures/textures.h5")
+    """What ``isocenter textures`` wrote."""
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.matrix[1] > LARGEST:
+            raise ValueError(f"matrix {list(self.matrix)} is too large for textures: {LARGEST} is the largest")
+        return self
+
+
 class FileData(Section):
     """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
@@ -85,10 +100,10 @@ class FileData(Section):
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t"}
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "textures": "2d"}
 """What networks are for that train on such data; files have both."""
 
-Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "maps"]
+Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "log-mse", "maps"]
 
 
 class Sampler(Section):
@@ -129,14 +144,14 @@ class Recipe(Section):
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, as the network's paper does, or else by the largest
     magnitude of the zero-filled image."""
-    data: Annotated[SimulatedData | SimulatedSeries | FileData, Field(discriminator="kind")]
+    data: Annotated[SimulatedData | SimulatedSeries | TextureData | FileData, Field(discriminator="kind")]
     masks: Masks = Masks()
     truth: Truth | None = None
     """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
     without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
     loss: dict[Loss, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
-    the coil maps that E2E-VarNet estimates."""
+    the coil maps that E2E-VarNet estimates. ``log-mse`` is the logarithm of the error, see ``training/losses.py``."""
     optimizer: Optimizer = Optimizer()
     epochs: Annotated[int, Field(gt=0)]
     batch: Annotated[int, Field(gt=0)] = 1
@@ -191,7 +206,7 @@ class Recipe(Section):
         check_scaling(self.network, self.scaling)
         return self
 
-    def _check_simulated(self, data: SimulatedData | SimulatedSeries) -> None:
+    def _check_simulated(self, data: SimulatedData | SimulatedSeries | TextureData) -> None:
         """Refuse what cannot fit simulated scans, whose sizes are known beforehand."""
         if self.seed * _SCANS_OF_A_SEED + data.samples > _SEEDS_OF_TRAINING or data.samples > _SCANS_OF_A_SEED:
             raise ValueError(f"seed {self.seed} with {data.samples} samples: simulated scans have seeds up to 4293")
@@ -233,7 +248,7 @@ class Recipe(Section):
                     "undersampled along ky alone",
                     accepted="patterns of lines",
                 )
-            if isinstance(self.data, SimulatedData | SimulatedSeries) and self.network != "loupe":
+            if not isinstance(self.data, FileData) and self.network != "loupe":
                 self.masks.check(self.data.matrix[0], self.data.matrix[0])
             if self._makes_maps(entry) and not self.masks.fills_middle(entry.task == "2d+t"):
                 self.masks.check_acs(self._lines, FEWEST_LINES)
@@ -252,7 +267,7 @@ class Recipe(Section):
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
-        if isinstance(self.data, SimulatedData):
+        if isinstance(self.data, SimulatedData | TextureData):
             size = self.data.matrix[0]
             if self.data.matrix[1] != size:
                 raise ValueError("a sampler works for one size only: data.matrix must be [n, n]")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..models.networks.registry import NETWORKS
-from .data import FullScan, simulated_scan
+from .data import FullScan, simulated_scan, textured_scan
 from .devices import Rank, arithmetic, check_precision, choose_devices
 from .files.folder import training_and_validation
 from .folder import RunFolder
@@ -18,11 +18,12 @@ from .loop import Loop
 from .masks import Masks
 from .processes import run_on
 from .progress import tell
-from .recipe import FileData, Recipe, RecipeError
+from .recipe import FileData, Recipe, RecipeError, TextureData
 from .sampler import SamplerTask
 from .samples import TrainingSamples
 from .start import find_weights
 from .task import ReconstructionTask, Task
+from .textures import load_textures
 from .weights import start_from
 
 _TEST_SEEDS = 2**32
@@ -45,20 +46,29 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
         chosen_later=recipe.sampler is not None,
         memory=memory,
     )
-    if not isinstance(recipe.data, FileData):
-        data = recipe.data
-        sources: list[tuple[Callable[[int], FullScan], int]] = [
-            (lambda index: simulated_scan(data, recipe.seed * 10**6 + index, "train"), data.samples),
-            (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
-        ]
-    else:
-        scans = training_and_validation(recipe.data, series=NETWORKS[network].task == "2d+t")
-        sources = [(each.scan, len(each)) for each in scans]
-    (train, count), (validate, validation_count) = sources
+    (train, count), (validate, validation_count) = _sources(recipe)
     return (
         samples(train, count, masks, recipe.seed, fresh=True),
         samples(validate, validation_count, masks, recipe.seed + 1, fresh=False),
     )
+
+
+def _sources(recipe: Recipe) -> list[tuple[Callable[[int], FullScan], int]]:
+    """Return where the scans of training and of validation come from, and how many there are."""
+    if isinstance(recipe.data, FileData):
+        scans = training_and_validation(recipe.data, series=NETWORKS[(recipe.sampler or recipe).network].task == "2d+t")
+        return [(each.scan, len(each)) for each in scans]
+    data, seed = recipe.data, recipe.seed * 10**6
+    if isinstance(data, TextureData):
+        training, validation = load_textures(data.file)
+        return [
+            (lambda index: textured_scan(data, training, seed + index), data.samples),
+            (lambda index: textured_scan(data, validation, _TEST_SEEDS + index), data.validation_samples),
+        ]
+    return [
+        (lambda index: simulated_scan(data, seed + index, "train"), data.samples),
+        (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
+    ]
 
 
 def train(

@@ -13,6 +13,7 @@ from ..models.networks.mnet import Loupe
 from ..models.networks.registry import NETWORKS, Network
 from ..models.planar import center_crop, coil_reduce, magnitude
 from ..models.scaling import Scaling, scaled
+from .losses import log_error
 from .optimizer import Optimizer, make_optimizer
 from .projection import keep_projected
 from .recipe import Recipe, RecipeError
@@ -213,6 +214,10 @@ class ReconstructionTask(Task):
                 part = (output - truth).abs()
             elif name == "mse":
                 part = (output - truth).square()
+            elif name == "log-mse":
+                squares = (output - truth).square()
+                squares = squares.sum(-1) if self.compares_complex else squares
+                part = log_error(squares.flatten(0, -3), self.magnitude(truth).square())
             elif name == "maps":
                 image = magnitude(batch["target"])
                 maps, true_maps = (

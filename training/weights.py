@@ -7,10 +7,11 @@ import torch
 
 from .folder import Row, RunFolder, read_checkpoint, write_whole
 from .packages import packages
-from .recipe import RecipeError, Sampler
+from .recipe import Recipe, RecipeError, Sampler, TextureData
 from .sampler import SamplerTask
 from .seen import Seen
 from .task import Task
+from .textures import sources
 
 
 def start_from(task: Task, checkpoint: Path) -> None:
@@ -36,11 +37,17 @@ def write_weights(task: Task, folder: RunFolder, row: Row, seen: Seen) -> None:
     trained by a recipe of its own.
     """
     recipe = task.recipe.model_dump(mode="json")
-    _write(folder.weights, task.network, recipe, row, seen)
+    trained_by = {"packages": packages(), "seen": seen, **_sources(task.recipe)}
+    _write(folder.weights, task.network, recipe, row, trained_by)
     if isinstance(task, SamplerTask):
         own = {name: recipe["sampler"][name] for name in ("network", "configuration", "scaling")}
         own["masks"] = {**recipe["masks"], **_chosen(task.settings, recipe["configuration"])}
-        _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row, seen)
+        _write(folder.reconstructor, task.reconstructor, {**recipe, **own, "sampler": None}, row, trained_by)
+
+
+def _sources(recipe: Recipe) -> dict[str, list[dict[str, str]]]:
+    """Say which packages, of which version and licences, the data come from, where they come from packages."""
+    return {"sources": sources(recipe.data.file)} if isinstance(recipe.data, TextureData) else {}
 
 
 def _chosen(sampler: Sampler, configuration: dict[str, Any]) -> dict[str, Any]:
@@ -53,10 +60,10 @@ def _chosen(sampler: Sampler, configuration: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row, seen: Seen) -> None:
+def _write(path: Path, network: torch.nn.Module, recipe: dict[str, Any], row: Row, trained_by: dict[str, Any]) -> None:
     content = {
         "state_dict": {f"network.{name}": value for name, value in network.state_dict().items()},
-        "hyper_parameters": {"recipe": recipe, "packages": packages(), "seen": seen},
+        "hyper_parameters": {"recipe": recipe, **trained_by},
         "validation": {name: value for name, value in row.items() if name != "seconds"},
     }
     write_whole(path, lambda file: torch.save(content, file))

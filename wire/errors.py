@@ -23,6 +23,7 @@ IsocenterError
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
 ├── SamplingError      a sampling pattern cannot be drawn               (simulate)
+├── SourceError        data to train on cannot be fetched or read       (training)
 └── RecipeError        a recipe cannot be trained                       (training)
 """
 
