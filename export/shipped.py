@@ -33,11 +33,14 @@ class ShippedNetwork:
         Weight of the last step, where the network has none itself.
     domain
         What they were trained for.
+    data
+        What they were trained on, beside the recipe of the same name.
     """
 
     network: str
     file: Path
     sense_step: float | None = None
+    data: str = "simulated scans of the MNI152 template"
     domain: Domain = field(
         default=Domain(
             dimensions=("2d",),
@@ -54,6 +57,20 @@ class ShippedNetwork:
 
 
 SHIPPED: dict[str, ShippedNetwork] = {
+    "ridge": ShippedNetwork(
+        "ridge-net",
+        WEIGHTS / "ridge.pt",
+        data="simulated scans of photographs and of a head, out of Debian packages",
+        domain=Domain(
+            dimensions=("2d",),
+            acceleration=(1, 8),
+            acs=(12, 512),
+            sampling=("uniform", "random"),
+            partial_fourier=(0.95, 1),
+            coils=(2, 64),
+            matrix=(64, 640),
+        ),
+    ),
     "varnet-brain": ShippedNetwork("varnet-complex", WEIGHTS / "varnet-brain.pt", sense_step=0.05),
     "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt", sense_step=0.05),
 }
@@ -88,7 +105,7 @@ def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[
         domain=shipped.domain,
         sense_step=shipped.sense_step,
         licence="MIT",
-        training_data="simulated scans of the MNI152 template; see the recipe of the same name",
+        training_data=f"{shipped.data}; see the recipe of the same name",
         intended_use=_USE,
     )
     return export_network(shipped.network, shipped.file, folder, options, formats, key)

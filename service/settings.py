@@ -131,7 +131,7 @@ class Settings(BaseModel):
     pipelines: tuple[Path, ...] = ()
     bundles: tuple[Path, ...] = ()
     keys: tuple[str, ...] = ()
-    default_bundle: str | None = "modl-brain"
+    default_bundle: str | None = "ridge"
     default_pipeline: str | None = None
     aliases: dict[str, str] = {}
     device: str = "auto"
