@@ -100,7 +100,7 @@ def _head(random: np.random.Generator, pictures: Pictures, shape: tuple[int, int
     volume = pictures.heads[random.integers(len(pictures.heads))]
     fine = volume.size_mm < _FINE_MM
     step = random.uniform(1.5, 2.9) if fine else random.uniform(1.0, 1.5)
-    image = _turned(random, _slice(random, volume, validation=pictures.validation)).astype(np.float32) / 255
+    image = _turned(random, head_slice(random, volume, validation=pictures.validation)).astype(np.float32) / 255
     image = _windowed(random, image, tuple(_even(n * step, n) for n in shape))
     if random.random() < 0.6:
         rising = random.random() < 0.6
@@ -112,7 +112,7 @@ def _head(random: np.random.Generator, pictures: Pictures, shape: tuple[int, int
     return image
 
 
-def _slice(random: np.random.Generator, volume: Volume, *, validation: bool) -> NDArray[np.uint8]:
+def head_slice(random: np.random.Generator, volume: Volume, *, validation: bool) -> NDArray[np.uint8]:
     """Return a slice of any orientation, clear of the held-out slab, or a transverse one of that slab."""
     low, high = volume.held_out
     if validation:
@@ -122,7 +122,7 @@ def _slice(random: np.random.Generator, volume: Volume, *, validation: bool) -> 
     every = range(int(length * _SIDES[0]), int(length * _SIDES[1]))
     gap = round(4 / volume.size_mm)
     allowed = [n for n in every if axis < 2 or not low - gap <= n <= high + gap]
-    return volume.voxels.take(allowed[random.integers(len(allowed))], axis)
+    return np.moveaxis(volume.voxels, axis, 0)[allowed[random.integers(len(allowed))]]
 
 
 def _windowed(random: np.random.Generator, image: Array, shape: tuple[int, ...]) -> Array:

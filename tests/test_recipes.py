@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pictures
 import pytest
 import torch
 from isocenter.bundle.manifest import BundleError
@@ -24,6 +25,7 @@ STAGES = [
         "varnet-brain",
         *(f"varnet-brain-{stage}" for stage in range(2, 7)),
     ],
+    ["ridge"],
 ]
 """Recipes that start from one another's weights, in their order."""
 
@@ -62,6 +64,8 @@ def test_every_recipe_is_tried():
 )
 def test_a_recipe_trains_and_its_network_reconstructs_at_the_scanner_as_in_training(names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    if names == ["ridge"]:
+        pictures.textures(tmp_path / "textures")
     for name in names:
         recipe = shortened(name)
         assert train(recipe, Path("runs") / name, progress=False).is_file()

@@ -289,4 +289,4 @@ def _opened(path: Path) -> h5py.File:
 
 
 def _members(file: h5py.File, kind: str) -> list[h5py.Dataset]:
-    return [each for each in file.get(kind, {}).values() if isinstance(each, h5py.Dataset)]
+    return list(file[kind].values()) if kind in file else []
