@@ -55,8 +55,9 @@ def find_missing(
     extra = np.zeros(times.shape[1:], bool) if also is None else also
     came = np.flatnonzero(times.any(axis=(1, 2)))
     nothing = np.zeros_like(times[0])
+    regular = not _are_irregular((times > 0) | extra, grid.encoding.acceleration)
     found = [
-        _missing_in_frame(times[frame] if frame < len(times) else nothing, extra, grid, averages)
+        _missing_in_frame(times[frame] if frame < len(times) else nothing, extra, grid, averages, regular=regular)
         for frame in range(max(frames, came[-1] + 1 if came.size else 0))
     ]
     lacking = [entry for entry in found if entry.readouts]
@@ -71,14 +72,29 @@ def find_missing(
     )
 
 
-def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int) -> Missing:
-    """Compare the lines [kz, ky] of one frame with what is announced."""
+def _are_irregular(frames: NDArray[np.bool_], acceleration: tuple[int, int]) -> bool:
+    """Whether frames [frames, kz, ky] of one partition were undersampled at random.
+
+    Few lines of a frame may lie on a regular pattern by chance; those of all frames do not. A few frames with a line elsewhere
+    tell nothing yet.
+    """
+    if frames.shape[0] == 1 or frames.shape[1] > 1 or acceleration[0] == 1:
+        return False
+    alone = [_alone(np.flatnonzero(frame)) for frame in frames[:, 0]]
+    told = [np.unique(lines % acceleration[0]).size > 1 for lines in alone if lines.size > 1]
+    return any(told) and 4 * sum(told) >= len(told)
+
+
+def _missing_in_frame(
+    times: NDArray[np.int32], extra: NDArray[np.bool_], grid: Grid, averages: int, *, regular: bool
+) -> Missing:
+    """Compare the lines [kz, ky] of one frame with what is announced; ``regular`` if they can lie on a regular pattern."""
     (z0, z1), (y0, y1) = grid.expected
     part = times[z0 : z1 + 1, y0 : y1 + 1]
     calibration = extra[z0 : z1 + 1, y0 : y1 + 1]
     mask = (part > 0) | calibration
     again = int(np.maximum(0, averages - part[part > 0]).sum()) if averages > 1 else 0
-    wanted = _wanted(part > 0, calibration, grid, (z0, y0))
+    wanted = _wanted(part > 0, calibration, grid, (z0, y0), regular=regular)
     lacking = wanted & ~mask
     if not (part > 0).any():
         least = _fewest(grid, mask) - int(calibration.sum())
@@ -93,7 +109,7 @@ def _missing_in_frame(times: NDArray[np.int32], extra: NDArray[np.bool_], grid: 
 
 
 def _wanted(
-    image: NDArray[np.bool_], calibration: NDArray[np.bool_], grid: Grid, first: tuple[int, int]
+    image: NDArray[np.bool_], calibration: NDArray[np.bool_], grid: Grid, first: tuple[int, int], *, regular: bool
 ) -> NDArray[np.bool_]:
     """Lines [kz, ky] that have to be there: all, or those of the regular pattern on which the measured ones lie.
 
@@ -105,6 +121,8 @@ def _wanted(
         Where they lie.
     first
         Row (kz, ky) of the first of them.
+    regular
+        Whether there can be such a pattern.
     """
     acceleration = grid.encoding.acceleration
     mask = image | calibration
@@ -119,7 +137,7 @@ def _wanted(
         whole = image[plane].any() and 2 * lines.size >= mask.shape[1]
         if volume and acceleration[0] == 1 and whole:
             wanted[plane, slice(lines[0], lines[-1] + 1) if inside is not None else slice(None)] = True
-        pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume)
+        pattern = _pattern(np.flatnonzero(image[plane]), lines, acceleration[0], volume=volume) if regular else None
         if pattern is not None:
             wanted[plane, pattern] = True
         lines = np.flatnonzero(calibration[plane])
@@ -152,13 +170,19 @@ def _pattern(image: NDArray[np.intp], rows: NDArray[np.intp], acceleration: int,
     if acceleration == 1 or rows.size < 2:
         return None
     gaps = np.diff(rows)
-    alone = rows[np.append(True, gaps > 1) & np.append(gaps > 1, True)]
+    alone = _alone(rows)
     step = int(np.bincount(gaps[gaps > 1]).argmax()) if volume and (gaps > 1).any() else acceleration
     for lines, least in ((image, 3), (alone, 2)):
         if lines.size >= least and np.unique(lines % step).size == 1:
             phase = int(lines[0]) % step
             return slice(int(lines[0]), int(lines[-1]) + 1, step) if volume else slice(phase, None, step)
     return None
+
+
+def _alone(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Rows without neighbours."""
+    apart = np.diff(rows, prepend=-2) > 1
+    return rows[apart & np.append(apart[1:], True)] if rows.size else rows
 
 
 def _too_few(mask: NDArray[np.bool_], grid: Grid) -> int:

@@ -509,6 +509,38 @@ def test_a_line_that_never_came_is_missed_with_flags_and_without(flags, interrup
     assert scan.problem_messages() == [lacking.notes["Incomplete"]]
 
 
+def lines_of(frames, simulation):
+    """Of a fully sampled series, these lines of each frame, and eight in the middle."""
+    return [
+        item
+        for item in simulation.items
+        if 12 <= item.idx.kspace_encode_step_1 < 20 or item.idx.kspace_encode_step_1 in frames[item.idx.phase]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frames", "missing"),
+    [
+        # the lines of the last one lie by chance as those of every fourth
+        ([(1, 6, 9, 22), (3, 10, 25, 30), (2, 5, 24, 31), (2, 6, 22, 26)], ""),
+        ([(1, 6, 9, 22), (3, 10, 25, 30), (2, 5, 24, 31), (2,)], "only 9 lines came, of at least 10"),
+        # a line elsewhere in one of many frames makes no irregular scan
+        ([(2, 7, 22, 26, 30), *[(2, 6, 10, 22, 26, 30)] * 4, (2, 6, 10, 22, 30)], "1 of 14 lines are missing (26)"),
+        ([(0, 4, 8, 20, 24, 28), (1, 5, 9, 21, 25, 29), (2, 6, 22, 26, 30)], "1 of 14 lines are missing (10)"),
+    ],
+)
+def test_frames_that_were_undersampled_at_random_lack_no_lines_of_a_regular_pattern(frames, missing):
+    simulation = simulate(ScanProtocol(**QUIET, frames=len(frames), frame_counter="phase"))
+    simulation.header = simulation.header.replace(
+        "</encoding>",
+        "<parallelImaging><accelerationFactor><kspace_encoding_step_1>4</kspace_encoding_step_1>"
+        "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor></parallelImaging></encoding>",
+    )
+    (kspace,), _, _ = blocks(simulation, lines_of(frames, simulation), frames="phase")
+    assert missing in kspace.notes.get("Incomplete", "")
+    assert ("Incomplete" in kspace.notes) == bool(missing)
+
+
 def test_a_block_that_is_complete_when_the_stream_is_interrupted_is_not_called_incomplete():
     simulation = simulate(ScanProtocol(**QUIET, slices=2, acceleration=2, acs=0))
     left, _, scan = blocks(simulation, [*simulation.items[:17], Interruption("lost")], trigger="end")

@@ -328,7 +328,7 @@ def test_runs_outside_of_what_a_bundle_was_made_for_are_marked(tmp_path, bundles
     outside = {(each.method, each.acceleration): each.outside_domain for each in report.results}
     assert {place: text for place, text in outside.items() if text} == {("rss", 3): reason}
     text = (tmp_path / "table.md").read_text()
-    assert f"- (!) rss was not made for R 3 with ACS 16: {reason}; a service would fall back\n" in text
+    assert f"- (!) rss was not made for R 3 with ACS 16: {reason}; a service falls back, or marks its images\n" in text
     assert text.count("| rss (!) |") == 2  # figures and differences
     assert text.count("| rss |") == 2
     content = json.loads((tmp_path / "results.json").read_text())

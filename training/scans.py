@@ -8,6 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..gadgets import load as load_gadget
+from ..gadgets.domain import describe_sampling
+from ..gadgets.kspace import Kspace
+from ..gadgets.scan import Scan
 from ..models.sampling import calibration_mask
 from ..simulate.files import FileLayout
 from ..simulate.files import write_scan as write_file
@@ -69,8 +73,10 @@ def write_scan(path: Path, sample: Sample, factor: float = 1.0) -> None:
     kspace = (factor * torch.view_as_complex(sample["kspace"]).numpy()).astype(np.complex64)
     kspace = kspace if kspace.ndim == 4 else kspace[:, None]
     lines = sample["mask"].reshape(-1, kspace.shape[2]) > 0
-    header = _header(kspace.shape, lines)
-    write_file(path, header.encode(), _readouts(kspace, lines), FileLayout())
+    readouts = _readouts(kspace, lines)
+    headers = (_header(kspace.shape, acceleration) for acceleration in _accelerations(lines))
+    header = next(header for header in headers if _announces(header, readouts))
+    write_file(path, header.encode(), readouts, FileLayout())
 
 
 def _readouts(kspace: NDArray[np.complex64], lines: Tensor) -> list[Acquisition]:
@@ -97,8 +103,8 @@ def _readouts(kspace: NDArray[np.complex64], lines: Tensor) -> list[Acquisition]
     return readouts
 
 
-def _header(shape: tuple[int, ...], lines: Tensor) -> str:
-    """Return the MRD header of [coils, frames, ky, kx] with pixels of one millimetre, its lines [frames, ky]."""
+def _header(shape: tuple[int, ...], acceleration: int) -> str:
+    """Return the MRD header of [coils, frames, ky, kx] with pixels of one millimetre."""
     coils, frames, ky, kx = shape
     space = (
         f"<matrixSize><x>{kx}</x><y>{ky}</y><z>1</z></matrixSize>"
@@ -114,21 +120,40 @@ def _header(shape: tuple[int, ...], lines: Tensor) -> str:
         f"<receiverChannels>{coils}</receiverChannels></acquisitionSystemInformation>"
         "<experimentalConditions><H1resonanceFrequency_Hz>123200000</H1resonanceFrequency_Hz></experimentalConditions>"
         f"<encoding><encodedSpace>{space}</encodedSpace><reconSpace>{space}</reconSpace>"
-        f"<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory>{_parallel(lines)}</encoding>"
+        f"<encodingLimits>{limits}</encodingLimits><trajectory>cartesian</trajectory>{_parallel(acceleration)}</encoding>"
         "</ismrmrdHeader>"
     )
 
 
-def _parallel(lines: Tensor) -> str:
-    """Say how a scan is undersampled: by the distance of equispaced lines, or by how many of the others there are."""
-    if bool(lines.all()):
+def _parallel(acceleration: int) -> str:
+    if acceleration == 1:
         return ""
-    gaps = torch.cat([torch.nonzero(frame).flatten().diff() for frame in lines])
-    distances = gaps[gaps > 1].unique().tolist()
-    fewest = int(lines.sum(1).min())
-    spacing = int(distances[0]) if len(distances) == 1 else -(-lines.shape[1] // fewest)
     return (
-        f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{spacing}</kspace_encoding_step_1>"
+        f"<parallelImaging><accelerationFactor><kspace_encoding_step_1>{acceleration}</kspace_encoding_step_1>"
         "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
         "<calibrationMode>embedded</calibrationMode></parallelImaging>"
     )
+
+
+def _accelerations(lines: Tensor) -> list[int]:
+    """Return what a header may say of lines [frames, ky], likeliest first: the distance of equispaced ones, or how few there are.
+
+    A header has one whole number, which a service takes for either, and irregular lines may happen to lie as those of a regular
+    pattern of that distance. The last one asks for no line at all.
+    """
+    if bool(lines.all()):
+        return [1]
+    patterns = [describe_sampling(frame) for frame in lines]
+    distance = int(patterns[0].acceleration)
+    equispaced = {(pattern.pattern, pattern.acceleration) for pattern in patterns} == {("uniform", distance)}
+    # few lines may have one distance by chance; equispaced ones go on to the edges
+    edges = lines[:, :distance].any(1) & lines[:, -distance:].any(1)
+    spacing = [distance] if equispaced and bool(edges.all()) else []
+    net = -(-lines.shape[1] // int(lines.sum(1).min()))
+    return [*spacing, *range(net, lines.shape[1] + 1)]
+
+
+def _announces(header: str, readouts: list[Acquisition]) -> bool:
+    """Whether a service takes a scan with this header for complete."""
+    blocks = load_gadget("accumulate")(iter(readouts), Scan(header), frames="phase")
+    return not any("Incomplete" in block.notes for block in blocks if isinstance(block, Kspace))

@@ -167,7 +167,7 @@ class Report:
         return [
             *(f"left out: {text}" for text in self.left_out),
             *(
-                f"{_MARK} {method} was not made for {', '.join(cells)}: {reasons}; a service would fall back"
+                f"{_MARK} {method} was not made for {', '.join(cells)}: {reasons}; a service falls back, or marks its images"
                 for (method, reasons), cells in outside.items()
             ),
             *(f"remark: {text}" for text in self.remarks),
