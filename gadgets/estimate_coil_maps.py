@@ -32,7 +32,7 @@ class MapsOptions:
     method: str = "espirit"
     calibration_size: int = 24
     kernel: int = 6
-    crop: float = 0.8
+    crop: float | Literal["auto"] = "auto"
 
 
 @gadget(early=lambda work, _scan, options: replace(work, maps=MapsOptions(**options)))
@@ -43,7 +43,7 @@ def estimate_coil_maps(
     method: Literal["espirit", "adaptive"] = "espirit",
     calibration_size: Annotated[int, Field(ge=4, le=1024)] = 24,
     kernel: Annotated[int, Field(ge=2, le=8)] = 6,
-    crop: Annotated[float, Field(ge=0, lt=1)] = 0.8,
+    crop: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto",
     begin_maps: Annotated[bool, FromChain] = True,
 ) -> Stream:
     """Estimate coil maps from the calibration lines, or from the fully sampled middle of k-space.
@@ -60,7 +60,8 @@ def estimate_coil_maps(
     calibration_size
         Largest extent of the calibration region along each axis.
     kernel, crop
-        Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero.
+        Largest edge of ESPIRiT's patches, and the eigenvalue below which maps are zero; ``auto`` is 0.8, or less where that would
+        cut into the object, as happens with few lines.
     begin_maps
         Whether the maps are made as soon as they can be; else only for a bundle that asks for them.
     """

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +14,10 @@ _FINE = 8
 """How many pixels are computed for each edge of a patch; those between them are interpolated."""
 _REACH = 3
 """How many computed pixels to either side of a pixel it is interpolated from."""
+_CROPPED_ENERGY = 3e-4
+"""Fraction of the energy of the calibration image that an adapted crop may cut away at most."""
+_CROPS = (0.5, 0.8)
+"""Smallest and largest adapted crop."""
 _CACHED_PIXELS = 4096
 """Pixels whose matrices are iterated on together; few enough that they stay in the processor's cache."""
 
@@ -23,7 +28,7 @@ def espirit(
     *,
     kernel: int = 6,
     threshold: float = 0.0316,
-    crop: float = 0.8,
+    crop: float | Literal["auto"] = "auto",
     iterations: int = 256,
     mask: Tensor | None = None,
 ) -> Tensor:
@@ -31,7 +36,8 @@ def espirit(
 
     1. The patches of the calibration data span a subspace; its projector is kept where singular values exceed the threshold.
     2. The projector, averaged over all positions of a patch, is a matrix of coils x coils at every pixel, eq. 12.
-    3. Its dominant eigenvector is the map; where the eigenvalue is not close to one there is no signal.
+    3. Its dominant eigenvector is the map; where the eigenvalue is not close to one there is no signal. How close it comes to
+       one where there is signal depends on how well the patches span the subspace, so that of few lines less is to be asked.
 
     Parameters
     ----------
@@ -40,12 +46,13 @@ def espirit(
     shape
         Size (z, y, x) of the maps.
     kernel
-        Largest edge of a patch; along each axis at most half of the calibration data, so that there are enough patches to
+        Largest edge of a patch; along each axis at most a third of the calibration data, so that there are enough patches to
         span the subspace.
     threshold
         Singular values below this fraction of the largest are noise.
     crop
-        Maps are zero where the eigenvalue is below.
+        Maps are zero where the eigenvalue is below. ``auto``: below 0.8, or below less (at least 0.5) where that would cut
+        away more than 0.03 % of the energy of the calibration data's image, as combined by the maps.
     iterations
         Power iterations at every pixel. 30, as in BART, leave the maps of scans with little noise far from convergence.
     mask
@@ -58,11 +65,13 @@ def espirit(
         principal component. With 30 iterations the maps are those of BART's defaults, up to one phase for all of them.
     """
     coils = calibration.shape[0]
-    edges = tuple(min(kernel, (n + 1) // 2) for n in calibration.shape[1:])
+    edges = tuple(min(kernel, (n + 2) // 3) for n in calibration.shape[1:])
     projector = _patch_projector(calibration, edges, threshold, mask)
     correlation = _correlate_offsets(projector, coils, edges)
     principal = _principal_component(calibration)
     maps = torch.zeros((coils, *shape), dtype=torch.complex64, device=calibration.device)
+    eigenvalues = torch.zeros(shape, device=calibration.device)
+    signal: list[tuple[Tensor, Tensor]] = []
     strides = [max(size // (_FINE * edge), 1) for size, edge in zip(shape[1:], edges[1:], strict=True)]
     partial = correlation @ _fourier_rows(shape[2], correlation.shape[4], correlation)[:: strides[1]].T
     planes = _fourier_rows(shape[0], partial.shape[2], partial)
@@ -70,15 +79,36 @@ def espirit(
         plane = (partial.movedim(2, -1) @ planes[z]).permute(2, 3, 0, 1).contiguous()
         transform = _fourier_rows(shape[1], plane.shape[0], plane)[:: strides[0]]
         vectors, values = _eigenvectors_of_plane(plane, transform, iterations)
+        if crop == "auto":
+            signal.append((values, _combined_energy(calibration, shape, z, strides, vectors)))
         vectors, values = vectors.unflatten(0, (len(transform), -1)), values.unflatten(0, (len(transform), -1))
         for dim in (1, 0):
             if strides[dim] > 1:
                 weights = _interpolation(shape[1 + dim], strides[dim]).to(plane.device)
                 vectors = _interpolate_vectors(vectors, weights, dim)
                 values = _interpolate(values[..., None], weights, dim)[..., 0]
-        aligned = _align_phase(vectors.flatten(0, 1).T, principal).unflatten(1, shape[1:])
-        maps[:, z] = aligned * (values >= crop)
-    return maps
+        maps[:, z] = _align_phase(vectors.flatten(0, 1).T, principal).unflatten(1, shape[1:])
+        eigenvalues[z] = values
+    return maps * (eigenvalues >= (_adapted_crop(signal) if crop == "auto" else crop))
+
+
+def _combined_energy(calibration: Tensor, shape: Shape, z: int, strides: list[int], vectors: Tensor) -> Tensor:
+    """Energy [pixels] of the calibration data's image in a plane, its coils combined by the vectors [pixels, coils]."""
+    image = calibration
+    pixels = (slice(z, z + 1), slice(None, None, strides[0]), slice(None, None, strides[1]))
+    for full, which in zip(shape, pixels, strict=True):
+        part = image.shape[1]
+        rows = _fourier_rows(full, part, image)[which] * _window(part, full, image.device)
+        image = image.movedim(1, -1) @ rows.T  # the axis after it comes first now
+    return (vectors.conj() * image.flatten(1).T).sum(dim=1).abs().square()
+
+
+def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Largest crop that cuts away little of the energy, given the eigenvalues and energies of all planes."""
+    values, order = torch.cat([value for value, _ in signal]).sort()
+    below = torch.cat([energy for _, energy in signal])[order].cumsum(0)
+    most = values[(below <= _CROPPED_ENERGY * below[-1]).sum().clamp(max=len(values) - 1)]
+    return most.clamp(*_CROPS)
 
 
 def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

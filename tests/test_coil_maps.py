@@ -50,6 +50,36 @@ def test_eight_calibration_lines_are_enough(brain):
     assert deviation(maps, truth, where) < 0.1
 
 
+def test_a_crop_that_cuts_nothing_is_kept(brain):
+    calibration = middle(brain[0], 24)
+    assert torch.equal(espirit(calibration, (1, 96, 96)), espirit(calibration, (1, 96, 96), crop=0.8))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_a_crop_that_would_cut_the_object_is_lowered(brain, scale):
+    """Where too few singular vectors are kept, eigenvalues are small also where there is signal."""
+    kspace, _, signal = brain
+    calibration = middle(kspace, 24) * (scale / kspace.abs().max())
+    fixed, adapted = (espirit(calibration, (1, 96, 96), threshold=0.3, crop=crop)[:, 0] for crop in (0.8, "auto"))
+    cut = [float((maps.abs().sum(0) == 0)[signal].float().mean()) for maps in (fixed, adapted)]
+    assert cut[0] > 0.1
+    assert cut[1] < 0.01
+
+
+def test_the_energy_that_adapts_the_crop_is_that_of_the_windowed_image(brain):
+    calibration = torch.cat([middle(brain[0], 20), 0.5j * middle(brain[0], 20).flip(1)], dim=1)
+    padded = torch.zeros(6, 5, 96, 96, dtype=torch.complex128)
+    window = np.hanning(22)[1:-1]
+    padded[:, 1:3, 38:58, 38:58] = calibration * torch.from_numpy(
+        np.hanning(4)[1:-1, None, None] * np.outer(window, window)
+    )
+    image = ifft(padded, [1, 2, 3])[:, 3, ::2, ::3].flatten(1)
+    vectors = torch.randn(image.shape[1], 6, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    expected = (vectors.conj() * image.T).sum(1).abs().square()
+    energy = coil_maps._combined_energy(calibration, (5, 96, 96), 3, [2, 3], vectors)
+    assert (energy / (5 * 96 * 96) - expected).abs().max() < 1e-4 * expected.max()
+
+
 @pytest.mark.parametrize("shape", [(1, 128, 240), (1, 125, 60), (2, 121, 241)])
 def test_interpolated_maps_are_those_of_every_pixel(brain, shape, monkeypatch):
     calibration = middle(brain[0], 20).expand(-1, shape[0], -1, -1).contiguous()
