@@ -124,7 +124,9 @@ class Bundle:
         if PROBE not in self.manifest.files or not any(name in self.manifest.files for name in RUNTIME_FILES.values()):
             raise BundleError(f"bundle {self.manifest.name!r} lists no probe or no model")
         if (self.manifest.gate is not None) != all(name in self.manifest.files for name in CARD):
-            raise BundleError("its manifest tells of a gate without its report card, or lists one without telling", where=where)
+            raise BundleError(
+                "its manifest tells of a gate without its report card, or lists one without telling", where=where
+            )
         for name in entries:
             if name not in {*self.manifest.files, MANIFEST, SIGNATURE, MEASURED}:
                 raise BundleError(f"{name!r} is in its folder, and its manifest does not list it", where=where)

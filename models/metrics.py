@@ -103,9 +103,9 @@ def ghost(image: Tensor, truth: Tensor, acceleration: int) -> Tensor:
     """Strength of what is left of aliases: ghosts of the object, moved by multiples of the field of view over R along y.
 
     The error is regressed, in tiles of 16 x 16 pixels, on the truth moved by m / R of the field of view, m = 1 to R - 1; all
-    without their means over the tile. What the regression explains beyond what it explains of white noise, R - 1 values of 256, is
-    ghost. Its root, over that of the truth's own energy in the tiles, is the mean amplitude of the ghosts: 0.1 where a tenth of
-    every alias is left, whatever its sign from tile to tile, which coils and phase change.
+    without their means over the tile. What the regression explains beyond what it explains of white noise, R - 1 of 256 values,
+    is ghost. Its root, over that of the truth's own energy in the tiles, is the mean amplitude of the ghosts: 0.1 where a tenth
+    of an alias is left, whatever its sign from tile to tile, which coils and phase change.
 
     Parameters
     ----------
@@ -133,11 +133,11 @@ def ghost(image: Tensor, truth: Tensor, acceleration: int) -> Tensor:
     explained = (weights * torch.linalg.solve(gram, weights)).sum((-2, -1))
     energy = error.square().sum(-1)
     beyond = (explained - (acceleration - 1) / _GHOST_TILE**2 * energy).sum(-1).clamp_min(0)
-    return (beyond / own.square().sum((-2, -1))).sqrt()
+    return (beyond / own.square().sum((-2, -1)).clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
 
 
 def _tiles(image: Tensor) -> Tensor:
-    """Cut images [images, y, x] into tiles without their means [images, tiles, pixels]; what is left at the edges does not count."""
+    """Cut images [images, y, x] into tiles without their means [images, tiles, pixels], and leave out what fits in none."""
     edge = _GHOST_TILE
     tiles = image.unfold(-2, edge, edge).unfold(-2, edge, edge).flatten(-2).flatten(1, 2)
     return tiles - tiles.mean(-1, keepdim=True)

@@ -260,6 +260,7 @@ def _intervals(row: dict[str, Any]) -> list[str]:
 
 
 def grid(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 

@@ -1,6 +1,5 @@
 """What a bundle is tried on at the gate: scans from files, and made-up ones of other anatomies, noise, turns, coils and sizes."""
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..evaluation.volume import object_masks
 from .criteria import SCANS_GROUP
 
 RANDOM_LINES = "variable-density"
-_AXES = (-2, -1)
+_PLANE = [-2, -1]
 
 
 @dataclass(frozen=True)
@@ -119,12 +118,13 @@ def cases(battery: Battery, folder: Path | None) -> Iterator[Case]:
     FileError
         The folder has no files that can be used.
     """
-    files = list(_file_scans(battery, folder)) if folder is not None else []
+    files = [] if folder is None else list(_file_scans(battery, folder))
     brains = [_brain(battery.matrix, FIRST_SEED + index, f"brain {index + 1}") for index in range(battery.brains)]
     for group, scans in ((SCANS_GROUP, files), ("brains", brains)):
         for scan in scans:
             yield from (Case(group, scan, *way) for way in battery.ways)
-    for scan in files or brains[:1]:
+    complete = [scan for scan in files if scan.measured is None] or brains[:1]
+    for scan in complete:
         noisy = [("noise", add_noise(scan, snr)) for snr in battery.snr]
         turned = [("turns", turn(scan, quarters)) for quarters in battery.turns]
         yield from (Case(group, each, *battery.usual) for group, each in (*noisy, *turned))
@@ -136,7 +136,7 @@ def cases(battery: Battery, folder: Path | None) -> Iterator[Case]:
         yield Case("sizes", replace(scan, name=_size(scan)), *battery.usual)
         odd = _odd(scan)
         yield Case("sizes", replace(odd, name=_size(odd)), *battery.usual)
-    for scan in (_heart(battery.matrix), _phantom(battery.matrix[0]), _dead_coil(brains[0])):
+    for scan in (_heart(battery.matrix), _phantom(battery.matrix[0]), *map(_without_a_coil, complete[:1])):
         yield Case("anatomies", scan, *battery.usual)
 
 
@@ -158,7 +158,7 @@ def add_noise(scan: FullScan, snr: float) -> FullScan:
     """
     clean = scan.kspace if scan.clean is None else scan.clean
     maps = maps_of_truth(scan)
-    truth = true_image(ifft(clean, _AXES), maps, "combined").abs()[None]
+    truth = true_image(ifft(clean, _PLANE), maps, "combined").abs()[None]
     level = float(truth[object_masks([truth])[0]].median()) / snr
     random = np.random.default_rng(int(snr))
     noise = level * torch.complex(*torch.from_numpy(random.standard_normal((2, *clean.shape), np.float32)))
@@ -169,12 +169,12 @@ def turn(scan: FullScan, quarters: int) -> FullScan:
     """Turn a scan by quarters of a turn, so that other pixels alias."""
 
     def turned(kspace: Tensor) -> Tensor:
-        return fft(torch.rot90(ifft(kspace, _AXES), quarters, _AXES).contiguous(), _AXES)
+        return fft(torch.rot90(ifft(kspace, _PLANE), quarters, _PLANE).contiguous(), _PLANE)
 
     return FullScan(
         turned(scan.kspace),
         None if scan.clean is None else turned(scan.clean),
-        None if scan.maps is None else torch.rot90(scan.maps, quarters, _AXES).contiguous(),
+        None if scan.maps is None else torch.rot90(scan.maps, quarters, _PLANE).contiguous(),
         name=f"{scan.name}, turned by {90 * quarters} degrees",
     )
 
@@ -183,8 +183,7 @@ def _file_scans(battery: Battery, folder: Path) -> Iterator[FullScan]:
     scans = FileScans(folder)
     for index in spread(min(battery.most_scans, len(scans)), len(scans)):
         scan = scans.scan(index)
-        if scan.measured is None:
-            yield replace(scan, name=Path(scan.name).name, volume="")
+        yield replace(scan, name=Path(scan.name).name, volume="")
 
 
 def _brain(matrix: tuple[int, int], seed: int, name: str, coils: tuple[int, int] = (4, 12)) -> FullScan:
@@ -207,7 +206,7 @@ def _phantom(size: int) -> FullScan:
     return FullScan(torch.from_numpy(np.stack(lines, axis=1)), name="Shepp-Logan phantom")
 
 
-def _dead_coil(scan: FullScan) -> FullScan:
+def _without_a_coil(scan: FullScan) -> FullScan:
     """A scan without the signal of one of its coils."""
     alive = torch.ones(len(scan.kspace), 1, 1)
     alive[1] = 0

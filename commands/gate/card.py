@@ -1,7 +1,6 @@
 """The report card: what the gate found, as Markdown, JSON and a picture."""
 
 import json
-import math
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -33,7 +32,9 @@ class Findings:
         if self.gate.passed:
             return f"{self.name} passed the gate: {tried}"
         failed = sum(not verdict.passed for verdict in self.verdicts)
-        reason = f"{failed} of {len(self.verdicts)} criteria are not met" if failed else "the short battery passes nothing"
+        reason = (
+            f"{failed} of {len(self.verdicts)} criteria are not met" if failed else "the short battery passes nothing"
+        )
         return f"{self.name} did not pass the gate ({reason}): {tried}"
 
 
@@ -71,7 +72,12 @@ def _data(findings: Findings, manifest: Manifest) -> bytes:
 
 
 def _text(findings: Findings) -> str:
-    lines = [f"# {findings.headline}", "", f"On {findings.gate.date}. What the figures mean is told in docs/quality.md.", ""]
+    lines = [
+        f"# {findings.headline}",
+        "",
+        f"On {findings.gate.date}. What the figures mean is told in docs/quality.md.",
+        "",
+    ]
     lines += grid(
         ["criterion", "accepted", "found", "", "where it is worst"],
         [
@@ -81,10 +87,22 @@ def _text(findings: Findings) -> str:
     )
     lines += ["", "Median / least lead in PSNR over the best classical method, and median lead in SSIM:", ""]
     lines += grid(
-        ["what", "n", "lead [dB]", "lead in SSIM", "ghosts / SENSE's"], [_group_row(*item) for item in _groups(findings)]
+        ["what", "n", "lead [dB]", "lead in SSIM", "ghosts / SENSE's"],
+        [_group_row(*item) for item in _groups(findings)],
     )
     lines += ["", "Every comparison:", ""]
-    head = ["what", "scan", "R", "lines", "sampling", "PSNR [dB]", "SSIM", "best classical", "SENSE", "ghosts / SENSE's"]
+    head = [
+        "what",
+        "scan",
+        "R",
+        "lines",
+        "sampling",
+        "PSNR [dB]",
+        "SSIM",
+        "best classical",
+        "SENSE",
+        "ghosts / SENSE's",
+    ]
     lines += grid(head, [_row(each) for each in findings.comparisons])
     lines += [f"- left out: {text}" for text in findings.left_out]
     return "\n".join(lines) + "\n"

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 MEDIAN_PSNR, MEDIAN_SSIM = 1.0, 0.005
-"""Median lead over the best classical method of each comparison, over the scans from files as they were measured: dB, and SSIM."""
+"""Median lead over the best classical method of each comparison, of the scans from files as they were measured: dB, and SSIM."""
 HEADROOM = 2.0
-"""dB between the best classical method and what the noise of the truth itself allows; with less, no lead can be asked for, and the
-comparison does not count in the medians."""
+"""dB between the best classical method and what the noise of the truth itself allows; with less, no lead can be asked for, and
+the comparison does not count in the medians."""
 LEAST_PSNR = -0.2
 """Lead in dB over the best classical method, and over SENSE, in every comparison."""
 SCALE_DEVIATION = 1e-3
@@ -118,7 +118,9 @@ def judge(comparisons: Sequence[Comparison], scale_deviations: dict[float, float
         _least("least lead in PSNR over SENSE", ((each.lead_over_sense, each) for each in counted)),
         _most_ghosts([each for each in counted if each.ghosts is not None]),
         _scale(scale_deviations),
-        _none("comparisons that failed, or whose image is not finite", [each for each in comparisons if not each.finite]),
+        _none(
+            "comparisons that failed, or whose image is not finite", [each for each in comparisons if not each.finite]
+        ),
         _none("scans from files outside of what it was made for", [each for each in scans if each.outside]),
     ]
 
