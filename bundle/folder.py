@@ -7,6 +7,7 @@
     model.ts            TorchScript
     model.onnx          ONNX, Fourier transforms lowered to matrix products
     model.pt2           AOTInductor, compiled for the processor it was exported on
+    card.json, card.md, card.png   the report card of the gate, where it has been through it
     probe.npz           inputs (``input.<name>``) and the eager module's outputs (``output.<name>``)
 
 The engine notes beside them how fast the runtimes are (``measured.json``). Anything else is refused.
@@ -33,7 +34,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from .files import open_regular, read_regular
-from .manifest import MANIFEST, MEASURED, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, TensorSpec
+from .manifest import CARD, MANIFEST, MEASURED, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, TensorSpec
 from .minisign import PublicKey
 from .trust import EVERYBODY, Trust
 
@@ -112,7 +113,7 @@ class Bundle:
         return self.made_here or self.signer is not None
 
     def _check_listing(self, entries: Sequence[str]) -> None:
-        known = {PROBE, *RUNTIME_FILES.values()}
+        known = {PROBE, *CARD, *RUNTIME_FILES.values()}
         where = f"bundle {self.manifest.name!r}"
         for name in self.manifest.files:
             if name not in known:
@@ -122,6 +123,10 @@ class Bundle:
                 )
         if PROBE not in self.manifest.files or not any(name in self.manifest.files for name in RUNTIME_FILES.values()):
             raise BundleError(f"bundle {self.manifest.name!r} lists no probe or no model")
+        if (self.manifest.gate is not None) != all(name in self.manifest.files for name in CARD):
+            raise BundleError(
+                "its manifest tells of a gate without its report card, or lists one without telling", where=where
+            )
         for name in entries:
             if name not in {*self.manifest.files, MANIFEST, SIGNATURE, MEASURED}:
                 raise BundleError(f"{name!r} is in its folder, and its manifest does not list it", where=where)

@@ -16,6 +16,9 @@ Precision = Literal["float32", "tf32", "fp16", "bf16"]
 Scaling = Literal["none", "kspace", "calibration", "zero-filled", "coil-images"]
 Tolerance = Annotated[float, Field(gt=0, le=1e-2)]
 RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "onnx", "tensorrt", "aoti"]
+CARD_DATA, CARD_TEXT, CARD_PICTURE = "card.json", "card.md", "card.png"
+CARD = (CARD_DATA, CARD_TEXT, CARD_PICTURE)
+"""The report card of the gate: what it found, for programs and for readers, and images. It may be missing."""
 RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
 
 
@@ -192,6 +195,18 @@ class Provenance(_Strict):
     date: str = ""
 
 
+class Gate(_Strict):
+    """What the gate found, whose report card lies in the bundle: ``isocenter evaluate --gate``."""
+
+    passed: bool
+    battery: str
+    """What it was tried on: ``full``, or ``short``, which nothing passes."""
+    scans: Annotated[int, Field(ge=0)]
+    """Scans from files among it."""
+    date: str
+    """In ISO 8601."""
+
+
 class Manifest(_Strict):
     """What stands in ``model.yaml``."""
 
@@ -212,6 +227,7 @@ class Manifest(_Strict):
     """Kind of device that ``model.pt2`` was compiled for."""
     files: dict[str, str] = {}
     parity: dict[str, Parity] = {}
+    gate: Gate | None = None
     provenance: Provenance
     intended_use: str
     digest: Annotated[str, Field(exclude=True)] = ""

@@ -89,22 +89,41 @@ def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) 
 
 
 @app.command()
-def show(folder: Path, config: ConfigOption = None) -> None:
-    """Show what a bundle takes, returns, was made from, how exact it is, and who signed it."""
+def show(bundle: Annotated[Path, typer.Argument(help="Its folder, or its name.")], config: ConfigOption = None) -> None:
+    """Show what a bundle takes, returns, was made from, how exact it is, who signed it, and its report card from the gate."""
     import yaml
 
-    from ..bundle.folder import Bundle
-
     try:
-        bundle = Bundle.open(folder, _trust(config))
-        signature = _signature(bundle)
+        opened = _open(bundle, config)
+        signature, card = _signature(opened), _card(opened)
     except IsocenterError as error:
         _fail(error)
-    content = bundle.manifest.model_dump(mode="json", exclude={"files"})
+    content = opened.manifest.model_dump(mode="json", exclude={"files"})
     out.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
-    for name in bundle.manifest.files:
-        out.print(f"{name:<12} {(folder / name).stat().st_size / 1e6:8.2f} MB", markup=False)
+    for name in opened.manifest.files:
+        out.print(f"{name:<12} {(opened.folder / name).stat().st_size / 1e6:8.2f} MB", markup=False)
     out.print(signature, markup=False)
+    out.print(card, markup=False, end="")
+
+
+def _open(bundle: Path, config: Path | None) -> "Bundle":
+    """Open a bundle that is given by its folder, or by its name where there is no such folder."""
+    from ..bundle.folder import Bundle
+    from ..engine.device import Shelf
+    from ..service.settings import load_settings
+
+    if bundle.is_dir() or bundle.name != str(bundle):
+        return Bundle.open(bundle, _trust(config))
+    return Shelf(load_settings(config).bundle_folders, _trust(config)).open(bundle.name)
+
+
+def _card(bundle: "Bundle") -> str:
+    from ..bundle.folder import read_listed
+    from ..bundle.manifest import CARD_TEXT
+
+    if bundle.manifest.gate is None:
+        return "it has not been through the gate: `isocenter evaluate --gate`\n"
+    return "\n" + read_listed(bundle.folder / CARD_TEXT, bundle.manifest).decode(errors="replace")
 
 
 def _signature(bundle: "Bundle") -> str:

@@ -178,7 +178,19 @@ def train(
 
 
 def evaluate(
-    bundle: Annotated[list[Path], typer.Option(help="Folder of a bundle; may be given several times.")],
+    bundle: Annotated[
+        list[Path] | None, typer.Option(help="Folder or name of a bundle; may be given several times.")
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder or name of a bundle that is tried on a fixed battery, with --data if it is a folder; its report "
+            "card is written into it."
+        ),
+    ] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="With --gate: a battery of seconds, which nothing passes.")
+    ] = False,
     data: Annotated[
         str, typer.Option(help="'simulated', or a folder of fully sampled files (MRD, fastMRI, CMRxRecon).")
     ] = "simulated",
@@ -220,6 +232,11 @@ def evaluate(
     Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
     fastMRI's leaderboard are those of --truth rss --region all.
     """
+    if (gate is None) == (not bundle):
+        _fail("name either --bundle or --gate")
+    if gate is not None:
+        _gate(gate, data, short=short)
+        return
     from .evaluation.protocol import parse_protocol
     from .evaluation.run import run_evaluation
 
@@ -238,9 +255,22 @@ def evaluate(
             truth=truth,
             region=region,
         )
-        run_evaluation(bundle, data, protocol, output, out)
+        run_evaluation(bundle or [], data, protocol, output, out)
     except (IsocenterError, OSError) as error:
         _fail(error)
+
+
+def _gate(bundle: Path, data: str, *, short: bool) -> None:
+    from .gate.run import run_gate
+
+    try:
+        folder = None if data == "simulated" else Path(data)
+        tried = run_gate(bundle, folder, short=short, key=_host_key(), console=out)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"report card in {tried.folder}", markup=False)
+    if tried.manifest.gate is None or not tried.manifest.gate.passed:
+        raise typer.Exit(1)
 
 
 class _Shown(logging.Handler):

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
+from ..bundle.manifest import BundleError
 from ..service import settings as service_settings
 from ..service.log_writer import open_closed_streams
 from ..service.logs import configure_logging
@@ -16,6 +18,9 @@ from ..service.outside import only_the_log
 from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from . import stamp
+
+if TYPE_CHECKING:
+    from ..engine import Engine
 
 log: logging.Logger = logging.getLogger("isocenter.serve")
 
@@ -86,6 +91,7 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
     engine = make_engine(settings)
     if not prepared:
         _say_what_is_missing(engine.available())
+    _check_default_bundle(engine)
     server = Server(settings, engine, load_settings=load_settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
@@ -122,6 +128,20 @@ def _say_what_is_missing(available: Collection[str]) -> None:
         "not all bundles that come with Isocenter could be prepared; the lines above say why. What there is: %s",
         ", ".join(sorted(available)),
     )
+
+
+def _check_default_bundle(engine: "Engine") -> None:
+    """Warn where pipelines that name no bundle get one that did not pass the gate."""
+    if engine.default_bundle is None:
+        return
+    try:
+        gate = engine.shelf.manifest(engine.default_bundle).gate
+    except BundleError as error:
+        log.warning("the default bundle cannot be used: %s", error)
+        return
+    if gate is None or not gate.passed:
+        how = "has not been through" if gate is None else "did not pass"
+        log.warning("the default bundle %r %s the gate; see `isocenter bundle show`", engine.default_bundle, how)
 
 
 def serve_one(descriptor: int) -> None:

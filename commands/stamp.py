@@ -11,7 +11,7 @@ from ..service.settings import Settings
 
 _STAMP = ".prepared.json"
 _ROOT = Path(__file__).parent.parent
-_SOURCES = ("models/**/*.py", "export/**/*.py", "export/weights/*")
+_SOURCES = ("models/**/*.py", "export/**/*.py", "export/weights/*", "export/cards/*/*")
 
 
 def is_current(settings: Settings) -> bool:

@@ -88,7 +88,7 @@ def build_bundle(
         fails, or the disk is full.
     """
     try:
-        with _workplace(folder) as place:
+        with workplace(folder) as place:
             comparison = Comparison(module.eval(), manifest, cases, edge_cases or {})
             written = in_precision(module, manifest.precision)
             chosen = DEFAULT_FORMATS if formats is None else formats
@@ -100,7 +100,7 @@ def build_bundle(
                 untried = [f"{name} (not tried)" for name in FORMATS if name not in {*failures, *(impossible or {})}]
                 raise BundleError("; ".join(reasons), where=f"bundle {manifest.name!r}", accepted=", ".join(untried))
             _fill(place, module, manifest, cases[0], parity, key)
-            _move(place, folder)
+            move(place, folder)
     except OSError as error:
         raise BundleError(f"bundle {manifest.name!r} cannot be written to {folder}: {error.strerror}") from error
     if formats is not None and failures:
@@ -126,14 +126,19 @@ def _fill(
     )
     files = {path.name: sha256(path) for path in sorted(place.iterdir())}
     complete = manifest.model_copy(update={"files": files, "parity": dict(parity), "provenance": provenance})
-    text = yaml.safe_dump(complete.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
-    (place / MANIFEST).write_bytes(text)
+    write_manifest(complete, place, key)
+
+
+def write_manifest(manifest: Manifest, folder: Path, key: SecretKey | None) -> None:
+    """Write a manifest and, with a key, its signature."""
+    text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+    (folder / MANIFEST).write_bytes(text)
     if key is not None:
-        (place / SIGNATURE).write_text(key.sign(text), encoding="utf-8")
+        (folder / SIGNATURE).write_text(key.sign(text), encoding="utf-8")
 
 
 @contextmanager
-def _workplace(folder: Path) -> Iterator[Path]:
+def workplace(folder: Path) -> Iterator[Path]:
     """Make a folder beside the one to be written, whose name begins with a dot: nobody takes it for a bundle."""
     for left in folder.parent.glob(f".*{PARTIAL}"):
         if left.lstat().st_mtime < time.time() - _LEFT_BEHIND_SECONDS:
@@ -146,7 +151,7 @@ def _workplace(folder: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _move(place: Path, folder: Path) -> None:
+def move(place: Path, folder: Path) -> None:
     """Put a whole bundle where another one may be."""
     if os.path.lexists(folder):
         former = place.with_name(f".{folder.name}.{secrets.token_hex(4)}{PARTIAL}")

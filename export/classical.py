@@ -16,6 +16,7 @@ from ..models.classical import CoilCombine, RootSumOfSquares, Sense
 from ..models.compressed_sensing import TotalVariation
 from ..models.jsense import JSense
 from .build import DEFAULT_FORMATS, SHIPPED_FORMATS, build_bundle, find_current
+from .card import with_shipped_card
 from .cases import make_case
 
 log = logging.getLogger("isocenter.export")
@@ -101,7 +102,7 @@ def ensure_classical(
     With a key they are signed, and those that it has not signed are built again.
     """
     return [
-        _ensure(name, method, folder / name, _possible(name, method, formats), key)
+        with_shipped_card(_ensure(name, method, folder / name, _possible(name, method, formats), key), key)
         for name, method in METHODS.items()
         if only is None or name in only
     ]

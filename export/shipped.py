@@ -10,6 +10,7 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import Domain
 from ..bundle.minisign import SecretKey
 from .build import SHIPPED_FORMATS, find_current
+from .card import with_shipped_card
 from .network import export_network
 from .options import ExportOptions
 
@@ -88,7 +89,7 @@ def ensure_shipped(
     With a key they are signed, and those that it has not signed are built again.
     """
     return [
-        _ensure(name, shipped, folder / name, formats, key)
+        with_shipped_card(_ensure(name, shipped, folder / name, formats, key), key)
         for name, shipped in SHIPPED.items()
         if only is None or name in only
     ]

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..bundle.manifest import BundleError
 from ..flow.ahead import run_ahead
 from ..flow.deferred import Deferred
 from ..models.fourier import fft, ifft
@@ -56,6 +57,7 @@ def reconstruct(
     *,
     bundle: str = "",
     fallback: str = "",
+    demand: Literal["", "gate"] = "",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
     recon_grid: Annotated[bool, FromChain] = False,
@@ -77,6 +79,9 @@ def reconstruct(
         Bundle that takes over for a block that the first one was not made for, or on which it fails, runs longer than the
         engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order; the last
         one takes every block. The images say so, and the client is told.
+    demand
+        What ``bundle`` must have: ``gate``, a report card with which it passed the gate. Without, the fallback takes over, or the
+        scan is refused where there is none.
     series
         Series number of the images of the first encoding space; those of the others follow.
     numbering
@@ -91,7 +96,7 @@ def reconstruct(
     IsocenterError
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
-    reconstructor = _Reconstructor(scan, bundle, fallback, recon_grid=recon_grid)
+    reconstructor = _Reconstructor(scan, bundle, fallback, demand, recon_grid=recon_grid)
     numbers = ImageNumbers()
     try:
         for item in run_ahead(
@@ -136,12 +141,13 @@ class _Reconstruction:
 
 
 class _Reconstructor:
-    def __init__(self, scan: Scan, bundle: str, fallback: str, *, recon_grid: bool) -> None:
+    def __init__(self, scan: Scan, bundle: str, fallback: str, demand: str, *, recon_grid: bool) -> None:
         self.scan = scan
         self._recon_grid = recon_grid
         self.engine = scan.require_engine()
         self._refused: list[str] = []
         """What would have been tried before the first of ``models``, and why it is not."""
+        self._demand = demand
         self.models = self._load(bundle_names(scan, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
         self._account = scan.ledger.account("engine", of_blocks=True)
@@ -151,12 +157,15 @@ class _Reconstructor:
         self._first_error: IsocenterError | None = None
 
     def _load(self, names: list[str]) -> list[Model]:
-        """Return the bundles; one that cannot be loaded is left out and reported if another one can."""
+        """Return the bundles; one that cannot be used is left out and reported if another one can."""
         models: list[Model] = []
         errors: list[IsocenterError] = []
         for name in names:
             try:
-                models.append(self.engine.load(name))
+                model = self.engine.load(name)
+                if self._demand == "gate" and name == names[0]:
+                    _require_gate(model)
+                models.append(model)
             except IsocenterError as error:
                 errors.append(error)
                 if not models:
@@ -324,6 +333,13 @@ class _Reconstructor:
         """Take what still waits out of the queue: the scan is over."""
         for future in list(self._waiting):
             future.cancel()
+
+
+def _require_gate(model: Model) -> None:
+    gate = model.manifest.gate
+    if gate is None or not gate.passed:
+        how = "has not been through" if gate is None else "did not pass"
+        raise BundleError(f"it {how} the gate, which this pipeline demands", where=f"bundle {model.manifest.name!r}")
 
 
 def _name(kspace: Kspace) -> str:

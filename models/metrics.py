@@ -16,6 +16,7 @@ METRICS = ("ssim", "psnr", "nmse", "nrmse", "hfen")
 SSIM_WINDOW = 7
 """Edge of the window, in pixels: no smaller image is judged."""
 _HFEN_EDGE, _HFEN_SIGMA = 15, 1.5
+_GHOST_TILE = 16
 
 
 def ssim(image: Tensor, truth: Tensor, data_range: Tensor | None = None, inside: Tensor | None = None) -> Tensor:
@@ -96,6 +97,50 @@ def laplacian_of_gaussian() -> Tensor:
     gaussian = torch.exp(-squares / (2 * sigma**2))
     kernel = gaussian / gaussian.sum() * (squares - 2 * sigma**2) / sigma**4
     return kernel - kernel.mean()
+
+
+def ghost(image: Tensor, truth: Tensor, acceleration: int) -> Tensor:
+    """Strength of what is left of aliases: ghosts of the object, moved by multiples of the field of view over R along y.
+
+    The error is regressed, in tiles of 16 x 16 pixels, on the truth moved by m / R of the field of view, m = 1 to R - 1; all
+    without their means over the tile. What the regression explains beyond what it explains of white noise, R - 1 of 256 values,
+    is ghost. Its root, over that of the truth's own energy in the tiles, is the mean amplitude of the ghosts: 0.1 where a tenth
+    of an alias is left, whatever its sign from tile to tile, which coils and phase change.
+
+    Parameters
+    ----------
+    image, truth
+        [images, y, x], with all of the field of view along y.
+    acceleration
+        Distance of the measured lines, from 2.
+
+    Returns
+    -------
+    Tensor
+        [images], 0 where nothing but noise is left.
+    """
+    waves = torch.fft.fftfreq(truth.shape[-2], dtype=torch.float64)[:, None] * truth.shape[-2]
+    moved = [
+        torch.fft.ifft(torch.fft.fft(truth, dim=-2) * torch.exp(-2j * torch.pi * m / acceleration * waves), dim=-2).real
+        for m in range(1, acceleration)
+    ]
+    error, own, *aliases = (_tiles(each.to(torch.float64)) for each in (image - truth, truth, *moved))
+    basis = torch.stack(aliases, dim=-1)
+    gram = basis.mT @ basis
+    floor = 1e-6 * own.square().sum(-1).mean(-1)[:, None, None, None] + torch.finfo(torch.float64).tiny
+    gram = gram + floor * torch.eye(acceleration - 1, dtype=torch.float64)
+    weights = basis.mT @ error[..., None]
+    explained = (weights * torch.linalg.solve(gram, weights)).sum((-2, -1))
+    energy = error.square().sum(-1)
+    beyond = (explained - (acceleration - 1) / _GHOST_TILE**2 * energy).sum(-1).clamp_min(0)
+    return (beyond / own.square().sum((-2, -1)).clamp_min(torch.finfo(torch.float64).tiny)).sqrt()
+
+
+def _tiles(image: Tensor) -> Tensor:
+    """Cut images [images, y, x] into tiles without their means [images, tiles, pixels], and leave out what fits in none."""
+    edge = _GHOST_TILE
+    tiles = image.unfold(-2, edge, edge).unfold(-2, edge, edge).flatten(-2).flatten(1, 2)
+    return tiles - tiles.mean(-1, keepdim=True)
 
 
 def fitted_scale(image: Tensor, truth: Tensor, inside: Tensor | None = None) -> Tensor:

@@ -51,7 +51,8 @@ class Settings(BaseModel):
         Public keys of minisign, as lines or files: then only bundles that one of them has signed are used, and those that this
         host has made.
     default_bundle
-        Bundle for pipelines that name none, such as ``network.xml``.
+        Bundle for pipelines that name none, such as ``network.xml``. It should have passed the gate (``isocenter evaluate
+        --gate``); the log warns at the start where it has not.
     default_pipeline
         Used for configuration names that are not known; none refuses them.
     aliases

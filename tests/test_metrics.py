@@ -107,3 +107,48 @@ def test_metrics_equal_those_of_scikit_image():
         assert metrics.ssim(*pair).item() == pytest.approx(structural_similarity(truth, image, data_range=peak))
         assert metrics.psnr(*pair).item() == pytest.approx(peak_signal_noise_ratio(truth, image, data_range=peak))
         assert metrics.nrmse(*pair).item() == pytest.approx(normalized_root_mse(truth, image))
+
+
+def ghost_of_tiles(image, truth, acceleration):
+    """Amplitude of ghosts by numpy's least squares, tile by tile, with the truth moved by whole pixels."""
+    shift = truth.shape[0] // acceleration
+    moved = [np.roll(truth, m * shift, axis=0) for m in range(1, acceleration)]
+    above, own = 0.0, 0.0
+    for y in range(0, truth.shape[0] - 15, 16):
+        for x in range(0, truth.shape[1] - 15, 16):
+            error, true, *aliases = (
+                (tile := each[y : y + 16, x : x + 16].ravel()) - tile.mean() for each in (image - truth, truth, *moved)
+            )
+            basis = np.stack(aliases, axis=1)
+            fit = basis @ np.linalg.lstsq(basis, error, rcond=None)[0]
+            above += fit @ fit - (acceleration - 1) / 256 * (error @ error)
+            own += true @ true
+    return np.sqrt(max(above, 0) / own)
+
+
+def test_ghosts_are_those_of_least_squares():
+    truth = RANDOM.random((48, 40))
+    image = truth + 0.3 * RANDOM.standard_normal(truth.shape) + 0.05 * np.roll(truth, 16, axis=0)
+    ours = metrics.ghost(*tensors(image[None], truth[None]), 3)
+    assert float(ours) == pytest.approx(ghost_of_tiles(image, truth, 3), rel=1e-4)
+
+
+def test_ghosts_have_the_amplitude_of_what_is_left_of_an_alias_whatever_its_sign():
+    truth = RANDOM.random((2, 64, 64))
+    sign = np.where(np.arange(64) < 32, 1, -1)
+    for acceleration, moves in ((2, 32), (4, 16)):
+        image = truth + 0.1 * sign * np.roll(truth, moves, axis=1)
+        assert metrics.ghost(*tensors(image, truth), acceleration).numpy() == pytest.approx([0.1, 0.1], rel=0.05)
+    noisy = truth + 0.02 * RANDOM.standard_normal(truth.shape)
+    assert float(metrics.ghost(*tensors(noisy, truth), 4).max()) < 0.01
+    assert metrics.ghost(*tensors(truth, truth), 4).tolist() == [0, 0]
+
+
+def test_ghosts_are_found_between_pixels_and_not_in_images_of_air():
+    y = np.arange(66)[:, None] + np.zeros(48)
+    truth = np.exp(-((y - 20) ** 2) / 8) * (1 + 0.3 * np.cos(np.arange(48)))
+    between = np.exp(-((y - 20 - 16.5) ** 2) / 8) * (1 + 0.3 * np.cos(np.arange(48)))
+    found = metrics.ghost(*tensors((truth + 0.2 * between)[None], truth[None]), 4)
+    assert float(found) == pytest.approx(0.2, rel=0.25)
+    air = np.zeros((1, 32, 32))
+    assert float(metrics.ghost(*tensors(air + 1e-9, air), 2)) == 0

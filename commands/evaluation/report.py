@@ -113,7 +113,7 @@ class Report:
             "left_out": self.left_out,
             "remarks": self.remarks,
         }
-        text = json.dumps(_finite(content), indent=1, allow_nan=False)
+        text = json.dumps(finite(content), indent=1, allow_nan=False)
         (folder / "results.json").write_text(text + "\n", encoding="utf-8")
 
     def summary(self) -> list[dict[str, Any]]:
@@ -186,7 +186,7 @@ class Report:
         lines += ["", "Mean / median / standard deviation over n results:", ""]
         head = ["R", "ACS", "method", "n", *(_TITLES[name] for name in METRICS)]
         rows = [[*_row_head(row), *(_cell(row[name], _FORMS[name]) for name in METRICS)] for row in self.summary()]
-        lines += _grid(head, rows)
+        lines += grid(head, rows)
         differences = self.differences()
         if differences:
             lines += [
@@ -194,7 +194,7 @@ class Report:
                 f"Mean difference to {self.reference} on the same scans, and its 95 % bootstrap interval:",
                 "",
             ]
-            lines += _grid(head, [[*_row_head(row), *_intervals(row)] for row in differences])
+            lines += grid(head, [[*_row_head(row), *_intervals(row)] for row in differences])
         return "\n".join(lines) + "\n"
 
 
@@ -259,7 +259,8 @@ def _intervals(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def _grid(head: list[str], rows: list[list[str]]) -> list[str]:
+def grid(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Return the lines of a table in Markdown."""
     return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
 
 
@@ -280,10 +281,10 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Replace what JSON cannot hold by null, such as the PSNR of an image without error."""
     if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
+        return {name: finite(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

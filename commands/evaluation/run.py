@@ -18,7 +18,7 @@ from .protocol import Protocol
 from .report import Report
 from .volume import Volume
 
-_SEEDS = 2**33
+FIRST_SEED = 2**33
 """Seeds of evaluated scans start here, far from those of training and validation."""
 
 _BRAINS = SimulatedData(kind="simulated-brain", matrix=(160, 224), noise=(0.0005, 0.02))
@@ -96,17 +96,21 @@ def _scans(data: str, protocol: Protocol, series: bool, report: Report, console:
     if data == "simulated":
         settings = _HEARTS if series else _BRAINS
         for index in range(protocol.scans):
-            yield simulated_scan(settings, _SEEDS + 1000 * protocol.seed + index, "test")
+            yield simulated_scan(settings, FIRST_SEED + 1000 * protocol.seed + index, "test")
         return
     scans = FileScans(Path(data), series=series)
     console.print(scans.report[0], markup=False)
     report.remarks += [line.strip() for line in scans.report[1:]]
     count = min(protocol.scans, len(scans))
-    # from all parts of the volumes, not their edges first
-    chosen = [(2 * part + 1) * len(scans) // (2 * count) for part in range(count)]
+    chosen = spread(count, len(scans))
     if protocol.convention == "fastmri":
         report.remarks += _remarks_on_parts(scans, chosen)
     yield from map(scans.scan, chosen)
+
+
+def spread(count: int, of: int) -> list[int]:
+    """Choose scans from all parts of the volumes, not their edges first."""
+    return [(2 * part + 1) * of // (2 * count) for part in range(count)]
 
 
 def _remarks_on_parts(scans: FileScans, chosen: list[int]) -> list[str]:
