@@ -126,7 +126,9 @@ def test_scaled_networks_follow_the_scale_of_the_input(name):
     torch.testing.assert_close(small * 1e6, once, rtol=0, atol=1e-4 * float(once.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net", "ridge-net"])
+@pytest.mark.parametrize(
+    "name", ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net", "ridge-net"]
+)
 def test_every_trained_parameter_gets_a_finite_gradient(name):
     module, specs = small_network(name)
     inputs = make_case(specs, {**SIZES, "batch": 1}, phantom=True)
