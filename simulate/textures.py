@@ -86,7 +86,7 @@ def random_textured_image(
     Returns
     -------
     ndarray
-        complex64 [y, x], of magnitudes up to about 2.
+        complex64 [y, x], of magnitudes up to about 3: that of bright tissue is near one, rims are brighter.
     """
     image = _head(random, pictures, shape) if random.random() < _HEADS else _photograph(random, pictures, shape)
     image *= np.exp(0.3 * random.random() * waves(random, image.shape, 1))
@@ -97,10 +97,10 @@ def random_textured_image(
 
 def _head(random: np.random.Generator, pictures: Pictures, shape: tuple[int, int]) -> Array:
     """Return a slice on a fine grid, with a contrast and a texture of its own."""
-    volume = pictures.heads[random.integers(len(pictures.heads))]
+    volume = pictures.heads[int(random.integers(len(pictures.heads)))]
     fine = volume.size_mm < _FINE_MM
     step = random.uniform(1.5, 2.9) if fine else random.uniform(1.0, 1.5)
-    image = _turned(random, head_slice(random, volume, validation=pictures.validation)).astype(np.float32) / 255
+    image = np.float32(1 / 255) * _turned(random, head_slice(random, volume, validation=pictures.validation))
     image = _windowed(random, image, tuple(_even(n * step, n) for n in shape))
     if random.random() < 0.6:
         rising = random.random() < 0.6
@@ -169,7 +169,7 @@ def _crop(random: np.random.Generator, photograph: NDArray[np.uint16], shape: tu
     step = min(step, *(edge / n for edge, n in zip(photograph.shape, shape, strict=True)))
     height, width = (_even(n * step) for n in shape)
     y, x = (int(random.integers(edge - n + 1)) for edge, n in zip(photograph.shape, (height, width), strict=True))
-    return photograph[y : y + height, x : x + width].astype(np.float32) / 65535
+    return np.float32(1 / 65535) * photograph[y : y + height, x : x + width]
 
 
 def _detail(image: Array) -> float:
