@@ -104,6 +104,13 @@ def export_network(
         raise BundleError(
             f"network {name!r} works for one size only; give it as 'matrix: [ky, kx]' in the configuration"
         )
+    if isinstance(imported.module, MNet) and options.matrix is not None:
+        found, wanted = imported.module.features_of(*options.matrix), imported.configuration.get("features", 2048)
+        if found != wanted:
+            raise BundleError(
+                f"network {name!r} has {found} features for a size of {options.matrix[0]} x {options.matrix[1]}",
+                accepted=f"sizes for which it has {wanted}, as it was built",
+            )
     if options.plane is None and recipe:
         # this project's own training has the phase direction first
         options = options.model_copy(

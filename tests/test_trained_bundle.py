@@ -9,6 +9,7 @@ from isocenter.export.trained import completed, shareable, undersampled
 from isocenter.models.networks.registry import NETWORKS
 from isocenter.training.packages import packages
 from isocenter.training.recipe import Recipe
+from isocenter.wire.errors import OptionError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MODL = {"iterations": 1, "cg_iterations": 2, "chans": 2, "bias": True, "eps": None}
@@ -96,6 +97,12 @@ def test_recipes_on_files_with_fractions_and_points_are_read():
     assert undersampled(NETWORKS["modl"], recipe) == ("ky", "kx")
 
 
+def test_a_configuration_that_the_network_does_not_have_is_named(tmp_path):
+    options = ExportOptions(configuration={"channels": 4})
+    with pytest.raises(OptionError, match=r"configuration: network 'modl' has no 'channels'; accepted: .*chans"):
+        export_network("modl", checkpoint(tmp_path, RECIPE), tmp_path / "own", options, ["torchscript"])
+
+
 def test_a_sampler_takes_its_size_from_the_recipe_and_says_how_many_lines_it_has_and_chooses(tmp_path):
     bundle = export_network("mnet", checkpoint(tmp_path, MNET), tmp_path / "own", ExportOptions())
     assert set(bundle.runtime_files()) == {"torchscript", "onnx"}
@@ -116,6 +123,9 @@ def test_a_sampler_without_a_recipe_says_what_it_needs(tmp_path):
             ExportOptions(configuration=configuration),
             ["torchscript"],
         )
+    options = ExportOptions(configuration=configuration, matrix=(96, 162))
+    with pytest.raises(BundleError, match=r"'mnet' has 0 features for a size of 96 x 162; accepted: sizes .* has 16"):
+        export_network("mnet", tmp_path / "weights.pt", tmp_path / "own", options, ["torchscript"])
     options = ExportOptions(configuration=configuration, matrix=(162, 162))
     bundle = export_network("mnet", tmp_path / "weights.pt", tmp_path / "own", options, ["torchscript"])
     assert bundle.manifest.configuration["budget"] == 20

@@ -1,5 +1,6 @@
 """Make a network from a checkpoint: find the layout, infer the configuration, compare every tensor, load."""
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.networks.registry import NETWORKS, Network
+from ...wire.errors import OptionError
 from .errors import CheckpointError
 from .files import Checkpoint, read_checkpoint
 from .layout import State
@@ -71,8 +73,11 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     ------
     CheckpointError
         The checkpoint cannot be read, or does not fit; every tensor in question is named.
+    OptionError
+        The network has no such configuration.
     """
     entry = find_network(name)
+    _check_names(name, entry, configuration or {})
     checkpoint = read_checkpoint(path)
     state, inferred = _translate(name, checkpoint, configuration or {})
     complete = {**inferred, **(configuration or {})}
@@ -82,6 +87,16 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
         raise CheckpointError(f"network {name!r} cannot be built with {complete}: {error}") from error
     load_state(module, state, path)
     return ImportedNetwork(module.eval(), {**entry.configuration, **complete}, checkpoint.hyperparameters)
+
+
+def _check_names(name: str, entry: Network, configuration: dict[str, Any]) -> None:
+    parameters = inspect.signature(entry.make).parameters
+    unknown = [repr(key) for key in configuration if key not in parameters]
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if unknown and not takes_any:
+        raise OptionError(
+            f"network {name!r} has no {', '.join(unknown)}", where="configuration", accepted=", ".join(parameters)
+        )
 
 
 def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> tuple[State, dict[str, Any]]:

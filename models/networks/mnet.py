@@ -75,12 +75,17 @@ class MNet(nn.Module):
         super().__init__()
         self.lines = lines
         widths = [2, *(chans * 2**level for level in range(5))]
+        self.widest: int = widths[-1]
         self.levels: nn.ModuleList = nn.ModuleList(_double_conv(widths[i], widths[i + 1]) for i in range(5))
         sizes = [features, 1420, 792, 478, lines]
         head: list[nn.Module] = []
         for index in range(4):
             head += [nn.Linear(sizes[index], sizes[index + 1]), nn.LeakyReLU(0.01)]
         self.head: nn.Sequential = nn.Sequential(*head[:-1])
+
+    def features_of(self, ky: int, kx: int) -> int:
+        """Return the length of the vector that the convolutions end in for a size; four poolings by three and one by two."""
+        return self.widest * (ky // 3**4 // 2) * (kx // 3**4 // 2)
 
     def forward(self, kspace: Tensor) -> Tensor:
         """Return logits [batch, lines] for k-space [batch, coils, ky, kx, 2] that is zero but for the middle lines."""
