@@ -229,6 +229,8 @@ def evaluate(
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
+    Or try a bundle on all that it must stand before it ships or becomes a default, with --gate; see docs/quality.md.
+
     Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
     fastMRI's leaderboard are those of --truth rss --region all.
     """

@@ -44,7 +44,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         raise OptionError(
             f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(methods)
         )
-    _check_writable(folder)
+    check_writable(folder, "option --output")
     truth = protocol.truth_for(models)
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)
     pictures: list[Pictured] = []
@@ -75,12 +75,19 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     return report
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path, where: str) -> None:
+    """Make sure, before the long work, that something can be written to a folder.
+
+    Raises
+    ------
+    OptionError
+        It cannot, with ``where`` as the place of the mistake.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OptionError(f"{folder} cannot be written to: {error.strerror}", where="option --output") from error
+        raise OptionError(f"{folder} cannot be written to: {error.strerror}", where=where) from error
 
 
 def _volumes(scans: Iterator[FullScan]) -> Iterator[list[FullScan]]:

@@ -21,6 +21,7 @@ from ..evaluation.methods import Method, all_methods, open_bundles
 from ..evaluation.picture import Pictured
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import Report, Result
+from ..evaluation.run import check_writable
 from ..evaluation.volume import Volume
 from .battery import FULL, SHORT, Battery, Case, cases, scaled
 from .card import Findings, make_card
@@ -48,13 +49,14 @@ def run_gate(folder: Path, data: Path | None, *, short: bool, key: SecretKey | N
     BundleError
         The bundle cannot be used or written.
     OptionError
-        It reconstructs series.
+        It reconstructs series, or the folder that it is in cannot be written to.
     FileError
         The folder has no files that can be used.
     """
     ((name, model),) = open_bundles([folder]).items()
     if any("frames" in spec.axes for spec in model.manifest.inputs):
         raise OptionError(f"bundle {name!r} reconstructs series", where="option --gate", accepted="bundles of slices")
+    check_writable(model.bundle.folder.parent, "option --gate")
     battery = SHORT if short else FULL
     trial = _Trial(name, all_methods({name: model}), Protocol([], []).truth_for({name: model}), battery)
     for case in cases(battery, data):
