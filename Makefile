@@ -43,6 +43,7 @@ bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py
 	$(BIN)/python -W ignore benchmarks/throughput.py
 	$(BIN)/python -W ignore benchmarks/classical.py
+	$(BIN)/python -W ignore benchmarks/methods.py
 	$(BIN)/python -W ignore benchmarks/scaling.py
 	$(BIN)/python -W ignore benchmarks/ingest.py
 	$(BIN)/python -W ignore benchmarks/runtimes.py
