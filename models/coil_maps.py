@@ -52,8 +52,8 @@ def espirit(
         Singular values below this fraction of the largest are noise. BART's default is 0.0316, which leaves out of few lines what
         belongs to the signal (8 lines: up to 3 dB); noise that comes through does little, even at an SNR of 5.
     crop
-        Maps are zero where the eigenvalue is below. ``auto``: between 0.5 and 0.99, as large as cuts away no more than 0.01 % of the
-        energy of the calibration data's image, as combined by the maps.
+        Maps are zero where the eigenvalue is below. ``auto``: between 0.5 and 0.99, as large as cuts away no more than 0.01 % of
+        the energy of the calibration data's image, as combined by the maps.
     iterations
         Power iterations at every pixel. 30, as in BART, leave the maps of scans with little noise far from convergence.
     mask
@@ -63,8 +63,8 @@ def espirit(
     -------
     Tensor
         complex64 [coils, z, y, x], unit norm over the coils where not zero. The phase is that of the calibration data's
-        principal component. With 30 iterations, a threshold of 0.0316 and a crop of 0.8 the maps of 16 lines and more are those of
-        BART, up to one phase for all of them.
+        principal component. With 30 iterations, a threshold of 0.0316 and a crop of 0.8 the maps of 16 lines and more are those
+        of BART, up to one phase for all of them.
     """
     coils = calibration.shape[0]
     edges = tuple(min(kernel, (n + 2) // 3) for n in calibration.shape[1:])
