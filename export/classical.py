@@ -13,7 +13,7 @@ from ..bundle.folder import Bundle
 from ..bundle.manifest import Conventions, Domain, Manifest, Provenance, TensorSpec
 from ..bundle.minisign import SecretKey
 from ..models.classical import CoilCombine, RootSumOfSquares, Sense
-from ..models.compressed_sensing import TotalVariation
+from ..models.compressed_sensing import TotalVariation, Wavelets
 from ..models.jsense import JSense
 from .build import DEFAULT_FORMATS, SHIPPED_FORMATS, build_bundle, find_current
 from .card import with_shipped_card
@@ -64,11 +64,19 @@ METHODS: dict[str, _Method] = {
     ),
     "tv": _Method(
         TotalVariation,
-        {"iterations": 60, "inner_iterations": 5, "regularization": 0.002},
+        {"iterations": 20, "inner_iterations": 4, "strength": 0.12, "penalty": 0.03},
         (_KSPACE, _MASK, _MAPS),
         _COMPLEX,
-        "Cartesian compressed sensing",
+        "Cartesian compressed sensing; the total variation's weight follows the noise level",
         # an ONNX graph would hold all iterations one after the other, some ten thousand operations
+        ("torchscript",),
+    ),
+    "l1-wavelet": _Method(
+        Wavelets,
+        {"iterations": 20, "inner_iterations": 4, "strength": 0.05, "penalty": 0.03, "levels": 3},
+        (_KSPACE, _MASK, _MAPS),
+        _COMPLEX,
+        "Cartesian compressed sensing; the wavelets' weight follows the noise level",
         ("torchscript",),
     ),
     "jsense": _Method(

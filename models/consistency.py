@@ -114,9 +114,9 @@ class ProximalStep(nn.Module):
             return self.iterate(target, maps, mask, axes, weight, start)
         # only ky is in k-space: Fourier transforms along the last axis take half the time
         turned = [-2 if axis == -3 else axis for axis in axes]
-        weight = weight if weight.dim() < 3 else _turn(weight)
-        start = None if start is None else _turn(start)
-        return _turn(self.iterate(_turn(target), _turn(maps), _turn(mask), turned, weight, start))
+        weight = weight if weight.dim() < 3 else turn(weight)
+        start = None if start is None else turn(start)
+        return turn(self.iterate(turn(target), turn(maps), turn(mask), turned, weight, start))
 
     def iterate(
         self, target: Tensor, maps: Tensor, mask: Tensor, axes: list[int], weight: Tensor, start: Tensor | None
@@ -132,6 +132,6 @@ class ProximalStep(nn.Module):
         return state.solution
 
 
-def _turn(x: Tensor) -> Tensor:
+def turn(x: Tensor) -> Tensor:
     """Swap the in-plane axes of [..., y, x, 2]."""
     return x.transpose(-3, -2).contiguous()
