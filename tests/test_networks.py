@@ -36,7 +36,7 @@ PARAMETERS = {
     "unet": 496_372_225,
     "unet-complex": 31_024_386,
     "mnet": 79_919_938,
-    "ridge-net": 36_128,
+    "ridge-net": 45_160,
 }
 
 SMALL = {

@@ -32,7 +32,7 @@ class RidgeNet(nn.Module):
     """
 
     def __init__(
-        self, iterations: int = 8, filters: int = 48, size: int = 9, cg_iterations: int = 5, start_iterations: int = 20
+        self, iterations: int = 10, filters: int = 48, size: int = 9, cg_iterations: int = 5, start_iterations: int = 20
     ) -> None:
         super().__init__()
         offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
