@@ -34,7 +34,8 @@ def test_a_head_comes_close_to_the_truth(scale):
     kspace = scale * torch.from_numpy(frame_kspace(ScanProtocol(matrix=96, coils=8, oversampling=1), 0)[0])[:, 0]
     mask = pattern(96, 3, 20)
     truth, image, zero = (
-        ifft(each, [1, 2]).norm(dim=0) for each in (kspace, grappa(kspace * mask[:, None], mask), kspace * mask[:, None])
+        ifft(each, [1, 2]).norm(dim=0)
+        for each in (kspace, grappa(kspace * mask[:, None], mask), kspace * mask[:, None])
     )
     assert (image - truth).norm() < 0.25 * (zero - truth).norm()
 

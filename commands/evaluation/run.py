@@ -11,7 +11,7 @@ from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
 from ...wire.errors import DataError, OptionError
-from .methods import all_methods, open_bundles
+from .methods import TUNED, all_methods, open_bundles
 from .picture import Pictured, draw
 from .protocol import Protocol
 from .report import Report
@@ -39,9 +39,10 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     """
     models = open_bundles(bundles)
     methods = all_methods(models)
-    if protocol.reference not in methods:
+    names = [*methods, *(TUNED if protocol.tune else ())]
+    if protocol.reference not in names:
         raise OptionError(
-            f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(methods)
+            f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
     _check_writable(folder)
     truth = protocol.truth_for(models)
@@ -66,6 +67,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         raise DataError("\n".join(["nothing could be compared", *report.left_out]))
     judged = len({result.volume for result in report.results})
     report.settings["scans"] = f"{done} {'series' if series else 'slices'}, {judged} volumes"
+    report.note_strengths()
     for text in report.left_out:
         console.print(f"left out: {text}", markup=False)
     console.print(report.table())
