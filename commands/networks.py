@@ -225,6 +225,12 @@ def evaluate(
         bool,
         typer.Option("--keep-images", help="Write all images, as fastMRI's evaluate.py reads them: the readout first."),
     ] = False,
+    tune: Annotated[
+        bool,
+        typer.Option(
+            "--tune", help="Add the classical methods with their best strength, found on the truth of every scan."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
@@ -252,6 +258,7 @@ def evaluate(
             fit_scale=fit_scale,
             reference=reference,
             keep_images=keep_images,
+            tune=tune,
             sampling=sampling,
             convention=convention,
             truth=truth,

@@ -15,6 +15,7 @@ from isocenter.commands.cli import app
 from isocenter.commands.evaluation import methods as evaluated_methods
 from isocenter.commands.evaluation.protocol import Protocol, parse_protocol
 from isocenter.commands.evaluation.report import Report, Result, difference_interval
+from isocenter.commands.evaluation.tuning import best_strength
 from isocenter.commands.evaluation.volume import Volume, object_masks
 from isocenter.models import metrics
 from isocenter.models.fourier import fft, ifft
@@ -190,6 +191,30 @@ def test_a_fitted_scale_is_off_by_default_and_undoes_a_factor():
     assert fitted.results[1].figures == pytest.approx(fitted.results[0].figures)
 
 
+@pytest.mark.parametrize("peak", [1e-4, 0.3, 20.0])
+def test_the_best_strength_is_found_to_a_factor(peak):
+    tried = []
+
+    def figure(strength):
+        tried.append(strength)
+        return -(math.log(strength / peak) ** 2)
+
+    assert 1 / 1.2 < best_strength(figure, 0.1) / peak < 1.2
+    assert len(tried) == len(set(tried)) < 20
+
+
+def test_tuned_methods_are_no_worse_than_untuned_ones_and_tell_their_strength():
+    report, _ = compare(Protocol([3], [16], tune=True, region="object"), [scan(noise=0.05, size=40)], "rss", acs=16)
+    figures = {result.method: result.figures["psnr"] for result in report.results}
+    strengths = {result.method: result.strength for result in report.results if result.strength is not None}
+    assert set(strengths) == set(evaluated_methods.TUNED)
+    for name in ("SENSE", "CS (TV)", "CS (wavelet)"):
+        assert figures[f"{name}, tuned"] > figures[name] - 0.02
+    assert figures["GRAPPA, tuned"] > figures["SENSE"]
+    report.note_strengths()
+    assert "GRAPPA, tuned" in report.settings["strengths"]
+
+
 def test_points_go_to_those_who_take_them_and_the_others_are_left_out():
     report, _ = compare(
         Protocol([4], [12], sampling="poisson-disc"), [scan(name="a")], "rss", accelerations=(4,), acs=12
@@ -197,7 +222,9 @@ def test_points_go_to_those_who_take_them_and_the_others_are_left_out():
     figures = {result.method: result.figures for result in report.results}
     assert figures["SENSE"]["psnr"] > figures["zero-filled"]["psnr"] + 2
     assert "CS (TV)" not in figures
-    assert report.left_out == ["a, CS (TV): it takes scans that are undersampled along ky alone"]
+    assert report.left_out == [
+        f"a, {name}: it takes scans that are undersampled along ky alone" for name in ("CS (TV)", "CS (wavelet)")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tm
     assert result.exit_code == 0, result.output
     with (tmp_path / "evaluation" / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {row["method"] for row in rows} == {"zero-filled", "SENSE", "CS (TV)", "small"}
+    assert {row["method"] for row in rows} == {"zero-filled", "SENSE", "CS (TV)", "CS (wavelet)", "small"}
     quality = {(row["method"], row["acceleration"]): float(row["psnr"]) for row in rows}
     assert quality["SENSE", "2.0"] > quality["zero-filled", "2.0"] + 2
     assert (tmp_path / "evaluation" / "images.png").is_file()

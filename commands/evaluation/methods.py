@@ -1,4 +1,4 @@
-"""The reconstructions that an evaluation compares: zero-filled, SENSE, compressed sensing, and bundles."""
+"""The reconstructions that an evaluation compares: zero-filled, SENSE, GRAPPA, compressed sensing, and bundles."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +17,9 @@ from ...gadgets.kspace import Kspace, block_of
 from ...gadgets.model_inputs import arrange_inputs, arrange_output
 from ...gadgets.scan import Scan
 from ...models.classical import RootSumOfSquares, Sense
-from ...models.compressed_sensing import TotalVariation
+from ...models.compressed_sensing import TotalVariation, Wavelets
+from ...models.fourier import ifft
+from ...models.grappa import grappa
 from ...service.settings import load_settings
 from ...wire.errors import DataError
 from ...wire.header import NO_HEADER
@@ -106,11 +108,35 @@ def _classical(module: torch.nn.Module) -> Method:
     return reconstruct
 
 
+def _grappa(regularization: float) -> Method:
+    def reconstruct(kspace: Tensor, measured: Tensor, maps: Tensor) -> Tensor:
+        if measured.dim() > 2:
+            raise DataError("it takes scans that are undersampled along ky alone")
+        try:
+            filled = [grappa(kspace[:, frame], lines, regularization) for frame, lines in enumerate(measured)]
+        except ValueError as error:
+            raise DataError(str(error)) from error
+        images = ifft(torch.stack(filled, dim=1), [-2, -1])
+        return (maps[:, None].conj() * images).sum(dim=0).abs()
+
+    return reconstruct
+
+
 _CLASSICAL: dict[str, Method] = {
     "zero-filled": _zero_filled,
     "SENSE": _sense,
     "CS (TV)": _classical(TotalVariation()),
+    "CS (wavelet)": _classical(Wavelets()),
 }
+
+TUNED: dict[str, tuple[Callable[[float], Method], float]] = {
+    "SENSE, tuned": (lambda strength: _classical(Sense(30, strength)), 0.005),
+    "GRAPPA, tuned": (_grappa, 1e-3),
+    "CS (TV), tuned": (lambda strength: _classical(TotalVariation(strength=strength)), 0.12),
+    "CS (wavelet), tuned": (lambda strength: _classical(Wavelets(strength=strength)), 0.05),
+}
+"""The classical methods whose strength can be chosen on the truth, and the strength to begin with: SENSE's and GRAPPA's Tikhonov
+terms, and the weights of compressed sensing over the noise level."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class Protocol:
         The method that the others are compared with.
     keep_images
         Whether to write all images, in fastMRI's layout of reconstructions.
+    tune
+        Whether the classical methods are compared with their best strength as well, found on the truth of every scan.
     """
 
     accelerations: list[float]
@@ -60,6 +62,7 @@ class Protocol:
     fit_scale: bool = False
     reference: str = "SENSE"
     keep_images: bool = False
+    tune: bool = False
 
     @property
     def from_file(self) -> bool:
@@ -120,6 +123,7 @@ def parse_protocol(
     fit_scale: bool,
     reference: str,
     keep_images: bool,
+    tune: bool = False,
     **names: str,
 ) -> Protocol:
     """Read the options of the command line.
@@ -130,7 +134,7 @@ def parse_protocol(
         Numbers, separated by commas.
     crop
         ``matrix``, ``none``, or a size such as ``320`` or ``320x256``.
-    scans, seed, fit_scale, reference, keep_images
+    scans, seed, fit_scale, reference, keep_images, tune
         As in `Protocol`.
     names
         ``sampling``, ``convention``, ``truth`` and ``region``.
@@ -181,6 +185,7 @@ def parse_protocol(
         fit_scale=fit_scale,
         reference=reference,
         keep_images=keep_images,
+        tune=tune,
     )
 
 

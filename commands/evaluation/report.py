@@ -43,6 +43,8 @@ class Result:
         Metrics by name.
     outside_domain
         In what respects it lies outside what the bundle was made for; empty if it fits.
+    strength
+        Of a method that was tuned to the truth of this scan; else None.
     """
 
     scan: int
@@ -53,6 +55,7 @@ class Result:
     net_acceleration: float
     figures: dict[str, float]
     outside_domain: str = ""
+    strength: float | None = None
 
     def row(self) -> dict[str, Any]:
         """Return a row of the table of all results."""
@@ -90,6 +93,16 @@ class Report:
         """Note what is left out, once."""
         if text not in self.left_out:
             self.left_out.append(text)
+
+    def note_strengths(self) -> None:
+        """Say which strengths were found, where methods were tuned."""
+        found: dict[str, list[float]] = {}
+        for result in self.results:
+            if result.strength is not None:
+                found.setdefault(result.method, []).append(result.strength)
+        if found:
+            ranges = (f"{name} {min(each):.2g} to {max(each):.2g}" for name, each in found.items())
+            self.settings["strengths"] = f"found on the truth of every scan for the largest PSNR: {'; '.join(ranges)}"
 
     def cells(self) -> dict[Cell, list[Result]]:
         """Group the results of the same acceleration, calibration lines and method, sorted by the first two."""

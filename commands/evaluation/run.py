@@ -12,7 +12,7 @@ from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
 from ...wire.errors import DataError, OptionError
-from .methods import all_methods, open_bundles
+from .methods import TUNED, all_methods, open_bundles
 from .picture import Pictured, draw
 from .protocol import Protocol
 from .report import Report
@@ -40,9 +40,10 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     """
     models = open_bundles(bundles)
     methods = all_methods(models)
-    if protocol.reference not in methods:
+    names = [*methods, *(TUNED if protocol.tune else ())]
+    if protocol.reference not in names:
         raise OptionError(
-            f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(methods)
+            f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
     check_writable(folder, "option --output")
     truth = protocol.truth_for(models)
@@ -67,6 +68,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         raise DataError("\n".join(["nothing could be compared", *report.left_out]))
     judged = len({result.volume for result in report.results})
     report.settings["scans"] = f"{done} {'series' if series else 'slices'}, {judged} volumes"
+    report.note_strengths()
     for text in report.warnings():
         console.print(text, markup=False)
     console.print(report.table())

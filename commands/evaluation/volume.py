@@ -1,7 +1,10 @@
 """A volume in an evaluation: its truth, what is measured of it, its reconstructions and their figures."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -22,10 +25,11 @@ from ...training.data import FullScan, with_frames
 from ...training.samples import block_of_lines, maps_of_middle, maps_of_truth, measured_maps, true_image
 from ...training.section import Truth
 from ...wire.errors import DataError
-from .methods import BundleMethod, Method
+from .methods import TUNED, BundleMethod, Method
 from .picture import Pictured
 from .protocol import Protocol
 from .report import Report, Result
+from .tuning import best_strength
 
 _SMOOTHING, _MARGIN = 7, 3
 
@@ -131,11 +135,16 @@ class Volume:
             for name, method in methods.items()
             if isinstance(method, BundleMethod)
         }
-        images = self._reconstruct(methods, measured, lines)
+        strengths = self._tune(measured, lines) if self._protocol.tune else {}
+        tuned = {name: TUNED[name][0](strength) for name, strength in strengths.items()}
+        images = self._reconstruct({**methods, **tuned}, measured, lines)
         if folder is not None:
             self._keep(images, folder, f"R{acceleration:g}-acs{acs:g}")
         figures = {
-            name: self._judge(each, Result(0, self.name, acceleration, acs, name, net, {}, outside.get(name, "")))
+            name: self._judge(
+                each,
+                Result(0, self.name, acceleration, acs, name, net, {}, outside.get(name, ""), strengths.get(name)),
+            )
             for name, each in images.items()
         }
         middle = len(self._slices) // 2
@@ -148,6 +157,15 @@ class Volume:
             figures,
             measured[frame],
         )
+
+    def _tune(self, measured: Tensor, lines: int) -> dict[str, float]:
+        """Return the strength of every classical method that gives the volume's images the largest PSNR."""
+
+        def figure(name: str, make: Callable[[float], Method], strength: float) -> float:
+            images = self._reconstruct({name: make(strength)}, measured, lines)[name]
+            return self._figures(images, list(images))["psnr"] if images else -math.inf
+
+        return {name: best_strength(partial(figure, name, make), start) for name, (make, start) in TUNED.items()}
 
     def _share_of_lines(self) -> float:
         rows = self._slices[0].scan.measured
@@ -195,19 +213,23 @@ class Volume:
         for part in [list(every)] if convention == "fastmri" else [[position] for position in every]:
             if not images.keys() >= set(part):
                 continue
-            slices = [self._slices[position] for position in part]
-            image = torch.cat([images[position] for position in part]).to(torch.float64)
-            truth = torch.cat([each.truth for each in slices]).to(torch.float64)
-            pixels = [each.inside for each in slices if each.inside is not None]
-            inside = torch.cat(pixels) if pixels else None
-            if self._protocol.fit_scale:
-                image = image * fitted_scale(image, truth, inside)
-            figures = judge(image, truth, convention, inside)
-            number = self.number if convention == "fastmri" else slices[0].number
+            figures = self._figures(images, part)
+            number = self.number if convention == "fastmri" else self._slices[part[0]].number
             self._report.results.append(replace(result, scan=number, figures=figures))
             if convention == "fastmri" or part[0] == len(every) // 2:
                 shown = figures
         return shown
+
+    def _figures(self, images: dict[int, Tensor], part: list[int]) -> dict[str, float]:
+        """Judge some of the slices together."""
+        slices = [self._slices[position] for position in part]
+        image = torch.cat([images[position] for position in part]).to(torch.float64)
+        truth = torch.cat([each.truth for each in slices]).to(torch.float64)
+        pixels = [each.inside for each in slices if each.inside is not None]
+        inside = torch.cat(pixels) if pixels else None
+        if self._protocol.fit_scale:
+            image = image * fitted_scale(image, truth, inside)
+        return judge(image, truth, self._protocol.convention, inside)
 
     def _keep(self, images: dict[str, dict[int, Tensor]], folder: Path, cell: str) -> None:
         """Write the truth and all images [slices, x, y], frames one after the other, as fastMRI's evaluation reads them."""
