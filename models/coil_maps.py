@@ -109,8 +109,8 @@ def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Largest crop that cuts away little of the energy, given the eigenvalues and energies of all planes."""
     values, order = torch.cat([value for value, _ in signal]).sort()
     below = torch.cat([energy for _, energy in signal])[order].cumsum(0)
-    most = values[(below <= _CROPPED_ENERGY * below[-1]).sum().clamp(max=len(values) - 1)]
-    return most.clamp(*_CROPS)
+    least = (below <= _CROPPED_ENERGY * below[-1]).sum().clamp(max=len(values) - 1)
+    return values.index_select(0, least[None])[0].clamp(*_CROPS)
 
 
 def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) -> tuple[Tensor, Tensor]:

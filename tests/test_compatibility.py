@@ -28,9 +28,10 @@ def test_a_bundle_opens_and_passes_its_probe():
 
 def test_every_setting_of_its_example_is_read():
     settings = load_settings(MADE / "isocenter.yaml")
-    changed = {"home", "max_text_bytes"}
+    changed = {"home", "max_text_bytes", "default_bundle"}
     assert settings.model_dump(exclude=changed) == Settings().model_dump(exclude=changed)
     assert settings.max_text_bytes == 16 * 2**20
+    assert settings.default_bundle == "modl-brain"
     assert settings.notes == (
         "the setting network is called default_bundle now",
         "the setting queue_bytes is not used any more: a quarter of scan_bytes takes its place",

@@ -166,4 +166,5 @@ def test_maps_that_no_bundle_takes_are_made_only_on_demand(engine, monkeypatch):
     assert len(made) == 1
     expected, _ = collect([*STEPS, (load("reconstruct"), {"bundle": "sense"})], simulate(scan.protocol), engine=engine)
     assert rss[0].data.shape == sense[0].data.shape
-    assert abs(sense[0].data - expected[0].data).max() < 1e-5 * abs(expected[0].data).max()
+    # as many threads as are free share out the maps, and round differently
+    assert abs(sense[0].data - expected[0].data).max() < 1e-4 * abs(expected[0].data).max()
