@@ -80,9 +80,13 @@ def _are_irregular(frames: NDArray[np.bool_], acceleration: tuple[int, int]) -> 
     """
     if frames.shape[0] == 1 or frames.shape[1] > 1 or acceleration[0] == 1:
         return False
-    alone = [_alone(np.flatnonzero(frame)) for frame in frames[:, 0]]
-    told = [np.unique(lines % acceleration[0]).size > 1 for lines in alone if lines.size > 1]
-    return any(told) and 4 * sum(told) >= len(told)
+    lines = frames[:, 0]
+    alone = lines.copy()
+    alone[:, 1:] &= ~lines[:, :-1]
+    alone[:, :-1] &= ~lines[:, 1:]
+    patterns = sum(alone[:, first :: acceleration[0]].any(axis=1).astype(int) for first in range(acceleration[0]))
+    told = np.asarray(patterns) > 1
+    return bool(told.any()) and 4 * int(told.sum()) >= int((alone.sum(axis=1) > 1).sum())
 
 
 def _missing_in_frame(
