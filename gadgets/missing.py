@@ -174,19 +174,13 @@ def _pattern(image: NDArray[np.intp], rows: NDArray[np.intp], acceleration: int,
     if acceleration == 1 or rows.size < 2:
         return None
     gaps = np.diff(rows)
-    alone = _alone(rows)
+    alone = rows[np.append(True, gaps > 1) & np.append(gaps > 1, True)]
     step = int(np.bincount(gaps[gaps > 1]).argmax()) if volume and (gaps > 1).any() else acceleration
     for lines, least in ((image, 3), (alone, 2)):
         if lines.size >= least and np.unique(lines % step).size == 1:
             phase = int(lines[0]) % step
             return slice(int(lines[0]), int(lines[-1]) + 1, step) if volume else slice(phase, None, step)
     return None
-
-
-def _alone(rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Rows without neighbours."""
-    apart = np.diff(rows, prepend=-2) > 1
-    return rows[apart & np.append(apart[1:], True)] if rows.size else rows
 
 
 def _too_few(mask: NDArray[np.bool_], grid: Grid) -> int:
