@@ -11,46 +11,26 @@ import argparse
 import statistics
 import time
 
-import numpy as np
 import torch
+from classical import CALIBRATION, make_data
 from isocenter.engine.device import LocalDevice, Shelf
+from isocenter.flow.deferred import Deferred, settled
+from isocenter.gadgets.kspace import block_of
+from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.models.coil_maps import espirit
-from isocenter.models.fourier import fft
 from isocenter.service.settings import default_home
-from isocenter.simulate.anatomy import random_slice
-from isocenter.simulate.coils import random_coil_maps
 
-ACCELERATION, CALIBRATION, SLICES = 4, 24, 64
+SLICES = 64
 
 
 def make_slice(matrix, coils):
-    """K-space complex64 [coils, ky, kx] with noise, its mask [ky] and ESPIRiT's maps of it."""
-    random = np.random.default_rng(3)
-    images = torch.from_numpy(
-        random_coil_maps(random, coils, (matrix, matrix)) * random_slice(random, (matrix, matrix), "test")
-    )
-    kspace = fft(images, [1, 2])
-    kspace += 0.005 * float(images.abs().max()) * torch.randn(kspace.shape, dtype=torch.complex64)
-    mask = torch.zeros(matrix)
-    mask[::ACCELERATION] = 1
+    """A block of the measured lines of a slice with ESPIRiT's maps of it, and the number of lines."""
+    kspace, _, mask = make_data(matrix, coils)
     low = matrix // 2 - CALIBRATION // 2
-    mask[low : low + CALIBRATION] = 1
     region = kspace[:, None, low : low + CALIBRATION, low : low + CALIBRATION].contiguous()
-    return kspace * mask[:, None], mask, espirit(region, (1, matrix, matrix))[:, 0]
-
-
-def inputs_of(manifest, kspace, mask, maps):
-    """The slice as a bundle takes it; what is independent has length one."""
-    sizes = {"kspace": kspace.shape, "maps": maps.shape}
-    values = {"kspace": torch.view_as_real(kspace), "maps": torch.view_as_real(maps.contiguous()), "mask": mask}
-    inputs = {}
-    for spec in manifest.inputs:
-        ky = kspace.shape[1]
-        shape = (
-            {"coils": len(kspace), "ky": ky, "kx": kspace.shape[2], "complex": 2} if spec.name in sizes else {"ky": ky}
-        )
-        inputs[spec.name] = values[spec.name].reshape([shape.get(axis, 1) for axis in spec.axes]).float()
-    return inputs
+    block = block_of((kspace * mask[:, None])[:, None, None], mask[None, None] > 0)
+    block.coil_maps = Deferred.known(espirit(region, (1, matrix, matrix)))
+    return block, float(mask.sum())
 
 
 def main():
@@ -63,13 +43,13 @@ def main():
     parser.add_argument("--repetition-time", type=float, default=0.005, help="seconds per line")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    kspace, mask, maps = make_slice(arguments.matrix, arguments.coils)
+    block, lines = make_slice(arguments.matrix, arguments.coils)
     shelf = Shelf([default_home() / "bundles"])
     device = LocalDevice("cpu", shelf)
     runs = {}
     for name in arguments.methods.split(","):
         model = device.load(name)
-        inputs = inputs_of(shelf.manifest(name), kspace, mask, maps)
+        inputs = settled(arrange_inputs(shelf.manifest(name), block))
         runs[name] = lambda model=model, inputs=inputs: model.infer(inputs)
         runs[name]()
     times = {name: [] for name in runs}
@@ -78,10 +58,8 @@ def main():
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)
-    measured = float(mask.sum()) * arguments.repetition_time
-    print(
-        f"{arguments.coils} x {arguments.matrix} x {arguments.matrix}, R = {ACCELERATION}, {arguments.threads} threads"
-    )
+    measured = lines * arguments.repetition_time
+    print(f"{arguments.coils} x {arguments.matrix} x {arguments.matrix}, R = 4, {arguments.threads} threads")
     for name, seconds in times.items():
         median = statistics.median(seconds)
         ratio = statistics.median(one / sense for one, sense in zip(seconds, times["sense"], strict=True))

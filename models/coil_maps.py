@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .fourier import ifft
+from .planar import box_mean
 
 Shape = tuple[int, int, int]
 _FINE = 8
@@ -327,7 +328,6 @@ def _window(part: int, full: int, device: torch.device) -> Tensor:
 
 
 def _box_mean(x: Tensor, edge: int) -> Tensor:
-    """Mean over blocks of edge x edge pixels along the last two axes, any odd edge."""
-    planes = torch.view_as_real(x).movedim(-1, 0).flatten(0, 2)[:, None]
-    mean = torch.nn.functional.avg_pool2d(planes, edge, stride=1, padding=edge // 2, count_include_pad=False)
-    return torch.view_as_complex(mean.reshape(2, *x.shape).movedim(0, -1).contiguous())
+    """Mean of complex [..., y, x] over blocks of edge x edge pixels, any odd edge."""
+    planes = torch.view_as_real(x.flatten(0, -3)).contiguous()
+    return torch.view_as_complex(box_mean(planes, edge).contiguous()).reshape(x.shape)

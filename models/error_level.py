@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .consistency import ProximalStep, adjoint_model, energy, forward_model
 from .noise_level import noise_level
-from .planar import magnitude, ratio_or_zero
+from .planar import box_mean, magnitude, ratio_or_zero
 from .pseudo_random import random_phases
 
 
@@ -114,11 +114,3 @@ def _brightness(image: Tensor) -> Tensor:
     dims = [1, 2, 3]
     fourth, second = power.square().sum(dim=dims, keepdim=True), power.sum(dim=dims, keepdim=True)
     return ratio_or_zero(fourth, second).sqrt() * largest
-
-
-def box_mean(x: Tensor, edge: int) -> Tensor:
-    """Mean of [batch, y, x, channels] over blocks of edge x edge pixels, edge odd; less where they reach outside."""
-    pooled = torch.nn.functional.avg_pool2d(
-        x.movedim(-1, 1), edge, stride=1, padding=edge // 2, count_include_pad=False
-    )
-    return pooled.movedim(1, -1)

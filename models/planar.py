@@ -40,6 +40,14 @@ def magnitude(image: Tensor) -> Tensor:
     return image.square().sum(dim=-1).sqrt()
 
 
+def box_mean(x: Tensor, edge: int) -> Tensor:
+    """Mean of [batch, y, x, channels] over blocks of edge x edge pixels, edge odd; less where they reach outside."""
+    pooled = torch.nn.functional.avg_pool2d(
+        x.movedim(-1, 1), edge, stride=1, padding=edge // 2, count_include_pad=False
+    )
+    return pooled.movedim(1, -1)
+
+
 def center_crop(x: Tensor, size: tuple[int, int] | None, axes: tuple[int, int] = (-2, -1)) -> Tensor:
     """Cut the middle out of two axes, so that pixel ``n // 2`` of n becomes pixel ``m // 2`` of m; None, or less: all of it."""
     for axis, wanted in zip(axes, size or (), strict=False):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from isocenter.models.error_level import ErrorLevel, box_mean
+from isocenter.models.error_level import ErrorLevel
 from isocenter.models.networks.ridge_net import RidgeNet
+from isocenter.models.planar import box_mean
 from isocenter.models.pseudo_random import random_phases
 from isocenter.models.ridge import RidgeRegulariser, cosine_filters
 from isocenter.models.sampling import to_hybrid

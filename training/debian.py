@@ -126,8 +126,8 @@ def _download(address: str, partial: Path, package: Package, told: Told) -> None
     if there >= package.size:
         partial.unlink()
         there = 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={there}-"} if there else {})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+    request = urllib.request.Request(address, headers={"Range": f"bytes={there}-"} if there else {})  # noqa: S310  (the mirror is who calls to choose)
+    with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310  (as above)
         goes_on = answer.status == _PARTIAL_CONTENT
         there = there if goes_on else 0
         with partial.open("ab" if goes_on else "wb") as file:
