@@ -1,6 +1,7 @@
 """What ``isocenter replay`` does: read the file, talk to the server, write images, picture and report."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, islice, pairwise
@@ -19,6 +20,7 @@ from ..wire.items import Image
 from ..wire.streams import RecordedStream
 from . import client as wire_client
 from .client import Client, Compression, ReplayResult
+from .outputs import check_file, check_picture
 
 DEFAULT_CONFIG = "default.xml"
 
@@ -65,6 +67,8 @@ class Options:
 
     def compression(self) -> Compression | None:
         """Return how to compress, None for not at all."""
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ReplayError(f"the tolerance (-T) is {self.tolerance}", accepted="0 for none, or a positive number")
         if self.precision and self.tolerance:
             raise ReplayError("give a precision (-P) or a tolerance (-T), not both")
         if self.zfp and not self.tolerance:
@@ -79,6 +83,49 @@ class Options:
         if bad := [name for name, separator, _ in pairs if not separator]:
             raise ReplayError(f"parameter {bad[0]!r} must be name=value")
         return json.dumps({"parameters": {name: value for name, _, value in pairs}}) if pairs else None
+
+
+def check(options: Options, *, asks: bool = False, queries: bool = False) -> None:
+    """Make sure, before anything is sent, that the options fit together, and that files can be read and written.
+
+    Parameters
+    ----------
+    options
+        Of the replay.
+    asks, queries
+        Whether a question is asked, or the pipeline sent only, in the place of a scan.
+
+    Raises
+    ------
+    IsocenterError, OSError
+        They do not, or they cannot.
+    """
+    if asks:
+        return
+    options.configuration()
+    if queries:
+        check_file(options.outfile, "--outfile")
+        return
+    options.parameter_message()
+    compression = options.compression()
+    if options.filename is None:
+        raise ReplayError("name a recorded scan with -f")
+    if not options.filename.is_file():
+        raise ReplayError(f"{options.filename} does not exist or is no file", where="--filename")
+    if options.outfile.exists() and options.outfile.samefile(options.filename):
+        raise ReplayError(f"{options.outfile} is the scan itself", where="--outfile")
+    if h5py.is_hdf5(options.filename):
+        MrdFile(options.filename, options.in_group).close()
+    elif options.realtime or compression:
+        raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
+    else:
+        RecordedStream(options.filename)
+    ImageWriter(options.outfile, options.out_group)
+    check_file(options.outfile, "--outfile")
+    if options.png is not None:
+        check_picture(options.png, "--png")
+    if options.report is not None:
+        check_file(options.report, "--report")
 
 
 def _connect(options: Options) -> wire_client.socket.socket:
@@ -111,8 +158,8 @@ def replay(
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     """Send the scan and write what comes back."""
-    if options.filename is None:
-        raise ReplayError("name a recorded scan with -f")
+    check(options)
+    assert options.filename is not None
     writer = ImageWriter(options.outfile, options.out_group, on_text)
     if h5py.is_hdf5(options.filename):
         result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
@@ -179,8 +226,6 @@ def _replay_stream(
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     """Send a recorded stream byte by byte as it came; its configuration gives way to one that was chosen."""
-    if options.realtime or options.compression():
-        raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
     stream, parameters = RecordedStream(path), options.parameter_message()
     replaces = options.names_configuration or (stream.header and not stream.configuration)
     client = Client(_connect(options), on_image=on_image, on_text=on_text)

@@ -107,12 +107,13 @@ def test_replay_with_a_local_pipeline_compression_and_loops(service, scan_file):
     ],
 )
 def test_replay_says_what_was_wrong(service, scan_file, arguments, complaint):
-    assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=1)
+    status = 1 if "-c" in arguments else 2
+    assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=status)
 
 
 def test_a_program_that_fails_says_why_in_its_last_line_and_ends_with_a_status(tmp_path):
-    said = program("replay", "-f", "nothing.h5", cwd=tmp_path, status=1).splitlines()
-    assert said[-1] == "error: nothing.h5 does not exist or is no file"
+    said = program("replay", "-f", "nothing.h5", cwd=tmp_path, status=2).splitlines()
+    assert said[-1] == "error: --filename: nothing.h5 does not exist or is no file"
 
 
 def test_replay_without_a_server(scan_file):
@@ -135,7 +136,7 @@ def test_pipelines_are_listed_and_checked(tmp_path):
 
 
 def test_a_wrong_protocol_is_refused(tmp_path):
-    assert "phantom 'foot' is not known" in isocenter("simulate", "--phantom", "foot", cwd=tmp_path, status=1)
+    assert "phantom 'foot' is not known" in isocenter("simulate", "--phantom", "foot", cwd=tmp_path, status=2)
 
 
 def test_settings_are_checked(tmp_path):
