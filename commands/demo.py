@@ -24,7 +24,7 @@ from .picture.panel import brightest
 from .picture.truth import VISIBLE_ALIASING, Numbers, Score, compare, matched, mean_score
 from .replayed import Lines, read_lines
 
-PROTOCOL = ScanProtocol(matrix=192, coils=12, slices=3, acceleration=4, noise=0.3, repetition_time=4.0)
+PROTOCOL = ScanProtocol(matrix=192, coils=12, slices=3, acceleration=4, acs=32, noise=0.3, repetition_time=4.0)
 """So fast that SENSE leaves aliasing to be seen, and not so fast that the network does; a test holds it to that."""
 _METHODS = {"zero-filled": "rss.xml", "SENSE": "sense.xml", "network": "network.xml"}
 _START_SECONDS = 900.0
@@ -148,7 +148,7 @@ def _sheet(made: list[_Made], results: Mapping[str, ReplayResult], scan: Simulat
 
 def _panel(made: _Made, index: int, image: Numbers, white: float, geometry: Geometry | None) -> Panel:
     score = made.scores[index]
-    title = f"{made.name}, {made.milliseconds:.0f} ms\n{score}"
+    title = f"{made.name}, {made.milliseconds:.0f} ms after the scan\n{score}"
     warning = f"! {score.aliasing}" if score.is_aliased else ""
     return Panel(image, title, (0.0, white), geometry, warning=warning)
 

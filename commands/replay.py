@@ -113,6 +113,10 @@ def replay(
     """Send the scan and write what comes back."""
     if options.filename is None:
         raise ReplayError("name a recorded scan with -f")
+    if options.png is not None:
+        from .picture import check_writable
+
+        check_writable(options.png)
     writer = ImageWriter(options.outfile, options.out_group, on_text)
     if h5py.is_hdf5(options.filename):
         result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)

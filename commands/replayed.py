@@ -12,6 +12,7 @@ import torch
 
 from ..gadgets.domain import describe_sampling
 from ..gadgets.readouts import NOT_FOR_THE_IMAGE, flag_mask
+from ..wire.errors import IsocenterError
 from ..wire.files import open_hdf5
 from ..wire.header import Encoding, parse_encodings, parse_header
 from ..wire.items import Image
@@ -89,15 +90,15 @@ def read_lines(scan: Path, group: str) -> tuple[Encoding | None, Lines | None]:
             own = file[group]
             encoding = parse_encodings(parse_header(np.asarray(own["xml"][()]).ravel()[0]))[0]
             heads = own["data"]["head"]
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+            lines, slices = heads["idx"]["kspace_encode_step_1"].astype(int), heads["idx"]["slice"].astype(int)
+            usable = (heads["flags"].astype(np.uint64) & np.uint64(_NOT_FOR_THE_IMAGE)) == 0
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, IsocenterError):
             return None, None
-    counters = heads["idx"]
-    usable = (heads["flags"].astype(np.uint64) & np.uint64(_NOT_FOR_THE_IMAGE)) == 0
-    usable &= (heads["encoding_space_ref"] == 0) & (counters["slice"] == counters["slice"][usable][:1])
+    usable &= slices == slices[usable][:1]
     count = encoding.encoded_matrix[1]
     limit = encoding.limits.get("kspace_encoding_step_1")
     centre = limit.center if limit is not None and limit.center is not None else count // 2
-    places = np.unique(counters["kspace_encode_step_1"][usable].astype(int)) + count // 2 - centre
+    places = np.unique(lines[usable]) + count // 2 - centre
     mask = torch.zeros(count, dtype=torch.bool)
     mask[torch.from_numpy(places[(places >= 0) & (places < count)])] = True
     sampling = describe_sampling(mask)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import ismrmrd
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class Tally:
         channels = {each.shape[0] for each in self.noise}
         if len(channels) != 1:
             return None
-        samples = np.concatenate(self.noise, axis=1).astype(np.complex128)
+        samples = np.nan_to_num(np.concatenate(self.noise, axis=1).astype(np.complex128), posinf=0, neginf=0)
         covariance = samples @ samples.conj().T
         scale = np.sqrt(np.maximum(np.diag(covariance).real, np.finfo(float).tiny))
         return np.abs(covariance / scale / scale[:, None]).astype(np.float32)
@@ -128,11 +129,7 @@ def scan_sheet(path: Path, settings: Settings, group: str = "dataset") -> Sheet:
 
 def _open(path: Path, group: str) -> tuple[bytes, Iterator[Acquisition | Waveform], list[str]]:
     """Return header and items, and a list that has what was left out once the items are read."""
-    try:
-        stream = RecordedStream(path)
-    except FileError:
-        stream = None
-    if stream is None:
+    if h5py.is_hdf5(path):
         file = MrdFile(path, group)
         problems: list[str] = []
 
@@ -142,6 +139,7 @@ def _open(path: Path, group: str) -> tuple[bytes, Iterator[Acquisition | Wavefor
             file.close()
 
         return file.header, items(), problems
+    RecordedStream(path)  # looks whether it is one
     messages = read_messages(path)
     header = next((message.xml for message in messages if isinstance(message, Header)), None)
     if header is None:
