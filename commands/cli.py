@@ -7,6 +7,7 @@ import typer
 
 from . import bundles, networks, pipelines, scans
 from .frame import Commands, ConfigOption, VerboseOption, out, working
+from .view.command import view
 
 _BEGIN, _SERVICE, _NETWORKS = "First steps", "A service and its scans", "Networks"
 
@@ -41,17 +42,22 @@ def isocenter(
 
 def demo(
     folder: Annotated[Path, typer.Option("-o", "--output", help="Folder for all that it makes.")] = Path("demo"),
+    acceleration: Annotated[int, typer.Option(min=1, max=12, help="How many times fewer lines are measured.")] = 4,
+    phantom: Annotated[str, typer.Option(help="brain or template; the latter needs nilearn (extra train).")] = "brain",
 ) -> None:
-    """Simulate an accelerated brain scan, serve, replay it over TCP, and compare the images with the truth.
+    """Simulate an accelerated head scan, serve, replay it over TCP, and compare the images with the truth.
 
     Example: isocenter demo -o demo
     """
-    from .demo import run_demo
+    from dataclasses import replace
+
+    from .demo import PROTOCOL, run_demo
     from .outputs import check_folder
 
     check_folder(folder, "--output")
+    protocol = replace(PROTOCOL, acceleration=acceleration, phantom=phantom)
     with working():
-        run_demo(folder, out)
+        run_demo(folder, out, protocol)
 
 
 def serve(
@@ -92,7 +98,7 @@ def session(descriptor: Annotated[int, typer.Argument(help="Number of the file d
 
 
 for _panel, _commands in (
-    (_BEGIN, (demo, scans.simulate)),
+    (_BEGIN, (demo, scans.simulate, view)),
     (_SERVICE, (serve, scans.replay, scans.recover)),
     (_NETWORKS, (networks.models, networks.train, networks.evaluate, networks.export, networks.textures)),
 ):

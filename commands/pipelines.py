@@ -114,4 +114,3 @@ def _print_steps(pipeline: "Pipeline") -> None:
             out.print(f"{step.gadget.name:<24} {options}".rstrip(), markup=False)
         else:
             out.print(f"{'external':<24} {step.title}", markup=False)
-

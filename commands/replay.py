@@ -166,6 +166,10 @@ def replay(
     else:
         result = _replay_stream(options, options.filename, on_acquisition, on_image, on_text)
     _write(options, writer, result)
+    if options.png and result.images:
+        from .replayed import draw_replayed
+
+        draw_replayed(options.png, options.filename, options.in_group, result, on_text)
     return result
 
 
@@ -257,10 +261,6 @@ def _write(options: Options, writer: ImageWriter, result: ReplayResult) -> None:
     for image in result.images:
         writer.write(image)
     writer.close()
-    if options.png and result.images:
-        from .picture import montage, planes
-
-        montage(planes(result.images), options.png)
     if options.report:
         options.report.write_text(latency_table(result) + "\n", encoding="utf-8")
 
