@@ -341,6 +341,18 @@ def check(file: Path, config: ConfigOption = None) -> None:
 
 
 @app.command()
+def deploy(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("deploy")) -> None:
+    """Write the files for systemd: unit, user, environment and settings; see docs/deployment.md for where they go."""
+    from .deploy import write_deployment
+
+    try:
+        for path in write_deployment(folder):
+            out.print(str(path), markup=False)
+    except OSError as error:
+        _fail(error)
+
+
+@app.command()
 def demo(folder: Annotated[Path, typer.Option("-o", "--output")] = Path("demo")) -> None:
     """Simulate an accelerated brain scan, serve, replay it over TCP, and compare the images with the truth."""
     from .demo import run_demo
