@@ -97,9 +97,23 @@ def session(descriptor: Annotated[int, typer.Argument(help="Number of the file d
     serving.serve_one(descriptor)
 
 
+def deploy(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("deploy")) -> None:
+    """Write the files for systemd: unit, user, environment and settings; see docs/deployment.md for where they go.
+
+    Example: isocenter deploy deploy
+    """
+    from .deploy import write_deployment
+    from .outputs import check_folder
+
+    check_folder(folder, "FOLDER")
+    with working():
+        for path in write_deployment(folder):
+            out.print(str(path), markup=False)
+
+
 for _panel, _commands in (
     (_BEGIN, (demo, scans.simulate, view)),
-    (_SERVICE, (serve, scans.replay, scans.recover)),
+    (_SERVICE, (serve, scans.replay, scans.recover, deploy)),
     (_NETWORKS, (networks.models, networks.train, networks.evaluate, networks.export, networks.textures)),
 ):
     for _command in _commands:

@@ -159,7 +159,9 @@ def textures(
 
 
 def train(
-    recipe: Annotated[Path, typer.Argument(help="What to train, on what and how (YAML); docs/training.md.")],
+    recipe: Annotated[
+        Path, typer.Argument(help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, exactly where it was interrupted.")

@@ -12,7 +12,7 @@ import h5py
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..wire import ConfigFile, ConfigScript
+from ..wire import ConfigFile, ConfigScript, extras
 from ..wire.errors import IsocenterError
 from ..wire.files import ImageWriter, MrdFile
 from ..wire.header import parse_header
@@ -73,6 +73,8 @@ class Options:
             raise ReplayError("give a precision (-P) or a tolerance (-T), not both")
         if self.zfp and not self.tolerance:
             raise ReplayError("ZFP (-Z) needs a tolerance (-T)")
+        if self.zfp:
+            extras.need("zfpy", "ZFP (-Z)")
         if not self.precision and not self.tolerance:
             return None
         return Compression("zfp" if self.zfp else "nhlbi", self.precision or None, self.tolerance or None)

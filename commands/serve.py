@@ -50,6 +50,8 @@ def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> No
 
     Raises
     ------
+    MissingExtraError
+        The settings name what needs a package that is not installed.
     PrepareError
         There are no bundles, and those that come with Isocenter cannot be built.
     EngineError, OSError
@@ -67,6 +69,7 @@ def serve(load_settings: Callable[[], Settings], *, verbose: bool = False) -> No
 
 
 def _serve(settings: Settings, load_settings: Callable[[], Settings]) -> None:
+    service_settings.check_extras(settings)
     for note in settings.notes:
         log.warning("%s", note)
     stopped = threading.Event()

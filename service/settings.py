@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ..bundle.manifest import RuntimeChoice
+from ..wire import extras
 from ..wire.errors import IsocenterError, Limits
 from ..wire.home import default_home
 from .spooled import Retention
@@ -297,3 +298,19 @@ def _problem(name: str, kind: str, message: str) -> str:
         return f"there is no setting {name}"
     message = message.removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
+
+
+def check_extras(settings: Settings) -> None:
+    """Check that what the settings name can be run with what is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        A package is missing; the message says what brings it.
+    """
+    if settings.ray is not None:
+        extras.need("ray", "the setting 'ray'")
+    if settings.handlers:
+        extras.need("gadgetron", "the setting 'handlers'")
+    if settings.runtime in ("onnx", "tensorrt"):
+        extras.need("onnxruntime", f"the setting 'runtime: {settings.runtime}'")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..models.networks.registry import NETWORKS
+from ..wire import extras
 from .data import FullScan, simulated_scan, textured_scan
 from .devices import Rank, arithmetic, check_precision, choose_devices
 from .files.folder import training_and_validation
@@ -18,7 +19,7 @@ from .loop import Loop
 from .masks import Masks
 from .processes import run_on
 from .progress import tell
-from .recipe import FileData, Recipe, RecipeError, TextureData
+from .recipe import FileData, Recipe, RecipeError, SimulatedData, TextureData
 from .sampler import SamplerTask
 from .samples import TrainingSamples
 from .start import find_weights
@@ -109,12 +110,16 @@ def train(
     ------
     RecipeError
         The recipe, the data, the devices or the folder do not allow it.
+    MissingExtraError
+        The data are made by a package that is not installed.
     KeyboardInterrupt
         It was interrupted; the message says how to go on.
     """
     run = RunFolder(folder)
     if resume and overwrite:
         raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
+    if isinstance(recipe.data, SimulatedData):
+        extras.need("nilearn", f"data of the kind {recipe.data.kind!r}")
     run.check_folder()
     chosen = choose_devices(devices, recipe.batch)
     check_precision(recipe.precision, chosen[0])

@@ -10,6 +10,7 @@ IsocenterError
 │   ├── UnknownMessageError
 │   └── TruncatedError
 ├── FileError          a file of a scan cannot be read or used
+├── MissingExtraError  a package is not installed that the task needs
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
 │   ├── SignatureError a key or a signature is not what it must be  (bundle)
 │   └── NothingToGainError                                          (engine)
@@ -104,6 +105,12 @@ class FileError(IsocenterError):
     """A file of a scan, MRD or another, cannot be read, or not be used for what is wanted."""
 
     kind = "file"
+
+
+class MissingExtraError(IsocenterError):
+    """A task needs a package that an extra of the installation brings, and it is not installed."""
+
+    kind = "extra"
 
 
 @dataclass(frozen=True)

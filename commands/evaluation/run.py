@@ -11,6 +11,7 @@ from rich.console import Console
 from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
+from ...wire import extras
 from ...wire.errors import DataError, OptionError
 from .methods import TUNED, all_methods, open_bundles
 from .picture import Pictured, draw_pictured
@@ -35,10 +36,15 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         A bundle cannot be used.
     OptionError
         The reference is no method, or the folder cannot be written to.
+    MissingExtraError
+        Brains are to be simulated without nilearn.
     DataError
         There is nothing to compare.
     """
     models = open_bundles(bundles)
+    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
+    if data == "simulated" and not series:
+        extras.need("nilearn", "evaluating on simulated brains")
     methods = all_methods(models)
     names = [*methods, *(TUNED if protocol.tune else ())]
     if protocol.reference not in names:
@@ -49,7 +55,6 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     truth = protocol.truth_for(models)
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)
     pictures: list[Pictured] = []
-    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     kept = folder / "reconstructions" if protocol.keep_images else None
     files: set[str] = set()
     done = 0

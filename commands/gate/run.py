@@ -16,6 +16,7 @@ from ...export.card import attach_card
 from ...models.metrics import ghost
 from ...models.noise_level import noise_level
 from ...training.section import Truth
+from ...wire import extras
 from ...wire.errors import OptionError
 from ..evaluation.methods import Method, all_methods, open_bundles
 from ..evaluation.picture import Pictured
@@ -52,7 +53,10 @@ def run_gate(folder: Path, data: Path | None, *, short: bool, key: SecretKey | N
         It reconstructs series, or the folder that it is in cannot be written to.
     FileError
         The folder has no files that can be used.
+    MissingExtraError
+        nilearn, which the simulated brains of the battery are made of, is not installed.
     """
+    extras.need("nilearn", "the gate")
     ((name, model),) = open_bundles([folder]).items()
     if any("frames" in spec.axes for spec in model.manifest.inputs):
         raise OptionError(f"bundle {name!r} reconstructs series", where="option --gate", accepted="bundles of slices")
