@@ -2,6 +2,8 @@
 
 import hashlib
 import math
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -86,6 +88,27 @@ def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) 
             device.load(name)
             out.print(f"{name:<20} passed its probe on {device.name}", markup=False)
     engine.close()
+
+
+@app.command("build-wanted", hidden=True)
+def build_wanted(
+    home: Annotated[Path, typer.Option()],
+    runtime: Annotated[str, typer.Option()],
+    log_format: Annotated[str, typer.Option()],
+    sign: Annotated[bool, typer.Option("--sign")] = False,
+) -> None:
+    """Build the bundles that are named on standard input, for a service that started this and reads the answers."""
+    from ..service.logs import configure_logging
+    from ..service.outside import only_the_log
+    from ..service.settings import load_settings
+    from .builder import build_wanted as build
+
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # what others print is no answer
+        settings = load_settings(None, home=home, runtime=runtime, log_format=log_format)
+        configure_logging(settings.log_format, private=True)
+        with only_the_log():
+            build(settings, sys.stdin, answers, sign=sign)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import torch
 
 from ..bundle.trust import Trust
-from ..engine import Engine
+from ..engine import Engine, Supply
 from ..engine.remote import ray_devices
 from .settings import Settings
 
@@ -15,8 +15,8 @@ def device_names(wanted: str) -> list[str]:
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Return the engine of a service. It runs the bundles that there are, and builds none.
+def make_engine(settings: Settings, supply: Supply | None = None) -> Engine:
+    """Return the engine of a service. It runs the bundles that there are, and those of the supply as they come; it builds none.
 
     Raises
     ------
@@ -35,4 +35,5 @@ def make_engine(settings: Settings) -> Engine:
         default_bundle=settings.default_bundle,
         deadline=settings.deadline,
         trust=trust,
+        supply=supply,
     )
