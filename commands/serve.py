@@ -18,6 +18,7 @@ from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
 from . import stamp
+from .check import faults
 
 log: logging.Logger = logging.getLogger("isocenter.serve")
 
@@ -54,6 +55,8 @@ def serve(load_settings: Callable[[], Settings], *, log_format: str | None = Non
         try:
             settings = load_settings()
             change_logging(settings.log_format, verbose=verbose, private=settings.log_private)
+            if faults(settings, quick=True):
+                _end(faults(settings))
             listeners = listen(settings.host, settings.port)
         except (IsocenterError, OSError) as error:
             _end([str(error)])
@@ -81,6 +84,8 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings], listeners:
     from .start import Start
 
     keep_freed_memory()
+    if found := faults(settings.model_copy(update={"port": 0})):  # its own is open already
+        _end(found)
     try:
         start = Start(settings)
         server = Server(settings, start.engine, load_settings=load_settings, listeners=listeners)

@@ -17,7 +17,7 @@ from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
 from .domain import Misfit, misfits
-from .gadget import FromChain, Options, Stream, gadget
+from .gadget import FromChain, FromClient, Options, Stream, gadget
 from .image_header import ImageNumbers, image_header, image_index, image_meta
 from .kspace import Item, Kspace, size_of
 from .model_inputs import arrange_inputs, arrange_output
@@ -25,15 +25,15 @@ from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
 from .scan import Model, Result, Scan
 
 
-def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
-    """Return the bundles that ``reconstruct`` tries with these options, in order.
+def bundle_names(default: str | None, bundle: str, fallback: str) -> list[str]:
+    """Return the bundles that ``reconstruct`` tries with these options at a site with this default bundle, in order.
 
     Raises
     ------
     IsocenterError
         None is named anywhere.
     """
-    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_bundle or "")
+    name = bundle or default
     if not name:
         raise IsocenterError(
             "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
@@ -42,8 +42,8 @@ def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
     return list(dict.fromkeys([name, *fallback.split()]))
 
 
-def _bundles(scan: Scan, options: Options) -> list[str]:
-    return bundle_names(scan, options["bundle"], options["fallback"])
+def _bundles(default: str | None, options: Options) -> list[str]:
+    return bundle_names(default, options["bundle"], options["fallback"])
 
 
 _PATIENCE = 2.0
@@ -55,7 +55,7 @@ def reconstruct(
     items: Stream,
     scan: Scan,
     *,
-    bundle: str = "",
+    bundle: Annotated[str, FromClient()] = "",
     fallback: str = "",
     demand: Literal["", "gate"] = "",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
@@ -74,7 +74,7 @@ def reconstruct(
     scan
         Its engine runs the bundle. Told of blocks without an image, and of images by a bundle that was not made for the scan.
     bundle
-        Name of the bundle. Empty: what the scanner's user chose (parameter ``bundle``), or else the site's default network.
+        Name of the bundle. Empty: the site's default bundle.
     fallback
         Bundle that takes over for a block that the first one was not made for, or on which it fails, runs longer than the
         engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order; the last
@@ -148,7 +148,7 @@ class _Reconstructor:
         self._refused: list[str] = []
         """What would have been tried before the first of ``models``, and why it is not."""
         self._demand = demand
-        self.models = self._load(bundle_names(scan, bundle, fallback))
+        self.models = self._load(bundle_names(self.engine.default_bundle, bundle, fallback))
         self._waiting: set[Future[Result]] = set()
         self._account = scan.ledger.account("engine", of_blocks=True)
         self._told = ""
@@ -157,9 +157,10 @@ class _Reconstructor:
         self._first_error: IsocenterError | None = None
 
     def _load(self, names: list[str]) -> list[Model]:
-        """Return the bundles; one that cannot be used is left out and reported if another one can."""
+        """Return the bundles; one that cannot be used is left out if another one can, which the images say, or is reported."""
         models: list[Model] = []
         errors: list[IsocenterError] = []
+        without: list[str] = []
         for name in names:
             try:
                 model = self.engine.load(name)
@@ -168,12 +169,14 @@ class _Reconstructor:
                 models.append(model)
             except IsocenterError as error:
                 errors.append(error)
-                if not models:
+                if models:
+                    without.append(f"the fallback {name!r} cannot be used: {error}")
+                else:
                     self._refused.append(f"{name!r} cannot be used ({error})")
         if not models:
             raise errors[0]
-        for error in errors:
-            self.scan.report("bundle", f"{error}; {models[0].manifest.name!r} is used")
+        for problem in without:
+            self.scan.report("bundle", problem)
         return models
 
     def start(self, item: Item) -> Item | _Reconstruction:
