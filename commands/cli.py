@@ -87,7 +87,7 @@ def serve(
         "spool": spool,
         "log_format": log_format,
     }
-    serving.serve(lambda: load_settings(config, **options), verbose=verbose)
+    serving.serve(lambda: load_settings(config, **options), log_format=log_format, verbose=verbose)
 
 
 def session(descriptor: Annotated[int, typer.Argument(help="Number of the file descriptor.")]) -> None:
