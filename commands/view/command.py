@@ -35,7 +35,10 @@ def view(
     ] = False,
     config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
 ) -> None:
-    """Look into a scan, images or a bundle: facts, warnings and a picture, in the terminal or as PNG."""
+    """Look into a scan, images or a bundle: facts, warnings and a picture, in the terminal or as PNG.
+
+    Examples: ``isocenter view scan.h5``, ``isocenter view out.h5 -o images.png``, ``isocenter view ridge``
+    """
     from ...service.settings import load_settings
     from ..picture import Sheet, check_writable, draw, show
 
