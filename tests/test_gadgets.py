@@ -395,7 +395,7 @@ class TestIntensities:
         images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1) for level in (10.0, 20.0)]
         out = list(load("scale")(iter(images), scan(), target=1000))
         assert [float(i.data.max()) for i in out] == [1000, 2000]
-        assert float(out[0].meta["RescaleSlope"]) == pytest.approx(0.01)
+        assert float(out[0].meta["IsocenterScale"]) == pytest.approx(100)
 
     def test_an_empty_image_decides_neither_scale_nor_window(self):
         images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1) for level in (0, 10.0, 20.0)]
