@@ -40,7 +40,7 @@ class Trust:
         SignatureError
             One of them is no public key of minisign.
         """
-        trusted = tuple(_public_key(key) for key in keys)
+        trusted = tuple(public_key(key) for key in keys)
         path = home / HOST_KEY
         if trusted and not path.exists():
             with suppress(SignatureError):  # where none can be made, nothing is made
@@ -101,7 +101,14 @@ def host_key(home: Path) -> SecretKey:
     return SecretKey.read(path)
 
 
-def _public_key(key: str) -> PublicKey:
+def public_key(key: str) -> PublicKey:
+    """Return a key that is given as its line or as its file.
+
+    Raises
+    ------
+    SignatureError
+        It is none.
+    """
     path = Path(key).expanduser()
     try:
         return PublicKey.parse(path.read_text(encoding="utf-8") if path.is_file() else key)

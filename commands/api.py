@@ -24,8 +24,9 @@ from ..gadgets.model_inputs import arrange_inputs, arrange_output
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
+from ..pipelines.parameters import complaint
 from ..service.chain import Chain
-from ..service.configuration import pipeline_by_parameters, register_gadgets
+from ..service.configuration import pipeline_by_name, register_gadgets, substitution, with_parameters
 from ..service.host import make_engine
 from ..service.settings import Settings, load_settings
 from ..service.timing import Timing
@@ -160,7 +161,8 @@ def reconstruct(
     settings
         Of the service; those of ``isocenter serve`` without a settings file by default.
     parameters
-        What a scanner's user would choose for this scan, such as ``bundle="modl-brain"``.
+        What a scanner's user would choose of the pipeline, such as ``bundle="modl-brain"``; ``isocenter pipelines show NAME``
+        lists what there is. One that nothing reads is a ``ReconstructionWarning``.
 
     Returns
     -------
@@ -186,7 +188,9 @@ def reconstruct(
     settings = settings or load_settings(None)
     register_gadgets(settings)
     header, items = _header_and_items(scan)
-    chosen = pipeline_by_parameters(parameters, settings, log) or _find_pipeline(pipeline, settings)
+    chosen = with_parameters(_find_pipeline(pipeline, settings), parameters, settings, log)
+    for text in filter(None, (substitution(chosen), complaint(chosen, parameters))):
+        warnings.warn(text, ReconstructionWarning, stacklevel=2)
     engine = _engine(settings)
     context = Scan(
         header, engine=engine, noise_folder=settings.noise_folder, device=engine.device, parameters=parameters
@@ -308,7 +312,7 @@ def _find_pipeline(pipeline: str | Path, settings: Settings) -> Pipeline:
         raise PipelineError(f"there is no file {path}")
     if path.suffix == ".xml" and path.is_file():
         return loader.parse(path.read_bytes(), path.name, (path.parent, *settings.pipeline_folders))
-    return loader.load(settings.aliases.get(str(pipeline), str(pipeline)), settings.pipeline_folders)
+    return pipeline_by_name(str(pipeline), settings, log)
 
 
 def _copies(items: Iterable[Acquisition | Waveform]) -> Iterator[Acquisition | Waveform]:

@@ -12,12 +12,12 @@ from ..service.logs import configure_logging
 from ..wire.errors import IsocenterError
 from . import bundles as bundle_cli
 from . import networks as network_cli
+from . import pipelines as pipeline_cli
 
 app: typer.Typer = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
 )
-pipelines_app: typer.Typer = typer.Typer(invoke_without_command=True, help="List the pipelines, or check one.")
-app.add_typer(pipelines_app, name="pipelines")
+app.add_typer(pipeline_cli.app, name="pipelines")
 app.add_typer(bundle_cli.app, name="bundle")
 for _command in (network_cli.models, network_cli.export, network_cli.textures, network_cli.train, network_cli.evaluate):
     app.command()(_command)
@@ -294,50 +294,6 @@ def simulate(
         f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in {truth_path(output)}",
         markup=False,
     )
-
-
-@pipelines_app.callback()
-def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
-    """List the pipelines, one line each."""
-    if context.invoked_subcommand is not None:
-        return
-    from ..pipelines import loader
-    from ..service.configuration import register_gadgets
-    from ..service.settings import load_settings
-
-    settings = load_settings(config)
-    register_gadgets(settings)
-    folders = settings.pipeline_folders
-    for name, path in sorted(loader.available(folders).items()):
-        try:
-            summary = loader.load(name, folders).summary
-        except IsocenterError as error:
-            summary = f"cannot be used: {error}"
-        out.print(f"{name:<40} {summary or path}", markup=False)
-
-
-@pipelines_app.command()
-def check(file: Path, config: ConfigOption = None) -> None:
-    """Check a pipeline, by its file or its name, and show the steps that it has here."""
-    from ..pipelines import loader
-    from ..service.configuration import register_gadgets
-    from ..service.settings import load_settings
-
-    try:
-        settings = load_settings(config)
-        register_gadgets(settings)
-        if not file.is_file():
-            file = loader.find(str(file), settings.pipeline_folders)
-        pipeline = loader.parse(file.read_bytes(), file.name, (file.parent, *settings.pipeline_folders))
-    except (IsocenterError, OSError) as error:
-        _fail(error)
-    for step in pipeline.steps:
-        if isinstance(step, loader.GadgetStep):
-            options = ", ".join(f"{name}={value}" for name, value in step.options.items())
-            out.print(f"{step.gadget.name:<24} {options}", markup=False)
-        else:
-            out.print(f"{'external':<24} {step.title}", markup=False)
-    out.print(f"{file} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 
 @app.command()

@@ -83,9 +83,11 @@ def load(name: str) -> "Gadget":
         return getattr(import_module(f".{GADGETS[name]}", __name__), name)
     others = available()
     if name not in others:
-        from ..wire.errors import OptionError  # what Gadgetron starts needs nothing of it, and must be up at once
+        # what Gadgetron starts needs nothing of it, and must be up at once
+        from ..wire.errors import OptionError, nearest
 
-        raise OptionError(f"there is no gadget {name!r}", accepted=", ".join(sorted(others)), kind="gadget")
+        what = f"there is no gadget {name!r}{nearest(name, others)}"
+        raise OptionError(what, accepted=", ".join(sorted(others)), kind="gadget")
     return _import_own(name, others[name])
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ..wire.items import Image, make_image
-from .gadget import Stream, gadget
+from .gadget import FromClient, Stream, gadget
 from .image_array import split_image_arrays
 from .scale import note_scale
 from .scan import Scan
@@ -26,12 +26,14 @@ _PHASE_MIDDLE = 2048
 _BITS = range(8, 17)
 _LEAST = 1e-30
 
-Output = Literal["float32", "uint16", "int16"]
-
 
 @gadget
 def convert(
-    items: Stream, scan: Scan, *, output: Output = "float32", scale: Annotated[float, Field(ge=0)] = 0.0
+    items: Stream,
+    scan: Scan,
+    *,
+    output: Annotated[Literal["float32", "uint16", "int16"], FromClient()] = "float32",
+    scale: Annotated[float, Field(ge=0), FromClient()] = 0.0,
 ) -> Stream:
     """Bring images to the integers that scanners expect, by one factor for the whole scan; or leave them as they are.
 
@@ -68,7 +70,7 @@ def convert(
         yield _converted(item, factor or 1.0, high, output, scan)
 
 
-def _largest(scan: Scan, output: Output) -> int:
+def _largest(scan: Scan, output: str) -> int:
     given = scan.header.userParameters.userParameterLong if scan.header.userParameters else []
     bits = next((int(each.value) for each in given if each.name == "BitsStored" and int(each.value) in _BITS), 12)
     return min((1 << bits) - 1, np.iinfo(output).max)
@@ -85,7 +87,7 @@ def _factor(image: Image, high: int) -> float:
     return min(by_level, _COUNTS_PER_NOISE) if whitened else by_level
 
 
-def _converted(image: Image, factor: float, high: int, output: Output, scan: Scan) -> Image:
+def _converted(image: Image, factor: float, high: int, output: str, scan: Scan) -> Image:
     is_phase = image.image_type == ismrmrd.IMTYPE_PHASE
     is_signed = image.image_type in (ismrmrd.IMTYPE_REAL, ismrmrd.IMTYPE_IMAG)
     offset = (high + 1) // 2 if is_signed else 0

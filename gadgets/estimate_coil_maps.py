@@ -15,7 +15,7 @@ from ..flow.deferred import Deferred
 from ..models.coil_maps import adaptive, espirit
 from ..models.fourier import ifft
 from ..wire.errors import DataError
-from .gadget import FromChain, Stream, gadget
+from .gadget import FromChain, FromClient, Stream, gadget
 from .kspace import Kspace
 from .scan import Scan
 
@@ -41,7 +41,7 @@ def estimate_coil_maps(
     scan: Scan,
     *,
     method: Literal["espirit", "adaptive"] = "espirit",
-    calibration_size: Annotated[int, Field(ge=4, le=1024)] = 24,
+    calibration_size: Annotated[int, Field(ge=4, le=1024), FromClient()] = 24,
     kernel: Annotated[int, Field(ge=2, le=8)] = 6,
     crop: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = "auto",
     begin_maps: Annotated[bool, FromChain] = True,

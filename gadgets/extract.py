@@ -1,11 +1,13 @@
 """Magnitude, phase, real and imaginary part of complex images."""
 
+from typing import Annotated
+
 import ismrmrd
 import numpy as np
 
 from ..wire.errors import OptionError
 from ..wire.items import Image, ImageHeader, make_image
-from .gadget import Stream, gadget
+from .gadget import FromClient, Stream, gadget
 from .image_array import split_image_arrays
 from .scan import Scan
 
@@ -23,11 +25,11 @@ def extract(
     items: Stream,
     scan: Scan,
     *,
-    magnitude: bool = True,
+    magnitude: Annotated[bool, FromClient()] = True,
     real: bool = False,
     imaginary: bool = False,
-    phase: bool = False,
-    complex_images: bool = False,
+    phase: Annotated[bool, FromClient()] = False,
+    complex_images: Annotated[bool, FromClient("complex")] = False,
     phase_offset: float = 0.0,
     real_imag_offset: float = 0.0,
 ) -> Stream:

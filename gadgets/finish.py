@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from ..wire.items import Image
-from .gadget import Stream, gadget
+from .gadget import FromClient, Stream, gadget
 from .image_array import split_image_arrays
 from .scan import Scan
 
@@ -23,7 +23,9 @@ _LONGEST = 24
 
 
 @gadget
-def finish(items: Stream, scan: Scan, *, window_percentile: Annotated[float, Field(gt=0, le=100)] = 99.5) -> Stream:
+def finish(
+    items: Stream, scan: Scan, *, window_percentile: Annotated[float, Field(gt=0, le=100), FromClient()] = 99.5
+) -> Stream:
     """Set what a scanner needs to show an image: window, description of the series, image number.
 
     The description is ``Isocenter``, the bundle that made the image, and what it shows if that is not a magnitude, joined by ``_``:

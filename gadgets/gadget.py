@@ -4,13 +4,14 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import update_wrapper
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints, overload
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..wire.errors import OptionError
+from ..wire.errors import OptionError, nearest
 from ..wire.header import Encoding
 from .kspace import Item
+from .options import accepted
 from .scan import Scan
 
 if TYPE_CHECKING:
@@ -27,6 +28,22 @@ class FromChain:
 
 
 @dataclass(frozen=True)
+class FromClient:
+    """Marks an option that the client of a scan may choose by a parameter, where the pipeline leaves it open.
+
+    Type, range and default are the option's, its meaning is what the docstring says of it: there is no other place where a
+    parameter is declared. ``Annotated[float, Field(ge=0, le=1), FromClient("lambda")]``.
+
+    Attributes
+    ----------
+    name
+        Of the parameter; that of the option unless it is given.
+    """
+
+    name: str = ""
+
+
+@dataclass(frozen=True)
 class Traits:
     """What a gadget says of itself to those who run it, so that they need not know it by name. Options come with defaults.
 
@@ -39,7 +56,7 @@ class Traits:
     early
         Adds its part to what ``accumulate`` does before the last line is in.
     bundles
-        Names of the bundles that it will run, in the order in which it tries them.
+        Names of the bundles that it will run, in the order in which it tries them, by the site's default bundle and its options.
     sizes
         Lengths of axes of the blocks that it makes, as far as the header tells.
     """
@@ -47,7 +64,7 @@ class Traits:
     makes: tuple[type, ...] = ()
     waits: bool = False
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = None
-    bundles: Callable[[Scan, Options], list[str]] | None = None
+    bundles: Callable[[str | None, Options], list[str]] | None = None
     sizes: Callable[[Encoding, Options], dict[str, int]] | None = None
 
 
@@ -61,13 +78,16 @@ class Gadget:
         hints = get_type_hints(function, include_extras=True)
         parameters = list(inspect.signature(function).parameters.values())[2:]
         self.from_chain: frozenset[str] = frozenset(
-            each.name for each in parameters if _is_from_chain(hints[each.name])
+            each.name for each in parameters if FromChain in get_args(hints[each.name])
         )
         own = [parameter for parameter in parameters if parameter.name not in self.from_chain]
         self.options: dict[str, TypeAdapter[Any]] = {
             parameter.name: TypeAdapter(hints[parameter.name]) for parameter in own
         }
         self.defaults: dict[str, Any] = {parameter.name: parameter.default for parameter in own}
+        self.parameters: dict[str, str] = {
+            mark.name or each.name: each.name for each in own for mark in _marks(hints[each.name], FromClient)
+        }
         update_wrapper(self, function)
 
     def __call__(self, items: Stream, scan: Scan, **options: Any) -> Stream:
@@ -91,34 +111,43 @@ class Gadget:
         """
         unknown = [name for name in properties if name not in self.options]
         if unknown:
-            accepted = ", ".join(self.options) or "none"
-            raise OptionError(f"it has no option {unknown[0]!r}", where=f"gadget {self.name!r}", accepted=accepted)
+            known = ", ".join(self.options) or "none"
+            near = nearest(unknown[0], self.options)
+            raise OptionError(f"it has no option {unknown[0]!r}{near}", where=f"gadget {self.name!r}", accepted=known)
         missing = [
             n for n, default in self.defaults.items() if default is inspect.Parameter.empty and n not in properties
         ]
         if missing:
             raise OptionError(f"its option {missing[0]!r} needs a value", where=f"gadget {self.name!r}")
-        return {name: self._parse_option(name, text) for name, text in properties.items()}
+        return {
+            name: self.parse_option(name, text, f"gadget {self.name!r}, option {name!r}")
+            for name, text in properties.items()
+        }
 
-    def _parse_option(self, name: str, text: str) -> Any:
+    def parse_option(self, name: str, text: str, where: str) -> Any:
+        """Parse the text value of one option.
+
+        Raises
+        ------
+        OptionError
+            It is not accepted; ``where`` says which one it is in the eyes of whoever has set it.
+        """
+        what = f"{text[:40]!r} is not accepted"
         try:
             value = self.options[name].validate_python(text)
         except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise OptionError(
-                f"{text[:40]!r} is not accepted: {reason}", where=f"gadget {self.name!r}, option {name!r}"
-            ) from error
+            raise OptionError(what, where=where, accepted=accepted(self.options[name])) from error
         if isinstance(value, int | float) and not abs(value) <= LARGEST:
-            raise OptionError(
-                f"{text[:40]!r} is not accepted",
-                where=f"gadget {self.name!r}, option {name!r}",
-                accepted=f"numbers up to {LARGEST:g}",
-            )
+            raise OptionError(what, where=where, accepted=f"numbers up to {LARGEST:g}")
         return value
 
 
-def _is_from_chain(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and FromChain in get_args(hint)
+_Mark = TypeVar("_Mark")
+
+
+def _marks(hint: Any, kind: type[_Mark]) -> list[_Mark]:
+    """What of a kind a hint is annotated with."""
+    return [mark for mark in getattr(hint, "__metadata__", ()) if isinstance(mark, kind)]
 
 
 @overload
@@ -129,7 +158,7 @@ def gadget(
     makes: tuple[type, ...] = ...,
     waits: bool = ...,
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = ...,
-    bundles: Callable[[Scan, Options], list[str]] | None = ...,
+    bundles: Callable[[str | None, Options], list[str]] | None = ...,
     sizes: Callable[[Encoding, Options], dict[str, int]] | None = ...,
 ) -> Callable[[Callable[..., Stream]], Gadget]: ...
 def gadget(function: Callable[..., Stream] | None = None, /, **traits: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic import Field
 from ..flow.ahead import run_ahead
 from ..wire.errors import IsocenterError
 from ..wire.items import Image
-from .gadget import FromChain, Options, Stream, gadget
+from .gadget import FromChain, FromClient, Options, Stream, gadget
 from .image_header import ImageNumbers, image_index
 from .kspace import Item, Kspace, size_of
 from .scan import Scan
@@ -19,15 +19,15 @@ _SERIES_BESIDE = 100
 """By how much the number of a second series is higher; of encoding spaces, whose series are counted on, scans have a few."""
 
 
-def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
-    """Return the bundles that ``reconstruct`` tries with these options, in order.
+def bundle_names(default: str | None, bundle: str, fallback: str) -> list[str]:
+    """Return the bundles that ``reconstruct`` tries with these options at a site with this default bundle, in order.
 
     Raises
     ------
     IsocenterError
         None is named anywhere.
     """
-    name = bundle or str(scan.parameters.get("bundle") or scan.require_engine().default_bundle or "")
+    name = bundle or default
     if not name:
         raise IsocenterError(
             "no bundle is named: set the option 'bundle' of 'reconstruct' in the pipeline, send the parameter 'bundle', "
@@ -36,8 +36,8 @@ def bundle_names(scan: Scan, bundle: str, fallback: str) -> list[str]:
     return list(dict.fromkeys([name, *fallback.split()]))
 
 
-def _bundles(scan: Scan, options: Options) -> list[str]:
-    return [*bundle_names(scan, options["bundle"], options["fallback"]), *options["beside"].split()]
+def _bundles(default: str | None, options: Options) -> list[str]:
+    return [*bundle_names(default, options["bundle"], options["fallback"]), *options["beside"].split()]
 
 
 @gadget(makes=(Image,), waits=True, bundles=_bundles)
@@ -45,10 +45,10 @@ def reconstruct(
     items: Stream,
     scan: Scan,
     *,
-    bundle: str = "",
+    bundle: Annotated[str, FromClient()] = "",
     fallback: str = "",
     demand: Literal["", "gate"] = "",
-    beside: str = "",
+    beside: Annotated[str, FromClient()] = "",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
     recon_grid: Annotated[bool, FromChain] = False,
@@ -65,7 +65,7 @@ def reconstruct(
     scan
         Its engine runs the bundle. Told of blocks without an image, and of images by a bundle that was not made for the scan.
     bundle
-        Name of the bundle. Empty: what the scanner's user chose (parameter ``bundle``), or else the site's default network.
+        Name of the bundle. Empty: the site's default bundle.
     fallback
         Bundle that takes over for a block that the first one was not made for, or on which it fails, runs longer than the
         engine's deadline, or returns values that are not finite. Several names, separated by spaces, are tried in order; the last
@@ -151,7 +151,7 @@ def _makers(
     scan: Scan, bundle: str, fallback: str, demand: str, beside: str, *, recon_grid: bool
 ) -> list[Reconstructor]:
     """Return who makes the series; a second one that cannot be loaded is reported, and the first goes on alone."""
-    names = bundle_names(scan, bundle, fallback)
+    names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
     makers = [Reconstructor(scan, names, demand, recon_grid=recon_grid)]
     if beside == names[0]:
         scan.report("beside", f"there is no second series: bundle {beside!r} makes the first one already")

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -16,10 +16,12 @@ from defusedxml.common import DefusedXmlException
 
 from ..gadgets import load as load_gadget
 from ..gadgets.gadget import Gadget
-from ..wire.errors import PipelineError
+from ..wire.errors import PipelineError, nearest
 from . import stock
 
 SHIPPED = Path(__file__).parent
+NO_SUCH_PIPELINE = "no such pipeline"
+"""Kind of the error about a name that no pipeline has."""
 MAX_STEPS = 256
 """Every step of a chain is a call within those before it."""
 MAX_THREADED_STEPS = 16
@@ -34,10 +36,21 @@ _IGNORED_V1 = {"reader", "writer", "property"}
 
 @dataclass(frozen=True)
 class GadgetStep:
-    """A gadget with its options."""
+    """A gadget with the options that the pipeline sets, and those that the client of a scan has chosen."""
 
     gadget: Gadget
     options: dict[str, Any]
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def settled(self) -> dict[str, Any]:
+        """The options that are set, by whomever."""
+        return {**self.options, **self.chosen}
+
+    @property
+    def complete(self) -> dict[str, Any]:
+        """All options, with the gadget's defaults where none is set."""
+        return {**self.gadget.defaults, **self.settled}
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,12 @@ class Pipeline:
     name: str
     steps: tuple[Step, ...]
     summary: str = ""
+    stands_in_for: str = ""
+    """The name that was asked for and is not known, where the settings name this pipeline for such a case."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the steps with the options that are set, in hexadecimal.
+        """SHA-256 of the steps with the options that the pipeline sets, in hexadecimal.
 
         Pipelines of one digest do the same, whatever their names and comments, however they are written, and wherever the steps
         of a pipeline come from that others name.
@@ -120,7 +135,9 @@ def find(name: str, folders: Sequence[Path]) -> Path:
         for candidate in (folder / name, folder / f"{name}.xml"):
             if candidate.suffix == ".xml" and candidate.is_file() and candidate.resolve().parent == folder.resolve():
                 return candidate
-    raise PipelineError(f"there is no pipeline {name!r}", accepted=", ".join(sorted(available(folders))))
+    there_are = sorted(available(folders))
+    near = nearest(f"{name.removesuffix('.xml')}.xml", there_are)
+    raise PipelineError(f"there is no pipeline {name!r}{near}", accepted=", ".join(there_are), kind=NO_SUCH_PIPELINE)
 
 
 def available(folders: Sequence[Path]) -> dict[str, Path]:

@@ -72,7 +72,7 @@ class Chain:
         return map(Provenance(self.pipeline, self.scan).stamp, items)
 
     def _context(self) -> Mapping[str, Any]:
-        steps = [(s.gadget, s.options) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]
+        steps = [(s.gadget, s.settled) if isinstance(s, GadgetStep) else None for s in self.pipeline.steps]
         adjusts = any(step.gadget.name == "adjust_field_of_view" for step in self._gadget_steps())
         context = chain_context(steps, self.scan, begin_maps=self._needs_maps())
         return {**context, "recon_grid": adjusts, "series": self._wants_series()}
@@ -86,7 +86,7 @@ class Chain:
         for step in self._gadget_steps():
             if step.gadget.traits.bundles is not None:
                 with suppress(IsocenterError):  # said when the bundle is used
-                    found.append(step.gadget.traits.bundles(self.scan, {**step.gadget.defaults, **step.options}))
+                    found.append(step.gadget.traits.bundles(self.engine.default_bundle, step.complete))
         return found
 
     def _needs_maps(self) -> bool:
@@ -116,6 +116,6 @@ class Chain:
         series = {"series": self._wants_series()}
         for step in self._gadget_steps():
             if step.gadget.traits.sizes is not None:
-                sizes |= step.gadget.traits.sizes(encoding, {**step.gadget.defaults, **step.options, **series})
+                sizes |= step.gadget.traits.sizes(encoding, {**step.complete, **series})
         # a block that the scan may not hold will never come
         return sizes if 8 * math.prod(sizes.values()) <= self.scan.ledger.keeps else {}

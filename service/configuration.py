@@ -3,11 +3,14 @@
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from .. import gadgets
 from ..pipelines import loader
 from ..pipelines.loader import ExternalStep, FireStep, Pipeline
+from ..pipelines.parameters import OF_THE_SERVICE, choose
+from ..wire.errors import nearest
 from .logs import show_names
 from .settings import Settings
 
@@ -29,6 +32,9 @@ def names_of_the_site(settings: Settings) -> Iterator[str]:
     """Names that no scan has brought, and that may be shown."""
     yield from (*Settings.model_fields, *gadgets.available())
     yield from (*settings.aliases, *settings.fire_modules, *settings.fire_modules.values(), *settings.handlers)
+    yield from OF_THE_SERVICE
+    for name in gadgets.GADGETS:
+        yield from gadgets.load(name).parameters
     for name in loader.available(settings.pipeline_folders):
         yield from (name, name.removesuffix(".xml"))
     for folder in settings.bundle_folders:
@@ -44,34 +50,73 @@ def pipeline_by_name(
     ------
     PipelineError
         There is none and the settings name no other, or it cannot be run here.
+    OptionError
+        An option of a gadget is wrong.
     """
-    folders = settings.pipeline_folders
-    name = settings.aliases.get(name, name)
-    if name in settings.fire_modules:
-        return Pipeline(name, (FireStep(settings.fire_modules[name], name),))
+    meant = settings.aliases.get(name, name)
+    if meant in settings.fire_modules:
+        return Pipeline(meant, (FireStep(settings.fire_modules[meant], meant),))
     try:
-        pipeline = loader.load(name, folders)
-    except loader.PipelineError:
-        fallback = settings.default_pipeline
-        if fallback is None or {name, f"{name}.xml"} & loader.available(folders).keys():
+        return _allowed(loader.load(meant, settings.pipeline_folders), settings, sent=False)
+    except loader.PipelineError as error:
+        if error.kind != loader.NO_SUCH_PIPELINE:
             raise
-        log.warning("configuration %r is not known: using %s", name[:80], fallback)
-        pipeline = loader.load(fallback, folders)
-    return _allowed(pipeline, settings, sent=False)
+        if meant != name:
+            what = (
+                f"the settings say that {name!r} is {meant!r}, which is no pipeline{_nearest_pipeline(meant, settings)}"
+            )
+            raise loader.PipelineError(what, kind=error.kind) from error
+        if settings.default_pipeline is None:
+            what = f"there is no pipeline {name[:80]!r}{_nearest_pipeline(name, settings)}"
+            accepted = ", ".join(_pipeline_names(settings))
+            raise loader.PipelineError(what, accepted=accepted, kind=error.kind) from error
+        log.warning("configuration %r is not known: using %s", name[:80], settings.default_pipeline)
+    pipeline = _allowed(loader.load(settings.default_pipeline, settings.pipeline_folders), settings, sent=False)
+    return replace(pipeline, stands_in_for=name)
 
 
-def pipeline_by_parameters(
-    parameters: Mapping[str, Any], settings: Settings, log: logging.Logger | logging.LoggerAdapter[logging.Logger]
-) -> Pipeline | None:
-    """Return the pipeline that a scan's parameters name (``customconfig``, ``config``), as FIRE does it; None if they name none.
+def substitution(pipeline: Pipeline) -> str:
+    """Say that a pipeline stands in for one that is not known; empty if it is the one that was asked for."""
+    asked = pipeline.stands_in_for
+    return f"configuration {asked[:80]!r} is not known: pipeline {pipeline.name!r} is used instead" if asked else ""
+
+
+def _pipeline_names(settings: Settings) -> list[str]:
+    """Names by which a client may ask for a pipeline."""
+    return sorted({*loader.available(settings.pipeline_folders), *settings.aliases, *settings.fire_modules})
+
+
+def _nearest_pipeline(name: str, settings: Settings) -> str:
+    known = _pipeline_names(settings)
+    return nearest(name, known) or nearest(f"{name.removesuffix('.xml')}.xml", known)
+
+
+def with_parameters(
+    pipeline: Pipeline,
+    parameters: Mapping[str, Any],
+    settings: Settings,
+    log: logging.Logger | logging.LoggerAdapter[logging.Logger],
+) -> Pipeline:
+    """Return a pipeline, or the one that a scan's parameters name in its place, with the options that they choose.
+
+    Parameters
+    ----------
+    pipeline
+        The one that the configuration stands for.
+    parameters
+        Of the scan. ``customconfig`` or ``config`` names another pipeline, as FIRE does it.
+    settings, log
+        As for ``pipeline_by_name``.
 
     Raises
     ------
     PipelineError
         As for ``pipeline_by_name``.
+    OptionError
+        A parameter has a value that is not accepted.
     """
     name = parameters.get("customconfig") or parameters.get("config")
-    return pipeline_by_name(str(name), settings, log) if name else None
+    return choose(pipeline_by_name(str(name), settings, log) if name else pipeline, parameters)
 
 
 def pipeline_by_text(xml: bytes, settings: Settings) -> Pipeline:

@@ -1,18 +1,10 @@
 """The engine of a service, from its settings."""
 
-import torch
-
 from ..bundle.trust import Trust
 from ..engine import Engine
 from ..engine.remote import ray_devices
+from .devices import device_names
 from .settings import Settings
-
-
-def device_names(wanted: str) -> list[str]:
-    """Return the devices that a setting names: ``auto``, or names separated by commas."""
-    if wanted != "auto":
-        return [name.strip() for name in wanted.split(",")]
-    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
 
 
 def make_engine(settings: Settings) -> Engine:
@@ -21,7 +13,7 @@ def make_engine(settings: Settings) -> Engine:
     Raises
     ------
     EngineError
-        The Ray cluster that the settings name cannot be used.
+        A device that the settings name is not there, or their Ray cluster cannot be used.
     SignatureError
         One of their keys cannot be read.
     """

@@ -9,19 +9,21 @@ import ismrmrd
 from ..gadgets.kspace import Item
 from ..gadgets.scan import Scan
 from ..pipelines.loader import ExternalStep, FireStep, Pipeline
+from ..pipelines.parameters import read, unread
 from ..wire.items import DicomFile, Image, ImageArray
+from .configuration import substitution
 from .version import version
 
 PREFIX = "Isocenter"
 BUNDLE = ("Bundle", "BundleVersion", "BundleHash", "Runtime", "Device")
 """Of the bundle that made the image; ``none`` where another program did, or where it came as an image."""
 OTHERS = (
-    *("Version", "Pipeline", "PipelineHash", "Programs", "Complete", "Network", "Batch", "Spool"),
+    *("Version", "Pipeline", "PipelineHash", "Parameters", "Programs", "Complete", "Network", "Batch", "Spool"),
     *("NoiseSource", "NoiseTime", "NoiseSamples", "NoiseHash"),
     *("Scale", "Offset", "Shows"),
 )
 """What else is said of where an image comes from."""
-DOUBTS = ("Header", "Limits", "Partitions", "Middle", "Fallback", "OutsideDomain", "Clipped")
+DOUBTS = ("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle", "Fallback", "OutsideDomain", "Clipped")
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
 _NO_FAULT = {f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS, *DOUBTS)}
 
@@ -42,6 +44,12 @@ class Provenance:
         self._of_scan = {"Version": version(), "Pipeline": pipeline.name, "PipelineHash": pipeline.digest}
         if programs := [step.title for step in pipeline.steps if isinstance(step, ExternalStep | FireStep)]:
             self._of_scan["Programs"] = ", ".join(programs)
+        if chosen := read(pipeline, scan.parameters):
+            self._of_scan["Parameters"] = ", ".join(f"{name}={value}" for name, value in chosen.items())
+        if ignored := unread(pipeline, scan.parameters):
+            self._of_scan["Unread"] = f"nothing reads these parameters: {', '.join(ignored)}"
+        if replaced := substitution(pipeline):
+            self._of_scan["Configuration"] = replaced
 
     def stamp(self, item: Item) -> Item:
         """Return an item whose images say where they come from; other items as they are."""

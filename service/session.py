@@ -15,6 +15,7 @@ from ..gadgets.kspace import Item
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
+from ..pipelines.parameters import complaint
 from ..wire import ConfigFile, ConfigScript, Header, Message, ProtocolError, Query, Text
 from ..wire.conversation import DATA, Conversation, Meaning, State
 from ..wire.errors import IsocenterError
@@ -22,7 +23,7 @@ from ..wire.header import NO_HEADER
 from ..wire.items import Image, Interruption
 from . import queries
 from .chain import Chain
-from .configuration import pipeline_by_name, pipeline_by_parameters, pipeline_by_text
+from .configuration import pipeline_by_name, pipeline_by_text, substitution, with_parameters
 from .logs import ScanLog, limited
 from .patience import Patience
 from .peer import Peer
@@ -35,6 +36,10 @@ from .transport import Receiver, Sender
 from .watch import Ended, ImageSent, Started, Watch, write_to_log
 
 _FAREWELL_SECONDS = 1.0
+_NO_PARAMETERS = (
+    "the text after the MRD header holds no parameters, and is passed over; "
+    'accepted: JSON such as {"parameters": {"bundle": "sense"}}'
+)
 
 
 class Session:
@@ -172,7 +177,7 @@ class Session:
         first: Item | None = None
         if header is not None:
             chain.warm_up()
-            chain, first = self._parametrised(chain)
+            chain, first = self._parametrised(chain, pipeline)
         self._chain = chain
         self._peer.name = chain.pipeline.name
         self._recording.note(pipeline=chain.pipeline.name)
@@ -216,6 +221,7 @@ class Session:
                     self._peer.is_worker_of_gadgetron(readers)
                 pipeline = pipeline_by_text(message.xml, self.settings)
             self._peer.name = pipeline.name
+            self._warn(substitution(pipeline))
             return pipeline
         self._raise_end("before the configuration")
         return None
@@ -239,7 +245,7 @@ class Session:
             inform=lambda text: self._peer.tell("INFO", text),
         )
 
-    def _parametrised(self, chain: Chain) -> tuple[Chain, Item | None]:
+    def _parametrised(self, chain: Chain, pipeline: Pipeline) -> tuple[Chain, Item | None]:
         """Take FIRE's JSON parameters if they come, and return what they make of the chain, and the stream's first message."""
         for meaning, message in self._listen():
             if isinstance(message, DATA):
@@ -249,15 +255,25 @@ class Session:
             if meaning is Meaning.STRAY:
                 _report_stray(message, chain.scan)
             if isinstance(message, Text) and (parameters := _json_parameters(message.text)) is not None:
-                chain = self._with_parameters(chain, parameters)
+                chain = self._with_parameters(chain, pipeline, parameters)
+            elif isinstance(message, Text) and message.text.lstrip().startswith("{"):
+                self._warn(_NO_PARAMETERS)
         return chain, None
 
-    def _with_parameters(self, chain: Chain, parameters: Mapping[str, Any]) -> Chain:
+    def _with_parameters(self, chain: Chain, pipeline: Pipeline, parameters: Mapping[str, Any]) -> Chain:
+        """Return the chain as the parameters want it, and tell the client at once of those that nothing reads."""
         scan = chain.scan.with_parameters(parameters)
-        pipeline = pipeline_by_parameters(parameters, self.settings, self.log)
-        changed = Chain(pipeline or chain.pipeline, scan, self.engine)
+        chosen = with_parameters(pipeline, scan.parameters, self.settings, self.log)
+        self._warn(substitution(chosen) if chosen.name != chain.pipeline.name else "")
+        self._warn(complaint(chosen, parameters))
+        changed = Chain(chosen, scan, self.engine)
         changed.warm_up()
         return changed
+
+    def _warn(self, text: str) -> None:
+        """Tell the client, before its scan, what is not as it may think; nothing if there is nothing to tell."""
+        if text:
+            self._peer.tell("WARNING", text)
 
     def _items(self, first: Item | None, scan: Scan) -> Iterator[Item]:
         """Iterate over the stream; where it ends without its end marker, an ``Interruption`` says so.
@@ -409,7 +425,7 @@ def _json_parameters(text: str) -> Mapping[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     parameters = content.get("parameters") if isinstance(content, dict) else None
-    return parameters if isinstance(parameters, dict) else ({} if isinstance(content, dict) else None)
+    return parameters if isinstance(parameters, dict) else None
 
 
 logging.getLogger("isocenter").addHandler(logging.NullHandler())

@@ -89,7 +89,7 @@ class Timing:
 
     def timed(self, step: GadgetStep, items: Iterator[Item], scan: Any, context: Mapping[str, Any]) -> Iterator[Item]:
         """Run a gadget and add up the time that it takes itself, without that of the steps before it."""
-        options = {**step.options, **{name: context[name] for name in step.gadget.from_chain if name in context}}
+        options = {**step.settled, **{name: context[name] for name in step.gadget.from_chain if name in context}}
         if step.gadget.traits.waits:
             return step.gadget(items, scan, **options)
         return self._clocked(step.gadget.name, lambda upstream: step.gadget(upstream, scan, **options), items)

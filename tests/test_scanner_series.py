@@ -16,7 +16,9 @@ from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.items import ImageHeader, make_image
 
 SLICES = ScanProtocol(matrix=32, coils=4, slices=3, acceleration=2, acs=12, noise=0.2, oversampling=1)
-BITS = "<userParameters><userParameterLong><name>BitsStored</name><value>16</value></userParameterLong></userParameters>"
+BITS = (
+    "<userParameters><userParameterLong><name>BitsStored</name><value>16</value></userParameterLong></userParameters>"
+)
 FRONT = [(load(name), {}) for name in ("accumulate", "prewhiten", "estimate_coil_maps")]
 
 

@@ -27,7 +27,9 @@ IsocenterError
 └── RecipeError        a recipe cannot be trained                       (training)
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 class IsocenterError(Exception):
@@ -65,6 +67,13 @@ class IsocenterError(Exception):
 
 def _rebuild(cls: type[IsocenterError], what: str, where: str, accepted: str, kind: str) -> IsocenterError:
     return cls(what, where=where, accepted=accepted, kind=kind)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which names come nearest to one that is not known, such as `` (nearest: 'sense')``; empty if none comes near."""
+    spelt = {each.lower(): each for each in known}
+    near = get_close_matches(name[:200].lower(), spelt, n=3, cutoff=0.6)
+    return f" (nearest: {', '.join(repr(spelt[each]) for each in near)})" if near else ""
 
 
 class HeaderError(IsocenterError):

@@ -1,0 +1,313 @@
+"""What would fail at the first scan, found before it: settings against this host, its folders, bundles and pipelines."""
+
+import ast
+import errno
+import importlib.machinery
+import importlib.util
+import re
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ..bundle.manifest import MANIFEST, Manifest
+from ..bundle.trust import public_key
+from ..service.settings import MIB, Settings
+from ..wire.errors import IsocenterError, nearest
+from .shipped import NAMES
+
+if TYPE_CHECKING:
+    from ..pipelines.loader import Pipeline
+
+_RUNTIME_PACKAGES = {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}
+_ADDRESS = re.compile(r"[^:\s]+:\d{1,5}|\[[^\]\s]+\]:\d{1,5}")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What may go wrong with some scans, though not with all."""
+
+    text: str
+
+
+def faults(settings: Settings) -> list[str]:
+    """Return what is wrong with settings on this host, a sentence each; the service must not start with any.
+
+    Parameters
+    ----------
+    settings
+        Of the service. Nothing is changed: no folder is made, no program started, no bundle loaded.
+
+    Returns
+    -------
+    list of str
+        Empty where everything that the settings name is there.
+    """
+    return [each for each in _findings(settings) if isinstance(each, str)]
+
+
+def doubts(settings: Settings) -> list[str]:
+    """Return what a site should know though the service can run: pipelines that nothing here can run, room that may not do."""
+    return [each.text for each in _findings(settings) if isinstance(each, Doubt)]
+
+
+def _findings(settings: Settings) -> Iterator[str | Doubt]:
+    yield from _devices(settings)
+    yield from _folders(settings)
+    yield from _keys(settings)
+    yield from _code(settings)
+    yield from _names(settings)
+    yield from _pipelines(settings)
+    yield from _addresses(settings)
+    yield from _room(settings)
+
+
+def _devices(settings: Settings) -> Iterator[str]:
+    if settings.ray is not None:
+        if importlib.util.find_spec("ray") is None:
+            yield "ray: the package ray is not installed; pip install 'isocenter[ray]'"
+    elif settings.device not in ("auto", "cpu"):
+        from ..service.devices import device_names
+
+        try:
+            device_names(settings.device)
+        except IsocenterError as error:
+            yield f"device: {error}"
+    package = _RUNTIME_PACKAGES.get(settings.runtime)
+    if package is not None and importlib.util.find_spec(package) is None:
+        yield f"runtime: {settings.runtime} needs the package {package}; pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
+
+
+def _folders(settings: Settings) -> Iterator[str]:
+    for name in ("pipelines", "bundles", "python_path"):
+        for folder in getattr(settings, name):
+            if reason := _unreadable(folder):
+                yield f"{name}: {reason}"
+    for name, folder in (("home", settings.home), ("spool", settings.spool)):
+        if folder is not None and (reason := _unwritable(folder)):
+            yield f"{name}: {reason}"
+
+
+def _unreadable(folder: Path) -> str:
+    """Why a folder cannot be read; empty if it can."""
+    try:
+        next(folder.iterdir(), None)
+    except OSError as error:
+        return f"folder {folder} cannot be read: {error.strerror}"
+    return ""
+
+
+def _unwritable(folder: Path) -> str:
+    """Why nothing can be written to a folder, or where it would be made; empty if something can."""
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        where = "" if there == folder else f" in {there}"
+        return f"folder {folder} cannot be written{where}: {error.strerror}"
+    return ""
+
+
+def _keys(settings: Settings) -> Iterator[str]:
+    for key in settings.keys:
+        try:
+            public_key(key)
+        except IsocenterError as error:
+            yield f"keys: {error}"
+
+
+def _code(settings: Settings) -> Iterator[str]:
+    """Handlers and FIRE modules that are not there, told without running them, and gadgets, which run in this process."""
+    from ..service.configuration import register_gadgets
+
+    for name, target in settings.gadgets.items():
+        try:
+            register_gadgets(settings.model_copy(update={"gadgets": {name: target}}))
+        except IsocenterError as error:
+            yield f"gadgets: {error}"
+    for handler in settings.handlers:
+        module, _, target = handler.rpartition(".")
+        if reason := _lacks(module, target, settings):
+            yield f"handlers: {handler!r}: {reason}"
+    if settings.handlers and importlib.util.find_spec("gadgetron") is None:
+        yield "handlers: they need the package gadgetron; pip install 'isocenter[gadgetron]'"
+    for name, module in settings.fire_modules.items():
+        if reason := _lacks(module, "process", settings):
+            yield f"fire_modules: {name!r} from {module!r}: {reason}"
+
+
+def _lacks(module: str, name: str, settings: Settings) -> str:
+    """Why a module has no such name, by its text; empty if it has one, or if that cannot be told without running it."""
+    if not (module and name):
+        return "it is not the name of a module and of something in it"
+    spec = _find(module, [*map(str, settings.python_path), *sys.path])
+    if spec is None:
+        return f"there is no module {module!r}"
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return ""
+    try:
+        tree = ast.parse(Path(spec.origin).read_bytes())
+    except (OSError, SyntaxError, ValueError) as error:
+        return f"{spec.origin} cannot be read: {error}"
+    defined = _defined(tree)
+    return "" if defined is None or name in defined else f"{module} has no {name!r}{nearest(name, defined)}"
+
+
+def _find(module: str, path: list[str]) -> importlib.machinery.ModuleSpec | None:
+    """Find a module without importing those that hold it."""
+    spec, names = None, module.split(".")
+    for depth in range(len(names)):
+        spec = importlib.machinery.PathFinder.find_spec(".".join(names[: depth + 1]), path)
+        if spec is None:
+            return importlib.machinery.BuiltinImporter.find_spec(module)
+        path = list(spec.submodule_search_locations or [])
+    return spec
+
+
+def _defined(tree: ast.Module) -> set[str] | None:
+    """Names at the top of a module; None where they cannot all be told."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            if any(alias.name == "*" for alias in node.names):
+                return None
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
+
+
+def known_bundles(settings: Settings) -> set[str]:
+    """Names of the bundles in the settings' folders, and of those that come with Isocenter and will be built."""
+    folders = (folder for folder in settings.bundle_folders if folder.is_dir() and not _unreadable(folder))
+    there = {path.name for folder in folders for path in folder.iterdir() if (path / MANIFEST).is_file()}
+    return {name for name in there if not name.startswith(".")} | set(NAMES)
+
+
+def largest_scans(settings: Settings) -> Iterator[tuple[str, int]]:
+    """Name bundles whose largest scan is known from their domain, with the bytes that a slice of it takes.
+
+    It is kept as it comes, complex64 [coils, ky, kx] with a readout that is oversampled twice, and once more while it is handed
+    on.
+    """
+    for folder in settings.bundle_folders:
+        for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
+            try:
+                domain = Manifest.model_validate(yaml.safe_load(path.read_bytes())).domain
+            except (OSError, ValueError, yaml.YAMLError):
+                continue  # said when it is opened
+            if domain.matrix is not None and domain.coils is not None:
+                yield path.parent.name, 2 * 8 * domain.coils[1] * domain.matrix[1] * 2 * domain.matrix[1]
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    return f"there is no bundle {name!r}{nearest(name, known)}; accepted: {', '.join(sorted(known))}"
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    """Bundles and pipelines that settings name."""
+    from ..pipelines import loader
+
+    known = known_bundles(settings)
+    if settings.default_bundle is not None and settings.default_bundle not in known:
+        yield f"default_bundle: {_unknown(settings.default_bundle, known)}"
+    pipelines = loader.available(settings.pipeline_folders)
+    meant = {f"aliases: {alias!r} leads to {name!r}": name for alias, name in settings.aliases.items()}
+    if settings.default_pipeline is not None:
+        meant[f"default_pipeline: it is {settings.default_pipeline!r}"] = settings.default_pipeline
+    for setting, name in meant.items():
+        if not {name, f"{name}.xml"} & pipelines.keys() and name not in settings.fire_modules:
+            known_ones = [*pipelines, *settings.fire_modules]
+            near = nearest(name, known_ones) or nearest(f"{name}.xml", known_ones)
+            yield f"{setting}, and there is no such pipeline{near}"
+
+
+def bundle_faults(pipeline: "Pipeline", settings: Settings) -> list[str]:
+    """Return which bundles of a pipeline are not there, a sentence each."""
+    from ..pipelines.loader import GadgetStep
+
+    known, found = known_bundles(settings), []
+    for step in pipeline.steps:
+        if isinstance(step, GadgetStep) and step.gadget.traits.bundles is not None:
+            try:
+                names = step.gadget.traits.bundles(settings.default_bundle, step.complete)
+            except IsocenterError as error:
+                found.append(str(error))
+                continue
+            found += [_unknown(name, known) for name in names if name not in known]
+    return list(dict.fromkeys(found))
+
+
+def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
+    """Pipelines that cannot be run here, or lack a bundle."""
+    from ..pipelines import loader
+    from ..pipelines.stock import NoCounterpartError
+
+    for name in sorted(loader.available(settings.pipeline_folders)):
+        try:
+            pipeline = loader.load(name, settings.pipeline_folders)
+        except NoCounterpartError as error:  # Gadgetron's, which may lie there for Gadgetron
+            yield Doubt(f"pipeline {name}: {error}")
+        except IsocenterError as error:
+            yield f"pipeline {name}: {error}"
+        else:
+            yield from (f"pipeline {name}: {reason}" for reason in bundle_faults(pipeline, settings))
+
+
+def _addresses(settings: Settings) -> Iterator[str]:
+    for entry in settings.connect:
+        if not _ADDRESS.fullmatch(entry):
+            yield f"connect: {entry!r} is no address and port; accepted: host:port, such as localhost:9003"
+    if settings.port and (reason := _taken(settings.host, settings.port)):
+        yield f"port: {reason}"
+
+
+def _taken(host: str, port: int) -> str:
+    """Why an address cannot be listened on; empty if it can."""
+    try:
+        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        return f"host {host!r} has no address: {error.strerror}"
+    reasons: list[OSError] = []
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with closing(socket.socket(family, kind, protocol)) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sock.bind(address)
+                sock.listen(1)
+        except OSError as error:
+            reasons.append(error)
+    in_use = [error for error in reasons if error.errno == errno.EADDRINUSE]
+    if in_use:
+        return f"{host}:{port} is in use by another program, or by a service that runs already"
+    return f"{host}:{port} cannot be listened on: {reasons[0].strerror}" if len(reasons) == len(addresses) else ""
+
+
+def _room(settings: Settings) -> Iterator[Doubt]:
+    """Memory and disk that may not do for the largest scans."""
+    keeps = settings.scan_memory[1]
+    for name, size in largest_scans(settings):
+        if size > keeps:
+            yield Doubt(
+                f"memory: the largest scans that bundle {name!r} was made for need {size // MIB} MiB at a time, and a scan may "
+                f"keep {keeps // MIB} MiB: see scan_bytes and memory_bytes"
+            )
+    if settings.spool is not None:
+        there = next(each for each in (settings.spool, *settings.spool.absolute().parents) if each.exists())
+        free = shutil.disk_usage(there).free
+        if free < settings.spool_queue_bytes:
+            yield Doubt(
+                f"spool: the disk of {settings.spool} has {free // MIB} MiB left, less than may wait for it "
+                f"({settings.spool_queue_bytes // MIB} MiB): scans may not be kept"
+            )

@@ -1,0 +1,128 @@
+"""Commands on pipelines: list, show, check."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..wire.errors import IsocenterError
+
+if TYPE_CHECKING:
+    from ..pipelines.loader import Pipeline
+    from ..service.settings import Settings
+
+app: typer.Typer = typer.Typer(invoke_without_command=True, help="Pipelines: list them, show or check one.")
+out: Console = Console(highlight=False, soft_wrap=True)
+err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
+NameArgument = Annotated[Path, typer.Argument(metavar="NAME", help="Its name on the server, or its file.")]
+
+
+@app.callback()
+def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
+    """List the pipelines, one line each."""
+    if context.invoked_subcommand is not None:
+        return
+    from ..pipelines import loader
+
+    try:
+        folders = _settings(config).pipeline_folders
+    except IsocenterError as error:
+        _fail(error)
+    for name, path in sorted(loader.available(folders).items()):
+        try:
+            summary = loader.load(name, folders).summary
+        except IsocenterError as error:
+            summary = f"cannot be used: {error}"
+        out.print(f"{name:<40} {summary or path}", markup=False)
+
+
+@app.command()
+def show(name: NameArgument, config: ConfigOption = None) -> None:
+    """Show what a pipeline does, its steps, and the parameters that a client may send.
+
+    Example: isocenter pipelines show network
+    """
+    from ..pipelines.parameters import OF_THE_SERVICE, parameters_of
+
+    try:
+        pipeline = _pipeline(name, _settings(config))
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"{pipeline.name}: {pipeline.summary or 'without a description'}", markup=False)
+    out.print("\nSteps", markup=False)
+    _print_steps(pipeline)
+    out.print(f"\nParameters, as in: isocenter replay -f SCAN -c {pipeline.name} --parameter NAME=VALUE", markup=False)
+    table = Table("name", "accepted", "default", "meaning", box=None, pad_edge=False)
+    for each in parameters_of(pipeline).values():
+        table.add_row(each.name, each.accepted, each.default or "(see meaning)", each.meaning)
+    for known, meaning in OF_THE_SERVICE.items():
+        table.add_row(known, "text", "none", meaning)
+    out.print(table, soft_wrap=False)
+
+
+@app.command()
+def check(
+    name: NameArgument,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", help="name=value, as a client would send it.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Check a pipeline with its bundles, and parameters for it, and show the steps that it has here.
+
+    Example: isocenter pipelines check network --parameter bundle=modl-brain
+    """
+    from ..pipelines.parameters import choose, complaint
+    from .check import bundle_faults
+
+    given = {name: value for name, _, value in (entry.partition("=") for entry in parameter or ())}
+    try:
+        settings = _settings(config)
+        pipeline = choose(_pipeline(name, settings), given)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    _print_steps(pipeline)
+    if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
+        _fail("; ".join(faults))
+    out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
+
+
+def _settings(config: Path | None) -> "Settings":
+    from ..service.configuration import register_gadgets
+    from ..service.settings import load_settings
+
+    settings = load_settings(config)
+    register_gadgets(settings)
+    return settings
+
+
+def _pipeline(name: Path, settings: "Settings") -> "Pipeline":
+    """Load a pipeline from a file, or else by the name by which a client would ask for it."""
+    from ..pipelines import loader
+    from ..service.configuration import pipeline_by_name
+
+    if name.is_file():
+        return loader.parse(name.read_bytes(), name.name, (name.parent, *settings.pipeline_folders))
+    strict = settings.model_copy(update={"default_pipeline": None})
+    return pipeline_by_name(str(name), strict, logging.getLogger("isocenter.pipelines"))
+
+
+def _print_steps(pipeline: "Pipeline") -> None:
+    from ..pipelines import loader
+
+    for step in pipeline.steps:
+        if isinstance(step, loader.GadgetStep):
+            options = ", ".join(f"{name}={value}" for name, value in step.settled.items())
+            out.print(f"{step.gadget.name:<24} {options}".rstrip(), markup=False)
+        else:
+            out.print(f"{'external':<24} {step.title}", markup=False)
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    err.print(f"error: {error}", markup=False)
+    raise typer.Exit(1)

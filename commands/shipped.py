@@ -1,0 +1,8 @@
+"""Names of the bundles that come with Isocenter, told without importing what builds them."""
+
+NAMES: tuple[str, ...] = (
+    *("rss", "combine", "sense"),
+    *("ridge", "varnet-brain", "modl-brain"),
+    *("jsense", "tv", "l1-wavelet"),
+)
+"""In the order in which a service builds them: what is built in a moment, the default network, what takes longest."""

@@ -1,0 +1,126 @@
+"""What the client of a scan may choose of a pipeline, and the pipeline as it has chosen.
+
+A pipeline's parameters are the options of its gadgets that are marked ``FromClient`` and that the pipeline leaves open. What the
+service itself reads comes besides.
+"""
+
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..gadgets.options import accepted, meanings
+from ..wire.errors import nearest
+from .loader import FireStep, GadgetStep, Pipeline
+
+OF_THE_SERVICE = {
+    "config": "name of the pipeline, in the place of the one that the configuration names",
+    "customconfig": "the same, before config",
+    "feedback": "whether what gadgets have for the sequence is sent to it (message 1028): true or false",
+}
+"""Parameters of every scan that no gadget reads."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Something that a client may choose.
+
+    Attributes
+    ----------
+    name
+        In the JSON message ``{"parameters": {name: value}}``, with ``replay --parameter``, and in ``isocenter.reconstruct``.
+    accepted
+        Type and range, in words.
+    default
+        As text; empty where the site's settings or the gadget decide.
+    meaning
+        What it does.
+    """
+
+    name: str
+    accepted: str
+    default: str
+    meaning: str
+
+
+def parameters_of(pipeline: Pipeline) -> dict[str, Parameter]:
+    """Return what a client may choose of a pipeline, by name, in the order of the steps."""
+    found: dict[str, Parameter] = {}
+    for step, name, option in _open(pipeline):
+        gadget = step.gadget
+        default = gadget.defaults[option]
+        found[name] = Parameter(
+            name,
+            accepted(gadget.options[option]),
+            "" if default is None or default is inspect.Parameter.empty else str(default),
+            meanings(gadget.function).get(option, ""),
+        )
+    return found
+
+
+def choose(pipeline: Pipeline, values: Mapping[str, Any]) -> Pipeline:
+    """Return a pipeline whose open options are as a client has chosen; an empty text or null chooses nothing.
+
+    Parameters
+    ----------
+    pipeline
+        As it was loaded; what was chosen of it before does not count.
+    values
+        By name of the parameter: texts as in XML, or JSON's numbers and truth values. Others are passed over (``unread``).
+
+    Raises
+    ------
+    OptionError
+        A value is of the wrong type or out of range.
+    """
+    chosen = _chosen(values)
+    options: dict[int, dict[str, Any]] = {}
+    for step, name, option in _open(pipeline):
+        if name in chosen:
+            value = step.gadget.parse_option(option, chosen[name], f"parameter {name!r}")
+            options.setdefault(id(step), {})[option] = value
+    steps = (replace(s, chosen=options.get(id(s), {})) if isinstance(s, GadgetStep) else s for s in pipeline.steps)
+    return replace(pipeline, steps=tuple(steps))
+
+
+def read(pipeline: Pipeline, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a client has chosen that the pipeline's gadgets read."""
+    open_ones = parameters_of(pipeline)
+    return {name: text for name, text in _chosen(values).items() if name in open_ones}
+
+
+def unread(pipeline: Pipeline, values: Mapping[str, Any]) -> list[str]:
+    """Return the names of parameters that nothing reads. A FIRE module is given all, and reads what it likes."""
+    if any(isinstance(step, FireStep) for step in pipeline.steps):
+        return []
+    known = parameters_of(pipeline).keys() | OF_THE_SERVICE.keys()
+    return [name for name in values if name not in known]
+
+
+def complaint(pipeline: Pipeline, values: Mapping[str, Any]) -> str:
+    """Say which parameters nothing reads, with the names that come nearest and all there are; empty if all are read."""
+    known = [*parameters_of(pipeline), *OF_THE_SERVICE]
+    hints = [f"{name[:40]!r}{nearest(name, known)}" for name in unread(pipeline, values)]
+    if not hints:
+        return ""
+    what = "a parameter" if len(hints) == 1 else "parameters"
+    return (
+        f"nothing in pipeline {pipeline.name!r} reads {what} {', '.join(hints)}: the images are made without; "
+        f"its parameters are {', '.join(known)}"
+    )
+
+
+def _open(pipeline: Pipeline) -> Iterator[tuple[GadgetStep, str, str]]:
+    """Steps with a parameter and its option, which the pipeline leaves open."""
+    for step in pipeline.steps:
+        if isinstance(step, GadgetStep):
+            for name, option in step.gadget.parameters.items():
+                if option not in step.options:
+                    yield step, name, option
+
+
+def _chosen(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as texts."""
+    given = {name: value for name, value in values.items() if value is not None and value != ""}
+    return {name: value if isinstance(value, str) else json.dumps(value, default=str) for name, value in given.items()}

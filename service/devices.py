@@ -1,0 +1,54 @@
+"""The devices of this host by the names that settings and commands give them."""
+
+import re
+
+from ..engine.jobs import EngineError
+
+_NAME = re.compile(r"cpu|cuda(:\d+)?")
+ACCEPTED = "auto, cpu, cuda, cuda:0, cuda:1, ..."
+
+
+def device_names(wanted: str) -> list[str]:
+    """Return the devices that a setting names: ``auto``, or names separated by commas.
+
+    Raises
+    ------
+    EngineError
+        One of them is no name of a device, is not there, or is named twice.
+    """
+    import torch
+
+    if wanted == "auto":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    names = [name.strip() for name in wanted.split(",")]
+    for name in names:
+        check_device(name)
+    if len({name if name != "cuda" else "cuda:0" for name in names}) < len(names):
+        raise EngineError(f"device {wanted!r} names one twice", accepted=ACCEPTED)
+    return names
+
+
+def check_device(name: str) -> None:
+    """Make sure that a device is there.
+
+    Raises
+    ------
+    EngineError
+        It is no name of a device, or this host has none of that name.
+    """
+    if not _NAME.fullmatch(name):
+        raise EngineError(f"there is no device {name!r}", accepted=ACCEPTED)
+    if name == "cpu":
+        return
+    import torch
+
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise EngineError(
+            f"there is no device {name!r}: torch {torch.__version__} was built without CUDA", accepted="cpu"
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise EngineError(f"there is no device {name!r}: torch finds no CUDA device on this host", accepted="cpu")
+    if int(name.partition(":")[2] or 0) >= count:
+        found = ", ".join(f"cuda:{index}" for index in range(count))
+        raise EngineError(f"there is no device {name!r} on this host", accepted=f"cpu, {found}")
