@@ -28,8 +28,8 @@ def finish(
 ) -> Stream:
     """Set what a scanner needs to show an image: window, description of the series, image number.
 
-    The description is ``Isocenter``, the bundle that made the image, and what it shows if that is not a magnitude, joined by ``_``:
-    ``Isocenter_ridge``, ``Isocenter_sense_phase``. Windows are in pixel values, whole numbers for integers.
+    The description is ``Isocenter``, the bundle that made the image, and what it shows if that is not a magnitude, joined by
+    ``_``: ``Isocenter_ridge``, ``Isocenter_sense_phase``. Windows are in pixel values, whole numbers for integers.
 
     Parameters
     ----------

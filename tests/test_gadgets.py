@@ -437,7 +437,7 @@ class TestIntensities:
         (out,) = load("to_integer")(iter([image(data, image_type=1)]), plain)
         assert out.data.dtype == np.uint16
         assert out.data.ravel().tolist() == [0, 0, 1, 4000, 4095]
-        assert "exceed 4095" in plain.problems["clipped"]
+        assert "1 of 5 pixels" in plain.problems["clipped"]
 
     def test_phase_fills_the_range_of_integers(self):
         data = np.array([-math.pi, 0, math.pi], np.float32).reshape(1, 1, 1, 3)
