@@ -33,8 +33,8 @@ def test_the_example_settings_are_complete_and_are_the_defaults():
     assert settings == Settings(home=settings.home)
 
 
-def test_the_readme_names_the_shipped_pipelines():
-    readme = (ROOT / "README.md").read_text()
+def test_the_readme_or_the_page_of_series_names_the_shipped_pipelines():
+    readme = (ROOT / "README.md").read_text() + (ROOT / "docs" / "series.md").read_text()
     for name in loader.available(()):
         assert f"`{name}`" in readme or name.endswith("_execute.xml")
 
