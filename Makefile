@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SHARE := -n 2 --dist worksteal
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check types bench gpu clean
+.PHONY: setup demo test test-all check types docs bench gpu clean
 
 setup: $(VENV)/.ready
 
@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and by itself: as a dependency, pip may choose a build with CUDA
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,train,ray,test,check]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,train,ray,test,check,docs]'
 	touch $@
 
 demo: setup
@@ -38,6 +38,11 @@ types: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/types .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/isocenter-*.whl
 	$(BIN)/python -m tests.completeness build/types/site
+
+# pages that are made from the code first; then the site in build/site, where a warning is an error
+docs: setup
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py
