@@ -1,7 +1,9 @@
-"""Commands on bundles: list, prepare, show, keygen, sign, verify, bench."""
+"""Commands on bundles: list, prepare, show, install, keygen, sign, verify, bench."""
 
 import hashlib
 import math
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -13,35 +15,62 @@ from ..wire.errors import IsocenterError
 
 if TYPE_CHECKING:
     from ..bundle.folder import Bundle
-    from ..bundle.trust import Trust
+    from ..bundle.manifest import Domain
+    from ..engine.device import Shelf
     from ..service.settings import Settings
 
 app: typer.Typer = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
 out: Console = Console(highlight=False, soft_wrap=True)
 err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
+BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
 
 
 @app.command("list")
 def list_bundles(config: ConfigOption = None) -> None:
-    """List the bundles and how they deviate from the module that they were made from."""
-    from ..engine.device import Shelf
+    """List the bundles: what is built and has passed the gate, sizes, what they were made for, and how exact they are."""
     from ..service.settings import load_settings
+    from .shipped import NAMES
 
     try:
         settings = load_settings(config)
-        shelf = Shelf(settings.bundle_folders, _trust(config))
+        available = _shelf(settings).available()
     except IsocenterError as error:
         _fail(error)
-    for name in sorted(shelf.available()):
-        try:
-            manifest = shelf.open(name).manifest
-        except IsocenterError as error:
-            out.print(f"{name:<20} cannot be used: {error}", markup=False)
-            continue
-        parity = ", ".join(f"{runtime} {value.error:.0e}" for runtime, value in manifest.parity.items())
-        out.print(f"{name:<20} {manifest.version:<8} {manifest.network:<20} {parity}", markup=False)
+    out.print(f"{'bundle':<14} {'gate':<10} {'size':>8}  {'network':<18} {'made for':<44} deviates by", markup=False)
+    for name in sorted({*available, *NAMES}):
+        line = _listed(available[name], settings) if name in available else "not built yet: built when it is first used"
+        out.print(f"{name:<14} {line}", markup=False)
+
+
+def _shelf(settings: "Settings") -> "Shelf":
+    from ..bundle.trust import Trust
+    from ..engine.device import Shelf
+
+    return Shelf(settings.bundle_folders, Trust.of(settings.home, settings.keys))
+
+
+def _listed(folder: Path, settings: "Settings") -> str:
+    """Describe a bundle in a line."""
+    from .find_bundle import open_bundle
+
+    try:
+        manifest = open_bundle(folder, settings).manifest
+    except IsocenterError as error:
+        return f"cannot be used: {error}"
+    gate = "not tried" if manifest.gate is None else "passed" if manifest.gate.passed else "not passed"
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    parity = ", ".join(f"{runtime} {value.error:.0e}" for runtime, value in manifest.parity.items())
+    return f"{gate:<10} {size:5.1f} MB  {manifest.network:<18} {_domain(manifest.domain):<44} {parity}"
+
+
+def _domain(domain: "Domain") -> str:
+    """Describe what a bundle was made for, as far as it says."""
+    ranges = {"R": domain.acceleration, "coils": domain.coils, "matrix": domain.matrix}
+    parts = ["/".join(domain.dimensions).upper(), *domain.anatomy]
+    parts += [f"{name} {low:g}-{high:g}" for name, (low, high) in ((n, r) for n, r in ranges.items() if r is not None)]
+    return ", ".join(part for part in parts if part)
 
 
 @app.command()
@@ -88,13 +117,37 @@ def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) 
     engine.close()
 
 
+@app.command("build-wanted", hidden=True)
+def build_wanted(
+    home: Annotated[Path, typer.Option()],
+    runtime: Annotated[str, typer.Option()],
+    log_format: Annotated[str, typer.Option()],
+    sign: Annotated[bool, typer.Option("--sign")] = False,
+) -> None:
+    """Build the bundles that are named on standard input, for a service that started this and reads the answers."""
+    from ..service.logs import configure_logging
+    from ..service.outside import only_the_log
+    from ..service.settings import load_settings
+    from .builder import build_wanted as build
+
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
+        os.dup2(2, 1)  # what others print is no answer
+        settings = load_settings(None, home=home, runtime=runtime, log_format=log_format)
+        configure_logging(settings.log_format, private=True)
+        with only_the_log():
+            build(settings, sys.stdin, answers, sign=sign)
+
+
 @app.command()
-def show(bundle: Annotated[Path, typer.Argument(help="Its folder, or its name.")], config: ConfigOption = None) -> None:
+def show(bundle: BundleArgument, config: ConfigOption = None) -> None:
     """Show what a bundle takes, returns, was made from, how exact it is, who signed it, and its report card from the gate."""
     import yaml
 
+    from ..service.settings import load_settings
+    from .find_bundle import open_bundle
+
     try:
-        opened = _open(bundle, config)
+        opened = open_bundle(bundle, load_settings(config))
         signature, card = _signature(opened), _card(opened)
     except IsocenterError as error:
         _fail(error)
@@ -104,17 +157,6 @@ def show(bundle: Annotated[Path, typer.Argument(help="Its folder, or its name.")
         out.print(f"{name:<12} {(opened.folder / name).stat().st_size / 1e6:8.2f} MB", markup=False)
     out.print(signature, markup=False)
     out.print(card, markup=False, end="")
-
-
-def _open(bundle: Path, config: Path | None) -> "Bundle":
-    """Open a bundle that is given by its folder, or by its name where there is no such folder."""
-    from ..bundle.folder import Bundle
-    from ..engine.device import Shelf
-    from ..service.settings import load_settings
-
-    if bundle.is_dir() or bundle.name != str(bundle):
-        return Bundle.open(bundle, _trust(config))
-    return Shelf(load_settings(config).bundle_folders, _trust(config)).open(bundle.name)
 
 
 def _card(bundle: "Bundle") -> str:
@@ -140,6 +182,26 @@ def _signature(bundle: "Bundle") -> str:
 
 
 @app.command()
+def install(
+    folder: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
+    name: Annotated[str | None, typer.Option(help="What it is to be called; default: as its folder.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of another one of this name.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys."""
+    from ..service.settings import load_settings
+    from .find_bundle import how_to_name
+    from .find_bundle import install as install_bundle
+
+    try:
+        settings = load_settings(config)
+        place = install_bundle(folder, name or folder.resolve().name, settings, replace=replace)
+    except (IsocenterError, OSError) as error:
+        _fail(error)
+    out.print(f"bundle in {place}; {how_to_name(place, settings)}", markup=False)
+
+
+@app.command()
 def keygen(output: Annotated[Path, typer.Option("-o", "--output", help="File of the secret key.")]) -> None:
     """Make a key that signs bundles: a secret file, and beside it OUTPUT.pub, whose second line belongs into settings."""
     from ..bundle.minisign import SecretKey
@@ -159,49 +221,56 @@ def keygen(output: Annotated[Path, typer.Option("-o", "--output", help="File of 
 
 @app.command()
 def sign(
-    folder: Path, key: Annotated[Path, typer.Option(help="File of the secret key, or one of minisign -G -W.")]
+    bundle: BundleArgument,
+    key: Annotated[Path, typer.Option(help="File of the secret key, or one of minisign -G -W.")],
+    config: ConfigOption = None,
 ) -> None:
     """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml."""
     from ..bundle.folder import Bundle
     from ..bundle.manifest import MANIFEST, SIGNATURE
     from ..bundle.minisign import SecretKey
+    from ..service.settings import load_settings
+    from .find_bundle import find
 
     try:
         secret = SecretKey.read(key)
-        bundle = Bundle.open(folder)
+        folder = find(bundle, load_settings(config))
+        opened = Bundle.open(folder)
         content = (folder / MANIFEST).read_bytes()
-        if hashlib.sha256(content).hexdigest() != bundle.manifest.digest:
+        if hashlib.sha256(content).hexdigest() != opened.manifest.digest:
             _fail(f"{folder / MANIFEST} has just changed")
         partial = folder.with_name(f".{folder.name}.minisig")
         partial.write_text(secret.sign(content), encoding="utf-8")
         partial.replace(folder / SIGNATURE)
     except (IsocenterError, OSError) as error:
         _fail(error)
-    out.print(f"bundle {bundle.manifest.name} is signed by key {secret.public}", markup=False)
+    out.print(f"bundle {opened.manifest.name} is signed by key {secret.public}", markup=False)
 
 
 @app.command()
 def verify(
-    folder: Path,
+    bundle: BundleArgument,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     config: ConfigOption = None,
 ) -> None:
     """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here."""
     import torch
 
-    from ..bundle.folder import Bundle, relative_error
+    from ..bundle.folder import relative_error
     from ..engine.commission import load_runtime
+    from ..service.settings import load_settings
+    from .find_bundle import open_bundle
 
     failed = False
     try:
-        bundle = Bundle.open(folder, _trust(config))
-        inputs, expected = bundle.probe()
-        for name, path in bundle.runtime_files().items():
-            runtime = load_runtime(bundle, name, path, torch.device(device))
+        opened = open_bundle(bundle, load_settings(config))
+        inputs, expected = opened.probe()
+        for name, path in opened.runtime_files().items():
+            runtime = load_runtime(opened, name, path, torch.device(device))
             error = relative_error(runtime.infer(inputs), expected)
-            passed = error <= bundle.manifest.tolerance
+            passed = error <= opened.manifest.tolerance
             failed = failed or not passed
-            verdict = "passed" if passed else f"FAILED, accepted is {bundle.manifest.tolerance:.0e}"
+            verdict = "passed" if passed else f"FAILED, accepted is {opened.manifest.tolerance:.0e}"
             out.print(
                 f"{name:<12} deviates by {error:.1e} of the maximum: {verdict}; {runtime.description}", markup=False
             )
@@ -213,7 +282,7 @@ def verify(
 
 @app.command()
 def bench(
-    folder: Path,
+    bundle: BundleArgument,
     matrix: Annotated[str, typer.Option(help="Samples along ky and kx, and coils: 320x320x15.")] = "256x256x8",
     frames: Annotated[int, typer.Option(min=1)] = 8,
     repetitions: Annotated[int, typer.Option(min=1)] = 5,
@@ -223,10 +292,11 @@ def bench(
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device."""
     import torch
 
-    from ..bundle.folder import Bundle
     from ..engine import choice
     from ..engine.commission import commission
     from ..export.cases import make_case
+    from ..service.settings import load_settings
+    from .find_bundle import open_bundle
 
     try:
         ky, kx, coils = (int(part) for part in matrix.split("x"))
@@ -235,16 +305,16 @@ def bench(
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = torch.device(device)
     try:
-        bundle = Bundle.open(folder, _trust(config))
-        inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
-        runtimes = commission(bundle, place)
+        opened = open_bundle(bundle, load_settings(config))
+        inputs = make_case(opened.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
+        runtimes = commission(opened, place)
     except IsocenterError as error:
         _fail(error)
     first = {
         name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs)) for name, runtime in runtimes.items()
     }
     chosen = choice.choose(runtimes, inputs, place, repetitions, math.inf)
-    choice.remember(bundle, place, chosen)
+    choice.remember(opened, place, chosen)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
     shortest = chosen.milliseconds[chosen.runtime]
     for name, milliseconds in chosen.milliseconds.items():
@@ -254,14 +324,6 @@ def bench(
     out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
     if chosen.is_doubtful:
         out.print("other programs kept the processor busy: measure again without them", markup=False)
-
-
-def _trust(config: Path | None) -> "Trust":
-    from ..bundle.trust import Trust
-    from ..service.settings import load_settings
-
-    settings = load_settings(config)
-    return Trust.of(settings.home, settings.keys)
 
 
 def _fail(error: Exception | str) -> NoReturn:

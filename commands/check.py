@@ -37,20 +37,23 @@ class Doubt:
     text: str
 
 
-def faults(settings: Settings) -> list[str]:
+def faults(settings: Settings, *, quick: bool = False) -> list[str]:
     """Return what is wrong with settings on this host, a sentence each; the service must not start with any.
 
     Parameters
     ----------
     settings
         Of the service. Nothing is changed: no folder is made, no program started, no bundle loaded.
+    quick
+        Whether to look only for what can be told in a moment, without loading torch or anybody's gadgets.
 
     Returns
     -------
     list of str
         Empty where everything that the settings name is there.
     """
-    return [each for each in _findings(settings) if isinstance(each, str)]
+    found = _quick_findings(settings) if quick else _findings(settings)
+    return [each for each in found if isinstance(each, str)]
 
 
 def doubts(settings: Settings) -> list[str]:
@@ -59,14 +62,19 @@ def doubts(settings: Settings) -> list[str]:
 
 
 def _findings(settings: Settings) -> Iterator[str | Doubt]:
-    yield from _devices(settings)
-    yield from _folders(settings)
-    yield from _keys(settings)
+    yield from _quick_findings(settings)
     yield from _code(settings)
     yield from _names(settings)
     yield from _pipelines(settings)
-    yield from _addresses(settings)
     yield from _room(settings)
+
+
+def _quick_findings(settings: Settings) -> Iterator[str]:
+    yield from _devices(settings)
+    yield from _folders(settings)
+    yield from _keys(settings)
+    yield from _bundles(settings)
+    yield from _addresses(settings)
 
 
 def _devices(settings: Settings) -> Iterator[str]:
@@ -213,13 +221,17 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"there is no bundle {name!r}{nearest(name, known)}; accepted: {', '.join(sorted(known))}"
 
 
-def _names(settings: Settings) -> Iterator[str]:
-    """Bundles and pipelines that settings name."""
-    from ..pipelines import loader
-
+def _bundles(settings: Settings) -> Iterator[str]:
+    """A bundle that the settings name."""
     known = known_bundles(settings)
     if settings.default_bundle is not None and settings.default_bundle not in known:
         yield f"default_bundle: {_unknown(settings.default_bundle, known)}"
+
+
+def _names(settings: Settings) -> Iterator[str]:
+    """Pipelines that settings name."""
+    from ..pipelines import loader
+
     pipelines = loader.available(settings.pipeline_folders)
     meant = {f"aliases: {alias!r} leads to {name!r}": name for alias, name in settings.aliases.items()}
     if settings.default_pipeline is not None:

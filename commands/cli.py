@@ -56,10 +56,7 @@ def serve(
         "spool": spool,
         "log_format": log_format,
     }
-    try:
-        serving.serve(lambda: load_settings(config, **options), verbose=verbose)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
+    serving.serve(lambda: load_settings(config, **options), log_format=log_format, verbose=verbose)
 
 
 @app.command(hidden=True)

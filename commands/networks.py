@@ -38,7 +38,15 @@ def models() -> None:
 
 
 def export(
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the bundle.")] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "-o", "--output", help="Name by which pipelines are to find the bundle; or a folder, with a / in it."
+        ),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a bundle that is there already.")
+    ] = False,
     network: Annotated[str | None, typer.Option(help="One of `isocenter models`.")] = None,
     module: Annotated[str | None, typer.Option(help="An own torch.nn.Module: package.module:Class.")] = None,
     checkpoint: Annotated[
@@ -61,6 +69,8 @@ def export(
     from ..export.options import load_options
     from ..export.own_module import export_module, find_wrapper
     from ..service.logs import configure_logging
+    from ..service.settings import load_settings
+    from .find_bundle import how_to_name, output_folder
 
     configure_logging(private=True)
     if (network is None) == (module is None):
@@ -74,15 +84,17 @@ def export(
             out.print(find_wrapper(module, checkpoint, options).source, markup=False, end="")
             return
         if output is None:
-            _fail("name the folder of the bundle, --output")
+            _fail("say how the bundle is to be called, or give its folder, --output")
+        settings = load_settings(None)
+        folder = output_folder(output, settings, replace=replace)
         key = _host_key()
         if network is not None:
             if checkpoint is None:
                 _fail("--network needs its weights, --checkpoint")
-            bundle = export_network(network, checkpoint, output, options, chosen, key)
+            bundle = export_network(network, checkpoint, folder, options, chosen, key)
         else:
             assert module is not None
-            bundle = export_module(module, checkpoint, output, options, chosen, key)
+            bundle = export_module(module, checkpoint, folder, options, chosen, key)
     except (IsocenterError, OSError) as error:
         _fail(error)
     for runtime, parity in bundle.manifest.parity.items():
@@ -91,7 +103,7 @@ def export(
             f"(accepted {parity.accepted:.1e}, eager mode {parity.eager:.1e}), {parity.cases} inputs",
             markup=False,
         )
-    out.print(f"bundle {bundle.manifest.name} in {output}", markup=False)
+    out.print(f"bundle in {folder}; {how_to_name(folder, settings)}", markup=False)
 
 
 def _parse_formats(text: str) -> list[str]:

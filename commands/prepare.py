@@ -17,19 +17,14 @@ from ..export.classical import METHODS, ensure_classical
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
 from . import stamp
+from .shipped import NAMES
 
 log: logging.Logger = logging.getLogger("isocenter.prepare")
-
-
-def ships(name: str) -> bool:
-    """Whether a bundle comes with Isocenter."""
-    return name in METHODS or name in SHIPPED
 
 
 def prepare_bundles(
     settings: Settings,
     *,
-    networks: bool = True,
     onnx: bool = False,
     sign: bool = False,
     only: Collection[str] | None = None,
@@ -40,8 +35,6 @@ def prepare_bundles(
     ----------
     settings
         Bundles go to ``bundles`` in their home.
-    networks
-        Whether to build the shipped networks, too. A process that serves one scan has no time for it.
     onnx
         Whether the bundles that can have ONNX must have it, too, which takes longer to prepare; they also must where the settings
         pin a runtime that reads it.
@@ -57,7 +50,7 @@ def prepare_bundles(
     """
     folder = settings.home / "bundles"
     formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
-    builders = dict.fromkeys(METHODS, ensure_classical) | (dict.fromkeys(SHIPPED, ensure_shipped) if networks else {})
+    builders = dict.fromkeys(METHODS, ensure_classical) | dict.fromkeys(SHIPPED, ensure_shipped)
     failures = []
     with _alone(settings.home):
         key = host_key(settings.home) if sign or settings.keys else None
@@ -68,13 +61,12 @@ def prepare_bundles(
                 shutil.rmtree(left, ignore_errors=True)
             try:
                 build(folder, formats, [name], key)
+                with suppress(OSError):  # without the stamp, it is looked at again at the next start
+                    stamp.note(settings, name)
             except BundleError as error:
                 failures.append(str(error))
         if failures:
             raise BundleError("; ".join(failures))
-        if networks and only is None:
-            with suppress(OSError):  # without the stamp, they are looked at again at the next start
-                stamp.write(settings, builders)
 
 
 def build_if_missing(name: str, settings: Settings, available: Collection[str]) -> None:
@@ -95,7 +87,7 @@ def build_if_missing(name: str, settings: Settings, available: Collection[str]) 
         It cannot be built.
     """
     ours = settings.home / "bundles" / name
-    if not ships(name) or (not ours.exists() and name in available):
+    if name not in NAMES or (not ours.exists() and name in available):
         return
     with Progress(console=Console(stderr=True), transient=True) as progress:
         if not ours.exists():

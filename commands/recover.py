@@ -101,7 +101,7 @@ class Recovery:
         register_gadgets(settings)
         self._folder = spool_of(settings)
         self._settings = settings.model_copy(update={"spool": None})
-        if not stamp.is_current(settings):
+        if stamp.missing(settings):
             from .prepare import prepare_bundles
 
             prepare_bundles(settings)

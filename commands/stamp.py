@@ -1,33 +1,35 @@
-"""Whether the bundles that come with Isocenter are there and were made of what there is now, told without importing it."""
+"""Which bundles that come with Isocenter are there and were made of what there is now, told without importing it."""
 
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from ..bundle.manifest import MANIFEST, SIGNATURE
 from ..service.settings import Settings
+from .shipped import NAMES
 
 _STAMP = ".prepared.json"
 _ROOT = Path(__file__).parent.parent
 _SOURCES = ("models/**/*.py", "export/**/*.py", "export/weights/*", "export/cards/*/*")
 
 
-def is_current(settings: Settings) -> bool:
-    """Whether nothing has to be built since ``write`` was last called for these settings."""
+def missing(settings: Settings) -> list[str]:
+    """Return the names of bundles that have to be built, or looked at, since ``note`` was called for these settings."""
     folder = settings.home / "bundles"
     try:
         stamp = json.loads((folder / _STAMP).read_text(encoding="utf-8"))
-        return stamp["made_of"] == _digest(settings) and stamp["bundles"] == _manifests(folder, stamp["bundles"])
+        noted = stamp["bundles"] if stamp["made_of"] == _digest(settings) else {}
+        return [name for name in NAMES if name not in noted or noted[name] != _manifest(folder / name)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False
+        return list(NAMES)
 
 
-def write(settings: Settings, names: Iterable[str]) -> None:
-    """Note that all these bundles are there."""
+def note(settings: Settings, name: str) -> None:
+    """Note that a bundle is there; one process at a time."""
     folder = settings.home / "bundles"
-    stamp = {"made_of": _digest(settings), "bundles": _manifests(folder, names)}
+    kept = [other for other in NAMES if other not in missing(settings)]
+    stamp = {"made_of": _digest(settings), "bundles": {each: _manifest(folder / each) for each in (*kept, name)}}
     (folder / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 
 
@@ -40,13 +42,9 @@ def _digest(settings: Settings) -> str:
     return digest.hexdigest()
 
 
-def _manifests(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Hashes of the bundles' manifests, which hold those of their files; these are checked when a bundle is opened."""
-    return {name: _manifest(folder / name) for name in sorted(names) if (folder / name).is_dir()}
-
-
 def _manifest(folder: Path) -> str:
-    """Hash of a manifest and, where it is signed, of the signature."""
+    """Hash of a manifest and, where it is signed, of the signature; empty where there is none."""
     signature = folder / SIGNATURE
     signed = signature.read_bytes() if signature.is_file() else b""
-    return hashlib.sha256((folder / MANIFEST).read_bytes() + signed).hexdigest()
+    manifest = folder / MANIFEST
+    return hashlib.sha256(manifest.read_bytes() + signed).hexdigest() if manifest.is_file() else ""

@@ -111,6 +111,19 @@ class Shelf:
             if not path.name.startswith(".") and os.path.lexists(path / MANIFEST)
         }
 
+    def find(self, name: str) -> Path:
+        """Return the folder of a bundle.
+
+        Raises
+        ------
+        BundleError
+            There is none of this name.
+        """
+        available = self.available()
+        if name not in available:
+            raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
+        return available[name]
+
     def open(self, name: str) -> Bundle:
         """Open a bundle by its name.
 
@@ -119,10 +132,7 @@ class Shelf:
         BundleError
             There is none of this name, or it is damaged.
         """
-        available = self.available()
-        if name not in available:
-            raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
-        return Bundle.open(available[name], self._trust)
+        return Bundle.open(self.find(name), self._trust)
 
 
 def _entries(folder: Path) -> list[Path]:

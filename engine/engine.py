@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
-from ..bundle.manifest import Manifest, RuntimeChoice
+from ..bundle.manifest import BundleError, Manifest, RuntimeChoice
 from ..bundle.trust import EVERYBODY, Trust
 from ..flow.deferred import Deferred
 from ..flow.ledger import Account
 from .crew import Crew
 from .device import Device, LocalDevice, Shelf
 from .jobs import Inputs, Result, Ticket
+from .supply import Supply
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
 
@@ -63,6 +64,8 @@ class Engine:
         size, if that is longer. Waiting does not count.
     trust
         Whose bundles are used; everybody's by default.
+    supply
+        Bundles that are being built while the engine is used; none by default.
 
     Raises
     ------
@@ -79,7 +82,9 @@ class Engine:
         default_bundle: str | None = None,
         deadline: float = 60.0,
         trust: Trust = EVERYBODY,
+        supply: Supply | None = None,
     ) -> None:
+        self.supply: Supply = supply or Supply()
         self.shelf: Shelf = Shelf(folders, trust)
         self.default_bundle = default_bundle
         self.deadline = deadline
@@ -116,22 +121,37 @@ class Engine:
         Raises
         ------
         BundleError
-            There is no such bundle, or it is damaged.
+            There is no such bundle, it is damaged, or it is not built yet.
         """
-        return Model(self, bundle, self.shelf.manifest(bundle))
+        if bundle in self.supply.missing:
+            raise BundleError(f"bundle {bundle!r} is not built yet")
+        try:
+            return Model(self, bundle, self.shelf.manifest(bundle))
+        except BundleError as error:
+            if reason := self.supply.failures.get(bundle):
+                raise BundleError(f"bundle {bundle!r} could not be built: {reason}") from error
+            raise
 
-    def preload(self, bundles: Sequence[str] | None = None) -> None:
+    def preload(self, bundles: Sequence[str] | None = None) -> list[Future[Result]]:
         """Load bundles, or all there are, on every device in the background; those that cannot be loaded are logged.
 
         They are loaded one after the other, as their runtimes are measured, but not behind one that takes long; what a job needs
         meanwhile is loaded at once.
+
+        Returns
+        -------
+        list of Future
+            Done when they are loaded, or cannot be.
         """
+        tickets: list[Future[Result]] = []
         for name in sorted(self.available()) if bundles is None else bundles:
             for device in self.devices:
                 ticket = self._crew.submit_errand(
                     _nothing, bundle=name, scan=_NO_SCAN, device=device.name, background=True
                 )
                 ticket.add_done_callback(_log_failure)
+                tickets.append(ticket)
+        return tickets
 
     def prepare(self, bundle: str, sizes: Mapping[str, int], *, scan: str = _NO_SCAN) -> list[Future[Result]]:
         """Load and warm up, on every device, for sizes that the header of a scan announced."""

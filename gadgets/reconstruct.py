@@ -157,9 +157,10 @@ class _Reconstructor:
         self._first_error: IsocenterError | None = None
 
     def _load(self, names: list[str]) -> list[Model]:
-        """Return the bundles; one that cannot be used is left out and reported if another one can."""
+        """Return the bundles; one that cannot be used is left out if another one can, which the images say, or is reported."""
         models: list[Model] = []
         errors: list[IsocenterError] = []
+        without: list[str] = []
         for name in names:
             try:
                 model = self.engine.load(name)
@@ -168,12 +169,14 @@ class _Reconstructor:
                 models.append(model)
             except IsocenterError as error:
                 errors.append(error)
-                if not models:
+                if models:
+                    without.append(f"the fallback {name!r} cannot be used: {error}")
+                else:
                     self._refused.append(f"{name!r} cannot be used ({error})")
         if not models:
             raise errors[0]
-        for error in errors:
-            self.scan.report("bundle", f"{error}; {models[0].manifest.name!r} is used")
+        for problem in without:
+            self.scan.report("bundle", problem)
         return models
 
     def start(self, item: Item) -> Item | _Reconstruction:

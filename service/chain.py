@@ -1,5 +1,6 @@
 """A pipeline's steps on one scan: what is made ready as soon as the header is known, and the chain that runs."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -41,11 +42,23 @@ class Chain:
         return any(Image in step.gadget.traits.makes for step in self._gadget_steps())
 
     def warm_up(self) -> None:
-        """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used."""
+        """Load the bundles while the scan begins, the first of each step for the announced sizes; faults show when it is used.
+
+        Where one is being built, that is asked for before others, and nothing is loaded yet.
+        """
+        if self.engine.supply.want(itertools.chain.from_iterable(self.bundles())):
+            return
         sizes = self._announced_sizes()
         for names in self.bundles():
             self.engine.prepare(names[0], sizes, scan=self.scan.name)
             self.engine.preload(names[1:])
+
+    def await_bundles(self, leave: Callable[[], bool]) -> Iterator[str]:
+        """Wait until the bundles are built, or until ``leave`` says so; yields what the client may be told meanwhile."""
+        names = list(itertools.chain.from_iterable(self.bundles()))
+        if self.engine.supply.want(names):
+            yield from self.engine.supply.wait(names, leave)
+            self.warm_up()
 
     def process(
         self, items: Iterator[Item], settings: Settings, timing: Timing, say: Callable[[str], None]

@@ -1,14 +1,14 @@
 """The engine of a service, from its settings."""
 
 from ..bundle.trust import Trust
-from ..engine import Engine
+from ..engine import Engine, Supply
 from ..engine.remote import ray_devices
 from .devices import device_names
 from .settings import Settings
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Return the engine of a service. It runs the bundles that there are, and builds none.
+def make_engine(settings: Settings, supply: Supply | None = None) -> Engine:
+    """Return the engine of a service. It runs the bundles that there are, and those of the supply as they come; it builds none.
 
     Raises
     ------
@@ -27,4 +27,5 @@ def make_engine(settings: Settings) -> Engine:
         default_bundle=settings.default_bundle,
         deadline=settings.deadline,
         trust=trust,
+        supply=supply,
     )

@@ -13,7 +13,7 @@ def _memory_mb() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
 
 
-def _info() -> str:
+def _info(engine: Engine) -> str:
     cuda = torch.cuda.is_available()
     lines = [
         f"Isocenter Version Info\n  -- Version            : {version()}",
@@ -27,7 +27,15 @@ def _info() -> str:
     if cuda:
         memory = sum(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
         lines.append(f"    + Total amount of global GPU memory: {memory // 2**20} MB")
+    lines.append(f"  -- Ready              : {_ready(engine)}")
     return "\n".join(lines) + "\n"
+
+
+def _ready(engine: Engine) -> str:
+    """Whether no scan has to wait for its bundle; what has to be waited for otherwise, and what could not be built."""
+    failures = [f"bundle {name!r} could not be built" for name in engine.supply.failures]
+    state = engine.supply.state
+    return "; ".join([f"NO, {state}" if state else "YES", *failures])
 
 
 def answer(question: str, engine: Engine) -> str:
@@ -37,7 +45,8 @@ def answer(question: str, engine: Engine) -> str:
         "isocenter::bundles": lambda: "\n".join(sorted(engine.available())),
         "gadgetron::version": lambda: f"isocenter {version()}",
         "gadgetron::build": lambda: f"isocenter {version()}",
-        "gadgetron::info": _info,
+        "isocenter::ready": lambda: _ready(engine),
+        "gadgetron::info": lambda: _info(engine),
         "gadgetron::info::memory": lambda: str(_memory_mb()),
         "gadgetron::info::python": lambda: "YES",
         "gadgetron::info::matlab": lambda: "NO",

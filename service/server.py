@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,12 +21,13 @@ from ..wire.errors import IsocenterError
 from .admission import refusal
 from .configuration import names_of_the_site, register_gadgets
 from .farewell import Farewells, say_and_close
+from .listening import listen
 from .logs import show_names
 from .memory import MUCH, return_freed_memory
 from .session import Session
 from .settings import Settings, reloaded
 from .spool import Spool
-from .watch import Connected, Refused, Watch, write_to_log
+from .watch import Refused, Watch, write_to_log
 
 log: logging.Logger = logging.getLogger("isocenter.server")
 
@@ -36,8 +37,6 @@ _FAREWELL_SECONDS = 2.0
 _PAUSE_SECONDS = 0.1
 _TICK = 0.05
 _NOT_OPENED = "the service could not open a session for this connection; its log tells more"
-_NO_SUCH_ADDRESS = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
-"""The host has a name for IPv6 but no IPv6."""
 _NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
@@ -67,6 +66,8 @@ class Server:
         Told what goes on; without one, the log is.
     load_settings
         Reads the settings again, for ``reload``; without it, there is nothing to read.
+    listeners
+        What ``listen`` has returned for these settings, where somebody has opened the port already.
 
     Attributes
     ----------
@@ -87,6 +88,7 @@ class Server:
         engine: Engine,
         watch: Watch | None = None,
         load_settings: Callable[[], Settings] | None = None,
+        listeners: Sequence[socket.socket] = (),
     ) -> None:
         register_gadgets(settings)
         self.settings: Settings = settings
@@ -96,7 +98,7 @@ class Server:
         self.spool: Spool = Spool(settings, self.memory)
         self.refused: Counter[str] = Counter()
         self._load_settings = load_settings
-        self._listeners = _listen(settings.host, settings.port)
+        self._listeners = listeners or listen(settings.host, settings.port)
         self._wake_reader, self._wake_writer = socket.socketpair()
         for end in (self._wake_reader, self._wake_writer):
             end.setblocking(False)
@@ -243,7 +245,6 @@ class Server:
     def _serve_session(self, slot: _Slot) -> None:
         try:
             keep_to_one_core()
-            self.watch.tell(Connected(slot.scan_id, slot.address))
             slot.session = Session(
                 slot.sock,
                 self.settings,
@@ -322,29 +323,3 @@ def _spare_descriptor() -> int | None:
 def new_scan_id() -> str:
     """Name a scan by date, time and a random part."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(8)}"
-
-
-def _listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of a host, so that ``localhost`` serves IPv4 and IPv6 on one port."""
-    listeners: list[socket.socket] = []
-    infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    failures: list[OSError] = []
-    for family, kind, protocol, _, address in sorted(infos, key=lambda info: info[0]):
-        sock = socket.socket(family, kind, protocol)
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            chosen = listeners[0].getsockname()[1] if listeners else port
-            sock.bind((address[0], chosen, *address[2:]))
-            sock.listen(128)
-        except OSError as error:
-            sock.close()
-            failures.append(error)
-            continue
-        listeners.append(sock)
-    if not listeners or (failures and any(failure.errno not in _NO_SUCH_ADDRESS for failure in failures)):
-        for sock in listeners:
-            sock.close()
-        raise OSError(f"cannot listen on {host}:{port}: {failures[0] if failures else 'no address'}")
-    return listeners

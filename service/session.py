@@ -33,7 +33,7 @@ from .settings import Settings
 from .spool import Spool
 from .timing import Timing
 from .transport import Receiver, Sender
-from .watch import Ended, ImageSent, Started, Watch, write_to_log
+from .watch import Connected, Ended, ImageSent, Started, Watch, write_to_log
 
 _FAREWELL_SECONDS = 1.0
 _NO_PARAMETERS = (
@@ -82,7 +82,8 @@ class Session:
         self._watch = watch or Watch(write_to_log)
         waits, keeps = settings.scan_memory
         self._ledger = Ledger(waits, keeps=keeps, whole=memory)
-        self._recording = (spool or Spool(settings, memory)).recording(scan_id, _host_of(sock))
+        self._address = _host_of(sock)
+        self._recording = (spool or Spool(settings, memory)).recording(scan_id, self._address)
         self._patience = Patience(settings.message_timeout)
         self._patience.grant(settings.handshake_timeout, "configuration and MRD header")
         self._sender = Sender(sock, account=self._ledger.account("sender"), timeout=settings.send_timeout)
@@ -105,6 +106,8 @@ class Session:
         self._is_over = False
         self._notice = ""
         self._is_interrupted = False
+        self._is_aborted = False
+        self._is_greeted = False
         self._outcome = "failed"
 
     def serve(self) -> None:
@@ -114,13 +117,25 @@ class Session:
         except IsocenterError as error:
             self._fail(str(error))
         except (ConnectionError, TimeoutError, Stopped) as error:
-            limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
             self._outcome = "undelivered"
+            if self._receiver.bytes_received:
+                self._greet()
+                limited(self.log, logging.WARNING, "lost", "the connection was lost: %s", error, most=120)
+            else:
+                self.log.debug(
+                    "the connection was closed without a byte, as by who only looks whether the port is open"
+                )
         except BaseException:  # whatever a gadget does, also what would only end this thread
             self.log.exception("reconstruction failed")
             self._fail(f"an internal error ended the scan; the service's log tells more about scan {self.scan_id}")
         finally:
             self._end()
+
+    def _greet(self) -> None:
+        """Take note of the peer, now that it is more than somebody who looks whether the port is open."""
+        if not self._is_greeted:
+            self._is_greeted = True
+            self._watch.tell(Connected(self.scan_id, self._address))
 
     def announce(self, text: str) -> None:
         """Tell the peer something about its scan, from another thread; not before there is one, nor after it."""
@@ -135,6 +150,8 @@ class Session:
 
     def abort(self) -> None:
         """End the scan from another thread, as if the peer had ended it here."""
+        self._is_aborted = True
+        self.engine.supply.wake()
         self._receiver.abort("the service was stopped")
         end_programs(self.scan_id)
 
@@ -164,7 +181,8 @@ class Session:
         if spooled := self._recording.end(pipeline=figures["pipeline"], outcome=outcome, sent=self._timing.images):
             figures["spool"] = spooled
         self._ledger.settle()
-        self._watch.tell(Ended(self.scan_id, figures))
+        if self._is_greeted:
+            self._watch.tell(Ended(self.scan_id, figures))
 
     def _converse(self) -> None:
         pipeline = self._configured()
@@ -183,14 +201,29 @@ class Session:
         self._recording.note(pipeline=chain.pipeline.name)
         self._watch.tell(Started(self.scan_id, chain.pipeline.name))
         self._pass_notice()
+        if header is not None:
+            self._await_bundles(chain)
         for item in chain.process(self._items(first, chain.scan), self.settings, self._timing, self._pass_on):
             self._deliver(item, chain.scan)
         self._timing.stages |= chain.scan.seconds
         self._finish(chain)
 
+    def _await_bundles(self, chain: Chain) -> None:
+        """Wait until the scan's bundles are built; its client is told why, and again and again that it goes on.
+
+        Raises
+        ------
+        OSError
+            The client is gone.
+        """
+        for reason in chain.await_bundles(lambda: self._is_aborted):
+            with self._unless_kept():
+                chain.scan.inform(f"the reconstruction waits: {reason}")
+
     def _listen(self) -> Iterator[tuple[Meaning, Message]]:
         """Take messages as they come; questions are answered, and text is noted, on the way."""
         for message in self._receiver:
+            self._greet()
             meaning = self._conversation.receive(message)
             if isinstance(message, Query):
                 self._peer.answer(queries.answer(message.question, self.engine), message.correlation_id)
@@ -365,6 +398,7 @@ class Session:
 
     def _fail(self, reason: str) -> None:
         """Tell the peer in the way that it can show, let it finish sending, then close."""
+        self._greet()
         problems: list[str] = []
         if self._chain is None:  # whoever brings no scan may connect as often as he likes
             limited(self.log, logging.ERROR, "failed", "%s", reason, most=120)
@@ -391,9 +425,6 @@ class Session:
             raise error
         if isinstance(error, TimeoutError):
             raise ProtocolError(_why(error), kind="timeout")
-        if error is None and self._receiver.bytes_received == 0:
-            self.log.debug("the connection was closed without a byte")
-            raise ConnectionError("closed without a byte")
         raise ConnectionError(f"ended {when}: {_why(error) or 'the peer closed the connection'}")
 
 

@@ -190,9 +190,9 @@ class TestPreparation:
         return settings
 
     def test_what_was_prepared_is_current(self, prepared):
-        assert stamp.is_current(prepared)
-        assert not stamp.is_current(Settings(home=prepared.home, runtime="onnx"))
-        assert not stamp.is_current(Settings(home=prepared.home.parent))
+        assert not stamp.missing(prepared)
+        assert stamp.missing(Settings(home=prepared.home, runtime="onnx"))
+        assert stamp.missing(Settings(home=prepared.home.parent))
 
     @pytest.mark.parametrize("change", ["missing", "changed", "no stamp", "rubbish", "torch"])
     def test_what_was_changed_since_is_not(self, prepared, monkeypatch, change):
@@ -206,16 +206,16 @@ class TestPreparation:
             monkeypatch.setattr(stamp.importlib.metadata, "version", lambda _: "0.0")
         else:
             (folder / ".prepared.json").write_text("[]" if change == "rubbish" else "")
-        assert not stamp.is_current(prepared)
+        assert stamp.missing(prepared)
 
     def test_other_code_is_not(self, prepared, tmp_path, monkeypatch):
         copy = tmp_path / "code"
         for name in ("models", "export"):
             shutil.copytree(stamp._ROOT / name, copy / name)
         monkeypatch.setattr(stamp, "_ROOT", copy)
-        assert stamp.is_current(prepared)
+        assert not stamp.missing(prepared)
         (copy / "models" / "classical.py").write_text("# other code")
-        assert not stamp.is_current(prepared)
+        assert stamp.missing(prepared)
 
 
 @pytest.mark.parametrize("prepared", [True, False])

@@ -14,7 +14,7 @@ from isocenter.bundle.folder import Bundle
 from isocenter.bundle.manifest import CARD, BundleError, Gate
 from isocenter.bundle.minisign import SecretKey
 from isocenter.bundle.trust import Trust, host_key
-from isocenter.commands import serve
+from isocenter.commands import start
 from isocenter.commands.cli import app
 from isocenter.commands.evaluation.volume import object_masks
 from isocenter.commands.gate import battery, criteria, run
@@ -306,7 +306,7 @@ def test_a_pipeline_that_demands_a_passed_gate_falls_back_without_one(copy, make
 def test_the_service_warns_of_a_default_bundle_without_a_passed_gate(copy, make_engine, caplog):
     def said(name):
         caplog.clear()
-        serve._check_default_bundle(make_engine(copy.parent, default_bundle=name))
+        start.check_default_bundle(make_engine(copy.parent, default_bundle=name))
         return caplog.text
 
     assert "the default bundle 'mine' has not been through the gate" in said("mine")

@@ -34,7 +34,7 @@ from isocenter.service.settings import Settings
 logging.basicConfig(level="INFO")
 print("here", flush=True)
 sys.stdin.readline()
-prepare_bundles(Settings(home=Path(sys.argv[1])), networks=False, only=("rss", "combine"))
+prepare_bundles(Settings(home=Path(sys.argv[1])), only=("rss", "combine"))
 """
 
 
@@ -78,6 +78,8 @@ def few(monkeypatch):
     monkeypatch.setattr(prepare, "METHODS", methods)
     for module in (shipped, prepare):
         monkeypatch.setattr(module, "SHIPPED", {})
+    for module in (stamp, prepare):
+        monkeypatch.setattr(module, "NAMES", FEW)
 
 
 @pytest.fixture
@@ -111,7 +113,7 @@ def test_one_that_cannot_be_built_costs_only_itself(settings, monkeypatch):
     with pytest.raises(BundleError, match="bundle 'rss': it can have no torchscript: it deviates"):
         prepare_bundles(settings)
     assert listing(settings.home) == ["combine"]
-    assert not stamp.is_current(settings)
+    assert stamp.missing(settings)
 
 
 FULL = """
@@ -123,7 +125,7 @@ from isocenter.wire.errors import IsocenterError
 for home in sys.argv[1:]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(Path(home).name), resource.RLIM_INFINITY))
     try:
-        prepare_bundles(Settings(home=Path(home)), networks=False, only=("rss", "combine"))
+        prepare_bundles(Settings(home=Path(home)), only=("rss", "combine"))
     except IsocenterError as error:
         print(error)
 """
@@ -157,15 +159,15 @@ class TestSigned:
         trust = Trust.of(strict.home, strict.keys)
         with pytest.raises(BundleError, match="it is not signed"):
             Bundle.open(folder / "rss", trust)
-        assert stamp.is_current(settings)
-        assert not stamp.is_current(strict)
+        assert not stamp.missing(settings)
+        assert stamp.missing(strict)
         prepare_bundles(strict)
-        assert stamp.is_current(strict)
+        assert not stamp.missing(strict)
         for name in FEW:
             assert Bundle.open(folder / name, trust).signer == host_key(settings.home).public
         assert before.signer is None
         (folder / "rss" / "model.yaml.minisig").unlink()
-        assert not stamp.is_current(strict)
+        assert stamp.missing(strict)
 
     def test_one_of_that_name_that_others_made_is_built_again_not_signed(self, settings):
         """Else whoever puts a bundle into the folder would get this host's signature."""

@@ -47,7 +47,7 @@ def settings(bundles, tmp_path):
 @pytest.fixture
 def command(settings, monkeypatch):
     """Run ``isocenter recover`` on the spool."""
-    monkeypatch.setattr(recovery.stamp, "is_current", lambda _settings: True)
+    monkeypatch.setattr(recovery.stamp, "missing", lambda _settings: [])
     path = settings.home / "settings.yaml"
     path.write_text(settings.model_dump_json())
 
@@ -61,7 +61,7 @@ def command(settings, monkeypatch):
 @pytest.fixture
 def recover(settings, monkeypatch):
     """Recover bytes that are left of a scan; what is made of them and what is said."""
-    monkeypatch.setattr(recovery.stamp, "is_current", lambda _settings: True)
+    monkeypatch.setattr(recovery.stamp, "missing", lambda _settings: [])
     with recovery.Recovery(settings) as recovers:
 
         def run(content, name="scan"):

@@ -7,10 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...bundle.folder import Bundle
-from ...bundle.manifest import MANIFEST, BundleError
+from ...bundle.manifest import BundleError
 from ...engine import LoadedModel
-from ...engine.device import Shelf
 from ...flow.deferred import Deferred, settled
 from ...gadgets.domain import misfits
 from ...gadgets.kspace import Kspace, block_of
@@ -23,7 +21,7 @@ from ...models.grappa import grappa
 from ...service.settings import load_settings
 from ...wire.errors import DataError
 from ...wire.header import NO_HEADER
-from ..prepare import build_if_missing, ships
+from ..find_bundle import open_bundle
 
 Method = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From k-space [coils, frames, ky, kx], what was measured [frames, ky] or [frames, ky, kx], and maps [coils, y, x], to magnitudes
@@ -43,32 +41,19 @@ def open_bundles(folders: list[Path]) -> dict[str, LoadedModel]:
     BundleError
         One does not exist, cannot be built, is damaged, or returns no image.
     """
-    folders = [_find(folder) for folder in folders]
-    for folder in folders:
-        if ships(folder.name) and not (folder / MANIFEST).is_file():
-            raise BundleError(f"{folder} is not built yet; named without a folder, {folder.name!r} is built")
-    folders = list(dict.fromkeys(folders))
-    names = [folder.resolve().name for folder in folders]
+    settings = load_settings(None)
+    found = {bundle.folder: bundle for bundle in (open_bundle(folder, settings) for folder in folders)}
+    names = [folder.resolve().name for folder in found]
     models = {
         name if names.count(name) == 1 and name not in _CLASSICAL else str(folder): LoadedModel(
-            Bundle.open(folder), torch.device("cpu"), "auto"
+            bundle, torch.device("cpu"), "auto"
         )
-        for name, folder in zip(names, folders, strict=True)
+        for name, (folder, bundle) in zip(names, found.items(), strict=True)
     }
     for name, model in models.items():
         if "image" not in {spec.name for spec in model.manifest.outputs}:
             raise BundleError(f"bundle {name!r} returns no image")
     return models
-
-
-def _find(bundle: Path) -> Path:
-    """Return the folder of a bundle that is given by it, or by its name."""
-    if (bundle / MANIFEST).is_file() or bundle.name != str(bundle):
-        return bundle
-    settings = load_settings(None)
-    shelf = Shelf(settings.bundle_folders)
-    build_if_missing(bundle.name, settings, shelf.available())
-    return shelf.available().get(bundle.name, bundle)
 
 
 def all_methods(models: dict[str, LoadedModel]) -> dict[str, Method]:

@@ -1,0 +1,149 @@
+"""Bundles by name or by folder, in one way for every command: as pipelines name them, or where they lie."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ..bundle.folder import Bundle
+from ..bundle.manifest import MANIFEST, MEASURED, BundleError
+from ..bundle.trust import Trust
+from ..engine.device import Shelf
+from ..export.build import move, workplace
+from ..service.settings import Settings
+from ..wire.errors import IsocenterError
+from .shipped import NAMES
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+def find(bundle: Path | str, settings: Settings) -> Path:
+    """Return the folder of a bundle; one that comes with Isocenter and is missing is built.
+
+    Parameters
+    ----------
+    bundle
+        Its folder; or, where there is no such folder, its name.
+    settings
+        Say in what folders bundles are found by name.
+
+    Raises
+    ------
+    BundleError
+        There is none, or it cannot be built.
+    """
+    path = Path(bundle)
+    if os.path.lexists(path / MANIFEST):
+        return path
+    if path.name == str(path):
+        from .prepare import build_if_missing
+
+        shelf = Shelf(settings.bundle_folders)
+        build_if_missing(path.name, settings, shelf.available())
+        return shelf.find(path.name)
+    built = f"; named without a folder, {path.name!r} is built" if path.name in NAMES else ""
+    raise BundleError(f"{path} is no bundle: it has no {MANIFEST}{built}")
+
+
+def open_bundle(bundle: Path | str, settings: Settings) -> Bundle:
+    """Open a bundle that is given by its folder or by its name, if its files are what they were and it is trusted.
+
+    Raises
+    ------
+    BundleError
+        There is none, it cannot be built, it is damaged, or nobody who is trusted signed it.
+    """
+    return Bundle.open(find(bundle, settings), Trust.of(settings.home, settings.keys))
+
+
+def how_to_name(folder: Path, settings: Settings) -> str:
+    """Say by which name pipelines find the bundle in a folder, or what to do so that they do."""
+    try:
+        found = Shelf(settings.bundle_folders).find(folder.resolve().name)
+    except IsocenterError:
+        found = None
+    if found is not None and found.resolve() == folder.resolve():
+        return f"pipelines, parameters and commands name it {found.name!r}"
+    return (
+        f"it lies outside the folders in which bundles are found by name: `isocenter bundle install {folder}` puts it into "
+        f"{settings.home / 'bundles'}"
+    )
+
+
+def install(folder: Path, name: str, settings: Settings, *, replace: bool = False) -> Path:
+    """Copy a bundle to where pipelines find it by name; it appears there whole, or not at all.
+
+    Parameters
+    ----------
+    folder
+        The bundle, whose files are checked against their hashes before and after they are copied.
+    name
+        What it is to be called.
+    settings
+        It goes to ``bundles`` in their home. Whoever they trust must have signed it.
+    replace
+        Whether it takes the place of another one of this name.
+
+    Returns
+    -------
+    Path
+        Where it is now.
+
+    Raises
+    ------
+    BundleError
+        It is damaged or not trusted, or there is one of this name that may not be replaced, or that goes before it.
+    """
+    place = place_of(name, settings, replace=replace)
+    trust = Trust.of(settings.home, settings.keys)
+    Bundle.open(folder, trust)
+    try:
+        with workplace(place) as partial:
+            copied = partial / name
+            shutil.copytree(folder, copied, ignore=shutil.ignore_patterns(MEASURED))
+            Bundle.open(copied, trust)
+            move(copied, place)
+    except OSError as error:
+        raise BundleError(f"bundle {name!r} cannot be written to {place}: {error.strerror}") from error
+    return place
+
+
+def output_folder(output: str, settings: Settings, *, replace: bool) -> Path:
+    """Return the folder for a new bundle that a command is to write: where a name belongs, or the folder that was given.
+
+    Raises
+    ------
+    BundleError
+        The name cannot be used; or something is there that may not be replaced.
+    """
+    if "/" not in output:
+        return place_of(output, settings, replace=replace)
+    folder = Path(output)
+    if os.path.lexists(folder) and not replace:
+        raise BundleError(f"{folder} is there already", accepted="another folder, or --replace")
+    if os.path.lexists(folder) and not os.path.lexists(folder / MANIFEST):
+        raise BundleError(f"{folder} is no bundle, and is not replaced")
+    return folder
+
+
+def place_of(name: str, settings: Settings, *, replace: bool) -> Path:
+    """Return the folder for a new bundle of this name, where pipelines will find it.
+
+    Raises
+    ------
+    BundleError
+        The name cannot be used, or is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise BundleError(
+            f"{name!r} is no name of a bundle", accepted="letters, digits, '.', '_' and '-', the first no '.' or '-'"
+        )
+    if name in NAMES:
+        raise BundleError(f"a bundle {name!r} comes with Isocenter", accepted="another name")
+    place = settings.home / "bundles" / name
+    found = Shelf(settings.bundle_folders).available().get(name)
+    if found is not None and found != place:
+        raise BundleError(f"there is a bundle {name!r} already, in {found}, which pipelines find first")
+    if os.path.lexists(place) and not replace:
+        raise BundleError(f"there is a bundle {name!r} already, in {place}", accepted="another name, or --replace")
+    return place
