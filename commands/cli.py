@@ -13,13 +13,21 @@ from ..wire.errors import IsocenterError
 from . import bundles as bundle_cli
 from . import networks as network_cli
 from . import pipelines as pipeline_cli
+from .view.command import view
 
 app: typer.Typer = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
 )
 app.add_typer(pipeline_cli.app, name="pipelines")
 app.add_typer(bundle_cli.app, name="bundle")
-for _command in (network_cli.models, network_cli.export, network_cli.textures, network_cli.train, network_cli.evaluate):
+for _command in (
+    network_cli.models,
+    network_cli.export,
+    network_cli.textures,
+    network_cli.train,
+    network_cli.evaluate,
+    view,
+):
     app.command()(_command)
 
 out: Console = Console(highlight=False, soft_wrap=True)
@@ -294,13 +302,19 @@ def simulate(
 
 
 @app.command()
-def demo(folder: Annotated[Path, typer.Option("-o", "--output")] = Path("demo")) -> None:
-    """Simulate an accelerated brain scan, serve, replay it over TCP, and compare the images with the truth."""
-    from .demo import run_demo
+def demo(
+    folder: Annotated[Path, typer.Option("-o", "--output", help="Folder of everything that it makes.")] = Path("demo"),
+    acceleration: Annotated[int, typer.Option(min=1, max=12, help="How many times fewer lines are measured.")] = 4,
+    phantom: Annotated[str, typer.Option(help="brain or template; the latter needs nilearn (extra train).")] = "brain",
+) -> None:
+    """Simulate an accelerated head scan, serve, replay it over TCP, and compare the images with the truth."""
+    from dataclasses import replace
+
+    from .demo import PROTOCOL, run_demo
 
     try:
-        run_demo(folder, out)
-    except (IsocenterError, OSError) as error:
+        run_demo(folder, out, replace(PROTOCOL, acceleration=acceleration, phantom=phantom))
+    except (IsocenterError, OSError, ValueError, ImportError) as error:
         _fail(error)
 
 

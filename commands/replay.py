@@ -113,12 +113,20 @@ def replay(
     """Send the scan and write what comes back."""
     if options.filename is None:
         raise ReplayError("name a recorded scan with -f")
+    if options.png is not None:
+        from .picture import check_writable
+
+        check_writable(options.png)
     writer = ImageWriter(options.outfile, options.out_group, on_text)
     if h5py.is_hdf5(options.filename):
         result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
     else:
         result = _replay_stream(options, options.filename, on_acquisition, on_image, on_text)
     _write(options, writer, result)
+    if options.png and result.images:
+        from .replayed import draw_replayed
+
+        draw_replayed(options.png, options.filename, options.in_group, result, on_text)
     return result
 
 
@@ -212,10 +220,6 @@ def _write(options: Options, writer: ImageWriter, result: ReplayResult) -> None:
     for image in result.images:
         writer.write(image)
     writer.close()
-    if options.png and result.images:
-        from .picture import montage, planes
-
-        montage(planes(result.images), options.png)
     if options.report:
         options.report.write_text(latency_table(result) + "\n", encoding="utf-8")
 

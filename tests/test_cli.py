@@ -59,6 +59,7 @@ def test_simulate_and_replay(service, tmp_path):
         cwd=folder,
     )
     assert "2 images in out.h5" in said
+    assert "against the truth beside the scan: SSIM" in said
     with h5py.File(folder / "out.h5") as file:
         group = file["images/image_1"]
         assert group["data"].shape == (2, 1, 1, 48, 48)
@@ -67,6 +68,18 @@ def test_simulate_and_replay(service, tmp_path):
         assert "IsocenterBundle" in str(group["attributes"][0])
     assert (folder / "montage.png").read_bytes().startswith(b"\x89PNG")
     assert "last readout sent to last image" in (folder / "latency.txt").read_text()
+
+
+@pytest.mark.long
+def test_the_demo_needs_no_display_and_says_how_far_each_method_is_from_the_truth(bundles, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("ISOCENTER_HOME", str(bundles.parent))
+    said = program("demo", "-o", "demo", cwd=tmp_path)
+    assert "no aliasing is visible in the network's images" in said
+    assert all(name in said for name in ("zero-filled", "SENSE", "ridge", "PSNR"))
+    assert (tmp_path / "demo/montage.png").read_bytes().startswith(b"\x89PNG")
+    said = program("demo", "-o", "demo", "--acceleration", 8, cwd=tmp_path)
+    assert "does NOT unfold this scan" in said
 
 
 def test_replay_with_a_local_pipeline_compression_and_loops(service, scan_file):

@@ -13,7 +13,7 @@ from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
 from ...wire.errors import DataError, OptionError
 from .methods import TUNED, all_methods, open_bundles
-from .picture import Pictured, draw
+from .picture import Pictured, draw_pictured
 from .protocol import Protocol
 from .report import Report
 from .volume import Volume
@@ -73,7 +73,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         console.print(text, markup=False)
     console.print(report.table())
     report.write(folder)
-    draw(pictures, folder / "images.png")
+    draw_pictured(pictures, folder / "images.png")
     return report
 
 
