@@ -52,10 +52,9 @@ def environment(bundles, tmp_path):
     return kept | own | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["physicist", pytest.param("researcher", marks=pytest.mark.long), pytest.param("site", marks=pytest.mark.long)],
-)
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["physicist", "researcher", "site"])
 def test_a_tutorial_does_what_it_says(name, environment, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
@@ -66,7 +65,7 @@ def test_a_tutorial_does_what_it_says(name, environment, tmp_path):
             ["bash", "-c", script], cwd=work, env=environment, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            status = shell.wait(280)
+            status = shell.wait(850)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(shell.pid, signal.SIGKILL)  # services that a page has started and a failure has left
