@@ -19,12 +19,12 @@ from . import replay as replay_command
 from .client import ClientError, ReplayResult, connect
 from .picture import Panel, Row, Sheet, draw, error_panels, show
 from .picture.geometry import Geometry, geometry_of, radiological
-from .picture.images import origin, planes
+from .picture.images import planes
 from .picture.panel import brightest
 from .picture.truth import VISIBLE_ALIASING, Numbers, Score, compare, matched, mean_score
 from .replayed import Lines, read_lines
 
-PROTOCOL = ScanProtocol(matrix=192, coils=12, slices=3, acceleration=4, acs=32, noise=0.3, repetition_time=4.0)
+PROTOCOL = ScanProtocol(matrix=192, coils=12, slices=2, acceleration=4, acs=32, noise=0.3, repetition_time=4.0)
 """So fast that SENSE leaves aliasing to be seen, and not so fast that the network does; a test holds it to that."""
 _METHODS = {"zero-filled": "rss.xml", "SENSE": "sense.xml", "network": "network.xml"}
 _START_SECONDS = 900.0
@@ -117,9 +117,12 @@ def _judge(name: str, result: ReplayResult, scan: SimulatedScan) -> _Made:
     if truths is None:
         raise ClientError(f"the images of {_METHODS[name]} are not those of the scan that was sent")
     compared = compare(every, truths, scan.protocol.acceleration)
-    title = origin(result.images[0])
+    bundle = str(result.images[0].meta.get("IsocenterBundle", "none"))
     return _Made(
-        f"{name}\n{title}", [image for image, _ in compared], [each for _, each in compared], 1000 * result.arrivals[-1]
+        f"{name}\nbundle {bundle}",
+        [image for image, _ in compared],
+        [each for _, each in compared],
+        1000 * result.arrivals[-1],
     )
 
 
@@ -154,10 +157,10 @@ def _panel(made: _Made, index: int, image: Numbers, white: float, geometry: Geom
 
 
 def _table(made: list[_Made]) -> Table:
-    table = Table("method", "SSIM", "PSNR [dB]", "aliases [% of the object]", "last readout to last image [ms]")
+    table = Table("method", "SSIM", "PSNR [dB]", "aliases [%]", "ms after the scan")
     for each in made:
         ghosts = "-" if each.mean.ghosts is None else f"{100 * each.mean.ghosts:.1f}"
-        name = ", ".join(each.name.splitlines())
+        name = each.name.replace("\n", ": ")
         table.add_row(name, f"{each.mean.ssim:.3f}", f"{each.mean.psnr:.1f}", ghosts, f"{each.milliseconds:.0f}")
     return table
 
