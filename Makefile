@@ -7,11 +7,11 @@ SHARE := -n 2 --dist worksteal
 # `make setup GADGETRON=yes` installs it, and nothing else does.
 GADGETRON ?=
 comma := ,
-EXTRAS := cpu,export,train,ray,dev$(if $(GADGETRON),$(comma)gadgetron)
+EXTRAS := cpu,export,train,ray,docs,dev$(if $(GADGETRON),$(comma)gadgetron)
 READY := $(VENV)/.ready$(if $(GADGETRON),-gadgetron)
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check types lock bench gpu clean
+.PHONY: setup demo test test-all check types lock docs bench gpu clean
 
 setup: $(READY)
 
@@ -52,13 +52,18 @@ lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet $(TORCH)
-	build/lock/bin/python -m pip install --quiet '.[cpu,export,train,ray,gadgetron,zfp,dev]'
+	build/lock/bin/python -m pip install --quiet '.[cpu,export,train,ray,gadgetron,zfp,docs,dev]'
 	( echo "# Every package that any extra brings, in the versions that this was tested with; made by \`make lock\`."; \
 	  echo "# torch by its version alone: its builds differ by index."; \
 	  build/lock/bin/python -m pip freeze --all --exclude isocenter --exclude pip --exclude torch; \
 	  build/lock/bin/python -c "import importlib.metadata as m; print('torch==' + m.version('torch').partition('+')[0]); \
 	  print('onnxruntime-gpu==' + m.version('onnxruntime'))" ) > build/constraints.txt
 	mv build/constraints.txt constraints.txt
+
+# pages that are made from the code first; then the site in build/site, where a warning is an error
+docs: setup
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py
