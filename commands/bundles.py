@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..wire.errors import IsocenterError
 from .frame import FAILED, Commands, ConfigOption, out, usage, working
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ def list_bundles(config: ConfigOption = None) -> None:
     """
     from ..engine.device import Shelf
     from ..service.settings import load_settings
+    from ..wire.errors import IsocenterError
 
     shelf = Shelf(load_settings(config).bundle_folders, _trust(config))
     for name in sorted(shelf.available()):
@@ -198,13 +198,16 @@ def verify(
     """
     from ..bundle.folder import Bundle, relative_error
     from ..engine.commission import load_runtime
+    from .progress import bars
 
     place = _device(device)
     bundle = Bundle.open(folder, _trust(config))
     failed = False
-    with working():
+    with working(), bars() as shown:
         inputs, expected = bundle.probe()
-        for name, path in bundle.runtime_files().items():
+        files = bundle.runtime_files()
+        for number, (name, path) in enumerate(files.items()):
+            shown.update("runtimes tried", number, len(files))
             runtime = load_runtime(bundle, name, path, place)
             error = relative_error(runtime.infer(inputs), expected)
             passed = error <= bundle.manifest.tolerance
@@ -234,12 +237,14 @@ def bench(
     from ..engine import choice
     from ..engine.commission import commission
     from ..export.cases import make_case
+    from .progress import bars
 
     ky, kx, coils = _sizes(matrix)
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = _device(device)
     bundle = Bundle.open(folder, _trust(config))
-    with working():
+    with working(), bars() as shown:
+        shown.update("measuring", 0)
         inputs = make_case(bundle.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(bundle, place)
         first = {

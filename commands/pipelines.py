@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from ..wire.errors import IsocenterError
 from .frame import Commands, ConfigOption, out, working
 
 app: typer.Typer = typer.Typer(cls=Commands, invoke_without_command=True)
@@ -22,6 +21,7 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
     from ..pipelines import loader
     from ..service.configuration import register_gadgets
     from ..service.settings import load_settings
+    from ..wire.errors import IsocenterError
 
     settings = load_settings(config)
     register_gadgets(settings)
