@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..wire.errors import IsocenterError
 from .frame import FAILED, Commands, ConfigOption, out, usage, working
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def _shelf(settings: "Settings") -> "Shelf":
 
 def _listed(folder: Path, settings: "Settings") -> str:
     """Describe a bundle in a line."""
+    from ..wire.errors import IsocenterError
     from .find_bundle import open_bundle
 
     try:
@@ -269,13 +269,16 @@ def verify(
     from ..engine.commission import load_runtime
     from ..service.settings import load_settings
     from .find_bundle import open_bundle
+    from .progress import bars
 
     place = _device(device)
     opened = open_bundle(bundle, load_settings(config))
     failed = False
-    with working():
+    with working(), bars() as shown:
         inputs, expected = opened.probe()
-        for name, path in opened.runtime_files().items():
+        files = opened.runtime_files()
+        for number, (name, path) in enumerate(files.items()):
+            shown.update("runtimes tried", number, len(files))
             runtime = load_runtime(opened, name, path, place)
             error = relative_error(runtime.infer(inputs), expected)
             passed = error <= opened.manifest.tolerance
@@ -306,12 +309,14 @@ def bench(
     from ..export.cases import make_case
     from ..service.settings import load_settings
     from .find_bundle import open_bundle
+    from .progress import bars
 
     ky, kx, coils = _sizes(matrix)
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = _device(device)
     opened = open_bundle(bundle, load_settings(config))
-    with working():
+    with working(), bars() as shown:
+        shown.update("measuring", 0)
         inputs = make_case(opened.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(opened, place)
         first = {

@@ -14,6 +14,7 @@ _BEGIN, _SERVICE, _NETWORKS = "First steps", "A service and its scans", "Network
 app: typer.Typer = typer.Typer(
     name="isocenter",
     cls=Commands,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inline MRI reconstruction: serves scanners and clients, with classical methods and with networks.",
     epilog="A command ends with status 0 when it is done, 1 when its work failed, 2 when nothing was begun because "

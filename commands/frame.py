@@ -14,7 +14,9 @@ status
 ====== ===============================================================================================================
 """
 
+import errno
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
@@ -50,10 +52,13 @@ class Commands(TyperGroup):
         if not standalone_mode:
             return super().main(*arguments, standalone_mode=False, **options)
         try:
-            status = super().main(*arguments, standalone_mode=False, **options)
+            with _told(USAGE):
+                status = super().main(*arguments, standalone_mode=False, **options)
         except _ClickError as error:
             _say(_usage(error))
             status = USAGE
+        except typer.Exit as ended:
+            status = ended.exit_code
         sys.exit(FAILED if _output_is_lost() else status)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -92,7 +97,8 @@ def _told(status: int) -> Iterator[None]:
         if _output_is_lost():
             raise typer.Exit(FAILED) from None
         _say(sentence(error))
-        raise typer.Exit(status) from None
+        disk_is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        raise typer.Exit(FAILED if disk_is_full else status) from None
 
 
 def sentence(error: Exception) -> str:
@@ -125,6 +131,12 @@ def missing_package(module: str) -> str:
         if found is not None and found[1].replace("-", "_").lower() == package.lower():
             return f"this needs the package {package}: pip install 'isocenter[{found[2]}]'"
     return f"this needs the package {package}: pip install {package}"
+
+
+def needs(module: str) -> None:
+    """Make sure, before the work, that a package is there which comes with an extra."""
+    if importlib.util.find_spec(module) is None:
+        usage(missing_package(module))
 
 
 def _requirements() -> list[str]:

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress, TaskID
 
 from .frame import FAILED, err, out, usage, working
 
@@ -65,7 +65,7 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64.
 
-    Example: isocenter export --network varnet --checkpoint weights.pt -o bundles/mine
+    Example: isocenter export --network modl --checkpoint weights.pt -o mine
     """
     from ..export.importers.load import find_network
     from ..export.network import export_network
@@ -74,6 +74,7 @@ def export(
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
     from .find_bundle import how_to_name, output_folder
+    from .progress import bars
 
     configure_logging(private=True)
     if (network is None) == (module is None):
@@ -91,12 +92,15 @@ def export(
         usage("--network needs its weights, --checkpoint")
     if network is not None:
         find_network(network)
-    if checkpoint is not None and not checkpoint.parent.is_dir():
-        usage(f"--checkpoint: there is no folder {checkpoint.parent}")
+    if checkpoint is not None and not list(
+        checkpoint.parent.glob(f"{escape(checkpoint.name)}*")
+    ):  # TensorFlow's are prefixes
+        usage(f"--checkpoint: there is no checkpoint {checkpoint}")
     settings = load_settings(None)
     folder = output_folder(output, settings, replace=replace)
     key = _host_key()
-    with working():
+    with working(), bars() as shown:
+        shown.update(f"writing {folder.name} and comparing its runtimes", 0)
         if network is not None:
             assert checkpoint is not None
             bundle = export_network(network, checkpoint, folder, options, chosen, key)
@@ -150,17 +154,15 @@ def textures(
     from ..training.debian import MIRROR
     from ..training.textures import build_textures, sources
     from .outputs import check_folder
+    from .progress import bars
 
     check_folder(folder, "FOLDER")
-    with working(), Progress(console=err, transient=True) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def told(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name, total=total)
-            progress.update(tasks[name], completed=done)
-
-        path = build_textures(folder, told, packages=packages, mirror=mirror or MIRROR)
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        usage(f"--mirror is {mirror!r}; accepted: an address such as {MIRROR}")
+    if packages is not None and not packages.is_dir():
+        usage(f"--packages: there is no folder {packages}")
+    with working(), bars() as shown:
+        path = build_textures(folder, shown.update, packages=packages, mirror=mirror or MIRROR)
     for source in sources(path):
         out.print(f"{source['package']} {source['version']}: {source['licences']}", markup=False)
     out.print(f"textures in {path}, with the packages' terms", markup=False)
@@ -194,6 +196,7 @@ def train(
     loaded = load_recipe(recipe)
     folder = output or Path("runs") / loaded.name
     check_folder(folder, "--output")
+    run.check_run(loaded, folder, resume=resume, overwrite=overwrite, devices=devices)
     with working(), _shown_log("isocenter.training"):
         weights = run.train(
             loaded, folder, resume=resume, overwrite=overwrite, devices=devices, workers=workers, memory=memory
@@ -219,7 +222,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="'simulated', or a folder of fully sampled files (MRD, fastMRI, CMRxRecon).")
     ] = "simulated",
-    output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of tables and images.")] = Path("evaluation"),
     accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
     acs: Annotated[
         str, typer.Option(help="Numbers of calibration lines or fractions of all lines, separated by commas.")
@@ -256,7 +259,7 @@ def evaluate(
             "--tune", help="Add the classical methods with their best strength, found on the truth of every scan."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scans and the lines that are drawn.")] = 1,
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
@@ -265,7 +268,7 @@ def evaluate(
     Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
     fastMRI's leaderboard are those of --truth rss --region all.
 
-    Example: isocenter evaluate --bundle varnet-brain --scans 3 --accelerations 4 -o evaluation
+    Example: isocenter evaluate --bundle varnet-brain --scans 3 --accelerations 4
     """
     if (gate is None) == (not bundle):
         usage("name either --bundle or --gate")
@@ -274,7 +277,6 @@ def evaluate(
         return
     from .evaluation.protocol import parse_protocol
     from .evaluation.run import run_evaluation
-    from .outputs import check_folder
 
     protocol = parse_protocol(
         accelerations=accelerations,
@@ -291,17 +293,14 @@ def evaluate(
         truth=truth,
         region=region,
     )
-    check_folder(output, "--output")
-    with working():
-        run_evaluation(bundle or [], data, protocol, output, out)
+    run_evaluation(bundle or [], data, protocol, output, out)
 
 
 def _gate(bundle: Path, data: str, *, short: bool) -> None:
     from .gate.run import run_gate
 
     folder = None if data == "simulated" else Path(data)
-    with working():
-        tried = run_gate(bundle, folder, short=short, key=_host_key(), console=out)
+    tried = run_gate(bundle, folder, short=short, key=_host_key(), console=out)
     out.print(f"report card in {tried.folder}", markup=False)
     if tried.manifest.gate is None or not tried.manifest.gate.passed:
         raise typer.Exit(FAILED)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from ..wire.errors import IsocenterError, PipelineError
 from .frame import Commands, ConfigOption, out, working
 
 if TYPE_CHECKING:
@@ -27,6 +26,7 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
     if context.invoked_subcommand is not None:
         return
     from ..pipelines import loader
+    from ..wire.errors import IsocenterError
 
     folders = _settings(config).pipeline_folders
     for name, path in sorted(loader.available(folders).items()):
@@ -81,6 +81,8 @@ def check(
         pipeline = choose(_pipeline(name, settings), given)
         _print_steps(pipeline)
         if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
+            from ..wire.errors import PipelineError
+
             raise PipelineError("; ".join(faults))
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 

@@ -4,13 +4,12 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain, islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from statistics import median
 
 import h5py
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..wire import ConfigFile, ConfigScript, extras
 from ..wire.errors import IsocenterError
@@ -21,6 +20,7 @@ from ..wire.streams import RecordedStream
 from . import client as wire_client
 from .client import Client, Compression, ReplayResult
 from .outputs import check_file, check_picture
+from .progress import bars
 
 DEFAULT_CONFIG = "default.xml"
 
@@ -177,19 +177,20 @@ def replay(
 
 def replay_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
     """Replay with bars for what is sent and received, and the server's texts above them."""
-    columns = (TextColumn(label + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        sent = progress.add_task("acquisitions sent", total=None)
-        received = progress.add_task("images received  ", total=None)
-        result = replay(
+    sent, received, total = count(1), count(1), None
+
+    def note_total(acquisitions: int) -> None:
+        nonlocal total
+        total = acquisitions
+
+    with bars() as shown:
+        return replay(
             options,
-            on_start=lambda total: progress.update(sent, total=total),
-            on_acquisition=lambda: progress.advance(sent),
-            on_image=lambda _image: progress.advance(received),
-            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
+            on_start=note_total,
+            on_acquisition=lambda: shown.update(f"{label}acquisitions sent", next(sent), total),
+            on_image=lambda _image: shown.update(f"{label}images received", next(received)),
+            on_text=lambda text: console.print(text.rstrip(), markup=False),
         )
-        progress.update(received, total=len(result.images))
-    return result
 
 
 def _replay_file(

@@ -12,6 +12,7 @@ import tomllib
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import yaml
@@ -101,7 +102,7 @@ class TestExtras:
 
 
 class TestLock:
-    PINS = {
+    PINS: ClassVar = {
         canonicalize_name(name): Version(version)
         for name, _, version in (
             line.partition("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line
@@ -260,7 +261,7 @@ def test_readme_in_a_clean_environment(extras, wheel, tmp_path):
             run("python", "-c", text)
         else:
             run("bash", "-ec", f"trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{text}")
-    print("left out:", *left_out, sep="\n")
+    sys.stdout.write("\n".join(("left out:", *left_out, "")))
     run("isocenter", "demo")
     assert (place / "demo" / "montage.png").is_file()
     run("isocenter", "deploy")

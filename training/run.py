@@ -115,6 +115,26 @@ def train(
     KeyboardInterrupt
         It was interrupted; the message says how to go on.
     """
+    run, chosen = check_run(recipe, folder, resume=resume, overwrite=overwrite, devices=devices)
+    if resume:
+        done = run.epochs_done()
+        if done >= recipe.epochs:
+            if not run.weights.is_file():
+                raise RecipeError(
+                    f"the run in {folder} is finished, but {run.weights} is missing",
+                    accepted="--overwrite, which begins anew",
+                )
+            tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
+            return run.weights
+    share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
+    run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
+    return run.weights
+
+
+def check_run(
+    recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool, devices: str
+) -> tuple[RunFolder, list[torch.device]]:
+    """Make sure, before anything is done, that a recipe can be trained here; parameters and errors are those of ``train``."""
     run = RunFolder(folder)
     if resume and overwrite:
         raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
@@ -125,20 +145,9 @@ def train(
     check_precision(recipe.precision, chosen[0])
     if resume:
         run.check_resumable(recipe)
-        done = run.epochs_done()
-        if done >= recipe.epochs:
-            if not run.weights.is_file():
-                raise RecipeError(
-                    f"the run in {folder} is finished, but {run.weights} is missing",
-                    accepted="--overwrite, which begins anew",
-                )
-            tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
-            return run.weights
     elif not overwrite:
         run.check_free()
-    share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
-    run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
-    return run.weights
+    return run, chosen
 
 
 def _fit(

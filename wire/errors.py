@@ -23,6 +23,7 @@ IsocenterError
 ├── PrepareError       bundles that come with Isocenter are not built   (commands)
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
+├── SimulationError    a scan cannot be simulated as it was asked for   (simulate)
 ├── SamplingError      a sampling pattern cannot be drawn               (simulate)
 ├── SourceError        data to train on cannot be fetched or read       (training)
 └── RecipeError        a recipe cannot be trained                       (training)
