@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..bundle.manifest import BundleError
+from ..bundle.manifest import NO_SUCH_BUNDLE, BundleError
 from ..flow.ahead import run_ahead
 from ..flow.deferred import Deferred
 from ..models.fourier import fft, ifft
@@ -46,6 +46,22 @@ def _bundles(default: str | None, options: Options) -> list[str]:
     return bundle_names(default, options["bundle"], options["fallback"])
 
 
+def _require_known(scan: Scan, names: list[str]) -> None:
+    """Refuse a name that no bundle has: whoever wrote it meant something, and gets nothing else by mistake.
+
+    Raises
+    ------
+    BundleError
+        There is one.
+    """
+    for name in names:
+        try:
+            scan.require_engine().load(name)
+        except BundleError as error:  # others are for the fallback
+            if error.kind == NO_SUCH_BUNDLE:
+                raise
+
+
 _PATIENCE = 2.0
 """Seconds that an image waits for other scans before its client is told."""
 
@@ -58,6 +74,7 @@ def reconstruct(
     bundle: Annotated[str, FromClient()] = "",
     fallback: str = "",
     demand: Literal["", "gate"] = "",
+    unknown: Literal["refuse", "fallback"] = "refuse",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
     recon_grid: Annotated[bool, FromChain] = False,
@@ -82,6 +99,9 @@ def reconstruct(
     demand
         What ``bundle`` must have: ``gate``, a report card with which it passed the gate. Without, the fallback takes over, or the
         scan is refused where there is none.
+    unknown
+        What is done where there is no bundle of one of the names: ``refuse`` makes no image, and says which names come nearest;
+        ``fallback`` goes on with the others.
     series
         Series number of the images of the first encoding space; those of the others follow.
     numbering
@@ -96,6 +116,8 @@ def reconstruct(
     IsocenterError
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
+    if unknown == "refuse":
+        _require_known(scan, bundle_names(scan.require_engine().default_bundle, bundle, fallback))
     reconstructor = _Reconstructor(scan, bundle, fallback, demand, recon_grid=recon_grid)
     numbers = ImageNumbers()
     try:

@@ -245,11 +245,6 @@ class TestReconstruct:
         with pytest.raises(DataError, match="add the gadget estimate_coil_maps"):
             collect([*FRONT, (load("reconstruct"), {"bundle": "sense"})], simulation, engine=engine)
 
-    def test_the_parameter_of_the_scanner_names_the_bundle(self, engine):
-        _, simulation = block()
-        out, _ = collect([*FRONT, (load("reconstruct"), {})], simulation, engine=engine, parameters={"bundle": "rss"})
-        assert out[0].meta["IsocenterBundle"] == "rss"
-
     def test_a_failing_bundle_falls_back_and_the_images_say_so(self, engine):
         _, simulation = block()
         out, plain = collect(
