@@ -78,7 +78,7 @@ class TestEveryGadget:
     [
         ("accumulate", {"trigger": "sometimes"}, "option 'trigger': 'sometimes' is not accepted"),
         ("select_coils", {}, "its option 'coils_out' needs a value"),
-        ("select_coils", {"coils_out": "0"}, "greater than or equal to 1"),
+        ("select_coils", {"coils_out": "0"}, "accepted: whole number from 1 to 65535"),
         ("extract", {"phase": "perhaps"}, "option 'phase': 'perhaps' is not accepted"),
         ("scale", {"factor": "big"}, "option 'factor': 'big' is not accepted"),
     ],
