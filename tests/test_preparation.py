@@ -39,7 +39,7 @@ prepare_bundles(Settings(home=Path(sys.argv[1])), only=("rss", "combine"))
 
 
 def listing(home):
-    return sorted(path.name for path in (home / "bundles").iterdir())
+    return sorted(path.name for path in (home / "bundles").iterdir() if path.name != ".prepared.json")
 
 
 def start(home):
