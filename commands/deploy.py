@@ -1,4 +1,4 @@
-"""Write the files with which a host runs the service under systemd: they come with the package, the paths are this installation's."""
+"""Write the files with which a host runs the service under systemd, with the paths of this installation."""
 
 import sys
 from pathlib import Path

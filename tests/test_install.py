@@ -101,32 +101,33 @@ class TestExtras:
             check_extras(Settings(**setting))
 
 
-class TestLock:
-    PINS = {
-        canonicalize_name(name): Version(version)
-        for name, _, version in (
-            line.partition("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line
-        )
-    }
+PINS = {
+    canonicalize_name(name): Version(version)
+    for name, _, version in (
+        line.partition("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line
+    )
+}
 
+
+class TestLock:
     def test_every_requirement_is_pinned_within_its_range(self):
         for text in (*PROJECT["dependencies"], *(each for extra in OPTIONAL.values() for each in extra)):
             requirement = Requirement(text)
-            assert requirement.specifier.contains(self.PINS[canonicalize_name(requirement.name)]), text
+            assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), text
 
     def test_so_is_what_these_require(self):
         """As far as it is installed here."""
-        for name in self.PINS:
+        for name in PINS:
             try:
                 required = importlib.metadata.requires(name) or ()
             except importlib.metadata.PackageNotFoundError:
                 continue
             for requirement in map(Requirement, required):
                 if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                    assert canonicalize_name(requirement.name) in self.PINS, f"{name} requires {requirement.name}"
+                    assert canonicalize_name(requirement.name) in PINS, f"{name} requires {requirement.name}"
 
     def test_no_pin_is_of_one_index(self):
-        assert not any(version.local for version in self.PINS.values())
+        assert not any(version.local for version in PINS.values())
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -200,7 +201,7 @@ def wheel(tmp_path_factory):
 @pytest.mark.long
 def test_the_wheel_has_what_its_users_need(wheel):
     content = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("recipes", "pipelines", "deploy", "docs", "export/weights", "export/cards"):
+    for folder in ("recipes", "pipelines", "deploy", "docs", "export/weights"):
         files = {path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
         assert files
         for path in files:

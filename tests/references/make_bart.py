@@ -1,4 +1,4 @@
-"""Writes bart.npz: maps and SENSE by BART of the problem. Run as ``python tests/references/make_bart.py`` where ``bart`` is installed."""
+"""Writes bart.npz: maps and SENSE of the problem, where ``bart`` is installed: ``python tests/references/make_bart.py``."""
 
 import subprocess
 import tempfile

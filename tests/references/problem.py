@@ -1,4 +1,4 @@
-"""A small scan from a seed, of which other programs have given their answers: it is made by numpy alone, here and wherever they run."""
+"""A small scan from a seed, made by numpy alone wherever it is needed, of which other programs have given their answers."""
 
 import numpy as np
 
