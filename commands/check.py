@@ -20,20 +20,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
 from ..service.settings import MIB, Settings, load_settings
 from ..wire.errors import IsocenterError, nearest
+from .frame import USAGE, ConfigOption, err, out
 from .shipped import NAMES
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
 
-out: Console = Console(highlight=False, soft_wrap=True)
-err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _RUNTIME_PACKAGES = {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}
 _ADDRESS = re.compile(r"[^:\s]+:\d{1,5}|\[[^\]\s]+\]:\d{1,5}")
