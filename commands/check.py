@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
@@ -395,7 +395,7 @@ def _what_can_run(settings: Settings) -> Table:
     from ..pipelines import loader
     from ..pipelines.parameters import parameters_of
 
-    table = Table("pipeline", "images by", "parameters", "can run", box=None, pad_edge=False)
+    table = Table(Column("pipeline", overflow="fold"), "images by", "parameters", "can run", box=None, pad_edge=False)
     for name in sorted(loader.available(settings.pipeline_folders)):
         try:
             pipeline = loader.load(name, settings.pipeline_folders)
