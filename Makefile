@@ -3,18 +3,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 # two processes share out the tests, each one half, and who is done first takes over from the other
 SHARE := -n 2 --dist worksteal
+# The package of Gadgetron, which some tests compare with, comes with wheels that contain FFTW, which is under the GPL:
+# `make setup GADGETRON=yes` installs it, and nothing else does.
+GADGETRON ?=
+comma := ,
+EXTRAS := cpu,export,train,ray,docs,dev$(if $(GADGETRON),$(comma)gadgetron)
+READY := $(VENV)/.ready$(if $(GADGETRON),-gadgetron)
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
 
-.PHONY: setup demo test test-all check types bench gpu clean
+.PHONY: setup demo test test-all check types lock docs bench gpu clean
 
-setup: $(VENV)/.ready
+setup: $(READY)
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	# torch first and by itself: as a dependency, pip may choose a build with CUDA
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[cpu,export,gadgetron,pictures,train,ray,test,check]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 demo: setup
@@ -38,6 +44,26 @@ types: setup
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w build/types .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/types/site build/types/isocenter-*.whl
 	$(BIN)/python -m tests.completeness build/types/site
+
+# constraints.txt anew: what pip chooses today of every package that any extra brings; the torch that is tested with is named
+TORCH ?= torch==2.13.0
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet $(TORCH)
+	build/lock/bin/python -m pip install --quiet '.[cpu,export,train,ray,gadgetron,zfp,docs,dev]'
+	( echo "# Every package that any extra brings, in the versions that this was tested with; made by \`make lock\`."; \
+	  echo "# torch by its version alone: its builds differ by index."; \
+	  build/lock/bin/python -m pip freeze --all --exclude isocenter --exclude pip --exclude torch; \
+	  build/lock/bin/python -c "import importlib.metadata as m; print('torch==' + m.version('torch').partition('+')[0]); \
+	  print('onnxruntime-gpu==' + m.version('onnxruntime'))" ) > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+# pages that are made from the code first; then the site in build/site, where a warning is an error
+docs: setup
+	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: setup
 	$(BIN)/python -W ignore benchmarks/latency.py

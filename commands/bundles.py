@@ -5,39 +5,37 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from ..wire.errors import IsocenterError
+from .frame import FAILED, Commands, ConfigOption, out, usage, working
 
 if TYPE_CHECKING:
+    import torch
+
     from ..bundle.folder import Bundle
     from ..bundle.manifest import Domain
     from ..engine.device import Shelf
     from ..service.settings import Settings
 
-app: typer.Typer = typer.Typer(no_args_is_help=True, help="Bundles: the reconstructions that pipelines name.")
-out: Console = Console(highlight=False, soft_wrap=True)
-err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
+app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
 
 
 @app.command("list")
 def list_bundles(config: ConfigOption = None) -> None:
-    """List the bundles: what is built and has passed the gate, sizes, what they were made for, and how exact they are."""
+    """List the bundles: what is built and has passed the gate, sizes, what they were made for, and how exact they are.
+
+    Example: isocenter bundle list
+    """
     from ..service.settings import load_settings
     from .shipped import NAMES
 
-    try:
-        settings = load_settings(config)
-        available = _shelf(settings).available()
-    except IsocenterError as error:
-        _fail(error)
+    settings = load_settings(config)
+    available = _shelf(settings).available()
     out.print(f"{'bundle':<14} {'gate':<10} {'size':>8}  {'network':<18} {'made for':<44} deviates by", markup=False)
     for name in sorted({*available, *NAMES}):
         line = _listed(available[name], settings) if name in available else "not built yet: built when it is first used"
@@ -53,6 +51,7 @@ def _shelf(settings: "Settings") -> "Shelf":
 
 def _listed(folder: Path, settings: "Settings") -> str:
     """Describe a bundle in a line."""
+    from ..wire.errors import IsocenterError
     from .find_bundle import open_bundle
 
     try:
@@ -90,16 +89,19 @@ def prepare(
     ] = False,
     log_format: Annotated[str | None, typer.Option(help="text or json.")] = None,
 ) -> None:
-    """Build the bundles that come with Isocenter and are missing, and run the probe of every bundle."""
+    """Build the bundles that come with Isocenter and are missing, and run the probe of every bundle.
+
+    Example: isocenter bundle prepare
+    """
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
+    from .outputs import check_folder
 
-    try:
-        settings = load_settings(config, home=home, runtime=runtime, log_format=log_format)
-        configure_logging(settings.log_format, private=True)
+    settings = load_settings(config, home=home, runtime=runtime, log_format=log_format)
+    configure_logging(settings.log_format, private=True)
+    check_folder(settings.home / "bundles", "--home")
+    with working():
         _prepare(settings, onnx=onnx, build_only=build_only, sign=sign)
-    except IsocenterError as error:
-        _fail(error)
 
 
 def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) -> None:
@@ -140,17 +142,17 @@ def build_wanted(
 
 @app.command()
 def show(bundle: BundleArgument, config: ConfigOption = None) -> None:
-    """Show what a bundle takes, returns, was made from, how exact it is, who signed it, and its report card from the gate."""
+    """Show what a bundle takes, returns, was made from, how exact it is, who signed it, and its report card from the gate.
+
+    Example: isocenter bundle show sense
+    """
     import yaml
 
     from ..service.settings import load_settings
     from .find_bundle import open_bundle
 
-    try:
-        opened = open_bundle(bundle, load_settings(config))
-        signature, card = _signature(opened), _card(opened)
-    except IsocenterError as error:
-        _fail(error)
+    opened = open_bundle(bundle, load_settings(config))
+    signature, card = _signature(opened), _card(opened)
     content = opened.manifest.model_dump(mode="json", exclude={"files"})
     out.print(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), markup=False, end="")
     for name in opened.manifest.files:
@@ -188,33 +190,38 @@ def install(
     replace: Annotated[bool, typer.Option("--replace", help="Take the place of another one of this name.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys."""
+    """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys.
+
+    Example: isocenter bundle install bundles/mine
+    """
     from ..service.settings import load_settings
     from .find_bundle import how_to_name
     from .find_bundle import install as install_bundle
 
-    try:
-        settings = load_settings(config)
+    settings = load_settings(config)
+    with working():
         place = install_bundle(folder, name or folder.resolve().name, settings, replace=replace)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
     out.print(f"bundle in {place}; {how_to_name(place, settings)}", markup=False)
 
 
 @app.command()
 def keygen(output: Annotated[Path, typer.Option("-o", "--output", help="File of the secret key.")]) -> None:
-    """Make a key that signs bundles: a secret file, and beside it OUTPUT.pub, whose second line belongs into settings."""
+    """Make a key that signs bundles: a secret file, and beside it OUTPUT.pub, whose second line belongs into settings.
+
+    Example: isocenter bundle keygen -o mine.key
+    """
     from ..bundle.minisign import SecretKey
+    from .outputs import check_file
 
     key = SecretKey.generate()
     public = output.with_name(f"{output.name}.pub")
-    try:
-        key.write(output)
+    for path in (output, public):
+        check_file(path, "--output")
+    key.write(output)  # never over another
+    with working():
         public.write_text(
             f"untrusted comment: minisign public key {key.public}\n{key.public.line()}\n", encoding="utf-8"
         )
-    except (IsocenterError, OSError) as error:
-        _fail(error)
     out.print(f"secret key in {output}, without a password: keep it where nobody else can read it", markup=False)
     out.print(f"keys: [{key.public.line()}]", markup=False)
 
@@ -225,25 +232,26 @@ def sign(
     key: Annotated[Path, typer.Option(help="File of the secret key, or one of minisign -G -W.")],
     config: ConfigOption = None,
 ) -> None:
-    """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml."""
+    """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml.
+
+    Example: isocenter bundle sign bundles/mine --key mine.key
+    """
     from ..bundle.folder import Bundle
     from ..bundle.manifest import MANIFEST, SIGNATURE
     from ..bundle.minisign import SecretKey
     from ..service.settings import load_settings
     from .find_bundle import find
 
-    try:
-        secret = SecretKey.read(key)
-        folder = find(bundle, load_settings(config))
-        opened = Bundle.open(folder)
-        content = (folder / MANIFEST).read_bytes()
-        if hashlib.sha256(content).hexdigest() != opened.manifest.digest:
-            _fail(f"{folder / MANIFEST} has just changed")
-        partial = folder.with_name(f".{folder.name}.minisig")
+    secret = SecretKey.read(key)
+    folder = find(bundle, load_settings(config))
+    opened = Bundle.open(folder)
+    content = (folder / MANIFEST).read_bytes()
+    if hashlib.sha256(content).hexdigest() != opened.manifest.digest:
+        usage(f"{folder / MANIFEST} has just changed")
+    partial = folder.with_name(f".{folder.name}.minisig")
+    with working():
         partial.write_text(secret.sign(content), encoding="utf-8")
         partial.replace(folder / SIGNATURE)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
     out.print(f"bundle {opened.manifest.name} is signed by key {secret.public}", markup=False)
 
 
@@ -253,20 +261,25 @@ def verify(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     config: ConfigOption = None,
 ) -> None:
-    """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here."""
-    import torch
+    """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here.
 
+    Example: isocenter bundle verify bundles/mine
+    """
     from ..bundle.folder import relative_error
     from ..engine.commission import load_runtime
     from ..service.settings import load_settings
     from .find_bundle import open_bundle
+    from .progress import bars
 
+    place = _device(device)
+    opened = open_bundle(bundle, load_settings(config))
     failed = False
-    try:
-        opened = open_bundle(bundle, load_settings(config))
+    with working(), bars() as shown:
         inputs, expected = opened.probe()
-        for name, path in opened.runtime_files().items():
-            runtime = load_runtime(opened, name, path, torch.device(device))
+        files = opened.runtime_files()
+        for number, (name, path) in enumerate(files.items()):
+            shown.update("runtimes tried", number, len(files))
+            runtime = load_runtime(opened, name, path, place)
             error = relative_error(runtime.infer(inputs), expected)
             passed = error <= opened.manifest.tolerance
             failed = failed or not passed
@@ -274,47 +287,44 @@ def verify(
             out.print(
                 f"{name:<12} deviates by {error:.1e} of the maximum: {verdict}; {runtime.description}", markup=False
             )
-    except IsocenterError as error:
-        _fail(error)
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 @app.command()
 def bench(
     bundle: BundleArgument,
     matrix: Annotated[str, typer.Option(help="Samples along ky and kx, and coils: 320x320x15.")] = "256x256x8",
-    frames: Annotated[int, typer.Option(min=1)] = 8,
-    repetitions: Annotated[int, typer.Option(min=1)] = 5,
+    frames: Annotated[int, typer.Option(min=1, help="Of a series, where the bundle reconstructs series.")] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, help="How often each runtime is timed.")] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     config: ConfigOption = None,
 ) -> None:
-    """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device."""
-    import torch
+    """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device.
 
+    Example: isocenter bundle bench bundles/mine --matrix 320x320x15
+    """
     from ..engine import choice
     from ..engine.commission import commission
     from ..export.cases import make_case
     from ..service.settings import load_settings
     from .find_bundle import open_bundle
+    from .progress import bars
 
-    try:
-        ky, kx, coils = (int(part) for part in matrix.split("x"))
-    except ValueError:
-        _fail(f"--matrix is {matrix!r}; accepted is KYxKXxCOILS, such as 320x320x15")
+    ky, kx, coils = _sizes(matrix)
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
-    place = torch.device(device)
-    try:
-        opened = open_bundle(bundle, load_settings(config))
+    place = _device(device)
+    opened = open_bundle(bundle, load_settings(config))
+    with working(), bars() as shown:
+        shown.update("measuring", 0)
         inputs = make_case(opened.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(opened, place)
-    except IsocenterError as error:
-        _fail(error)
-    first = {
-        name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs)) for name, runtime in runtimes.items()
-    }
-    chosen = choice.choose(runtimes, inputs, place, repetitions, math.inf)
-    choice.remember(opened, place, chosen)
+        first = {
+            name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs))
+            for name, runtime in runtimes.items()
+        }
+        chosen = choice.choose(runtimes, inputs, place, repetitions, math.inf)
+        choice.remember(opened, place, chosen)
     table = Table("runtime", "first [ms]", "best [ms]", "to the fastest")
     shortest = chosen.milliseconds[chosen.runtime]
     for name, milliseconds in chosen.milliseconds.items():
@@ -326,6 +336,18 @@ def bench(
         out.print("other programs kept the processor busy: measure again without them", markup=False)
 
 
-def _fail(error: Exception | str) -> NoReturn:
-    err.print(f"error: {error}", markup=False)
-    raise typer.Exit(1)
+def _sizes(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split("x") if part.isascii() and part.isdecimal()]
+    if len(sizes) != 3 or text.count("x") != 2 or min(sizes) < 1:
+        usage(f"--matrix is {text!r}; accepted: KYxKXxCOILS, such as 320x320x15")
+    return sizes
+
+
+def _device(name: str) -> "torch.device":
+    """Return a device that is there."""
+    import torch
+
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    if name not in there and not (name == "cuda" and len(there) > 1):
+        usage(f"--device is {name!r}, which is not here; accepted: {', '.join(there)}")
+    return torch.device(name)

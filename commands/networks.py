@@ -3,24 +3,23 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
-from ..wire.errors import IsocenterError
+from .frame import FAILED, err, out, usage, working
 
 if TYPE_CHECKING:
     from ..bundle.minisign import SecretKey
 
-out: Console = Console(highlight=False, soft_wrap=True)
-err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
-
 
 def models() -> None:
-    """List the networks: what they reconstruct, what they take, their size, where they come from."""
+    """List the networks: what they reconstruct, what they take, their size, where they come from.
+
+    Example: isocenter models
+    """
     import torch
 
     from ..export.shipped import SHIPPED
@@ -64,39 +63,50 @@ def export(
         bool, typer.Option("--show-wrapper", help="Print what is put around the own module, and write nothing.")
     ] = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64."""
+    """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64.
+
+    Example: isocenter export --network modl --checkpoint weights.pt -o mine
+    """
+    from ..export.importers.load import find_network
     from ..export.network import export_network
     from ..export.options import load_options
     from ..export.own_module import export_module, find_wrapper
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
     from .find_bundle import how_to_name, output_folder
+    from .progress import bars
 
     configure_logging(private=True)
     if (network is None) == (module is None):
-        _fail("name either --network or --module")
+        usage("name either --network or --module")
     chosen = None if formats is None else _parse_formats(formats)
-    try:
-        options = load_options(config)
-        if show_wrapper:
-            if module is None:
-                _fail("--show-wrapper is for an own module, --module")
-            out.print(find_wrapper(module, checkpoint, options).source, markup=False, end="")
-            return
-        if output is None:
-            _fail("say how the bundle is to be called, or give its folder, --output")
-        settings = load_settings(None)
-        folder = output_folder(output, settings, replace=replace)
-        key = _host_key()
+    options = load_options(config)
+    if show_wrapper:
+        if module is None:
+            usage("--show-wrapper is for an own module, --module")
+        out.print(find_wrapper(module, checkpoint, options).source, markup=False, end="")
+        return
+    if output is None:
+        usage("say how the bundle is to be called, or give its folder, --output")
+    if network is not None and checkpoint is None:
+        usage("--network needs its weights, --checkpoint")
+    if network is not None:
+        find_network(network)
+    if checkpoint is not None and not list(
+        checkpoint.parent.glob(f"{escape(checkpoint.name)}*")
+    ):  # TensorFlow's are prefixes
+        usage(f"--checkpoint: there is no checkpoint {checkpoint}")
+    settings = load_settings(None)
+    folder = output_folder(output, settings, replace=replace)
+    key = _host_key()
+    with working(), bars() as shown:
+        shown.update(f"writing {folder.name} and comparing its runtimes", 0)
         if network is not None:
-            if checkpoint is None:
-                _fail("--network needs its weights, --checkpoint")
+            assert checkpoint is not None
             bundle = export_network(network, checkpoint, folder, options, chosen, key)
         else:
             assert module is not None
             bundle = export_module(module, checkpoint, folder, options, chosen, key)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
     for runtime, parity in bundle.manifest.parity.items():
         out.print(
             f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum "
@@ -113,7 +123,7 @@ def _parse_formats(text: str) -> list[str]:
         chosen = ["aoti" if name == "pt2" else name for name in chosen]
     unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
     if unknown:
-        _fail(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+        usage(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
     return chosen
 
 
@@ -131,35 +141,39 @@ def _host_key() -> "SecretKey | None":
 
 
 def textures(
-    folder: Path,
+    folder: Annotated[Path, typer.Argument(help="Where they are put.")],
     packages: Annotated[
         Path | None, typer.Option(help="Folder that has the packages (NAME_*.deb); nothing is fetched then.")
     ] = None,
     mirror: Annotated[str | None, typer.Option(help="Address of a mirror of Debian.")] = None,
 ) -> None:
-    """Build the set of photographs and of a head that data of the kind 'textures' are made of, from Debian packages."""
-    debian, module = _training("debian"), _training("textures")
-    try:
-        with Progress(console=err, transient=True) as progress:
-            tasks: dict[str, TaskID] = {}
+    """Build the set of photographs and of a head that data of the kind 'textures' are made of, from Debian packages.
 
-            def told(name: str, done: int, total: int) -> None:
-                if name not in tasks:
-                    tasks[name] = progress.add_task(name, total=total)
-                progress.update(tasks[name], completed=done)
+    Example: isocenter textures photographs
+    """
+    from ..training.debian import MIRROR
+    from ..training.textures import build_textures, sources
+    from .outputs import check_folder
+    from .progress import bars
 
-            path = module.build_textures(folder, told, packages=packages, mirror=mirror or debian.MIRROR)
-        for source in module.sources(path):
-            out.print(f"{source['package']} {source['version']}: {source['licences']}", markup=False)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
+    check_folder(folder, "FOLDER")
+    if mirror is not None and not mirror.startswith(("http://", "https://")):
+        usage(f"--mirror is {mirror!r}; accepted: an address such as {MIRROR}")
+    if packages is not None and not packages.is_dir():
+        usage(f"--packages: there is no folder {packages}")
+    with working(), bars() as shown:
+        path = build_textures(folder, shown.update, packages=packages, mirror=mirror or MIRROR)
+    for source in sources(path):
+        out.print(f"{source['package']} {source['version']}: {source['licences']}", markup=False)
     out.print(f"textures in {path}, with the packages' terms", markup=False)
     if packages is None:
         out.print(f"{folder / 'packages'} is not needed any more", markup=False)
 
 
 def train(
-    recipe: Path,
+    recipe: Annotated[
+        Path, typer.Argument(help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in the folder, exactly where it was interrupted.")
@@ -171,20 +185,22 @@ def train(
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
     memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
-    """Train a network by a recipe; writes weights, metrics, curves and sample images."""
-    run, recipes = _training("run"), _training("recipe")
-    try:
-        loaded = recipes.load_recipe(recipe)
-        folder = output or Path("runs") / loaded.name
-        with _shown_log("isocenter.training"):
-            weights = run.train(
-                loaded, folder, resume=resume, overwrite=overwrite, devices=devices, workers=workers, memory=memory
-            )
-    except (IsocenterError, OSError) as error:
-        _fail(error)
-    except KeyboardInterrupt as stop:
-        err.print(f"interrupted: {str(stop) or 'begin again, with --resume if there is a run already'}", markup=False)
-        raise typer.Exit(130) from None
+    """Train a network by a recipe; writes weights, metrics, curves and sample images.
+
+    Example: isocenter train recipe.yaml -o runs/mine
+    """
+    from ..training import run
+    from ..training.recipe import load_recipe
+    from .outputs import check_folder
+
+    loaded = load_recipe(recipe)
+    folder = output or Path("runs") / loaded.name
+    check_folder(folder, "--output")
+    run.check_run(loaded, folder, resume=resume, overwrite=overwrite, devices=devices)
+    with working(), _shown_log("isocenter.training"):
+        weights = run.train(
+            loaded, folder, resume=resume, overwrite=overwrite, devices=devices, workers=workers, memory=memory
+        )
     out.print(f"weights of the best epoch: {weights}", markup=False)
     out.print(f"curves in {folder / 'curves.png'}, images in {folder / 'samples'}", markup=False)
 
@@ -206,7 +222,7 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="'simulated', or a folder of fully sampled files (MRD, fastMRI, CMRxRecon).")
     ] = "simulated",
-    output: Annotated[Path, typer.Option("-o", "--output")] = Path("evaluation"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of tables and images.")] = Path("evaluation"),
     accelerations: Annotated[str, typer.Option(help="Separated by commas.")] = "2,4,6,8",
     acs: Annotated[
         str, typer.Option(help="Numbers of calibration lines or fractions of all lines, separated by commas.")
@@ -243,7 +259,7 @@ def evaluate(
             "--tune", help="Add the classical methods with their best strength, found on the truth of every scan."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scans and the lines that are drawn.")] = 1,
 ) -> None:
     """Compare bundles with zero-filled images, SENSE and compressed sensing: SSIM, PSNR, NMSE, NRMSE and HFEN, and images.
 
@@ -251,47 +267,43 @@ def evaluate(
 
     Where a bundle reconstructs series, all methods get series: simulated hearts, or the frames of files. The figures of
     fastMRI's leaderboard are those of --truth rss --region all.
+
+    Example: isocenter evaluate --bundle varnet-brain --scans 3 --accelerations 4
     """
     if (gate is None) == (not bundle):
-        _fail("name either --bundle or --gate")
+        usage("name either --bundle or --gate")
     if gate is not None:
         _gate(gate, data, short=short)
         return
     from .evaluation.protocol import parse_protocol
     from .evaluation.run import run_evaluation
 
-    try:
-        protocol = parse_protocol(
-            accelerations=accelerations,
-            acs=acs,
-            scans=scans,
-            seed=seed,
-            crop=crop,
-            fit_scale=fit_scale,
-            reference=reference,
-            keep_images=keep_images,
-            tune=tune,
-            sampling=sampling,
-            convention=convention,
-            truth=truth,
-            region=region,
-        )
-        run_evaluation(bundle or [], data, protocol, output, out)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
+    protocol = parse_protocol(
+        accelerations=accelerations,
+        acs=acs,
+        scans=scans,
+        seed=seed,
+        crop=crop,
+        fit_scale=fit_scale,
+        reference=reference,
+        keep_images=keep_images,
+        tune=tune,
+        sampling=sampling,
+        convention=convention,
+        truth=truth,
+        region=region,
+    )
+    run_evaluation(bundle or [], data, protocol, output, out)
 
 
 def _gate(bundle: Path, data: str, *, short: bool) -> None:
     from .gate.run import run_gate
 
-    try:
-        folder = None if data == "simulated" else Path(data)
-        tried = run_gate(bundle, folder, short=short, key=_host_key(), console=out)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
+    folder = None if data == "simulated" else Path(data)
+    tried = run_gate(bundle, folder, short=short, key=_host_key(), console=out)
     out.print(f"report card in {tried.folder}", markup=False)
     if tried.manifest.gate is None or not tried.manifest.gate.passed:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 class _Shown(logging.Handler):
@@ -313,20 +325,3 @@ def _shown_log(name: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def _training(name: str) -> Any:
-    """Import a part of the training, which needs more than the service does."""
-    import importlib
-
-    try:
-        return importlib.import_module(f"..training.{name}", __package__)
-    except ImportError as error:
-        _fail(f"training needs more packages: pip install 'isocenter[train]' ({error})")
-
-
-def _fail(error: Exception | str) -> NoReturn:
-    if isinstance(error, OSError) and error.strerror:
-        error = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    err.print(f"error: {error}", markup=False)
-    raise typer.Exit(1)

@@ -2,37 +2,33 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from ..wire.errors import IsocenterError
+from .frame import Commands, ConfigOption, out, working
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
     from ..service.settings import Settings
 
-app: typer.Typer = typer.Typer(invoke_without_command=True, help="Pipelines: list them, show or check one.")
-out: Console = Console(highlight=False, soft_wrap=True)
-err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")]
+app: typer.Typer = typer.Typer(cls=Commands, invoke_without_command=True)
 NameArgument = Annotated[Path, typer.Argument(metavar="NAME", help="Its name on the server, or its file.")]
 
 
 @app.callback()
 def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
-    """List the pipelines, one line each."""
+    """List the pipelines, one line each; or show or check one.
+
+    Example: isocenter pipelines
+    """
     if context.invoked_subcommand is not None:
         return
     from ..pipelines import loader
+    from ..wire.errors import IsocenterError
 
-    try:
-        folders = _settings(config).pipeline_folders
-    except IsocenterError as error:
-        _fail(error)
+    folders = _settings(config).pipeline_folders
     for name, path in sorted(loader.available(folders).items()):
         try:
             summary = loader.load(name, folders).summary
@@ -49,10 +45,9 @@ def show(name: NameArgument, config: ConfigOption = None) -> None:
     """
     from ..pipelines.parameters import OF_THE_SERVICE, parameters_of
 
-    try:
-        pipeline = _pipeline(name, _settings(config))
-    except (IsocenterError, OSError) as error:
-        _fail(error)
+    settings = _settings(config)
+    with working():
+        pipeline = _pipeline(name, settings)
     out.print(f"{pipeline.name}: {pipeline.summary or 'without a description'}", markup=False)
     out.print("\nSteps", markup=False)
     _print_steps(pipeline)
@@ -81,14 +76,14 @@ def check(
     from .check import bundle_faults
 
     given = {name: value for name, _, value in (entry.partition("=") for entry in parameter or ())}
-    try:
-        settings = _settings(config)
+    settings = _settings(config)
+    with working():
         pipeline = choose(_pipeline(name, settings), given)
-    except (IsocenterError, OSError) as error:
-        _fail(error)
-    _print_steps(pipeline)
-    if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
-        _fail("; ".join(faults))
+        _print_steps(pipeline)
+        if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
+            from ..wire.errors import PipelineError
+
+            raise PipelineError("; ".join(faults))
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 
@@ -121,8 +116,3 @@ def _print_steps(pipeline: "Pipeline") -> None:
             out.print(f"{step.gadget.name:<24} {options}".rstrip(), markup=False)
         else:
             out.print(f"{'external':<24} {step.title}", markup=False)
-
-
-def _fail(error: Exception | str) -> NoReturn:
-    err.print(f"error: {error}", markup=False)
-    raise typer.Exit(1)

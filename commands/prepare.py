@@ -14,8 +14,10 @@ from ..bundle.manifest import BundleError
 from ..bundle.trust import host_key
 from ..export.build import DEFAULT_FORMATS, PARTIAL, SHIPPED_FORMATS
 from ..export.classical import METHODS, ensure_classical
+from ..export.formats import cannot_be_written
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
+from ..wire.errors import MissingExtraError
 from . import stamp
 from .shipped import NAMES
 
@@ -45,11 +47,15 @@ def prepare_bundles(
 
     Raises
     ------
+    MissingExtraError
+        ONNX files must be had, and what writes them is not installed.
     BundleError
         Some of them cannot be built; the others are there.
     """
     folder = settings.home / "bundles"
     formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
+    if missing := cannot_be_written(formats):
+        raise MissingExtraError("; ".join(missing.values()))
     builders = dict.fromkeys(METHODS, ensure_classical) | dict.fromkeys(SHIPPED, ensure_shipped)
     failures = []
     with _alone(settings.home):

@@ -1,17 +1,17 @@
 """What ``isocenter replay`` does: read the file, talk to the server, write images, picture and report."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import chain, islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from statistics import median
 
 import h5py
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ..wire import ConfigFile, ConfigScript
+from ..wire import ConfigFile, ConfigScript, extras
 from ..wire.errors import IsocenterError
 from ..wire.files import ImageWriter, MrdFile
 from ..wire.header import parse_header
@@ -19,6 +19,8 @@ from ..wire.items import Image
 from ..wire.streams import RecordedStream
 from . import client as wire_client
 from .client import Client, Compression, ReplayResult
+from .outputs import check_file, check_picture
+from .progress import bars
 
 DEFAULT_CONFIG = "default.xml"
 
@@ -65,10 +67,14 @@ class Options:
 
     def compression(self) -> Compression | None:
         """Return how to compress, None for not at all."""
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            raise ReplayError(f"the tolerance (-T) is {self.tolerance}", accepted="0 for none, or a positive number")
         if self.precision and self.tolerance:
             raise ReplayError("give a precision (-P) or a tolerance (-T), not both")
         if self.zfp and not self.tolerance:
             raise ReplayError("ZFP (-Z) needs a tolerance (-T)")
+        if self.zfp:
+            extras.need("zfpy", "ZFP (-Z)")
         if not self.precision and not self.tolerance:
             return None
         return Compression("zfp" if self.zfp else "nhlbi", self.precision or None, self.tolerance or None)
@@ -79,6 +85,49 @@ class Options:
         if bad := [name for name, separator, _ in pairs if not separator]:
             raise ReplayError(f"parameter {bad[0]!r} must be name=value")
         return json.dumps({"parameters": {name: value for name, _, value in pairs}}) if pairs else None
+
+
+def check(options: Options, *, asks: bool = False, queries: bool = False) -> None:
+    """Make sure, before anything is sent, that the options fit together, and that files can be read and written.
+
+    Parameters
+    ----------
+    options
+        Of the replay.
+    asks, queries
+        Whether a question is asked, or the pipeline sent only, in the place of a scan.
+
+    Raises
+    ------
+    IsocenterError, OSError
+        They do not, or they cannot.
+    """
+    if asks:
+        return
+    options.configuration()
+    if queries:
+        check_file(options.outfile, "--outfile")
+        return
+    options.parameter_message()
+    compression = options.compression()
+    if options.filename is None:
+        raise ReplayError("name a recorded scan with -f")
+    if not options.filename.is_file():
+        raise ReplayError(f"{options.filename} does not exist or is no file", where="--filename")
+    if options.outfile.exists() and options.outfile.samefile(options.filename):
+        raise ReplayError(f"{options.outfile} is the scan itself", where="--outfile")
+    if h5py.is_hdf5(options.filename):
+        MrdFile(options.filename, options.in_group).close()
+    elif options.realtime or compression:
+        raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
+    else:
+        RecordedStream(options.filename)
+    ImageWriter(options.outfile, options.out_group)
+    check_file(options.outfile, "--outfile")
+    if options.png is not None:
+        check_picture(options.png, "--png")
+    if options.report is not None:
+        check_file(options.report, "--report")
 
 
 def _connect(options: Options) -> wire_client.socket.socket:
@@ -111,32 +160,37 @@ def replay(
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     """Send the scan and write what comes back."""
-    if options.filename is None:
-        raise ReplayError("name a recorded scan with -f")
+    check(options)
+    assert options.filename is not None
     writer = ImageWriter(options.outfile, options.out_group, on_text)
     if h5py.is_hdf5(options.filename):
         result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
     else:
         result = _replay_stream(options, options.filename, on_acquisition, on_image, on_text)
     _write(options, writer, result)
+    if options.png and result.images:
+        from .replayed import draw_replayed
+
+        draw_replayed(options.png, options.filename, options.in_group, result, on_text)
     return result
 
 
 def replay_shown(options: Options, console: Console, label: str = "") -> ReplayResult:
     """Replay with bars for what is sent and received, and the server's texts above them."""
-    columns = (TextColumn(label + "{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
-        sent = progress.add_task("acquisitions sent", total=None)
-        received = progress.add_task("images received  ", total=None)
-        result = replay(
+    sent, received, total = count(1), count(1), None
+
+    def note_total(acquisitions: int) -> None:
+        nonlocal total
+        total = acquisitions
+
+    with bars() as shown:
+        return replay(
             options,
-            on_start=lambda total: progress.update(sent, total=total),
-            on_acquisition=lambda: progress.advance(sent),
-            on_image=lambda _image: progress.advance(received),
-            on_text=lambda text: progress.console.print(text.rstrip(), markup=False),
+            on_start=note_total,
+            on_acquisition=lambda: shown.update(f"{label}acquisitions sent", next(sent), total),
+            on_image=lambda _image: shown.update(f"{label}images received", next(received)),
+            on_text=lambda text: console.print(text.rstrip(), markup=False),
         )
-        progress.update(received, total=len(result.images))
-    return result
 
 
 def _replay_file(
@@ -179,8 +233,6 @@ def _replay_stream(
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     """Send a recorded stream byte by byte as it came; its configuration gives way to one that was chosen."""
-    if options.realtime or options.compression():
-        raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
     stream, parameters = RecordedStream(path), options.parameter_message()
     replaces = options.names_configuration or (stream.header and not stream.configuration)
     client = Client(_connect(options), on_image=on_image, on_text=on_text)
@@ -212,10 +264,6 @@ def _write(options: Options, writer: ImageWriter, result: ReplayResult) -> None:
     for image in result.images:
         writer.write(image)
     writer.close()
-    if options.png and result.images:
-        from .picture import montage, planes
-
-        montage(planes(result.images), options.png)
     if options.report:
         options.report.write_text(latency_table(result) + "\n", encoding="utf-8")
 

@@ -54,6 +54,7 @@ def serve(load_settings: Callable[[], Settings], *, log_format: str | None = Non
     with only_the_log():
         try:
             settings = load_settings()
+            service_settings.check_extras(settings)
             change_logging(settings.log_format, verbose=verbose, private=settings.log_private)
             if faults(settings, quick=True):
                 _end(faults(settings))

@@ -141,6 +141,7 @@ class Crew:
         *,
         scan: str,
         urgent: bool = False,
+        last: bool = False,
         patient: bool = False,
         account: Account | None = None,
     ) -> Ticket:
@@ -162,6 +163,7 @@ class Crew:
             bundle,
             scan,
             urgent,
+            last,
             patient=patient,
             entries=entries(inputs),
             likeness=likeness(inputs),

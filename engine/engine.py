@@ -197,6 +197,7 @@ class Engine:
         *,
         scan: str = _NO_SCAN,
         urgent: bool = False,
+        last: bool = False,
         patient: bool = False,
         account: Account | None = None,
     ) -> Future[Result]:
@@ -213,6 +214,8 @@ class Engine:
             Scans share the devices by time: the one that has had least goes first.
         urgent
             Go before what the scan has besides, and wait for no room: it repeats what has failed.
+        last
+            Go after what the scan has besides, also what is submitted later.
         patient
             Wait for the bundle however long it is being loaded: no other one can do the job.
         account
@@ -228,7 +231,7 @@ class Engine:
         EngineError
             The engine is closed. What goes wrong with the job is raised by its future.
         """
-        return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, patient=patient, account=account)
+        return self._crew.submit(bundle, inputs, scan=scan, urgent=urgent, last=last, patient=patient, account=account)
 
     def run(self, bundle: str, inputs: Inputs) -> dict[str, torch.Tensor]:
         """Run a bundle and wait for its outputs, however long it is being loaded, as ``submit`` does it.

@@ -17,6 +17,8 @@ class Job(NamedTuple):
         Whose turn it uses up; empty: that of none.
     urgent
         Whether it goes before what its scan has besides.
+    last
+        Whether it goes after what its scan has besides, whenever that comes; it is then not urgent, whatever ``urgent`` says.
     background
         Whether its bundle is loaded when nothing else is.
     entries
@@ -33,6 +35,7 @@ class Job(NamedTuple):
     bundle: str = ""
     scan: str = ""
     urgent: bool = False
+    last: bool = False
     background: bool = False
     entries: int = 1
     likeness: Hashable = None

@@ -1,6 +1,5 @@
 """Devices of other hosts, through Ray (extra ``ray``): each is an actor that loads bundles and runs them."""
 
-import importlib
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ import torch
 
 from ..bundle.manifest import RuntimeChoice
 from ..bundle.trust import EVERYBODY, Trust
+from ..wire import extras
 from .device import LocalDevice, Shelf
 from .jobs import DeviceLostError, EngineError, Result, Tensors
 
@@ -222,11 +222,8 @@ def import_ray() -> Any:
     EngineError
         It is not installed.
     """
-    try:
-        ray = importlib.import_module("ray")
-        importlib.import_module("ray.exceptions")
-    except ImportError as error:
-        raise EngineError("the setting 'ray' needs Ray: pip install 'isocenter[ray]'") from error
+    ray = extras.load("ray", "the setting 'ray'", EngineError)
+    extras.load("ray.exceptions", "the setting 'ray'", EngineError)
     return ray
 
 

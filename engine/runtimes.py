@@ -18,6 +18,7 @@ from ..bundle.folder import Bundle, read_listed
 from ..bundle.manifest import BundleError, Manifest
 from ..bundle.onnx_graph import check_onnx
 from ..bundle.torchscript import checked_torchscript
+from ..wire import extras
 
 
 class _Jit(Protocol):
@@ -150,12 +151,7 @@ class OnnxRuntime:
     provider = "CUDAExecutionProvider"
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        try:
-            ort = importlib.import_module("onnxruntime")
-        except ImportError as error:
-            raise BundleError(
-                "model.onnx needs ONNX Runtime: pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
-            ) from error
+        ort = extras.load("onnxruntime", "model.onnx", BundleError)
         options = ort.SessionOptions()
         # what it would log of an error it raises as well
         options.log_severity_level = 4

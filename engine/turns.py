@@ -54,9 +54,9 @@ class Turns(NamedTuple):
         return 0
 
     def add(self, job: Job) -> "Turns":
-        """Append a job to its row; an urgent one goes before those of its scan that are not."""
+        """Append a job to its row, before those that go last unless it does; an urgent one goes before all that are not."""
         row = self.rows.get(job.scan, ())
-        place = sum(other.urgent for other in row) if job.urgent else len(row)
+        place = len(row) if job.last else sum(not other.last and (other.urgent or not job.urgent) for other in row)
         return self._replace(rows={**self.rows, job.scan: (*row[:place], job, *row[place:])})
 
     def put_back(self, jobs: Sequence[Job]) -> "Turns":

@@ -27,9 +27,10 @@ from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, SIGNATURE, BundleE
 from ..bundle.minisign import SecretKey
 from ..bundle.trust import EVERYBODY, Trust
 from ..engine.runtimes import RUNTIMES, Runtime
+from ..wire.errors import MissingExtraError
 from .cases import Inputs
 from .errors import ExportError
-from .formats import FORMATS
+from .formats import FORMATS, cannot_be_written
 from .half_precision import in_precision
 from .parity import Comparison, run_module
 
@@ -83,15 +84,17 @@ def build_bundle(
 
     Raises
     ------
+    MissingExtraError
+        One of the formats that were named needs a package that is not installed; nothing is written.
     BundleError
         No format can be had, one of those that were named cannot (the bundle is written with the others), the module itself
         fails, or the disk is full.
     """
+    chosen = _with_what_is_installed(manifest.name, formats)
     try:
         with workplace(folder) as place:
             comparison = Comparison(module.eval(), manifest, cases, edge_cases or {})
             written = in_precision(module, manifest.precision)
-            chosen = DEFAULT_FORMATS if formats is None else formats
             parity, failures = _write_models(
                 written, manifest, _for_tracing(cases), place, chosen, impossible or {}, comparison
             )
@@ -109,6 +112,17 @@ def build_bundle(
     for reason in reasons:
         log.warning("bundle %s: %s", manifest.name, reason)
     return replace(Bundle.open(folder), made_here=True)
+
+
+def _with_what_is_installed(name: str, formats: Sequence[str] | None) -> list[str]:
+    """Return the formats to write: those that were named must all be possible, of the default ones as many as are."""
+    chosen = DEFAULT_FORMATS if formats is None else formats
+    missing = cannot_be_written(chosen)
+    if missing and formats is not None:
+        raise MissingExtraError("; ".join(missing.values()))
+    for why in missing.values():
+        log.warning("bundle %s is built without it: %s", name, why)
+    return [each for each in chosen if each not in missing]
 
 
 def _fill(

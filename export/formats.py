@@ -2,12 +2,11 @@
 
 import copy
 import importlib
-import importlib.util
 import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import torch
 from torch import nn
 
 from ..bundle.manifest import Manifest
+from ..wire import extras
+from ..wire.errors import MissingExtraError
 from .cases import Inputs
 from .errors import ExportError, cause_of
 
@@ -47,10 +48,8 @@ def write_onnx(module: nn.Module, manifest: Manifest, inputs: Inputs, path: Path
     Raises
     ------
     ExportError
-        The package ``onnx`` is not installed, or the module cannot be expressed.
+        The module cannot be expressed.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise ExportError("the package onnx is not installed (extra 'export')")
     lowering = importlib.import_module(".lowering", __package__)
     with _quiet():
         try:
@@ -116,3 +115,18 @@ FORMATS: dict[str, Callable[[nn.Module, Manifest, Inputs, Path], None]] = {
     "aoti": write_aoti,
 }
 """The formats by the name of the runtime that reads them."""
+
+_PACKAGES = {"onnx": ("onnx", "onnxruntime"), "aoti": ("onnx",)}
+"""What is needed to write a format and to verify what was written; ``lowering`` writes both."""
+
+
+def cannot_be_written(formats: Iterable[str]) -> dict[str, str]:
+    """Return which of these formats cannot be had with what is installed, and what to install."""
+    missing: dict[str, str] = {}
+    for name in formats:
+        try:
+            for package in _PACKAGES.get(name, ()):
+                extras.need(package, f"the format {name}")
+        except MissingExtraError as error:
+            missing[name] = str(error)
+    return missing

@@ -21,6 +21,7 @@ GADGETS: dict[str, str] = {
     "adjust_field_of_view": "adjust_field_of_view",
     "complex_to_float": "extract",
     "compress_coils": "compress_coils",
+    "convert": "convert",
     "estimate_coil_maps": "estimate_coil_maps",
     "extract": "extract",
     "filter_kspace": "filter_kspace",

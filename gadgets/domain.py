@@ -25,6 +25,11 @@ class Misfit:
         return self.text
 
 
+_ONE_SIDED = 6
+"""Lines of a random pattern that only one side of k-space must have, farther out than the other reaches, to be partial Fourier:
+n of them are on one side by chance with a probability of 2^(1 - n)."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How the lines of a plane were undersampled.
@@ -75,7 +80,9 @@ def describe_sampling(mask: Tensor) -> Sampling:
     acceleration = float(inner[0]) if uniform else sum(gaps) / max(len(gaps), 1)
     pattern = "full" if acceleration <= 1 else "uniform" if uniform else "random"
     shorter, longer = sorted((middle - rows[0], rows[-1] + 1 - middle))
-    symmetry = 1.0 if shorter + max(gaps, default=1) >= longer else shorter / longer
+    beyond = sum(row < middle - shorter or row >= middle + shorter for row in rows)
+    by_chance = shorter + max(gaps, default=1) >= longer or (pattern == "random" and beyond < _ONE_SIDED)
+    symmetry = 1.0 if by_chance else shorter / longer
     return Sampling(high - low, max(acceleration, 1.0), pattern, (1 + symmetry) / 2)
 
 

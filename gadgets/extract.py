@@ -1,11 +1,13 @@
 """Magnitude, phase, real and imaginary part of complex images."""
 
+from typing import Annotated
+
 import ismrmrd
 import numpy as np
 
 from ..wire.errors import OptionError
 from ..wire.items import Image, ImageHeader, make_image
-from .gadget import Stream, gadget
+from .gadget import FromClient, Stream, gadget
 from .image_array import split_image_arrays
 from .scan import Scan
 
@@ -14,6 +16,7 @@ _SERIES_OFFSET = {
     ismrmrd.IMTYPE_REAL: 1000,
     ismrmrd.IMTYPE_IMAG: 2000,
     ismrmrd.IMTYPE_PHASE: 3000,
+    ismrmrd.IMTYPE_COMPLEX: 4000,
 }
 
 
@@ -22,11 +25,11 @@ def extract(
     items: Stream,
     scan: Scan,
     *,
-    magnitude: bool = True,
+    magnitude: Annotated[bool, FromClient()] = True,
     real: bool = False,
     imaginary: bool = False,
-    phase: bool = False,
-    complex_images: bool = False,
+    phase: Annotated[bool, FromClient()] = False,
+    complex_images: Annotated[bool, FromClient("complex")] = False,
     phase_offset: float = 0.0,
     real_imag_offset: float = 0.0,
 ) -> Stream:
@@ -35,13 +38,13 @@ def extract(
     Parameters
     ----------
     items
-        Complex images. Magnitude images pass by if magnitude is wanted; other items always pass by.
+        Complex images. Magnitude images pass by if magnitude is wanted; other items always do.
     scan
-        Told of image arrays that cannot be read completely.
+        Told of image arrays that cannot be read completely, and of parts that magnitude images do not have.
     magnitude, real, imaginary, phase
         Which parts; series numbers rise by 0, 1000, 2000 and 3000.
     complex_images
-        Whether the complex images go on as well.
+        Whether the complex images go on as well, in a series of their own: its number rises by 4000.
     phase_offset
         Added to the phase, which lies between -pi and pi.
     real_imag_offset
@@ -62,9 +65,18 @@ def extract(
         raise OptionError(
             "gadget 'extract' must make at least one of: magnitude, real, imaginary, phase, complex_images"
         )
+    names = {"real": real, "imaginary": imaginary, "phase": phase, "complex": complex_images}
+    lacking = " and ".join(name for name, is_wanted in names.items() if is_wanted)
     for item in split_image_arrays(items, scan):
-        if not isinstance(item, Image) or (not np.iscomplexobj(item.data) and magnitude):
+        if not isinstance(item, Image):
             yield item
+            continue
+        if not np.iscomplexobj(item.data):
+            is_magnitude = item.image_type in (0, ismrmrd.IMTYPE_MAGNITUDE) and "IsocenterShows" not in item.meta
+            if is_magnitude and lacking:
+                scan.report("no phase", _no_phase(item, lacking))
+            if magnitude or not is_magnitude:
+                yield item
             continue
         parts = {
             ismrmrd.IMTYPE_MAGNITUDE: lambda data: np.abs(data),
@@ -77,7 +89,12 @@ def extract(
                 data = np.ascontiguousarray(make(item.data), dtype=np.float32)
                 yield make_image(data, _header(item, image_type), ismrmrd.Meta(item.meta))
         if complex_images:
-            yield item
+            yield make_image(item.data, _header(item, ismrmrd.IMTYPE_COMPLEX), ismrmrd.Meta(item.meta))
+
+
+def _no_phase(image: Image, lacking: str) -> str:
+    bundle = image.meta.get("IsocenterBundle", "")
+    return f"there are no {lacking} images{f' by {bundle!r}' if bundle else ''}: it makes magnitudes"
 
 
 def _header(image: Image, image_type: int) -> ImageHeader:

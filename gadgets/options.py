@@ -7,7 +7,18 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-_KINDS = {"boolean": "true or false", "integer": "whole number", "number": "number", "string": "text", "null": "none"}
+_KINDS = {
+    "boolean": "true or false",
+    "integer": "whole number",
+    "number": "number",
+    "string": "text",
+    "null": "nothing",
+    "object": "names with a value each",
+    "path": "path",
+    "ipv4network": "IPv4 network",
+    "ipv6network": "IPv6 network",
+}
+"""Words for the formats and types of JSON schemas."""
 _LOWER = {"minimum": "from", "exclusiveMinimum": "above"}
 _UPPER = {"maximum": "to", "exclusiveMaximum": "below"}
 
@@ -23,16 +34,19 @@ def _words(schema: Mapping[str, Any]) -> str:
     if "const" in schema or "enum" in schema:
         values = [str(value) or "nothing" for value in schema.get("enum", [schema.get("const")])]
         return " or ".join(filter(None, [", ".join(values[:-1]), values[-1]]))
-    bounds = [f"{word} {schema[key]:g}" for key, word in (_LOWER | _UPPER).items() if key in schema]
-    return " ".join([_KINDS.get(schema.get("type", ""), "any value"), *bounds])
+    if schema.get("type") == "array":
+        return f"list of: {_words(schema.get('items', {}))}"
+    bounds = [f"{word} {schema[key]:.10g}" for key, word in (_LOWER | _UPPER).items() if key in schema]
+    kind = _KINDS.get(schema.get("format", ""), _KINDS.get(schema.get("type", ""), "any value"))
+    return " ".join([kind, *bounds])
 
 
-def meanings(function: Callable[..., Any]) -> dict[str, str]:
-    """Return what the section ``Parameters`` of a NumPy docstring says of each parameter, on one line."""
-    _, _, section = (inspect.getdoc(function) or "").partition("Parameters\n----------\n")
-    section = re.split(r"\n\n\w+\n-+\n", section)[0]
+def meanings(documented: Callable[..., Any], section: str = "Parameters") -> dict[str, str]:
+    """Return what a section of a NumPy docstring says of each of its names, on one line."""
+    _, _, text = (inspect.getdoc(documented) or "").partition(f"{section}\n{'-' * len(section)}\n")
+    text = re.split(r"\n\n\w+\n-+\n", text)[0]
     found: dict[str, str] = {}
-    for names, text in re.findall(r"^(\w.*)\n((?:[ \t]+.*(?:\n|$)|\n)*)", section, re.MULTILINE):
-        meaning = " ".join(text.split()).replace("``", "")
+    for names, said in re.findall(r"^(\w.*)\n((?:[ \t]+.*(?:\n|$)|\n)*)", text, re.MULTILINE):
+        meaning = " ".join(said.split()).replace("``", "")
         found |= dict.fromkeys((name.strip() for name in names.partition(":")[0].split(",")), meaning)
     return found

@@ -1,28 +1,22 @@
 """Reconstruct blocks of k-space with a bundle."""
 
-from collections.abc import Iterator, Mapping
-from concurrent.futures import CancelledError, Future, wait
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-import ismrmrd
-import torch
 from pydantic import Field
-from torch import Tensor
 
-from ..bundle.manifest import BundleError
 from ..flow.ahead import run_ahead
-from ..flow.deferred import Deferred
-from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
-from ..wire.items import Image, make_image
-from .domain import Misfit, misfits
+from ..wire.items import Image
 from .gadget import FromChain, FromClient, Options, Stream, gadget
-from .image_header import ImageNumbers, image_header, image_index, image_meta
+from .image_header import ImageNumbers, image_index
 from .kspace import Item, Kspace, size_of
-from .model_inputs import arrange_inputs, arrange_output
-from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
-from .scan import Model, Result, Scan
+from .scan import Scan
+from .series import Reconstruction, Reconstructor
+
+_SERIES_BESIDE = 100
+"""By how much the number of a second series is higher; of encoding spaces, whose series are counted on, scans have a few."""
 
 
 def bundle_names(default: str | None, bundle: str, fallback: str) -> list[str]:
@@ -43,11 +37,7 @@ def bundle_names(default: str | None, bundle: str, fallback: str) -> list[str]:
 
 
 def _bundles(default: str | None, options: Options) -> list[str]:
-    return bundle_names(default, options["bundle"], options["fallback"])
-
-
-_PATIENCE = 2.0
-"""Seconds that an image waits for other scans before its client is told."""
+    return [*bundle_names(default, options["bundle"], options["fallback"]), *options["beside"].split()]
 
 
 @gadget(makes=(Image,), waits=True, bundles=_bundles)
@@ -58,6 +48,7 @@ def reconstruct(
     bundle: Annotated[str, FromClient()] = "",
     fallback: str = "",
     demand: Literal["", "gate"] = "",
+    beside: Annotated[str, FromClient()] = "",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
     recon_grid: Annotated[bool, FromChain] = False,
@@ -82,6 +73,10 @@ def reconstruct(
     demand
         What ``bundle`` must have: ``gate``, a report card with which it passed the gate. Without, the fallback takes over, or the
         scan is refused where there is none.
+    beside
+        Bundle that makes a second series from the same data, so that a reader has both: a classical method beside a network.
+        Its images come when the bundle has time, after the first series' of the same block at the earliest; a failure of either
+        costs the other nothing. Its series number is higher by 100. Empty: no second series.
     series
         Series number of the images of the first encoding space; those of the others follow.
     numbering
@@ -96,264 +91,73 @@ def reconstruct(
     IsocenterError
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
-    reconstructor = _Reconstructor(scan, bundle, fallback, demand, recon_grid=recon_grid)
-    numbers = ImageNumbers()
+    makers = _makers(scan, bundle, fallback, demand, beside, recon_grid=recon_grid)
+    numbers = _Numbers(series, numbering)
+    waiting: deque[Reconstruction] = deque()
+
+    def start(item: Item) -> Item | list[Reconstruction]:
+        return [maker.start(item) for maker in makers] if isinstance(item, Kspace) else item
+
+    def images(this: Reconstruction) -> Iterator[Image]:
+        return (numbers.give(image, this.kspace, this.maker.series) for image in this.maker.images(this))
+
     try:
-        for item in run_ahead(
-            items, reconstructor.start, account=scan.ledger.account("ahead", of_blocks=True), size=size_of
-        ):
-            if not isinstance(item, _Reconstruction):
+        for item in run_ahead(items, start, account=scan.ledger.account("ahead", of_blocks=True), size=size_of):
+            if not isinstance(item, list):
                 yield item
                 continue
-            for image in reconstructor.images(item):
-                header = image._head
-                header.image_series_index = (series + item.kspace.encoding_index) % 65536
-                header.image_index = (
-                    numbers.running(header.image_series_index)
-                    if numbering == "running"
-                    else numbers.take(header.image_series_index, image_index(header, item.kspace.encoding))
-                )
-                yield image
-        reconstructor.raise_if_nothing_was_made()
+            yield from images(item[0])
+            waiting.extend(item[1:])
+            while waiting and waiting[0].is_done:
+                yield from images(waiting.popleft())
+        while waiting:
+            yield from images(waiting.popleft())
+        if not any(maker.made_any for maker in makers):
+            makers[0].raise_first_error()
     finally:
-        reconstructor.cancel()
+        for maker in makers:
+            maker.cancel()
 
 
-@dataclass(eq=False)
-class _Reconstruction:
-    """A block on its way through the bundles."""
+class _Numbers:
+    """Numbers of series, and of the images within them.
 
-    kspace: Kspace
-    untried: list[Model]
-    model: Model
-    future: Future[Result] | None = None
-    failures: list[str] = field(default_factory=list)
-    error: BaseException | None = None
-    misfits: list[Misfit] = field(default_factory=list)
-    """In what respects the block lies outside what ``model`` was made for, which takes it because there is no other."""
-    fov: Lengths | None = None
-    """Field of view of the image, if it is not that of the block's grid."""
+    Parameters
+    ----------
+    first
+        Of the series of the first encoding space.
+    numbering
+        As ``reconstruct`` has it.
+    """
 
-    def fail(self, error: BaseException, reason: str) -> None:
-        """Take note that the bundle has failed."""
-        self.error = error
-        self.failures.append(f"{self.model.manifest.name!r} failed ({reason})")
+    def __init__(self, first: int, numbering: str) -> None:
+        self._first = first
+        self._is_running = numbering == "running"
+        self._taken = ImageNumbers()
+
+    def give(self, image: Image, kspace: Kspace, offset: int) -> Image:
+        """Number an image of a block, in a series that is so many higher."""
+        header = image._head
+        header.image_series_index = (self._first + kspace.encoding_index + offset) % 65536
+        header.image_index = (
+            self._taken.running(header.image_series_index)
+            if self._is_running
+            else self._taken.take(header.image_series_index, image_index(header, kspace.encoding))
+        )
+        return image
 
 
-class _Reconstructor:
-    def __init__(self, scan: Scan, bundle: str, fallback: str, demand: str, *, recon_grid: bool) -> None:
-        self.scan = scan
-        self._recon_grid = recon_grid
-        self.engine = scan.require_engine()
-        self._refused: list[str] = []
-        """What would have been tried before the first of ``models``, and why it is not."""
-        self._demand = demand
-        self.models = self._load(bundle_names(self.engine.default_bundle, bundle, fallback))
-        self._waiting: set[Future[Result]] = set()
-        self._account = scan.ledger.account("engine", of_blocks=True)
-        self._told = ""
-        self._patience = _PATIENCE
-        self._made_any = False
-        self._first_error: IsocenterError | None = None
-
-    def _load(self, names: list[str]) -> list[Model]:
-        """Return the bundles; one that cannot be used is left out if another one can, which the images say, or is reported."""
-        models: list[Model] = []
-        errors: list[IsocenterError] = []
-        without: list[str] = []
-        for name in names:
-            try:
-                model = self.engine.load(name)
-                if self._demand == "gate" and name == names[0]:
-                    _require_gate(model)
-                models.append(model)
-            except IsocenterError as error:
-                errors.append(error)
-                if models:
-                    without.append(f"the fallback {name!r} cannot be used: {error}")
-                else:
-                    self._refused.append(f"{name!r} cannot be used ({error})")
-        if not models:
-            raise errors[0]
-        for problem in without:
-            self.scan.report("bundle", problem)
-        return models
-
-    def start(self, item: Item) -> Item | _Reconstruction:
-        """Queue a block for the first bundle that was made for it."""
-        if not isinstance(item, Kspace):
-            return item
-        reconstruction = _Reconstruction(item, self.models[1:], self.models[0], failures=list(self._refused))
-        self._submit(reconstruction, urgent=False)
-        return reconstruction
-
-    def _submit(self, this: _Reconstruction, *, urgent: bool) -> None:
-        """Queue a block for its bundle, or for the first of the others that can take it."""
-        while True:
-            try:
-                inputs = self._inputs(this)
-                if inputs is not None:
-                    this.future = self.engine.submit(
-                        this.model.manifest.name,
-                        inputs,
-                        scan=self.scan.name,
-                        urgent=urgent,
-                        patient=not this.untried,
-                        account=self._account,
-                    )
-                    self._waiting.add(this.future)
-                    return
-            except Exception as error:  # noqa: BLE001 - another bundle may take it, and other blocks have no such trouble
-                this.fail(error, self._reason_to_tell(error))
-            if not this.untried:
-                this.future = None
-                return
-            this.model = this.untried.pop(0)
-
-    def _inputs(self, this: _Reconstruction) -> Mapping[str, Tensor | Deferred] | None:
-        """Return what a bundle gets of a block; None if it was not made for it, and there is another one."""
-        this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
-        if this.misfits and this.untried:
-            reasons = "; ".join(str(reason) for reason in this.misfits)
-            this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
-            return None
-        return arrange_inputs(this.model.manifest, self._on_grid(this))
-
-    def _on_grid(self, this: _Reconstruction) -> Kspace:
-        """Return the block as its bundle gets it: on the recon grid where only magnitudes of its coil images come back."""
-        kspace, shape = this.kspace, tuple(this.kspace.data.shape[2:])
-        fov = grid_fov(kspace.encoding, shape)
-        this.fov = None
-        of_coil_images = this.model.manifest.network == "RootSumOfSquares"
-        if not (self._recon_grid and of_coil_images and must_interpolate(shape, fov, kspace.encoding)):
-            return kspace
-        images = to_recon_grid(ifft(kspace.data, [-3, -2, -1]), fov, kspace.encoding)
-        this.fov = kspace.encoding.recon_fov
-        return replace(kspace, data=fft(images, [-3, -2, -1]))
-
-    def images(self, this: _Reconstruction) -> Iterator[Image]:
-        """Wait for a block's images; there are none of a block that no bundle can reconstruct."""
+def _makers(
+    scan: Scan, bundle: str, fallback: str, demand: str, beside: str, *, recon_grid: bool
+) -> list[Reconstructor]:
+    """Return who makes the series; a second one that cannot be loaded is reported, and the first goes on alone."""
+    names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
+    makers = [Reconstructor(scan, names, demand, recon_grid=recon_grid)]
+    if beside == names[0]:
+        scan.report("beside", f"there is no second series: bundle {beside!r} makes the first one already")
+    elif beside:
         try:
-            images = self._images(this, *self._finish(this))
-        except Exception as failure:  # noqa: BLE001 - a block's trouble is not the others'
-            error = failure if isinstance(failure, IsocenterError) else IsocenterError(self._reason_to_tell(failure))
-            self._first_error = self._first_error or error
-            self.scan.report(f"no image: {error.kind}", f"there is no image of {_name(this.kspace)}: {error}")
-            return
-        self._made_any = True
-        yield from images
-
-    def _images(self, this: _Reconstruction, volume: Tensor, result: Result) -> list[Image]:
-        notes = {**this.kspace.notes, **self._remarks(this, result)}
-        self.scan.seconds["reconstruct"] += result.seconds
-        manifest = this.model.manifest
-        made_by = f"Isocenter {manifest.name} {manifest.version}"
-        fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
-        images = []
-        for frame in range(volume.shape[0]):
-            header = image_header(this.kspace, frame, fov)
-            header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
-            meta = image_meta(this.kspace, frame, header, self.scan)
-            meta["IsocenterBundle"] = manifest.name
-            meta["IsocenterBundleVersion"] = manifest.version
-            meta["IsocenterBundleHash"] = manifest.digest
-            meta["IsocenterNetwork"] = manifest.network
-            meta["IsocenterRuntime"] = result.runtime
-            meta["IsocenterDevice"] = result.device
-            meta["IsocenterBatch"] = result.batch
-            comment = f"{made_by} (fallback)" if "Fallback" in notes else made_by
-            meta["ImageComment"] = meta["GADGETRON_ImageComment"] = comment
-            for key, value in notes.items():
-                meta[f"Isocenter{key}"] = value
-            images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
-        return images
-
-    def _remarks(self, this: _Reconstruction, result: Result) -> dict[str, str]:
-        """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
-        name, remarks = this.model.manifest.name, {}
-        if this.failures:
-            remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
-            self.scan.report("fallback", f"bundle {remarks['Fallback']}")
-        if result.stands_in:
-            reason = f"{result.device} made the images, as {result.stands_in}"
-            remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))
-            self.scan.report("device", reason)
-        aliased = [reason.text for reason in this.misfits if reason.aliases]
-        if aliased and "Incomplete" not in this.kspace.notes:  # lost lines are said already
-            remarks["Undersampled"] = (
-                f"undersampled ({'; '.join(aliased)}): the image is aliased, as bundle {name!r} cannot unfold it"
-            )
-            self.scan.report("undersampled", f"{_name(this.kspace)} is {remarks['Undersampled']}")
-        if others := [reason.text for reason in this.misfits if not reason.aliases]:
-            remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
-            self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
-        return remarks
-
-    def raise_if_nothing_was_made(self) -> None:
-        """Raise the reason of the first block that has no image, if none has one."""
-        if self._first_error is not None and not self._made_any:
-            raise self._first_error
-
-    def _finish(self, this: _Reconstruction) -> tuple[Tensor, Result]:
-        """Return images [frames, z, y, x], from the first bundle that makes any."""
-        while this.future is not None:
-            try:
-                result = self._result(this.future)
-                return _finite_volume(this, result), result
-            except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a model raises
-                this.fail(error, self._reason_to_tell(error))
-            finally:
-                self._waiting.discard(this.future)
-            if not this.untried:
-                break
-            this.model = this.untried.pop(0)
-            self._submit(this, urgent=True)
-        if isinstance(this.error, IsocenterError) and len(this.failures) == 1:
-            raise this.error  # it names the bundle itself
-        kind = this.error.kind if isinstance(this.error, IsocenterError) else ""
-        raise IsocenterError("no bundle could reconstruct it: " + "; ".join(this.failures), kind=kind)
-
-    def _result(self, future: Future[Result]) -> Result:
-        """Wait for a job, however long others go before it; the client is told, less and less often."""
-        while not wait([future], timeout=self._patience).done:
-            reason = self.engine.reason_to_wait(future)
-            if reason and reason != self._told:
-                self._told = reason
-                self._patience *= 2
-                self.scan.inform(f"the reconstruction waits: {reason}")
-        return future.result()
-
-    def _reason_to_tell(self, error: BaseException) -> str:
-        """Return what may be said of an error: our own are written for users, others go to the log."""
-        if isinstance(error, IsocenterError):
-            return str(error)
-        self.scan.log.warning("a bundle failed", exc_info=error)
-        if "memory" in str(error).lower():
-            return "there is not enough memory for it"
-        return "an error of its own, which is in the service's log"
-
-    def cancel(self) -> None:
-        """Take what still waits out of the queue: the scan is over."""
-        for future in list(self._waiting):
-            future.cancel()
-
-
-def _require_gate(model: Model) -> None:
-    gate = model.manifest.gate
-    if gate is None or not gate.passed:
-        how = "has not been through" if gate is None else "did not pass"
-        raise BundleError(f"it {how} the gate, which this pipeline demands", where=f"bundle {model.manifest.name!r}")
-
-
-def _name(kspace: Kspace) -> str:
-    """Name a block by the counters of its first frame."""
-    counters = kspace.central_header(0).idx
-    return f"slice {counters.slice}, contrast {counters.contrast}, repetition {counters.repetition}"
-
-
-def _finite_volume(this: _Reconstruction, result: Result) -> Tensor:
-    manifest = this.model.manifest
-    volume = arrange_output(manifest, result.outputs["image"], this.kspace)
-    if not torch.isfinite(torch.view_as_real(volume).sum() if volume.is_complex() else volume.sum()):
-        raise IsocenterError(f"bundle {manifest.name!r} returned values that are not finite")
-    return volume
+            makers.append(Reconstructor(scan, [beside], recon_grid=recon_grid, series=_SERIES_BESIDE))
+        except IsocenterError as error:
+            scan.report("beside", f"there is no second series: {error}")
+    return makers

@@ -58,6 +58,22 @@ def scale(
                 factors[item.image_series_index] = ratio
         data = (item.data * np.float32(ratio)).astype(item.data.dtype)
         meta = item.meta
-        meta["GADGETRON_ScaleRatio"] = str(ratio)
-        meta["RescaleSlope"] = str(1 / ratio)
+        note_scale(meta, float(ratio))
         yield make_image(data, item.getHead(), meta)
+
+
+def note_scale(meta: ismrmrd.Meta, factor: float, offset: float = 0.0) -> None:
+    """Write down how to come back to the values that were reconstructed: ``value = (pixel - offset) / scale``.
+
+    Not as ``RescaleSlope``, by which hosts would also read the window, as whole numbers, and whose values would be tiny.
+
+    Parameters
+    ----------
+    meta
+        Of the image. What stands there already is taken into account.
+    factor, offset
+        What values were multiplied with, and what was added then.
+    """
+    scale = factor * float(meta.get("IsocenterScale", 1.0))
+    meta["IsocenterScale"] = meta["GADGETRON_ScaleRatio"] = str(scale)
+    meta["IsocenterOffset"] = f"{factor * float(meta.get('IsocenterOffset', 0.0)) + offset:g}"

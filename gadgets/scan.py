@@ -89,6 +89,7 @@ class Engine(Protocol):
         *,
         scan: str = ...,
         urgent: bool = ...,
+        last: bool = ...,
         patient: bool = ...,
         account: Account | None = ...,
     ) -> Future[Any]:

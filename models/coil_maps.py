@@ -30,7 +30,7 @@ def espirit(
     kernel: int = 6,
     threshold: float = 0.01,
     crop: float | Literal["auto"] = "auto",
-    iterations: int = 256,
+    iterations: int = 1024,
     mask: Tensor | None = None,
 ) -> Tensor:
     """Estimate coil maps by ESPIRiT, first set of maps (Uecker et al., MRM 2014;71:990).
@@ -56,7 +56,8 @@ def espirit(
         Maps are zero where the eigenvalue is below. ``auto``: between 0.5 and 0.99, as large as cuts away no more than 0.01 % of
         the energy of the calibration data's image, as combined by the maps.
     iterations
-        Power iterations at every pixel. 30, as in BART, leave the maps of scans with little noise far from convergence.
+        Power iterations at every pixel. 30, as in BART, leave the maps of scans with little noise far from convergence, and 256
+        those of pixels at the edges of a filled field of view.
     mask
         bool [kz, ky], lines of the calibration data that were measured, where some are missing; None if none is.
 
@@ -81,9 +82,10 @@ def espirit(
     for z in range(shape[0]):
         plane = (partial.movedim(2, -1) @ planes[z]).permute(2, 3, 0, 1).contiguous()
         transform = _fourier_rows(shape[1], plane.shape[0], plane)[:: strides[0]]
-        vectors, values = _eigenvectors_of_plane(plane, transform, iterations)
+        image = _calibration_image(calibration, shape, z, strides)
+        vectors, values = _eigenvectors_of_plane(plane, transform, image, iterations)
         if crop == "auto":
-            signal.append((values, _combined_energy(calibration, shape, z, strides, vectors)))
+            signal.append((values, (vectors.conj() * image).sum(dim=1).abs().square()))
         vectors, values = vectors.unflatten(0, (len(transform), -1)), values.unflatten(0, (len(transform), -1))
         for dim in (1, 0):
             if strides[dim] > 1:
@@ -95,15 +97,15 @@ def espirit(
     return maps * (eigenvalues >= (_adapted_crop(signal) if crop == "auto" else crop))
 
 
-def _combined_energy(calibration: Tensor, shape: Shape, z: int, strides: list[int], vectors: Tensor) -> Tensor:
-    """Energy [pixels] of the calibration data's image in a plane, its coils combined by the vectors [pixels, coils]."""
+def _calibration_image(calibration: Tensor, shape: Shape, z: int, strides: list[int]) -> Tensor:
+    """Image [pixels, coils] of the calibration data in a plane, at the pixels whose maps are computed."""
     image = calibration
     pixels = (slice(z, z + 1), slice(None, None, strides[0]), slice(None, None, strides[1]))
     for full, which in zip(shape, pixels, strict=True):
         part = image.shape[1]
         rows = _fourier_rows(full, part, image)[which] * _window(part, full, image.device)
         image = image.movedim(1, -1) @ rows.T  # the axis after it comes first now
-    return (vectors.conj() * image.flatten(1).T).sum(dim=1).abs().square()
+    return image.flatten(1).T
 
 
 def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -114,17 +116,20 @@ def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:
     return values.index_select(0, least[None])[0].clamp(*_CROPS)
 
 
-def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Transform [dy, x, coils, coils] along y, some lines at a time, and return vectors [pixels, coils] and values [pixels].
 
-    So the matrices of a pixel lie side by side, and those of few enough pixels exist at once to stay in the cache.
+    So the matrices of a pixel lie side by side, and those of few enough pixels exist at once to stay in the cache. The
+    iteration starts from the calibration data's image [pixels, coils]: where an object reaches the edge of the field of view,
+    the patches see both edges at once, two eigenvalues are close to one, and the image tells which belongs to the pixel.
     """
     lines, samples, coils = len(transform), plane.shape[1], plane.shape[2]
     parts = []
     pixels = _CACHED_PIXELS if plane.device.type == "cpu" else lines * samples
-    for rows in transform.split(max(pixels // samples, 1)):
+    lines_at_once = max(pixels // samples, 1)
+    for rows, begin in zip(transform.split(lines_at_once), start.split(lines_at_once * samples), strict=True):
         matrices = (rows @ plane.flatten(1)).reshape(-1, coils, coils)
-        parts.append(_power_iteration(matrices, iterations))
+        parts.append(_power_iteration(matrices, _scaled(begin[..., None]), iterations))
     return torch.cat([vector for vector, _ in parts]), torch.cat([value for _, value in parts])
 
 
@@ -249,19 +254,21 @@ def dominant_eigenvector(matrices: Tensor, *, iterations: int) -> tuple[Tensor, 
         Vectors complex64 [n, pixels] of unit norm and values float32 [pixels].
     """
     pixels = matrices.permute(2, 0, 1)
-    parts = [_power_iteration(part.contiguous(), iterations) for part in pixels.split(_CACHED_PIXELS)]
+    first = torch.zeros_like(matrices[0, :, 0, None])
+    first[0] = 1
+    parts = [_power_iteration(part.contiguous(), first, iterations) for part in pixels.split(_CACHED_PIXELS)]
     return torch.cat([vector for vector, _ in parts]).T, torch.cat([value for _, value in parts])
 
 
-def _power_iteration(matrices: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Iterate on [pixels, n, n]; return vectors [pixels, n] and values [pixels]."""
+def _power_iteration(matrices: Tensor, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Iterate on [pixels, n, n] from a start [pixels, n, 1] or [n, 1]; return vectors [pixels, n] and values [pixels]."""
     powers = [matrices]
     for _ in range(_squarings(matrices.shape[1], iterations)):
         squared = torch.bmm(powers[-1], powers[-1])
         # high powers of small eigenvalues would be rounded to zero
         trace = squared.diagonal(dim1=1, dim2=2).real.sum(dim=1)
         powers.append(squared * trace.clamp_min(1e-30).reciprocal()[:, None, None])
-    vector = matrices[:, :, :1]  # the first multiplication, of a unit vector
+    vector = matrices @ start
     left = iterations - 2
     for exponent in reversed(range(len(powers))):
         for _ in range(left // 2**exponent):

@@ -20,9 +20,10 @@ BUNDLE = ("Bundle", "BundleVersion", "BundleHash", "Runtime", "Device")
 OTHERS = (
     *("Version", "Pipeline", "PipelineHash", "Parameters", "Programs", "Complete", "Network", "Batch", "Spool"),
     *("NoiseSource", "NoiseTime", "NoiseSamples", "NoiseHash"),
+    *("Scale", "Offset", "Shows"),
 )
 """What else is said of where an image comes from."""
-DOUBTS = ("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle", "Fallback", "OutsideDomain")
+DOUBTS = ("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle", "Fallback", "OutsideDomain", "Clipped")
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
 _NO_FAULT = {f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS, *DOUBTS)}
 

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from ..bundle.manifest import RuntimeChoice
+from ..wire import extras
 from ..wire.errors import IsocenterError, Limits
 from ..wire.home import default_home
 from .spooled import Retention
@@ -41,8 +42,10 @@ class Settings(BaseModel):
 
     Attributes
     ----------
-    host, port
-        Address to listen on; ``localhost`` listens on IPv4 and IPv6.
+    host
+        Address to listen on: ``localhost`` is this machine, IPv4 and IPv6; ``0.0.0.0`` every address.
+    port
+        Port to listen on; 9012 beside a Gadgetron, 0 for a free one.
     home
         Holds ``bundles``, ``noise`` and ``pipelines``, unless they are set on their own.
     pipelines, bundles
@@ -57,9 +60,10 @@ class Settings(BaseModel):
         Used for configuration names that are not known; none refuses them.
     aliases
         Other names of pipelines, such as ``openrecon: sense.xml``.
-    device, runtime
-        Where and with what bundles run: ``auto`` for every GPU there is or else the CPU, or names separated by commas; the
-        fastest runtime, or one of them.
+    device
+        Where bundles run: ``auto`` for every GPU there is or else the CPU, or names separated by commas (``cuda:0,cuda:1``).
+    runtime
+        What runs them: ``auto`` for the fastest of each bundle, as measured here, or one of them.
     deadline
         Seconds that an image may be computed before the fallback makes it, or ten times what was measured for its size, if
         that is longer. Waiting for other scans does not count.
@@ -79,8 +83,10 @@ class Settings(BaseModel):
         Folder in which scans are kept: every byte received, and the images; none keeps nothing.
     spool_queue_bytes
         Bytes of a file that may wait for the spool's disk. Where it falls behind further, the scan goes on and is not kept.
-    spool_days, spool_unfinished_days
-        Days that a spooled scan is kept: one whose images were sent, or made again; any other one. None is for ever.
+    spool_days
+        Days that a spooled scan is kept whose images were sent, or made again; None is for ever.
+    spool_unfinished_days
+        Days that any other spooled scan is kept; None is for ever.
     spool_bytes
         Bytes of all spooled scans, beyond which the oldest go whose images were sent, or made again; None is no limit.
     recover_at_start
@@ -91,9 +97,10 @@ class Settings(BaseModel):
         Addresses and networks (``10.1.2.0/24``) that may connect; none means all.
     max_per_address
         Scans of one address at once; none means as many as there are slots.
-    scanners, reserved_slots
-        Addresses and networks of scanners, for which ``allow`` and ``max_per_address`` do not hold, and how many of
-        ``max_connections`` are kept for them.
+    scanners
+        Addresses and networks of scanners, for which ``allow`` and ``max_per_address`` do not hold.
+    reserved_slots
+        How many of ``max_connections`` are kept for the scanners.
     scan_bytes
         Bytes that a scan may hold; half of ``memory_bytes`` unless it is set. A quarter of it is for what waits to be processed
         and to be sent, where TCP holds the client back, and for one message; the rest for what is kept until more of the scan
@@ -104,9 +111,10 @@ class Settings(BaseModel):
         Seconds from connecting to the end of the MRD header, in all.
     idle_timeout
         Seconds without a readout or other data after it, whatever else comes.
-    message_timeout, send_timeout
-        Seconds that a message may be on its way once it has begun, and in which a client must take one; a second more for each
-        megabyte.
+    message_timeout
+        Seconds that a message may be on its way once it has begun, and a second more for each megabyte.
+    send_timeout
+        Seconds in which a client must take a message, and a second more for each megabyte.
     drain_timeout
         Seconds that a client may go on sending after an error.
     program_timeout
@@ -114,8 +122,10 @@ class Settings(BaseModel):
         last data on until it says CLOSE.
     shutdown_timeout
         Seconds that running scans get to finish on SIGTERM.
-    max_text_bytes, max_message_bytes
-        Longest lengths accepted from a peer.
+    max_text_bytes
+        Longest configuration, header or text that is accepted from a peer.
+    max_message_bytes
+        Longest other message that is accepted from a peer.
     log_format
         ``text``, or ``json`` with one object a line.
     log_private
@@ -297,3 +307,19 @@ def _problem(name: str, kind: str, message: str) -> str:
         return f"there is no setting {name}"
     message = message.removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
+
+
+def check_extras(settings: Settings) -> None:
+    """Check that what the settings name can be run with what is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        A package is missing; the message says what brings it.
+    """
+    if settings.ray is not None:
+        extras.need("ray", "the setting 'ray'")
+    if settings.handlers:
+        extras.need("gadgetron", "the setting 'handlers'")
+    if settings.runtime in ("onnx", "tensorrt"):
+        extras.need("onnxruntime", f"the setting 'runtime: {settings.runtime}'")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ..wire import extras
+
 Array = NDArray[np.float32]
 TISSUES = ("grey matter", "white matter", "csf", "skull", "scalp")
 HELD_OUT_MM = (8.0, 24.0)
@@ -35,10 +37,10 @@ def load_template() -> Template:
 
     Raises
     ------
-    ImportError
+    MissingExtraError
         nilearn is not installed.
     """
-    from nilearn import datasets
+    datasets = extras.load("nilearn.datasets", "the brain of the MNI152 template")
 
     images = [
         load(resolution=1)

@@ -1,6 +1,8 @@
 """Files of simulated scans, laid out in the ways that programs lay them out."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,7 @@ from ismrmrd import Acquisition, Waveform
 from ismrmrd.hdf5 import acquisition_header_dtype, waveform_dtype, waveform_header_dtype
 
 from ..wire import Close, Header, encode
+from ..wire.errors import FileError
 
 _HEADER = np.dtype(acquisition_header_dtype)
 
@@ -44,6 +47,25 @@ class FileLayout:
     reversed_members: bool = False
     trajectory: bool = True
     sizes: bool = True
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the name of a file to write, which then takes the place of another; nothing is left of one that is not finished.
+
+    Raises
+    ------
+    FileError
+        It cannot be written, or the disk is full.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # HDF5 raises either
+        raise FileError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_scan(path: Path, header: bytes, items: Iterable[Acquisition | Waveform], layout: FileLayout) -> None:

@@ -1,5 +1,7 @@
 """The MRD header of a simulated scan."""
 
+from xml.sax.saxutils import escape
+
 import numpy as np
 
 from .protocol import NOISE_BANDWIDTH, ScanProtocol
@@ -42,7 +44,7 @@ def header_xml(protocol: ScanProtocol) -> str:
         )
     return (
         '<?xml version="1.0" encoding="UTF-8"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">'
-        f"<measurementInformation><measurementID>{protocol.measurement_id}</measurementID>"
+        f"<measurementInformation><measurementID>{escape(protocol.measurement_id)}</measurementID>"
         f"<patientPosition>{protocol.patient_position}</patientPosition>"
         f"<protocolName>{protocol.phantom}</protocolName></measurementInformation>"
         "<acquisitionSystemInformation><systemVendor>Isocenter</systemVendor><systemModel>simulator</systemModel>"

@@ -4,11 +4,13 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..wire.errors import nearest
+from .errors import SimulationError
 from .phantoms import PHANTOMS
 from .sampling import PATTERNS, Request, SamplingError, acs_lines, draw, find_pattern, partial_fourier
 
@@ -20,8 +22,40 @@ TEMPLATE = "template"
 
 Calibration = Literal["embedded", "separate", "external", "interleaved", "none"]
 Orientation = Literal["transverse", "sagittal", "coronal", "oblique", "flipped"]
+PatientPosition = Literal["HFS", "HFP", "HFDR", "HFDL", "FFS", "FFP", "FFDR", "FFDL"]
 Counters = dict[str, int]
 """Values of MRD counters by name; those left out are 0."""
+
+
+_MOST = 65535
+"""MRD counts lines, samples, channels and images with 16 bits."""
+_SAMPLE_BYTES = np.dtype(np.complex64).itemsize
+_COPIES = 6
+"""Copies of k-space that were found in memory at the peak, beside the readouts; some are of double precision."""
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "phantom": (*PHANTOMS, TEMPLATE),
+    "orientation": get_args(Orientation),
+    "patient_position": get_args(PatientPosition),
+    "oversampling": (1, 2),
+    "calibration": get_args(Calibration),
+    "frame_counter": ("phase", "repetition"),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("matrix", "coils", "slices", "partitions", "frames", "repeats"), (1, _MOST)),
+    **dict.fromkeys(("contrasts", "sets", "averages", "acceleration"), (1, _MOST)),
+    **dict.fromkeys(("acs", "recon_matrix"), (0, _MOST)),
+    **dict.fromkeys(("fov", "slice_thickness"), (0.001, 10_000.0)),
+    **dict.fromkeys(("slice_gap", "recon_fov"), (0.0, 10_000.0)),
+    **dict.fromkeys(("partial_fourier", "asymmetric_echo"), (0.5, 1.0)),
+    "offset": (-10_000.0, 10_000.0),
+    "phase_resolution": (0.1, 1.0),
+    "phase_oversampling": (0.3, 3.0),
+    "partition_oversampling": (1.0, 3.0),
+    "noise": (0.0, 1e6),
+    "repetition_time": (0.0, 1e6),
+    "seed": (0, 2**64),
+}
+"""The smallest and the largest value; of tuples, of each member."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +111,7 @@ class ScanProtocol:
     slice_gap: float = 1.0
     orientation: Orientation = "transverse"
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    patient_position: str = "HFS"
+    patient_position: PatientPosition = "HFS"
     recon_matrix: tuple[int, int] = (0, 0)
     recon_fov: tuple[float, float] = (0.0, 0.0)
     oversampling: int = 2
@@ -106,18 +140,25 @@ class ScanProtocol:
     measurement_id: str = "simulator_phantom_1_1"
 
     def __post_init__(self) -> None:
-        if self.phantom not in (*PHANTOMS, TEMPLATE):
-            raise ValueError(f"phantom {self.phantom!r} is not known; there are {', '.join((*PHANTOMS, TEMPLATE))}")
+        for name, accepted in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in accepted:
+                near = nearest(str(value), map(str, accepted))
+                raise SimulationError(f"{name} {value!r} is not known{near}", accepted=", ".join(map(str, accepted)))
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            for each in value if isinstance(value, tuple) else (value,):
+                if not low <= each <= high:  # nor is NaN
+                    raise SimulationError(f"{name} is {each}", accepted=f"{low} to {high}")
+        for name in ("lines", "samples", "encoded_partitions"):
+            if not 1 <= getattr(self, name) <= _MOST:
+                raise SimulationError(f"the encoded grid has {getattr(self, name)} {name}", accepted=f"1 to {_MOST}")
+        if not self.measurement_id.isprintable():
+            raise SimulationError("measurement_id has control characters in it", accepted="letters, digits and signs")
         if self.phantom == TEMPLATE and (self.partitions > 1 or self.frames > 1):
-            raise ValueError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
+            raise SimulationError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
         if find_pattern(self.sampling).points:
             raise self._no_readouts()
-        if self.oversampling not in (1, 2):
-            raise ValueError(f"readout oversampling must be 1 or 2, got {self.oversampling}")
-        counts = ("matrix", "coils", "slices", "partitions", "frames", "repeats", "contrasts", "sets", "averages")
-        for name in (*counts, "acceleration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def lines(self) -> int:
@@ -133,6 +174,13 @@ class ScanProtocol:
     def encoded_partitions(self) -> int:
         """Planes of the encoded grid."""
         return round(self.partitions * self.partition_oversampling)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that simulating takes, about: k-space of all images, copies of it on the way, and the readouts."""
+        images = self.repeats * self.frames * self.sets * self.contrasts * self.slices
+        samples = images * self.coils * self.encoded_partitions * self.lines * self.samples
+        return samples * _SAMPLE_BYTES * (_COPIES + self.averages)
 
     @property
     def encoded_fov(self) -> tuple[float, float, float]:

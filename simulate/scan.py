@@ -1,9 +1,10 @@
 """Simulated Cartesian scans: what the scanner would send, and what the image should be."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count, pairwise
 from pathlib import Path
 
 import h5py
@@ -12,9 +13,11 @@ import numpy as np
 from ismrmrd import Acquisition, Waveform
 from numpy.typing import NDArray
 
+from ..wire.home import available_memory
 from .anatomy import template_kspace
 from .coils import ORDER, coil_coefficients, coil_maps
-from .files import FileLayout, write_scan
+from .errors import SimulationError
+from .files import FileLayout, replacing, write_scan
 from .header import header_xml
 from .phantoms import PHANTOMS, Phantom, slice_kspace, volume_kspace
 from .protocol import NOISE_BANDWIDTH, TEMPLATE, Counters, ScanProtocol, directions, slice_positions
@@ -77,11 +80,20 @@ class SimulatedScan:
         return np.stack(own).reshape(-1, self.protocol.slices * self.protocol.partitions, *size)
 
     def save(self, path: Path) -> None:
-        """Write an MRD file, and the truth and the maps to a file beside it, ``<name>.truth.h5``."""
-        write_scan(path, self.header.encode(self.header_encoding), self.items, self.layout)
-        with h5py.File(truth_path(path), "w") as file:
-            file["image"] = self.truth
-            file["coil_maps"] = self.maps
+        """Write an MRD file, and the truth and the maps to a file beside it, ``<name>.truth.h5``.
+
+        Both take the place of older ones, once they are whole.
+
+        Raises
+        ------
+        FileError
+            They cannot be written.
+        """
+        with replacing(path) as scan, replacing(truth_path(path)) as truth:
+            write_scan(scan, self.header.encode(self.header_encoding), self.items, self.layout)
+            with h5py.File(truth, "w") as file:
+                file["image"] = self.truth
+                file["coil_maps"] = self.maps
 
 
 def truth_path(path: Path) -> Path:
@@ -89,10 +101,41 @@ def truth_path(path: Path) -> Path:
     return path.with_suffix(".truth.h5")
 
 
-def simulate(protocol: ScanProtocol) -> SimulatedScan:
-    """Simulate a scan with exact k-space of every coil."""
+def check_memory(protocol: ScanProtocol) -> None:
+    """Make sure that there is memory enough to simulate a scan.
+
+    Raises
+    ------
+    SimulationError
+        There is not.
+    """
+    there = available_memory()
+    if protocol.memory > there:
+        raise SimulationError(
+            f"the scan needs {protocol.memory / 1e9:,.1f} GB of memory, and {there / 1e9:,.1f} GB are free here",
+            accepted="a smaller matrix, or fewer coils, slices, partitions or frames",
+        )
+
+
+def simulate(protocol: ScanProtocol, on_image: Callable[[int, int], None] | None = None) -> SimulatedScan:
+    """Simulate a scan with exact k-space of every coil.
+
+    Parameters
+    ----------
+    protocol
+        What to scan and how.
+    on_image
+        Called after each slice's k-space with how many are done, and of how many; what does not move is computed once.
+
+    Raises
+    ------
+    SimulationError
+        There is not enough memory.
+    """
+    check_memory(protocol)
     random = np.random.default_rng(protocol.seed)
-    kspace = np.stack([_dynamic_kspace(protocol, counters) for counters in protocol.dynamics])
+    on_slice = None if on_image is None else _counting(protocol, on_image)
+    kspace = np.stack([_dynamic_kspace(protocol, counters, on_slice) for counters in protocol.dynamics])
     middle = np.abs(kspace[0, :, :, :, protocol.lines // 2]).max()
     mixing = protocol.noise * middle / 1000 * _noise_mixing(protocol.coils, random)
     items = list(_play(protocol, kspace, mixing, random))
@@ -108,6 +151,14 @@ def simulate(protocol: ScanProtocol) -> SimulatedScan:
     return SimulatedScan(protocol, header_xml(protocol), items, images, _maps(protocol))
 
 
+def _counting(protocol: ScanProtocol, on_image: Callable[[int, int], None]) -> Callable[[], None]:
+    """Return a function that tells after each slice how many are done, and of how many."""
+    objects = [_phantom(protocol, counters) for counters in protocol.dynamics]
+    total = protocol.slices * (1 + sum(before != after for before, after in pairwise(objects)))
+    done = count(1)
+    return lambda: on_image(next(done), total)
+
+
 def _whiten(kspace: NDArray[np.complex64], mixing: NDArray[np.complex128]) -> NDArray[np.complex64]:
     """Apply the inverse Cholesky factor of the noise covariance to [frames, slices, coils, ...], scaled to determinant one."""
     factor = np.linalg.cholesky(mixing @ mixing.conj().T)
@@ -119,19 +170,33 @@ def _periods(protocol: ScanProtocol) -> tuple[float, float]:
     return 4 * protocol.lines / protocol.matrix, 4.0
 
 
-def _dynamic_kspace(protocol: ScanProtocol, counters: Counters) -> NDArray[np.complex64]:
-    """Noise-free k-space of one dynamic image: complex64 [slices, coils, kz, ky, kx]."""
+def _phantom(protocol: ScanProtocol, counters: Counters) -> Phantom | None:
+    """Return the object in one dynamic image; None for the template."""
+    if protocol.phantom == TEMPLATE:
+        return None
     frame, other = counters[protocol.frame_counter], "repetition" if protocol.frame_counter == "phase" else "phase"
-    time = (frame + counters[other] / protocol.repeats) / protocol.frames
+    return PHANTOMS[protocol.phantom]((frame + counters[other] / protocol.repeats) / protocol.frames)
+
+
+def _dynamic_kspace(
+    protocol: ScanProtocol, counters: Counters, on_slice: Callable[[], None] | None = None
+) -> NDArray[np.complex64]:
+    """Noise-free k-space of one dynamic image: complex64 [slices, coils, kz, ky, kx]."""
     signal = 0.5 ** counters["contrast"] * np.exp(1j * (2.0 * counters["contrast"] + 0.7 * counters["set"]))
-    phantom = None if protocol.phantom == TEMPLATE else PHANTOMS[protocol.phantom](time)
-    return (signal * _slices_kspace(protocol, phantom)).astype(np.complex64)
+    return (signal * _slices_kspace(protocol, _phantom(protocol, counters), on_slice)).astype(np.complex64)
 
 
 @lru_cache(maxsize=1)  # what does not move looks the same in every dynamic image
-def _slices_kspace(protocol: ScanProtocol, phantom: Phantom | None) -> NDArray[np.complex64]:
+def _slices_kspace(
+    protocol: ScanProtocol, phantom: Phantom | None, on_slice: Callable[[], None] | None
+) -> NDArray[np.complex64]:
     """K-space of an object [slices, coils, kz, ky, kx]; it may not be written to."""
-    return np.stack([_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM) for z in slice_positions(protocol)])
+    slices = []
+    for z in slice_positions(protocol):
+        slices.append(_coil_kspace(protocol, phantom, z / _HEAD_HEIGHT_MM))
+        if on_slice is not None:
+            on_slice()
+    return np.stack(slices)
 
 
 def _coil_kspace(protocol: ScanProtocol, phantom: Phantom | None, z: float) -> NDArray[np.complex64]:

@@ -321,14 +321,14 @@ class TestCommands:
         assert "passed" in self.run("verify", copy, "--config", config)
         assert "rss                  1.0" in self.run("list", "--config", config)
         (copy / "model.yaml.minisig").unlink()
-        assert "it is not signed" in self.run("verify", copy, "--config", config, status=1)
+        assert "it is not signed" in self.run("verify", copy, "--config", config, status=2)
         assert "cannot be used: bundle 'rss': it is not signed" in self.run("list", "--config", config)
-        assert "cannot be written" in self.run("keygen", "-o", tmp_path / "lab.key", status=1)
+        assert "cannot be written" in self.run("keygen", "-o", tmp_path / "lab.key", status=2)
 
     def test_a_damaged_bundle_is_not_signed(self, copy, tmp_path):
         self.run("keygen", "-o", tmp_path / "lab.key")
         (copy / "unlisted").write_text("")
-        assert "does not list it" in self.run("sign", copy, "--key", tmp_path / "lab.key", status=1)
+        assert "does not list it" in self.run("sign", copy, "--key", tmp_path / "lab.key", status=2)
         assert not (copy / "model.yaml.minisig").exists()
 
 

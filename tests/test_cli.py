@@ -59,6 +59,7 @@ def test_simulate_and_replay(service, tmp_path):
         cwd=folder,
     )
     assert "2 images in out.h5" in said
+    assert "against the truth beside the scan: SSIM" in said
     with h5py.File(folder / "out.h5") as file:
         group = file["images/image_1"]
         assert group["data"].shape == (2, 1, 1, 48, 48)
@@ -67,6 +68,18 @@ def test_simulate_and_replay(service, tmp_path):
         assert "IsocenterBundle" in str(group["attributes"][0])
     assert (folder / "montage.png").read_bytes().startswith(b"\x89PNG")
     assert "last readout sent to last image" in (folder / "latency.txt").read_text()
+
+
+@pytest.mark.long
+def test_the_demo_needs_no_display_and_says_how_far_each_method_is_from_the_truth(bundles, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.setenv("ISOCENTER_HOME", str(bundles.parent))
+    said = program("demo", "-o", "demo", cwd=tmp_path)
+    assert "no aliasing is visible in the network's images" in said
+    assert all(name in said for name in ("zero-filled", "SENSE", "ridge", "PSNR"))
+    assert (tmp_path / "demo/montage.png").read_bytes().startswith(b"\x89PNG")
+    said = program("demo", "-o", "demo", "--acceleration", 8, cwd=tmp_path)
+    assert "does NOT unfold this scan" in said
 
 
 def test_replay_with_a_local_pipeline_compression_and_loops(service, scan_file):
@@ -107,12 +120,13 @@ def test_replay_with_a_local_pipeline_compression_and_loops(service, scan_file):
     ],
 )
 def test_replay_says_what_was_wrong(service, scan_file, arguments, complaint):
-    assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=1)
+    status = 1 if "-c" in arguments else 2
+    assert complaint in isocenter("replay", "-p", service.port, *arguments, cwd=scan_file.parent, status=status)
 
 
 def test_a_program_that_fails_says_why_in_its_last_line_and_ends_with_a_status(tmp_path):
-    said = program("replay", "-f", "nothing.h5", cwd=tmp_path, status=1).splitlines()
-    assert said[-1] == "error: nothing.h5 does not exist or is no file"
+    said = program("replay", "-f", "nothing.h5", cwd=tmp_path, status=2).splitlines()
+    assert said[-1] == "error: --filename: nothing.h5 does not exist or is no file"
 
 
 def test_replay_without_a_server(scan_file):
@@ -135,7 +149,7 @@ def test_pipelines_are_listed_and_checked(tmp_path):
 
 
 def test_a_wrong_protocol_is_refused(tmp_path):
-    assert "phantom 'foot' is not known" in isocenter("simulate", "--phantom", "foot", cwd=tmp_path, status=1)
+    assert "phantom 'foot' is not known" in isocenter("simulate", "--phantom", "foot", cwd=tmp_path, status=2)
 
 
 def test_settings_are_checked(tmp_path):

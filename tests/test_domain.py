@@ -53,6 +53,15 @@ def test_partial_fourier_is_measured():
     assert describe_sampling(torch.from_numpy(mask)).partial_fourier == pytest.approx(0.75, abs=0.04)
 
 
+def test_random_lines_that_reach_farther_on_one_side_by_chance_are_not_partial_fourier():
+    patterns = [torch.from_numpy(pattern("variable-density", 256, 4, 12, seed)) for seed in range(40)]
+    assert min(describe_sampling(mask).partial_fourier for mask in patterns) == 1
+    one_sided = patterns[0].clone()
+    one_sided[:64] = False
+    one_sided[192::5] = True
+    assert describe_sampling(one_sided).partial_fourier == pytest.approx(0.75, abs=0.03)
+
+
 def test_nothing_measured_is_described():
     assert describe_sampling(torch.zeros(8, dtype=torch.bool)).acs == 0
 

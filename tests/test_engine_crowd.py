@@ -58,7 +58,7 @@ class TestTheSameAgain:
 def test_a_scan_that_waits_for_others_is_told_and_loses_nothing(
     make_engine, make_service_with, monkeypatch, small_scan
 ):
-    monkeypatch.setattr("isocenter.gadgets.reconstruct._PATIENCE", 0.1)
+    monkeypatch.setattr("isocenter.gadgets.series._PATIENCE", 0.1)
     engine = make_engine(deadline=0.5)
     assert is_ready(engine, "sense")
     service = make_service_with(engine)

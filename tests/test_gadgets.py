@@ -395,7 +395,7 @@ class TestIntensities:
         images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1) for level in (10.0, 20.0)]
         out = list(load("scale")(iter(images), scan(), target=1000))
         assert [float(i.data.max()) for i in out] == [1000, 2000]
-        assert float(out[0].meta["RescaleSlope"]) == pytest.approx(0.01)
+        assert float(out[0].meta["IsocenterScale"]) == pytest.approx(100)
 
     def test_an_empty_image_decides_neither_scale_nor_window(self):
         images = [image(np.full((1, 1, 4, 4), level, np.float32), image_series_index=1) for level in (0, 10.0, 20.0)]
@@ -437,7 +437,7 @@ class TestIntensities:
         (out,) = load("to_integer")(iter([image(data, image_type=1)]), plain)
         assert out.data.dtype == np.uint16
         assert out.data.ravel().tolist() == [0, 0, 1, 4000, 4095]
-        assert "exceed 4095" in plain.problems["clipped"]
+        assert "1 of 5 pixels" in plain.problems["clipped"]
 
     def test_phase_fills_the_range_of_integers(self):
         data = np.array([-math.pi, 0, math.pi], np.float32).reshape(1, 1, 1, 3)

@@ -201,14 +201,14 @@ def test_a_bundle_without_a_card_says_so(copy):
     shown = CliRunner().invoke(app, ["bundle", "show", "mine"])
     assert "it has not been through the gate" in shown.output
     missing = CliRunner().invoke(app, ["bundle", "show", "yours"])
-    assert missing.exit_code == 1
+    assert missing.exit_code == 2
     assert "there is no bundle 'yours'; accepted: mine" in missing.output
 
 
 def test_either_a_bundle_or_a_gate_is_named(copy):
     for arguments in ([], ["--gate", str(copy), "--bundle", str(copy)]):
         result = CliRunner().invoke(app, ["evaluate", *arguments])
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "name either --bundle or --gate" in result.output
 
 

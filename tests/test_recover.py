@@ -177,7 +177,7 @@ class TestCommand:
     def test_a_scan_that_is_named(self, command, spool):
         result = command("fine")
         assert "3 images in" in result.output
-        assert command("crash").exit_code == 1
+        assert command("crash").exit_code == 2
         assert "has no scan crash" in command("crash").output
 
     def test_a_scan_that_runs_is_left_alone(self, command, spool):
@@ -229,7 +229,7 @@ class TestCommand:
     def test_without_a_spool(self, command, settings):
         settings.spool.rmdir()
         result = command("--list")
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "there is no spool" in result.output
 
     def test_beside_a_service_images_stay_in_the_spool(self, command, spool):
@@ -254,7 +254,7 @@ def test_a_stream_that_is_cut_is_replayed_and_said(make_service, recorded, openi
             app, ["replay", "-f", str(path), "-p", str(service.port), "-o", str(tmp_path / "out.h5")]
         )
         if cut < len(opening):
-            assert result.exit_code == 1
+            assert result.exit_code == 2
             assert "is empty" in result.output or "ends inside its configuration or MRD header" in result.output
         else:
             said = "without the end of its scan" if cut == len(recorded) - 2 else "ends inside a message"

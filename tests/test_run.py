@@ -440,7 +440,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
     assert "error: --devices: no GPU 0" in result.output
     path.write_bytes(b"\xff\x00")
     result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not a valid recipe" in result.output
 
 

@@ -362,7 +362,7 @@ class TestSimulator:
     def test_points_are_no_readouts(self, tmp_path):
         arguments = ["simulate", "--matrix", "32", "--sampling", "poisson-disc", "-o", str(tmp_path / "s.h5")]
         result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 1
+        assert result.exit_code == 2
         assert "sends readouts that are complete along kx; accepted: a pattern of lines" in result.output
         np.save(tmp_path / "m.npy", TestFiles.points)
         result = CliRunner().invoke(app, [*arguments[:2], "20", "--sampling", str(tmp_path / "m.npy"), *arguments[5:]])

@@ -178,5 +178,5 @@ def test_a_command_makes_and_lists_oddities(tmp_path):
         assert len(file["dataset/data"]) == 12
         assert b"simulator_phantom_1_7" in file["dataset/xml"][()]
         assert truth["image"].shape == (1, 1, 20, 24)
-    said = isocenter("simulate", "--matrix", 16, "--oddity", "sharpened", "-o", "odd.h5", cwd=tmp_path, status=1)
+    said = isocenter("simulate", "--matrix", 16, "--oddity", "sharpened", "-o", "odd.h5", cwd=tmp_path, status=2)
     assert "oddity 'sharpened' is not known" in said

@@ -1,5 +1,6 @@
 """What a run tells while it goes on: a line that moves, where there is a terminal, and one line for each epoch."""
 
+import sys
 from typing import Self
 
 from rich.console import Console
@@ -38,7 +39,7 @@ class ProgressLine:
             TimeRemainingColumn(),
             console=self._console,
             transient=True,
-            disable=not (shown and self._console.is_terminal),
+            disable=not (shown and sys.stdout.isatty() and self._console.is_terminal),
         )
         self._task = self._progress.add_task("", total=steps)
 

@@ -1,5 +1,6 @@
 """A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,6 +18,7 @@ from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
 from .section import Range, Section, Truth, listed, pair
 
+_SHIPPED = Path(__file__).parent.parent / "recipes"
 Precision = Literal["float32", "tf32", "bf16"]
 _SMALLEST_MATRIX = 16
 _SEEDS_OF_TRAINING = 2**32
@@ -282,14 +284,39 @@ class Recipe(Section):
         return self
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with Isocenter, by name."""
+    return {path.stem: path for path in sorted(_SHIPPED.glob("*.yaml"))}
+
+
+def _find(path: Path) -> Path:
+    """Return the file of a recipe that is named by its path, or by the name of one that comes with Isocenter."""
+    shipped = shipped_recipes()
+    if path.exists() or path.name != str(path) or path.suffix:
+        return path
+    if path.name in shipped:
+        return shipped[path.name]
+    near = difflib.get_close_matches(path.name, shipped)
+    raise RecipeError(
+        f"there is no file and no recipe {path.name!r}",
+        accepted=f"a file, or {' or '.join(near or shipped)}",
+    )
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
+
+    Parameters
+    ----------
+    path
+        Its file, or the name of one that comes with Isocenter, such as ``ridge``; a file of that name goes first.
 
     Raises
     ------
     RecipeError
-        It is not valid; the message names every wrong entry.
+        There is none, or it is not valid; the message names every wrong entry.
     """
+    path = _find(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         if content is None:

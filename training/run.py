@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..models.networks.registry import NETWORKS
+from ..wire import extras
 from .data import FullScan, simulated_scan, textured_scan
 from .devices import Rank, arithmetic, check_precision, choose_devices
 from .files.folder import training_and_validation
@@ -18,7 +19,7 @@ from .loop import Loop
 from .masks import Masks
 from .processes import run_on
 from .progress import tell
-from .recipe import FileData, Recipe, RecipeError, TextureData
+from .recipe import FileData, Recipe, RecipeError, SimulatedData, TextureData
 from .sampler import SamplerTask
 from .samples import TrainingSamples
 from .start import find_weights
@@ -109,17 +110,13 @@ def train(
     ------
     RecipeError
         The recipe, the data, the devices or the folder do not allow it.
+    MissingExtraError
+        The data are made by a package that is not installed.
     KeyboardInterrupt
         It was interrupted; the message says how to go on.
     """
-    run = RunFolder(folder)
-    if resume and overwrite:
-        raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
-    run.check_folder()
-    chosen = choose_devices(devices, recipe.batch)
-    check_precision(recipe.precision, chosen[0])
+    run, chosen = check_run(recipe, folder, resume=resume, overwrite=overwrite, devices=devices)
     if resume:
-        run.check_resumable(recipe)
         done = run.epochs_done()
         if done >= recipe.epochs:
             if not run.weights.is_file():
@@ -129,11 +126,28 @@ def train(
                 )
             tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
             return run.weights
-    elif not overwrite:
-        run.check_free()
     share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
     run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
     return run.weights
+
+
+def check_run(
+    recipe: Recipe, folder: Path, *, resume: bool, overwrite: bool, devices: str
+) -> tuple[RunFolder, list[torch.device]]:
+    """Make sure, before anything is done, that a recipe can be trained here; parameters and errors are those of ``train``."""
+    run = RunFolder(folder)
+    if resume and overwrite:
+        raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
+    if isinstance(recipe.data, SimulatedData):
+        extras.need("nilearn", f"data of the kind {recipe.data.kind!r}")
+    run.check_folder()
+    chosen = choose_devices(devices, recipe.batch)
+    check_precision(recipe.precision, chosen[0])
+    if resume:
+        run.check_resumable(recipe)
+    elif not overwrite:
+        run.check_free()
+    return run, chosen
 
 
 def _fit(

@@ -8,7 +8,6 @@ Either b is given, and s = (2^(b-1) - 1) / max|x| makes the most of it; or the e
 max|x|. ZFP is described by Lindstrom, IEEE TVCG 2014;20:2674.
 """
 
-import importlib
 import math
 import struct
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import extras
 from .errors import ProtocolError
 
 _NHLBI_HEADER = struct.Struct("<QfB")
@@ -129,7 +129,7 @@ def compress_zfp(data: NDArray[np.complex64], tolerance: float) -> bytes:
         ``zfpy`` is not installed.
     """
     field = np.ascontiguousarray(data).view(np.float32)
-    return bytes(_zfpy().compress_numpy(field, tolerance=tolerance, write_header=True))
+    return bytes(_load_zfpy().compress_numpy(field, tolerance=tolerance, write_header=True))
 
 
 def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
@@ -155,7 +155,7 @@ def decompress_zfp(blob: bytes | memoryview, count: int) -> NDArray[np.float32]:
     announced = _zfp_values(bytes(blob[:32]))
     if announced != count:
         raise ProtocolError(f"ZFP-compressed readout says that it holds {announced} values", accepted=f"{count} values")
-    zfpy = _zfpy()
+    zfpy = _load_zfpy()
     try:
         # where values are missing, the library reads on behind the end: what it can read at most is there, and zero
         values = zfpy.decompress_numpy(bytes(blob) + bytes(max(0, 8 * count + _ZFP_SLACK - len(blob))))
@@ -184,8 +184,5 @@ def _zfp_values(header: bytes) -> int:
     return math.prod((sizes >> bits * axis & (1 << bits) - 1) + 1 for axis in range(dimensions))
 
 
-def _zfpy() -> Any:
-    try:
-        return importlib.import_module("zfpy")
-    except ImportError as error:
-        raise ProtocolError("a ZFP-compressed readout needs the package zfpy: pip install 'isocenter[zfp]'") from error
+def _load_zfpy() -> Any:
+    return extras.load("zfpy", "a ZFP-compressed readout", ProtocolError)

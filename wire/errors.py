@@ -10,6 +10,7 @@ IsocenterError
 │   ├── UnknownMessageError
 │   └── TruncatedError
 ├── FileError          a file of a scan cannot be read or used
+├── MissingExtraError  a package is not installed that the task needs
 ├── BundleError        a bundle is missing, damaged or not what it was  (bundle)
 │   ├── SignatureError a key or a signature is not what it must be  (bundle)
 │   └── NothingToGainError                                          (engine)
@@ -22,6 +23,7 @@ IsocenterError
 ├── PrepareError       bundles that come with Isocenter are not built   (commands)
 ├── ExportError        a model file cannot be written                   (export)
 ├── CheckpointError    weights cannot be read                           (export)
+├── SimulationError    a scan cannot be simulated as it was asked for   (simulate)
 ├── SamplingError      a sampling pattern cannot be drawn               (simulate)
 ├── SourceError        data to train on cannot be fetched or read       (training)
 └── RecipeError        a recipe cannot be trained                       (training)
@@ -104,6 +106,12 @@ class FileError(IsocenterError):
     """A file of a scan, MRD or another, cannot be read, or not be used for what is wanted."""
 
     kind = "file"
+
+
+class MissingExtraError(IsocenterError):
+    """A task needs a package that an extra of the installation brings, and it is not installed."""
+
+    kind = "extra"
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ class RecordedStream:
         else:
             size, mark = _ID.size + U32.size + U32.unpack_from(start, _ID.size)[0], b"<"
         message = start[:size]
-        if mark not in message[_ID.size :]:
+        content, found, _ = message[_ID.size :].partition(mark)
+        is_name = bool(content) and min(content) >= ord(" ")
+        if not found or (mark == b"\0" and not is_name):
             return b""
         if len(message) < size:
             raise FileError(f"{self._path} ends inside its configuration or MRD header")

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_ERRORS = 5
-"""Errors are shown so many times as bright as images."""
+from ..picture import Panel, Row, Sheet, draw, error_panels
 
 
 @dataclass(frozen=True)
@@ -36,27 +35,34 @@ class Pictured:
     measured: Tensor
 
 
-def draw(rows: list[Pictured], path: Path) -> None:
-    """Draw two lines of images for each slice: the truth and the images, and below what was measured and their errors."""
-    from matplotlib.figure import Figure
+def draw_pictured(rows: list[Pictured], path: Path) -> None:
+    """Draw two rows for each slice: the truth and the images, and below what was measured and their errors.
 
-    columns = max(len(row.images) for row in rows) + 1
-    figure = Figure(figsize=(2.6 * columns, 5.6 * len(rows)), layout="tight")
-    for index, row in enumerate(rows):
-        top = float(row.truth.max())
+    Raises
+    ------
+    FileError
+        The picture cannot be written.
+    """
+    draw(Sheet("", [row for pictured in rows for row in _rows(pictured)]), path)
 
-        def show(line: int, column: int, image: Tensor, title: str, largest: float, *, first: int = 2 * index) -> None:
-            axes: Any = figure.add_subplot(2 * len(rows), columns, (first + line) * columns + column + 1)
-            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=largest)
-            axes.axis("off")
-            axes.set_title(title, fontsize=8)
 
-        width = row.truth.shape[-1]
-        pattern = row.measured if row.measured.dim() == 2 else row.measured[:, None].expand(-1, width)
-        show(0, 0, row.truth, f"truth\n{row.title}", top)
-        show(1, 0, pattern.to(torch.uint8), f"measured: {int(row.measured.sum())} of {row.measured.numel()}", 1)
-        for column, (name, image) in enumerate(row.images.items(), start=1):
-            value = row.figures[name]
-            show(0, column, image, f"{name}\nSSIM {value['ssim']:.3f}, {value['psnr']:.1f} dB", top)
-            show(1, column, _ERRORS * (image - row.truth).abs(), f"error x {_ERRORS}", top)
-    figure.savefig(path, dpi=110)
+def _rows(pictured: Pictured) -> list[Row]:
+    truth = pictured.truth.numpy()
+    white = float(truth.max())
+    width = truth.shape[-1]
+    measured = pictured.measured
+    pattern = measured if measured.dim() == 2 else measured[:, None].expand(-1, width)
+    lines = f"measured: {int(measured.sum())} of {measured.numel()} {'lines' if measured.dim() == 1 else 'points'}"
+    images = {name: image.numpy() for name, image in pictured.images.items()}
+    values = {
+        name: f"{name}\nSSIM {figures['ssim']:.3f}, PSNR {figures['psnr']:.1f} dB"
+        for name, figures in pictured.figures.items()
+    }
+    shown = [Panel(image, values[name], (0.0, white)) for name, image in images.items()]
+    sampling = Panel(pattern.to(torch.float32).numpy(), lines, (0.0, 1.0), legend="")
+    errors = error_panels(list(images.values()), truth, white, None)
+    heading = ", ".join(pictured.title.splitlines())
+    return [
+        Row([Panel(np.asarray(truth), "truth", (0.0, white)), *shown], heading),
+        Row([sampling, *errors]),
+    ]

@@ -1,6 +1,5 @@
 """Run an evaluation: all scans, all ways of undersampling, all methods."""
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,9 +10,14 @@ from rich.console import Console
 from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
+from ...training.section import Truth
+from ...wire import extras
 from ...wire.errors import DataError, OptionError
-from .methods import TUNED, all_methods, open_bundles
-from .picture import Pictured, draw
+from ..frame import working
+from ..outputs import check_folder
+from ..progress import Bars, bars
+from .methods import TUNED, Method, all_methods, open_bundles
+from .picture import Pictured, draw_pictured
 from .protocol import Protocol
 from .report import Report
 from .volume import Volume
@@ -35,26 +39,51 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         A bundle cannot be used.
     OptionError
         The reference is no method, or the folder cannot be written to.
+    MissingExtraError
+        Brains are to be simulated without nilearn.
     DataError
         There is nothing to compare.
     """
     models = open_bundles(bundles)
+    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
+    if data == "simulated" and not series:
+        extras.need("nilearn", "evaluating on simulated brains")
     methods = all_methods(models)
     names = [*methods, *(TUNED if protocol.tune else ())]
     if protocol.reference not in names:
         raise OptionError(
             f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
-    check_writable(folder, "option --output")
+    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
+    files = None if data == "simulated" else FileScans(Path(data), series=series)
+    check_folder(folder, "option --output")
     truth = protocol.truth_for(models)
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)
+    with working(), bars() as shown:
+        scans = _simulated(protocol, series=series) if files is None else _of_files(files, protocol, report, console)
+        return _evaluate(
+            scans, methods, protocol, truth, report, folder, "series" if series else "slices", console, shown
+        )
+
+
+def _evaluate(
+    scans: Iterator[FullScan],
+    methods: dict[str, Method],
+    protocol: Protocol,
+    truth: Truth,
+    report: Report,
+    folder: Path,
+    unit: str,
+    console: Console,
+    shown: Bars,
+) -> Report:
+    """Reconstruct all scans by all methods, and write what came out."""
     pictures: list[Pictured] = []
-    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     kept = folder / "reconstructions" if protocol.keep_images else None
     files: set[str] = set()
     done = 0
-    for number, scans in enumerate(_volumes(_scans(data, protocol, series, report, console))):
-        volume = Volume(number, done, scans, protocol, truth, report)
+    for number, together in enumerate(_volumes(scans)):
+        volume = Volume(number, done, together, protocol, truth, report)
         if volume.file in files:
             volume.file = f"{number:03d}-{volume.file}"
         files.add(volume.file)
@@ -62,34 +91,19 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
             picture = volume.compare(methods, acceleration, acs, kept)
             if picture is not None and (acceleration, acs) == _pictured(protocol) and len(pictures) < _PICTURED:
                 pictures.append(picture)
-        done += len(scans)
-        console.print(f"scan {done} of {protocol.scans}", markup=False)
+        done += len(together)
+        shown.update("scans compared", done, protocol.scans)
     if not report.results:
         raise DataError("\n".join(["nothing could be compared", *report.left_out]))
     judged = len({result.volume for result in report.results})
-    report.settings["scans"] = f"{done} {'series' if series else 'slices'}, {judged} volumes"
+    report.settings["scans"] = f"{done} {unit}, {judged} volumes"
     report.note_strengths()
     for text in report.warnings():
         console.print(text, markup=False)
     console.print(report.table())
     report.write(folder)
-    draw(pictures, folder / "images.png")
+    draw_pictured(pictures, folder / "images.png")
     return report
-
-
-def check_writable(folder: Path, where: str) -> None:
-    """Make sure, before the long work, that something can be written to a folder.
-
-    Raises
-    ------
-    OptionError
-        It cannot, with ``where`` as the place of the mistake.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OptionError(f"{folder} cannot be written to: {error.strerror}", where=where) from error
 
 
 def _volumes(scans: Iterator[FullScan]) -> Iterator[list[FullScan]]:
@@ -101,13 +115,13 @@ def _volumes(scans: Iterator[FullScan]) -> Iterator[list[FullScan]]:
         yield [scan for _, scan in group]
 
 
-def _scans(data: str, protocol: Protocol, series: bool, report: Report, console: Console) -> Iterator[FullScan]:
-    if data == "simulated":
-        settings = _HEARTS if series else _BRAINS
-        for index in range(protocol.scans):
-            yield simulated_scan(settings, FIRST_SEED + 1000 * protocol.seed + index, "test")
-        return
-    scans = FileScans(Path(data), series=series)
+def _simulated(protocol: Protocol, *, series: bool) -> Iterator[FullScan]:
+    settings = _HEARTS if series else _BRAINS
+    for index in range(protocol.scans):
+        yield simulated_scan(settings, FIRST_SEED + 1000 * protocol.seed + index, "test")
+
+
+def _of_files(scans: FileScans, protocol: Protocol, report: Report, console: Console) -> Iterator[FullScan]:
     console.print(scans.report[0], markup=False)
     report.remarks += [line.strip() for line in scans.report[1:]]
     count = min(protocol.scans, len(scans))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...bundle.manifest import CARD_DATA, CARD_PICTURE, CARD_TEXT, Gate, Manifest
 from ...export.card import Card, of_what
-from ..evaluation.picture import Pictured, draw
+from ..evaluation.picture import Pictured, draw_pictured
 from ..evaluation.report import finite, grid
 from .criteria import Comparison, Verdict
 
@@ -52,7 +52,7 @@ def make_card(findings: Findings, manifest: Manifest, pictures: list[Pictured]) 
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / CARD_PICTURE
-        draw(pictures, path)
+        draw_pictured(pictures, path)
         picture = path.read_bytes()
     files = {CARD_DATA: _data(findings, manifest), CARD_TEXT: _text(findings).encode(), CARD_PICTURE: picture}
     return Card(findings.gate, files)

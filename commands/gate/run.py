@@ -12,17 +12,21 @@ from torch import Tensor
 from ...bundle.folder import Bundle, relative_error
 from ...bundle.manifest import Gate
 from ...bundle.minisign import SecretKey
+from ...engine import LoadedModel
 from ...export.card import attach_card
 from ...models.metrics import ghost
 from ...models.noise_level import noise_level
 from ...training.section import Truth
+from ...wire import extras
 from ...wire.errors import OptionError
 from ..evaluation.methods import Method, all_methods, open_bundles
 from ..evaluation.picture import Pictured
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import Report, Result
-from ..evaluation.run import check_writable
 from ..evaluation.volume import Volume
+from ..frame import working
+from ..outputs import check_folder
+from ..progress import bars
 from .battery import FULL, SHORT, Battery, Case, cases, scaled
 from .card import Findings, make_card
 from .criteria import NOT_COMPARED, SENSE, Comparison, judge
@@ -52,19 +56,32 @@ def run_gate(folder: Path, data: Path | None, *, short: bool, key: SecretKey | N
         It reconstructs series, or the folder that it is in cannot be written to.
     FileError
         The folder has no files that can be used.
+    MissingExtraError
+        nilearn, which the simulated brains of the battery are made of, is not installed.
     """
+    extras.need("nilearn", "the gate")
     ((name, model),) = open_bundles([folder]).items()
     if any("frames" in spec.axes for spec in model.manifest.inputs):
         raise OptionError(f"bundle {name!r} reconstructs series", where="option --gate", accepted="bundles of slices")
-    check_writable(model.bundle.folder.parent, "option --gate")
-    battery = SHORT if short else FULL
+    check_folder(model.bundle.folder.parent, "option --gate")
+    if data is not None and not data.is_dir():
+        raise OptionError(f"there is no folder {data}", where="option --data")
+    with working():
+        return _try(name, model, data, SHORT if short else FULL, key, console)
+
+
+def _try(
+    name: str, model: LoadedModel, data: Path | None, battery: Battery, key: SecretKey | None, console: Console
+) -> Bundle:
     trial = _Trial(name, all_methods({name: model}), Protocol([], []).truth_for({name: model}), battery)
-    for case in cases(battery, data):
-        console.print(trial.compare(case), markup=False)
+    with bars() as shown:
+        for number, case in enumerate(cases(battery, data)):
+            shown.update("cases tried", number)
+            console.print(trial.compare(case), markup=False)
     for factor in battery.scales:
         trial.scale(factor)
     verdicts = judge(trial.comparisons, trial.deviations)
-    passed = not short and all(verdict.passed for verdict in verdicts)
+    passed = battery is not SHORT and all(verdict.passed for verdict in verdicts)
     files = {each.scan for each in trial.comparisons if each.group == "scans"}
     gate = Gate(passed=passed, battery=battery.name, scans=len(files), date=datetime.now(UTC).date().isoformat())
     findings = Findings(name, gate, verdicts, trial.comparisons, trial.deviations, trial.report.left_out)

@@ -10,6 +10,7 @@ import numpy as np
 from ismrmrd import Acquisition, Waveform
 from numpy.typing import NDArray
 
+from ..errors import SimulationError
 from ..scan import SimulatedScan
 
 Item = Acquisition | Waveform
@@ -53,12 +54,12 @@ def references(scan: SimulatedScan) -> list[Acquisition]:
 
     Raises
     ------
-    ValueError
+    SimulationError
         There are none.
     """
     found = [item for item in scan.items if isinstance(item, Acquisition) and is_reference(item)]
     if not found or scan.protocol.calibration not in ("separate", "external"):
-        raise ValueError("the scan measures no calibration lines of their own (calibration separate or external)")
+        raise SimulationError("the scan measures no calibration lines of their own (calibration separate or external)")
     return found
 
 
@@ -104,7 +105,7 @@ def change_readouts(
 
     Raises
     ------
-    ValueError
+    SimulationError
         None is chosen.
     """
     items, found = [], False
@@ -115,7 +116,7 @@ def change_readouts(
         else:
             items.append(item)
     if not found:
-        raise ValueError("the scan has no such readouts")
+        raise SimulationError("the scan has no such readouts")
     return with_items(scan, items)
 
 
@@ -170,12 +171,12 @@ def edit_header(scan: SimulatedScan, pattern: str, replacement: str | Callable[[
 
     Raises
     ------
-    ValueError
+    SimulationError
         It is nowhere.
     """
     header, count = re.subn(pattern, replacement, scan.header, flags=re.DOTALL)
     if not count:
-        raise ValueError(f"the header has nothing like {pattern}")
+        raise SimulationError(f"the header has nothing like {pattern}")
     return replace(scan, header=header)
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..errors import SimulationError
 from ..scan import SimulatedScan
 from .edit import edit_header
 from .registry import oddity
@@ -63,7 +64,7 @@ def stated_centre(
 def partition_centre(scan: SimulatedScan, random: np.random.Generator, *, value: int = 1) -> SimulatedScan:
     """A 2-D scan's header states a middle of the partitions that is not 0."""
     if scan.protocol.encoded_partitions > 1:
-        raise ValueError("the scan is 3-D")
+        raise SimulationError("the scan is 3-D")
     return stated_centre(scan, random, counter="kspace_encoding_step_2", value=value)
 
 
@@ -71,7 +72,7 @@ def partition_centre(scan: SimulatedScan, random: np.random.Generator, *, value:
 def slices_as_partitions(scan: SimulatedScan, _random: np.random.Generator, *, count: int = 0) -> SimulatedScan:
     """A 2-D scan's header has as many partitions as there are slices, or as given."""
     if scan.protocol.encoded_partitions > 1:
-        raise ValueError("the scan is 3-D")
+        raise SimulationError("the scan is 3-D")
     wanted = count or max(scan.protocol.slices, 2)
     return edit_header(scan, r"(<matrixSize>(?:(?!</matrixSize>).)*<z>)1(</z>)", rf"\g<1>{wanted}\g<2>")
 

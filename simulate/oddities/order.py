@@ -7,6 +7,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd import Acquisition
 
+from ..errors import SimulationError
 from ..scan import SimulatedScan
 from .edit import EDGES, ENDS, block, change_readouts, copy, flag_edges, image_readouts, is_image, line, reorder
 from .edit import without_edges as remove_edges
@@ -24,7 +25,7 @@ def line_order(scan: SimulatedScan, random: np.random.Generator, *, kind: str = 
     """The lines of every image are played in another order: random, reversed, or from the middle (centric)."""
     ranks = {"random": lambda _: random.random(), "reversed": lambda r: [-n for n in line(r)], "centric": _from_middle}
     if kind not in ranks:
-        raise ValueError(f"kind must be one of {', '.join(ranks)}, got {kind!r}")
+        raise SimulationError(f"kind must be one of {', '.join(ranks)}, got {kind!r}")
     place = _places(scan)
     return flag_edges(reorder(scan, lambda readout: (place[block(readout)], ranks[kind](readout))))
 
@@ -70,7 +71,7 @@ def last_flag_early(scan: SimulatedScan, _random: np.random.Generator, *, fracti
 def last_in_each_partition(scan: SimulatedScan, _random: np.random.Generator) -> SimulatedScan:
     """LAST_IN_SLICE ends each partition of a 3-D scan."""
     if scan.protocol.encoded_partitions == 1:
-        raise ValueError("the scan is 2-D")
+        raise SimulationError("the scan is 2-D")
     lasts = {id(r) for r in {(block(r), line(r)[0]): r for r in image_readouts(scan)}.values()}
 
     def mark(readout: Acquisition) -> list[Acquisition]:

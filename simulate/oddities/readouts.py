@@ -10,6 +10,7 @@ import numpy as np
 from ismrmrd import Acquisition
 from numpy.typing import NDArray
 
+from ..errors import SimulationError
 from ..scan import SimulatedScan, simulate
 from .edit import (
     block,
@@ -35,7 +36,7 @@ def _flag(name: str) -> int:
     value = getattr(ismrmrd, f"ACQ_{name.upper().replace('-', '_')}", None)
     value = getattr(ismrmrd, f"ACQ_IS_{name.upper().replace('-', '_')}", None) if value is None else value
     if value is None:
-        raise ValueError(f"{name!r} is no MRD flag")
+        raise SimulationError(f"{name!r} is no MRD flag")
     return value
 
 
@@ -45,7 +46,7 @@ def lines_lost(scan: SimulatedScan, random: np.random.Generator, *, count: int =
     edges = ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_LAST_IN_SLICE
     readouts = [item for item in image_readouts(scan) if not any(item.is_flag_set(flag) for flag in edges)]
     if len(readouts) <= count:
-        raise ValueError(f"the scan has no {count} lines to lose")
+        raise SimulationError(f"the scan has no {count} lines to lose")
     chosen = {id(readouts[index]) for index in random.choice(len(readouts), count, replace=False)}
     return with_items(scan, [item for item in scan.items if id(item) not in chosen])
 
@@ -61,7 +62,7 @@ def block_lost(scan: SimulatedScan, random: np.random.Generator) -> SimulatedSca
     """One image of a series never comes."""
     blocks = sorted({block(readout) for readout in image_readouts(scan)})
     if len(blocks) < 2:
-        raise ValueError("the scan has one image")
+        raise SimulationError("the scan has one image")
     lost = blocks[random.integers(len(blocks))]
     return flag_edges(change_readouts(scan, lambda item: is_image(scan, item) and block(item) == lost, lambda _: ()))
 
@@ -71,7 +72,7 @@ def elliptical_scanning(scan: SimulatedScan, _random: np.random.Generator) -> Si
     """A 3-D scan leaves out the corners of k-space."""
     partitions, lines = scan.protocol.encoded_partitions, scan.protocol.lines
     if partitions == 1:
-        raise ValueError("the scan is 2-D")
+        raise SimulationError("the scan is 2-D")
 
     def outside(item: Acquisition) -> bool:
         if not is_image(scan, item):
@@ -123,7 +124,7 @@ def empty_readout(
     middle = number if number >= 0 else readouts[0].idx.user[5]
     empty = [copy(r, r.data[:, :0], center_sample=0) for r in readouts if r.idx.kspace_encode_step_1 == middle][:1]
     if not empty:
-        raise ValueError(f"no line {middle} is measured")
+        raise SimulationError(f"no line {middle} is measured")
     if instead:
         lost = next(r for r in readouts if r.idx.kspace_encode_step_1 == middle)
         return change_readouts(scan, lambda item: item is lost, lambda _: empty)
@@ -220,7 +221,7 @@ def counted_backwards(scan: SimulatedScan, _random: np.random.Generator) -> Simu
     """Slices are numbered in the opposite direction."""
     last = scan.protocol.slices - 1
     if not last:
-        raise ValueError("the scan has one slice")
+        raise SimulationError("the scan has one slice")
     odd = change_readouts(scan, lambda item: not is_noise(item), lambda r: [copy(r, slice=last - r.idx.slice)])
     images = [replace(i, counters={**i.counters, "slice": last - i.counters["slice"]}) for i in scan.images]
     return replace(odd, images=images)
@@ -232,11 +233,11 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
     protocol = scan.protocol
     share = protocol.image_fov[0] / protocol.encoded_fov[0]
     if share >= 1 or protocol.asymmetric_echo < 1:
-        raise ValueError("the scan has no oversampling that can be removed")
+        raise SimulationError("the scan has no oversampling that can be removed")
     if only not in ("", "image", "reference"):
-        raise ValueError(f"only must be image or reference, got {only!r}")
+        raise SimulationError(f"only must be image or reference, got {only!r}")
     if only != "reference" and all(item.number_of_samples < protocol.samples for item in image_readouts(scan)):
-        raise ValueError("the oversampling is removed already")
+        raise SimulationError("the oversampling is removed already")
 
     def chosen(item: Acquisition) -> bool:
         parts = {"image": is_image(scan, item), "reference": is_reference(item) and not is_image(scan, item)}
@@ -247,7 +248,7 @@ def oversampling_removed(scan: SimulatedScan, _random: np.random.Generator, *, o
         if not wanted:
             return [readout]
         if abs(wanted - round(wanted)) > 1e-6:
-            raise ValueError(f"the image's field of view is {wanted} pixels of a readout wide")
+            raise SimulationError(f"the image's field of view is {wanted} pixels of a readout wide")
         first = readout.number_of_samples // 2 - round(wanted) // 2
         image = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(readout.data, 1), norm="ortho"), 1)
         image = image[:, first : first + round(wanted)]
@@ -262,7 +263,7 @@ def radial_trajectory(scan: SimulatedScan, _random: np.random.Generator) -> Simu
     """The lines are spokes with their trajectories, and the header says Cartesian."""
     protocol = scan.protocol
     if protocol.encoded_partitions > 1 or protocol.acceleration > 1 or protocol.asymmetric_echo < 1:
-        raise ValueError("spokes are made of complete 2-D data")
+        raise SimulationError("spokes are made of complete 2-D data")
     spokes: dict[int, Acquisition] = {}
     for _, group in groupby(sorted(image_readouts(scan), key=block), key=block):
         readouts = list(group)
@@ -294,7 +295,7 @@ def simultaneous_slices(scan: SimulatedScan, _random: np.random.Generator) -> Si
     """Two slices lie on top of each other, and the header says multiband."""
     protocol = scan.protocol
     if protocol.slices != 2 or protocol.encoded_partitions > 1:
-        raise ValueError("simultaneous slices are made of two slices")
+        raise SimulationError("simultaneous slices are made of two slices")
     other = {(*block(r)[:-2], *line(r)): r for r in image_readouts(scan) if r.idx.slice == 1}
 
     def add(readout: Acquisition) -> list[Acquisition]:
@@ -321,7 +322,7 @@ def second_encoding(scan: SimulatedScan, _random: np.random.Generator, *, matrix
     """An encoding space with another matrix, two thirds if none is given, comes first; each makes images of its own."""
     protocol = scan.protocol
     if protocol.noise_scan and protocol.noise > 0:
-        raise ValueError("the second encoding space is simulated without a noise scan")
+        raise SimulationError("the second encoding space is simulated without a noise scan")
     wanted = matrix or 2 * round(protocol.matrix / 3)
     other = simulate(replace(protocol, matrix=wanted, recon_matrix=(0, 0), noise_scan=False))
     first = [copy(item, encoding_space_ref=1) for item in other.items if isinstance(item, Acquisition)]
@@ -335,7 +336,7 @@ def _middle_readout(scan: SimulatedScan, random: np.random.Generator) -> Acquisi
     """One of the image's readouts that carries no flag."""
     readouts = [item for item in image_readouts(scan) if item.flags == 0]
     if not readouts:
-        raise ValueError("every line carries a flag")
+        raise SimulationError("every line carries a flag")
     return readouts[random.integers(len(readouts))]
 
 
@@ -347,7 +348,7 @@ def _insert(scan: SimulatedScan, readout: Acquisition, place: int) -> SimulatedS
 
 def _spoilt(data: NDArray[np.complex64], value: str) -> NDArray[np.complex64]:
     if value not in _VALUES:
-        raise ValueError(f"value must be one of {', '.join(_VALUES)}, got {value!r}")
+        raise SimulationError(f"value must be one of {', '.join(_VALUES)}, got {value!r}")
     spoilt = np.array(data, np.complex64)
     spoilt[0, spoilt.shape[1] // 3] = _VALUES[value]
     return spoilt

@@ -7,6 +7,7 @@ import ismrmrd
 import numpy as np
 from ismrmrd import Acquisition
 
+from ..errors import SimulationError
 from ..scan import SimulatedScan
 from .edit import change_readouts, copy, edit_header, flag_edges, image_readouts, is_reference, references, with_items
 from .registry import oddity
@@ -73,7 +74,7 @@ def _renumbered(readout: Acquisition, start: int) -> Acquisition:
 def reference_other_channels(scan: SimulatedScan, _random: np.random.Generator, *, fewer: int = 1) -> SimulatedScan:
     """Reference lines have fewer channels than the image."""
     if fewer >= scan.protocol.coils:
-        raise ValueError(f"the scan has {scan.protocol.coils} channels")
+        raise SimulationError(f"the scan has {scan.protocol.coils} channels")
     return _change(scan, lambda readout: copy(readout, readout.data[:-fewer]))
 
 
@@ -90,7 +91,7 @@ def slice_without_reference(scan: SimulatedScan, _random: np.random.Generator, *
     readouts = image_readouts(scan)
     lost = readouts[0 if first else -1].idx.slice
     if scan.protocol.slices == 1:
-        raise ValueError("the scan has one slice")
+        raise SimulationError("the scan has one slice")
     chosen = {id(readout) for readout in references(scan) if readout.idx.slice == lost}
     return change_readouts(scan, lambda item: id(item) in chosen, lambda _: ())
 
@@ -99,7 +100,7 @@ def slice_without_reference(scan: SimulatedScan, _random: np.random.Generator, *
 def reference_in_first_contrast(scan: SimulatedScan, _random: np.random.Generator) -> SimulatedScan:
     """The calibration lines among those of the image come in the first echo alone."""
     if scan.protocol.contrasts == 1 or not any(map(is_reference, scan.items)):
-        raise ValueError("the scan has one echo, or no calibration lines")
+        raise SimulationError("the scan has one echo, or no calibration lines")
     both = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
 
     def later(readout: Acquisition) -> list[Acquisition]:

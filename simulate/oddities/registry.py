@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ...wire.errors import nearest
+from ..errors import SimulationError
 from ..scan import SimulatedScan
 
 Change = Callable[..., SimulatedScan]
@@ -21,8 +23,8 @@ class Oddity:
     name
         By which it is asked for.
     change
-        ``(scan, random, **parameters)`` to the odd scan; the one given stays as it is. ``ValueError`` where the scan has nothing
-        of that kind.
+        ``(scan, random, **parameters)`` to the odd scan; the one given stays as it is. ``SimulationError`` where the scan
+        has nothing of that kind.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Oddity:
 
         Raises
         ------
-        ValueError
+        SimulationError
             A parameter is not known, or its value is of the wrong type.
         """
         found = {}
@@ -55,12 +57,12 @@ class Oddity:
             key, _, value = entry.partition("=")
             if key not in self.parameters:
                 accepted = ", ".join(self.parameters) or "none"
-                raise ValueError(f"oddity {self.name!r} has no parameter {key!r}; it has {accepted}")
+                raise SimulationError(f"oddity {self.name!r} has no parameter {key!r}", accepted=accepted)
             kind = type(self.parameters[key])
             try:
                 found[key] = kind(int(value)) if kind is bool else kind(value)
             except ValueError:
-                raise ValueError(
+                raise SimulationError(
                     f"parameter {key!r} of oddity {self.name!r} must be {kind.__name__}, got {value!r}"
                 ) from None
         return found
@@ -81,10 +83,22 @@ def make_odd(scan: SimulatedScan, request: str, random: np.random.Generator) -> 
 
     Raises
     ------
-    ValueError
+    SimulationError
         There is none of that name, a parameter is wrong, or the scan has nothing that it could change.
     """
+    found, parameters = _find(request)
+    return found.change(scan, random, **parameters)
+
+
+def check_oddity(request: str) -> None:
+    """Make sure that there is such an oddity and that its parameters are right; ``SimulationError`` as in ``make_odd``."""
+    _find(request)
+
+
+def _find(request: str) -> tuple[Oddity, dict[str, Any]]:
     name, _, parameters = request.partition(":")
     if name not in ODDITIES:
-        raise ValueError(f"oddity {name!r} is not known; there are {', '.join(sorted(ODDITIES))}")
-    return ODDITIES[name].change(scan, random, **ODDITIES[name].parse(parameters))
+        raise SimulationError(
+            f"oddity {name!r} is not known{nearest(name, ODDITIES)}", accepted=", ".join(sorted(ODDITIES))
+        )
+    return ODDITIES[name], ODDITIES[name].parse(parameters)

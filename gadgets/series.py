@@ -1,0 +1,284 @@
+"""A series of images, block by block, by the first of several bundles that can make it."""
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import CancelledError, Future, wait
+from dataclasses import dataclass, field, replace
+
+import ismrmrd
+import torch
+from torch import Tensor
+
+from ..bundle.manifest import BundleError
+from ..flow.deferred import Deferred
+from ..models.fourier import fft, ifft
+from ..wire.errors import IsocenterError
+from ..wire.items import Image, make_image
+from .domain import Misfit, misfits
+from .image_header import image_header, image_meta
+from .kspace import Kspace
+from .model_inputs import arrange_inputs, arrange_output
+from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
+from .scan import Model, Result, Scan
+
+_PATIENCE = 2.0
+"""Seconds that an image waits for other scans before its client is told."""
+
+
+@dataclass(eq=False)
+class Reconstruction:
+    """A block on its way through the bundles."""
+
+    maker: "Reconstructor"
+    kspace: Kspace
+    untried: list[Model]
+    model: Model
+    future: Future[Result] | None = None
+    failures: list[str] = field(default_factory=list)
+    error: BaseException | None = None
+    misfits: list[Misfit] = field(default_factory=list)
+    """In what respects the block lies outside what ``model`` was made for, which takes it because there is no other."""
+    fov: Lengths | None = None
+    """Field of view of the image, if it is not that of the block's grid."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody has to wait for the bundle."""
+        return self.future is None or self.future.done()
+
+    def fail(self, error: BaseException, reason: str) -> None:
+        """Take note that the bundle has failed."""
+        self.error = error
+        self.failures.append(f"{self.model.manifest.name!r} failed ({reason})")
+
+
+class Reconstructor:
+    """Makes a series of images with a list of bundles.
+
+    Parameters
+    ----------
+    scan, demand, recon_grid
+        As ``reconstruct`` has them.
+    names
+        Of the bundles, in the order in which they are tried.
+    series
+        By how much the number of its series is higher. All but the first series wait for the engine's spare time.
+    """
+
+    def __init__(self, scan: Scan, names: list[str], demand: str = "", *, recon_grid: bool, series: int = 0) -> None:
+        self.scan = scan
+        self.series = series
+        self._recon_grid = recon_grid
+        self.engine = scan.require_engine()
+        self._refused: list[str] = []
+        """What would have been tried before the first of ``models``, and why it is not."""
+        self._demand = demand
+        self.models = self._load(names)
+        self._waiting: set[Future[Result]] = set()
+        self._account = scan.ledger.account("engine", of_blocks=True)
+        self._told = ""
+        self._patience = _PATIENCE
+        self.made_any = False
+        self._first_error: IsocenterError | None = None
+
+    def _load(self, names: list[str]) -> list[Model]:
+        """Return the bundles; one that cannot be used is left out if another one can, which the images say, or is reported."""
+        models: list[Model] = []
+        errors: list[IsocenterError] = []
+        without: list[str] = []
+        for name in names:
+            try:
+                model = self.engine.load(name)
+                if self._demand == "gate" and name == names[0]:
+                    _require_gate(model)
+                models.append(model)
+            except IsocenterError as error:
+                errors.append(error)
+                if models:
+                    without.append(f"the fallback {name!r} cannot be used: {error}")
+                else:
+                    self._refused.append(f"{name!r} cannot be used ({error})")
+        if not models:
+            raise errors[0]
+        for problem in without:
+            self.scan.report("bundle", problem)
+        return models
+
+    def start(self, kspace: Kspace) -> Reconstruction:
+        """Queue a block for the first bundle that was made for it."""
+        reconstruction = Reconstruction(self, kspace, self.models[1:], self.models[0], failures=list(self._refused))
+        self._submit(reconstruction, urgent=False)
+        return reconstruction
+
+    def _submit(self, this: Reconstruction, *, urgent: bool) -> None:
+        """Queue a block for its bundle, or for the first of the others that can take it."""
+        while True:
+            try:
+                inputs = self._inputs(this)
+                if inputs is not None:
+                    this.future = self.engine.submit(
+                        this.model.manifest.name,
+                        inputs,
+                        scan=self.scan.name,
+                        urgent=urgent,
+                        last=self.series > 0,
+                        patient=not this.untried,
+                        account=self._account,
+                    )
+                    self._waiting.add(this.future)
+                    return
+            except Exception as error:  # noqa: BLE001 - another bundle may take it, and other blocks have no such trouble
+                this.fail(error, self._reason_to_tell(error))
+            if not this.untried:
+                this.future = None
+                return
+            this.model = this.untried.pop(0)
+
+    def _inputs(self, this: Reconstruction) -> Mapping[str, Tensor | Deferred] | None:
+        """Return what a bundle gets of a block; None if it was not made for it, and there is another one."""
+        this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
+        if this.misfits and this.untried:
+            reasons = "; ".join(str(reason) for reason in this.misfits)
+            this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
+            return None
+        return arrange_inputs(this.model.manifest, self._on_grid(this))
+
+    def _on_grid(self, this: Reconstruction) -> Kspace:
+        """Return the block as its bundle gets it: on the recon grid where only magnitudes of its coil images come back."""
+        kspace, shape = this.kspace, tuple(this.kspace.data.shape[2:])
+        fov = grid_fov(kspace.encoding, shape)
+        this.fov = None
+        of_coil_images = this.model.manifest.network == "RootSumOfSquares"
+        if not (self._recon_grid and of_coil_images and must_interpolate(shape, fov, kspace.encoding)):
+            return kspace
+        images = to_recon_grid(ifft(kspace.data, [-3, -2, -1]), fov, kspace.encoding)
+        this.fov = kspace.encoding.recon_fov
+        return replace(kspace, data=fft(images, [-3, -2, -1]))
+
+    def images(self, this: Reconstruction) -> Iterator[Image]:
+        """Wait for a block's images; there are none of a block that no bundle can reconstruct."""
+        try:
+            images = self._images(this, *self._finish(this))
+        except Exception as failure:  # noqa: BLE001 - a block's trouble is not the others'
+            error = failure if isinstance(failure, IsocenterError) else IsocenterError(self._reason_to_tell(failure))
+            self._first_error = self._first_error or error
+            which = " in the second series" if self.series else ""
+            message = f"there is no image of {_name(this.kspace)}{which}: {error}"
+            self.scan.report(f"no image{which}: {error.kind}", message)
+            return
+        self.made_any = True
+        yield from images
+
+    def _images(self, this: Reconstruction, volume: Tensor, result: Result) -> list[Image]:
+        notes = {**this.kspace.notes, **self._remarks(this, result)}
+        self.scan.seconds["reconstruct"] += result.seconds
+        manifest = this.model.manifest
+        made_by = f"Isocenter {manifest.name} {manifest.version}"
+        fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
+        images = []
+        for frame in range(volume.shape[0]):
+            header = image_header(this.kspace, frame, fov)
+            header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
+            meta = image_meta(this.kspace, frame, header, self.scan)
+            meta["IsocenterBundle"] = manifest.name
+            meta["IsocenterBundleVersion"] = manifest.version
+            meta["IsocenterBundleHash"] = manifest.digest
+            meta["IsocenterNetwork"] = manifest.network
+            meta["IsocenterRuntime"] = result.runtime
+            meta["IsocenterDevice"] = result.device
+            meta["IsocenterBatch"] = result.batch
+            comment = f"{made_by} (fallback)" if "Fallback" in notes else made_by
+            meta["ImageComment"] = meta["GADGETRON_ImageComment"] = comment
+            for key, value in notes.items():
+                meta[f"Isocenter{key}"] = value
+            images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
+        return images
+
+    def _remarks(self, this: Reconstruction, result: Result) -> dict[str, str]:
+        """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
+        name, remarks = this.model.manifest.name, {}
+        if this.failures:
+            remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
+            self.scan.report("fallback", f"bundle {remarks['Fallback']}")
+        if result.stands_in:
+            reason = f"{result.device} made the images, as {result.stands_in}"
+            remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))
+            self.scan.report("device", reason)
+        aliased = [reason.text for reason in this.misfits if reason.aliases]
+        if aliased and "Incomplete" not in this.kspace.notes:  # lost lines are said already
+            remarks["Undersampled"] = (
+                f"undersampled ({'; '.join(aliased)}): the image is aliased, as bundle {name!r} cannot unfold it"
+            )
+            self.scan.report("undersampled", f"{_name(this.kspace)} is {remarks['Undersampled']}")
+        if others := [reason.text for reason in this.misfits if not reason.aliases]:
+            remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
+            self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
+        return remarks
+
+    def raise_first_error(self) -> None:
+        """Raise the reason of the first block that has no image, if there is one."""
+        if self._first_error is not None:
+            raise self._first_error
+
+    def _finish(self, this: Reconstruction) -> tuple[Tensor, Result]:
+        """Return images [frames, z, y, x], from the first bundle that makes any."""
+        while this.future is not None:
+            try:
+                result = self._result(this.future)
+                return _finite_volume(this, result), result
+            except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a model raises
+                this.fail(error, self._reason_to_tell(error))
+            finally:
+                self._waiting.discard(this.future)
+            if not this.untried:
+                break
+            this.model = this.untried.pop(0)
+            self._submit(this, urgent=True)
+        if isinstance(this.error, IsocenterError) and len(this.failures) == 1:
+            raise this.error  # it names the bundle itself
+        kind = this.error.kind if isinstance(this.error, IsocenterError) else ""
+        raise IsocenterError("no bundle could reconstruct it: " + "; ".join(this.failures), kind=kind)
+
+    def _result(self, future: Future[Result]) -> Result:
+        """Wait for a job, however long others go before it; the client is told, less and less often."""
+        while not wait([future], timeout=self._patience).done:
+            reason = self.engine.reason_to_wait(future)
+            if reason and reason != self._told:
+                self._told = reason
+                self._patience *= 2
+                self.scan.inform(f"the reconstruction waits: {reason}")
+        return future.result()
+
+    def _reason_to_tell(self, error: BaseException) -> str:
+        """Return what may be said of an error: our own are written for users, others go to the log."""
+        if isinstance(error, IsocenterError):
+            return str(error)
+        self.scan.log.warning("a bundle failed", exc_info=error)
+        if "memory" in str(error).lower():
+            return "there is not enough memory for it"
+        return "an error of its own, which is in the service's log"
+
+    def cancel(self) -> None:
+        """Take what still waits out of the queue: the scan is over."""
+        for future in list(self._waiting):
+            future.cancel()
+
+
+def _require_gate(model: Model) -> None:
+    gate = model.manifest.gate
+    if gate is None or not gate.passed:
+        how = "has not been through" if gate is None else "did not pass"
+        raise BundleError(f"it {how} the gate, which this pipeline demands", where=f"bundle {model.manifest.name!r}")
+
+
+def _name(kspace: Kspace) -> str:
+    """Name a block by the counters of its first frame."""
+    counters = kspace.central_header(0).idx
+    return f"slice {counters.slice}, contrast {counters.contrast}, repetition {counters.repetition}"
+
+
+def _finite_volume(this: Reconstruction, result: Result) -> Tensor:
+    manifest = this.model.manifest
+    volume = arrange_output(manifest, result.outputs["image"], this.kspace)
+    if not torch.isfinite(torch.view_as_real(volume).sum() if volume.is_complex() else volume.sum()):
+        raise IsocenterError(f"bundle {manifest.name!r} returned values that are not finite")
+    return volume
