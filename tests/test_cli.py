@@ -1,5 +1,6 @@
 """The commands, as a user types them: a few as programs of their own, the others in this process, which is quicker."""
 
+import json
 import os
 import re
 import shutil
@@ -181,15 +182,18 @@ def test_serving_says_how_long_threads_spin_before_torch_is_loaded(own):
         "from isocenter.commands import serve\n"
         "def load():\n"
         "    assert 'torch' not in sys.modules\n"
-        "    raise OSError(os.environ['GOMP_SPINCOUNT'])\n"
+        "    sys.__stdout__.write(os.environ['GOMP_SPINCOUNT'])\n"
+        "    sys.__stdout__.flush()\n"
+        "    raise OSError('enough')\n"
         "assert os.environ.get('GOMP_SPINCOUNT', '') in ('', '777')\n"
-        "try: serve.serve(load)\n"
-        "except OSError as error: print(error)"
+        "serve.serve(load, log_format='json')"
     )
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     environment |= {"GOMP_SPINCOUNT": own} if own else {}
-    printed = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert printed.stdout.strip() == (own or "10000")
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+    assert ended.stdout.strip() == (own or "10000")
+    assert ended.returncode == 2
+    assert [json.loads(line)["message"] for line in ended.stderr.splitlines()] == ["enough"]
 
 
 class TestPreparation:
