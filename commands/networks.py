@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import names
 from .frame import FAILED, err, out, usage, working
 
 if TYPE_CHECKING:
@@ -207,7 +208,8 @@ def train(
 
 def evaluate(
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="Folder or name of a bundle; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="Folder or name of a bundle; may be given several times.", autocompletion=names.bundles),
     ] = None,
     gate: Annotated[
         Path | None,
