@@ -93,9 +93,8 @@ def export(
         usage("--network needs its weights, --checkpoint")
     if network is not None:
         find_network(network)
-    if checkpoint is not None and not list(
-        checkpoint.parent.glob(f"{escape(checkpoint.name)}*")
-    ):  # TensorFlow's are prefixes
+    # TensorFlow's are prefixes of files
+    if checkpoint is not None and not any(checkpoint.parent.glob(f"{escape(checkpoint.name)}*")):
         usage(f"--checkpoint: there is no checkpoint {checkpoint}")
     settings = load_settings(None)
     folder = output_folder(output, settings, replace=replace)
