@@ -117,7 +117,7 @@ def test_what_cannot_be_done_is_said_before_the_long_work(tmp_path, sense_bundle
     (tmp_path / "empty").mkdir()
     places = {name: str(tmp_path / name) for name in ("file", "empty", "out")}
     result = CliRunner().invoke(app, ["evaluate", *(each.format(bundle=sense_bundle, **places) for each in arguments)])
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert message in result.output
     assert "Traceback" not in result.output
 
