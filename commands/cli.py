@@ -13,6 +13,7 @@ from ..wire.errors import IsocenterError
 from . import bundles as bundle_cli
 from . import networks as network_cli
 from . import pipelines as pipeline_cli
+from .check import check as check_command
 
 app: typer.Typer = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Inline MRI reconstruction: serve, replay, simulate."
@@ -21,6 +22,8 @@ app.add_typer(pipeline_cli.app, name="pipelines")
 app.add_typer(bundle_cli.app, name="bundle")
 for _command in (network_cli.models, network_cli.export, network_cli.textures, network_cli.train, network_cli.evaluate):
     app.command()(_command)
+
+app.command("check")(check_command)
 
 out: Console = Console(highlight=False, soft_wrap=True)
 err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
