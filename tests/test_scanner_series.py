@@ -7,6 +7,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers import collect
+from isocenter.bundle.manifest import BundleError
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
 from isocenter.gadgets import load
@@ -219,8 +220,10 @@ class TestBeside:
         assert [each.image_series_index for each in images] == 3 * [1]
         assert any("slice 1, contrast 0, repetition 0 in the second series" in text for text in this.problems.values())
 
-    def test_a_second_bundle_that_is_not_there_is_told(self, engine):
-        images, this = self.images(engine, bundle="sense", beside="sence")
+    def test_a_second_bundle_that_is_not_there_is_refused_or_told(self, engine):
+        with pytest.raises(BundleError, match="sence"):
+            self.images(engine, bundle="sense", beside="sence")
+        images, this = self.images(engine, bundle="sense", beside="sence", unknown="fallback")
         assert len(images) == 3
         assert "there is no second series" in this.problems["beside"]
 
