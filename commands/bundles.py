@@ -196,12 +196,14 @@ def install(
     Example: isocenter bundle install bundles/mine
     """
     from ..service.settings import load_settings
-    from .find_bundle import how_to_name
+    from .find_bundle import how_to_name, open_bundle, place_of
     from .find_bundle import install as install_bundle
 
-    settings = load_settings(config)
+    settings, name = load_settings(config), name or folder.resolve().name
+    place_of(name, settings, replace=replace)
+    open_bundle(folder, settings)
     with working():
-        place = install_bundle(folder, name or folder.resolve().name, settings, replace=replace)
+        place = install_bundle(folder, name, settings, replace=replace)
     out.print(f"bundle in {place}; {how_to_name(place, settings)}", markup=False)
 
 

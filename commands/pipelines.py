@@ -50,8 +50,7 @@ def show(name: NameArgument, config: ConfigOption = None) -> None:
     from ..pipelines.parameters import OF_THE_SERVICE, parameters_of
 
     settings = _settings(config)
-    with working():
-        pipeline = _pipeline(name, settings)
+    pipeline = _pipeline(name, settings)
     out.print(f"{pipeline.name}: {pipeline.summary or 'without a description'}", markup=False)
     out.print("\nSteps", markup=False)
     _print_steps(pipeline)
@@ -81,6 +80,8 @@ def check(
 
     given = {name: value for name, _, value in (entry.partition("=") for entry in parameter or ())}
     settings = _settings(config)
+    if not name.is_file():
+        _pipeline(name, settings)  # one that is not there is nothing to check
     with working():
         pipeline = choose(_pipeline(name, settings), given)
         _print_steps(pipeline)

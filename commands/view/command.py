@@ -4,11 +4,9 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import h5py
 import typer
 from rich.console import Console
 
-from ...wire.errors import FileError
 from ..frame import ConfigOption, working
 
 if TYPE_CHECKING:
@@ -66,6 +64,7 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
     from ...bundle.folder import Bundle
     from ...bundle.manifest import MANIFEST
     from ...bundle.trust import Trust
+    from ...wire.errors import FileError
     from .bundle import bundle_sheet
 
     path = Path(what)
@@ -89,6 +88,9 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
 
 
 def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_stored: bool) -> "Sheet":
+    import h5py
+
+    from ...wire.errors import FileError
     from .images import images_sheet
     from .scan import scan_sheet
 
@@ -117,6 +119,8 @@ def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_store
 
 def _scans(path: Path) -> list[str]:
     """Groups of a file that hold a scan: an MRD header and readouts."""
+    import h5py
+
     from ...wire.files import open_hdf5
 
     found: list[str] = []
