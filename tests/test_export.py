@@ -443,7 +443,7 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
         (["--network", "loupe", "--checkpoint", "loupe.pt", "-o", "x"], "LOUPE has no graph"),
-        (["--network", "modl", "--checkpoint", "w.pt"], "name the folder of the bundle, --output"),
+        (["--network", "modl", "--checkpoint", "w.pt"], "say how the bundle is to be called"),
         (["--network", "modl", "--show-wrapper"], "--show-wrapper is for an own module"),
     ],
 )

@@ -173,7 +173,7 @@ def readme_scripts():
 
 def test_readme_has_commands_and_says_what_they_need():
     scripts = list(readme_scripts())
-    assert {language for language, _, _ in scripts} == {"sh", "python"}
+    assert "sh" in {language for language, _, _ in scripts}
     known = {"gpu", "network", *OPTIONAL}
     assert all(needs in known for *_, text in scripts for needs in filter(None, re.split(r"\W+", text)))
 

@@ -70,7 +70,7 @@ class TestDeclarations:
             (Literal["a", "b", "c"], "a, b or c"),
             (Literal["", "gate"], "nothing or gate"),
             (Annotated[float, Field(ge=0)] | Literal["auto"], "number from 0 or auto"),
-            (float | None, "number or none"),
+            (float | None, "number or nothing"),
         ],
     )
     def test_what_an_option_accepts_is_said_in_words(self, hint, words):

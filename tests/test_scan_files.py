@@ -686,5 +686,5 @@ def test_the_commands_say_what_they_read_or_refuse(folder, tmp_path, bundles):
         ["evaluate", "--bundle", str(bundles / "rss"), "--data", str(folder), "-o", str(tmp_path / "out")],
     ):
         result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 1
+        assert result.exit_code in (1, 2)
         assert f"error: {folder / 'a.h5'}, mask: 20 of 40 lines were not measured" in result.stderr, result.output

@@ -165,7 +165,7 @@ class TestBundles:
         assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
 
     def test_a_name_that_is_nearly_right(self, bundles, tmp_path):
-        said = view("rigde", "--config", self.settings(tmp_path, bundles), status=1)
+        said = view("rigde", "--config", self.settings(tmp_path, bundles), status=2)
         assert "there is no file and no bundle 'rigde'" in said
         assert "ridge" in said
 
@@ -193,10 +193,10 @@ class TestAnythingElse:
             "nothing": "there is no file and no bundle",
             ".": "folder without model.yaml",
         }.items():
-            said = view(tmp_path / name, status=1)
+            said = view(tmp_path / name, status=2)
             assert "error: " in said
             assert complaint in said.replace("\n", " "), name
 
     def test_a_picture_that_cannot_be_written_is_refused_before_the_work(self, tmp_path):
-        said = view(tmp_path / "nothing", "-o", tmp_path / "no folder" / "x.png", status=1)
+        said = view(tmp_path / "nothing", "-o", tmp_path / "no folder" / "x.png", status=2)
         assert "cannot be written" in said

@@ -101,6 +101,7 @@ def _evaluate(
     for text in report.warnings():
         console.print(text, markup=False)
     console.print(report.table())
+    folder.mkdir(parents=True, exist_ok=True)
     report.write(folder)
     draw_pictured(pictures, folder / "images.png")
     return report
