@@ -16,17 +16,16 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
 import yaml
 from rich.table import Column, Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
-from ..service.settings import MIB, Settings, load_settings
+from ..service.settings import MIB, Settings
 from ..wire.errors import IsocenterError, nearest
-from .frame import USAGE, ConfigOption, err, out
+from .frame import err, out
 from .shipped import NAMES
 
 if TYPE_CHECKING:
@@ -344,21 +343,8 @@ def _room(settings: Settings) -> Iterator[Doubt]:
             )
 
 
-def check(
-    config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Address that would be listened on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port that would be listened on.")] = None,
-    home: Annotated[Path | None, typer.Option(help="Folder of bundles, noise and pipelines.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
-    spool: Annotated[Path | None, typer.Option(help="Folder in which scans would be kept.")] = None,
-) -> None:
-    """Check what a service would need, before a patient lies in the scanner: settings, devices, folders, bundles, pipelines.
-
-    The status is 2 if there is a fault, with a line for each.
-
-    Example: isocenter check
-    """
-    settings = load_settings(config, host=host, port=port, home=home, device=device, spool=spool)
+def report(settings: Settings) -> bool:
+    """Print what a service would lack, a line each, and what can run; tell whether nothing is wrong."""
     found = [*_findings(settings), *_damaged(settings)]
     for each in found:
         if isinstance(each, Doubt):
@@ -367,9 +353,9 @@ def check(
     wrong = [each for each in found if isinstance(each, str)]
     for each in wrong:
         err.print(f"fault: {each}", markup=False)
-    if wrong:
-        raise typer.Exit(USAGE)
-    out.print("no faults: the service can start", markup=False)
+    if not wrong:
+        out.print("no faults: the service can start", markup=False)
+    return not wrong
 
 
 def _damaged(settings: Settings) -> Iterator[str]:

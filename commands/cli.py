@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 
 from . import bundles, networks, pipelines, scans
-from .check import check
-from .frame import Commands, ConfigOption, VerboseOption, out, working
+from .frame import USAGE, Commands, ConfigOption, VerboseOption, out, working
 from .view.command import view
 
 _BEGIN, _SERVICE, _NETWORKS = "First steps", "A service and its scans", "Networks"
@@ -60,6 +59,27 @@ def demo(
     protocol = replace(PROTOCOL, acceleration=acceleration, phantom=phantom)
     with working():
         run_demo(folder, out, protocol)
+
+
+def check(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address that would be listened on.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port that would be listened on.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of bundles, noise and pipelines.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder in which scans would be kept.")] = None,
+) -> None:
+    """Check what a service would need, before a patient lies in the scanner: settings, devices, folders, bundles, pipelines.
+
+    The status is 2 if there is a fault, with a line for each.
+
+    Example: isocenter check
+    """
+    from ..service.settings import load_settings
+    from .check import report
+
+    if not report(load_settings(config, host=host, port=port, home=home, device=device, spool=spool)):
+        raise typer.Exit(USAGE)
 
 
 def serve(
