@@ -105,8 +105,8 @@ def test_options_are_read():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bundle", "nowhere"], "nowhere is no bundle"),
-        (["--bundle", "{empty}/sense"], "is not built yet; named without a folder, 'sense' is built"),
+        (["--bundle", "nowhere"], "there is no bundle 'nowhere'"),
+        (["--bundle", "{empty}/sense"], "it has no model.yaml; named without a folder, 'sense' is built"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),
