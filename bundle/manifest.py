@@ -22,6 +22,10 @@ CARD = (CARD_DATA, CARD_TEXT, CARD_PICTURE)
 RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
 
 
+NO_SUCH_BUNDLE = "no such bundle"
+"""Kind of the error about a name that no bundle has: a mistake of whoever wrote the name, for which no other bundle stands in."""
+
+
 class BundleError(IsocenterError):
     """A bundle is missing, damaged, or does not compute what it did when it was made."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from . import names
 from .frame import FAILED, Commands, ConfigOption, out, usage, working
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
 
-BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.")]
+BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
 
 
 @app.command("list")

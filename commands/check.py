@@ -1,4 +1,7 @@
-"""What would fail at the first scan, found before it: settings against this host, its folders, bundles and pipelines."""
+"""What would fail at the first scan, found before it: settings against this host, its folders, bundles and pipelines.
+
+``isocenter check`` prints it, with a table of what can run; ``isocenter serve`` asks for the faults before it listens.
+"""
 
 import ast
 import errno
@@ -13,18 +16,22 @@ from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 import yaml
+from rich.table import Column, Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
-from ..service.settings import MIB, Settings
+from ..service.settings import MIB, Settings, load_settings
 from ..wire.errors import IsocenterError, nearest
+from .frame import USAGE, ConfigOption, err, out
 from .shipped import NAMES
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
+
 
 _RUNTIME_PACKAGES = {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}
 _ADDRESS = re.compile(r"[^:\s]+:\d{1,5}|\[[^\]\s]+\]:\d{1,5}")
@@ -243,20 +250,32 @@ def _names(settings: Settings) -> Iterator[str]:
             yield f"{setting}, and there is no such pipeline{near}"
 
 
-def bundle_faults(pipeline: "Pipeline", settings: Settings) -> list[str]:
-    """Return which bundles of a pipeline are not there, a sentence each."""
+def bundles_of(pipeline: "Pipeline", settings: Settings) -> list[str]:
+    """Return the names of the bundles that a pipeline tries with these settings, in order.
+
+    Raises
+    ------
+    IsocenterError
+        A step needs a bundle, and none is named.
+    """
     from ..pipelines.loader import GadgetStep
 
-    known, found = known_bundles(settings), []
-    for step in pipeline.steps:
-        if isinstance(step, GadgetStep) and step.gadget.traits.bundles is not None:
-            try:
-                names = step.gadget.traits.bundles(settings.default_bundle, step.complete)
-            except IsocenterError as error:
-                found.append(str(error))
-                continue
-            found += [_unknown(name, known) for name in names if name not in known]
-    return list(dict.fromkeys(found))
+    return [
+        name
+        for step in pipeline.steps
+        if isinstance(step, GadgetStep) and step.gadget.traits.bundles is not None
+        for name in step.gadget.traits.bundles(settings.default_bundle, step.complete)
+    ]
+
+
+def bundle_faults(pipeline: "Pipeline", settings: Settings) -> list[str]:
+    """Return which bundles of a pipeline are not there, a sentence each."""
+    known = known_bundles(settings)
+    try:
+        names = bundles_of(pipeline, settings)
+    except IsocenterError as error:
+        return [str(error)]
+    return [_unknown(name, known) for name in dict.fromkeys(names) if name not in known]
 
 
 def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
@@ -268,9 +287,9 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
         try:
             pipeline = loader.load(name, settings.pipeline_folders)
         except NoCounterpartError as error:  # Gadgetron's, which may lie there for Gadgetron
-            yield Doubt(f"pipeline {name}: {error}")
+            yield Doubt(f"pipeline {error}")
         except IsocenterError as error:
-            yield f"pipeline {name}: {error}"
+            yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ')}"
         else:
             yield from (f"pipeline {name}: {reason}" for reason in bundle_faults(pipeline, settings))
 
@@ -323,3 +342,70 @@ def _room(settings: Settings) -> Iterator[Doubt]:
                 f"spool: the disk of {settings.spool} has {free // MIB} MiB left, less than may wait for it "
                 f"({settings.spool_queue_bytes // MIB} MiB): scans may not be kept"
             )
+
+
+def check(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address that would be listened on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port that would be listened on.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Folder of bundles, noise and pipelines.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = None,
+    spool: Annotated[Path | None, typer.Option(help="Folder in which scans would be kept.")] = None,
+) -> None:
+    """Check what a service would need, before a patient lies in the scanner: settings, devices, folders, bundles, pipelines.
+
+    The status is 2 if there is a fault, with a line for each.
+
+    Example: isocenter check
+    """
+    settings = load_settings(config, host=host, port=port, home=home, device=device, spool=spool)
+    found = [*_findings(settings), *_damaged(settings)]
+    for each in found:
+        if isinstance(each, Doubt):
+            err.print(f"warning: {each.text}", markup=False)
+    out.print(_what_can_run(settings), soft_wrap=False)
+    wrong = [each for each in found if isinstance(each, str)]
+    for each in wrong:
+        err.print(f"fault: {each}", markup=False)
+    if wrong:
+        raise typer.Exit(USAGE)
+    out.print("no faults: the service can start", markup=False)
+
+
+def _damaged(settings: Settings) -> Iterator[str]:
+    """Bundles that are there and cannot be used: their files are hashed, their signatures checked; none is run."""
+    from ..bundle.trust import Trust
+    from ..engine.device import Shelf
+
+    try:
+        shelf = Shelf(settings.bundle_folders, Trust.of(settings.home, settings.keys))
+    except IsocenterError:
+        return  # the keys, which are said already
+    for name in sorted(shelf.available()):
+        if name in NAMES and shelf.available()[name].parent == settings.home / "bundles":
+            continue  # built again at the start where that is needed
+        try:
+            shelf.open(name)
+        except IsocenterError as error:
+            yield str(error) if name in str(error) else f"bundle {name!r}: {error}"
+
+
+def _what_can_run(settings: Settings) -> Table:
+    """What clients may ask for by name, and what would make their images."""
+    from ..pipelines import loader
+    from ..pipelines.parameters import parameters_of
+
+    table = Table(Column("pipeline", overflow="fold"), "images by", "parameters", "can run", box=None, pad_edge=False)
+    for name in sorted(loader.available(settings.pipeline_folders)):
+        try:
+            pipeline = loader.load(name, settings.pipeline_folders)
+        except IsocenterError:
+            table.add_row(name, "", "", "no")
+            continue
+        wrong = bundle_faults(pipeline, settings)
+        bundles = "" if wrong else ", then ".join(bundles_of(pipeline, settings))
+        verdict = "no" if wrong else "yes"
+        table.add_row(name, bundles, ", ".join(parameters_of(pipeline)), verdict)
+    for name, module in settings.fire_modules.items():
+        table.add_row(name, f"FIRE module {module}", "all", "no" if _lacks(module, "process", settings) else "yes")
+    return table

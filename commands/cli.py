@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from . import bundles, networks, pipelines, scans
+from .check import check
 from .frame import Commands, ConfigOption, VerboseOption, out, working
 from .view.command import view
 
@@ -114,7 +115,7 @@ def deploy(folder: Annotated[Path, typer.Argument(help="Where to write them.")] 
 
 for _panel, _commands in (
     (_BEGIN, (demo, scans.simulate, view)),
-    (_SERVICE, (serve, scans.replay, scans.recover, deploy)),
+    (_SERVICE, (check, serve, scans.replay, scans.recover, deploy)),
     (_NETWORKS, (networks.models, networks.train, networks.evaluate, networks.export, networks.textures)),
 ):
     for _command in _commands:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import names
 from .frame import FAILED, err, out, usage, working
 
 if TYPE_CHECKING:
@@ -92,9 +93,8 @@ def export(
         usage("--network needs its weights, --checkpoint")
     if network is not None:
         find_network(network)
-    if checkpoint is not None and not list(
-        checkpoint.parent.glob(f"{escape(checkpoint.name)}*")
-    ):  # TensorFlow's are prefixes
+    # TensorFlow's are prefixes of files
+    if checkpoint is not None and not any(checkpoint.parent.glob(f"{escape(checkpoint.name)}*")):
         usage(f"--checkpoint: there is no checkpoint {checkpoint}")
     settings = load_settings(None)
     folder = output_folder(output, settings, replace=replace)
@@ -207,7 +207,8 @@ def train(
 
 def evaluate(
     bundle: Annotated[
-        list[Path] | None, typer.Option(help="Folder or name of a bundle; may be given several times.")
+        list[Path] | None,
+        typer.Option(help="Folder or name of a bundle; may be given several times.", autocompletion=names.bundles),
     ] = None,
     gate: Annotated[
         Path | None,

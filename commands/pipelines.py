@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from . import names
 from .frame import Commands, ConfigOption, out, working
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from ..service.settings import Settings
 
 app: typer.Typer = typer.Typer(cls=Commands, invoke_without_command=True)
-NameArgument = Annotated[Path, typer.Argument(metavar="NAME", help="Its name on the server, or its file.")]
+NameArgument = Annotated[
+    Path,
+    typer.Argument(metavar="NAME", help="Its name on the server, or its file.", autocompletion=names.pipelines),
+]
 
 
 @app.callback()

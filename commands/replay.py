@@ -69,6 +69,8 @@ class Options:
         """Return how to compress, None for not at all."""
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
             raise ReplayError(f"the tolerance (-T) is {self.tolerance}", accepted="0 for none, or a positive number")
+        if self.precision == 1:
+            raise ReplayError("samples of 1 bit (-P) are no samples", accepted="2 to 32, or 0 for no compression")
         if self.precision and self.tolerance:
             raise ReplayError("give a precision (-P) or a tolerance (-T), not both")
         if self.zfp and not self.tolerance:

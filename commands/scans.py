@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import names
 from .frame import FAILED, ConfigOption, VerboseOption, err, needs, out, working
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def replay(
         typer.Option(
             "--config",
             "-c",
+            autocompletion=names.pipelines,
             help="Pipeline's name on the server; default: the one in a spooled stream, or default.xml.",
         ),
     ] = None,
@@ -228,7 +230,10 @@ def recover(
     outfile: Annotated[Path, typer.Option("--outfile", "-o", help="Images (HDF5), a group for each scan.")] = Path(
         "out.h5"
     ),
-    pipeline: Annotated[str | None, typer.Option("--pipeline", help="Another pipeline than the scan's own.")] = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option("--pipeline", help="Another pipeline than the scan's own.", autocompletion=names.pipelines),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--list", help="List what is unfinished, failed or undelivered, and end.")
     ] = False,

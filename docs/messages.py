@@ -33,8 +33,14 @@ def messages() -> dict[str, list[str]]:
     found: dict[str, set[str]] = defaultdict(set, {each.kind: set() for each in tree.values()})
     for path in _files():
         for kind, text in _said(ast.parse(path.read_text(encoding="utf-8")), tree):
-            found[kind] |= {text} if text.replace(OPEN, "").strip(" :;,.()'") else set()
+            found[kind] |= {text} if _tells(text) else set()
     return {kind: sorted(texts, key=lambda text: text.lstrip(f"{OPEN}'\" ").lower()) for kind, texts in found.items()}
+
+
+def _tells(text: str) -> bool:
+    """Whether a message has words of its own, beside what it is told at run time."""
+    own = text.partition("; accepted: ")[0]
+    return sum(character.isalpha() for character in own) > 3
 
 
 def _files() -> Iterator[Path]:

@@ -14,8 +14,9 @@ from typing import Protocol
 import torch
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import MANIFEST, BundleError, Manifest, RuntimeChoice
+from ..bundle.manifest import MANIFEST, NO_SUCH_BUNDLE, BundleError, Manifest, RuntimeChoice
 from ..bundle.trust import EVERYBODY, Trust
+from ..wire.errors import nearest
 from .jobs import DeviceLostError, Result, Tensors
 from .model import LoadedModel, is_out_of_memory
 
@@ -121,7 +122,8 @@ class Shelf:
         """
         available = self.available()
         if name not in available:
-            raise BundleError(f"there is no bundle {name!r}", accepted=f"{', '.join(sorted(available)) or 'none'}")
+            what = f"there is no bundle {name!r}{nearest(name, available)}"
+            raise BundleError(what, accepted=", ".join(sorted(available)) or "none", kind=NO_SUCH_BUNDLE)
         return available[name]
 
     def open(self, name: str) -> Bundle:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..bundle.manifest import NO_SUCH_BUNDLE, BundleError
 from ..flow.ahead import run_ahead
 from ..wire.errors import IsocenterError
 from ..wire.items import Image
@@ -40,6 +41,22 @@ def _bundles(default: str | None, options: Options) -> list[str]:
     return [*bundle_names(default, options["bundle"], options["fallback"]), *options["beside"].split()]
 
 
+def _require_known(scan: Scan, names: list[str]) -> None:
+    """Refuse a name that no bundle has: whoever wrote it meant something, and gets nothing else by mistake.
+
+    Raises
+    ------
+    BundleError
+        There is one.
+    """
+    for name in names:
+        try:
+            scan.require_engine().load(name)
+        except BundleError as error:  # others are for the fallback
+            if error.kind == NO_SUCH_BUNDLE:
+                raise
+
+
 @gadget(makes=(Image,), waits=True, bundles=_bundles)
 def reconstruct(
     items: Stream,
@@ -49,6 +66,7 @@ def reconstruct(
     fallback: str = "",
     demand: Literal["", "gate"] = "",
     beside: Annotated[str, FromClient()] = "",
+    unknown: Literal["refuse", "fallback"] = "refuse",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
     recon_grid: Annotated[bool, FromChain] = False,
@@ -77,6 +95,9 @@ def reconstruct(
         Bundle that makes a second series from the same data, so that a reader has both: a classical method beside a network.
         Its images come when the bundle has time, after the first series' of the same block at the earliest; a failure of either
         costs the other nothing. Its series number is higher by 100. Empty: no second series.
+    unknown
+        What is done where there is no bundle of one of the names: ``refuse`` makes no image, and says which names come nearest;
+        ``fallback`` goes on with the others.
     series
         Series number of the images of the first encoding space; those of the others follow.
     numbering
@@ -91,6 +112,8 @@ def reconstruct(
     IsocenterError
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
+    if unknown == "refuse":
+        _require_known(scan, [*bundle_names(scan.require_engine().default_bundle, bundle, fallback), *beside.split()])
     makers = _makers(scan, bundle, fallback, demand, beside, recon_grid=recon_grid)
     numbers = _Numbers(series, numbering)
     waiting: deque[Reconstruction] = deque()

@@ -301,7 +301,7 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
         elif element.tag == "external":
             translator.add_steps(_external(element, name, folders))
         else:
-            raise PipelineError(
+            raise stock.NoCounterpartError(
                 f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
             )
     return _finish(translator, name)
@@ -313,7 +313,7 @@ def _check_io(root: Element, name: str) -> None:
         for element in root.iter(kind):
             classname = (element.findtext("classname") or "").strip()
             if classname not in known:
-                raise PipelineError(
+                raise stock.NoCounterpartError(
                     f"{kind} {classname!r} has no counterpart here",
                     where=name,
                     accepted=", ".join(sorted(known)),
@@ -333,7 +333,7 @@ def _add_stock(translator: stock.Translator, element: Element, references: Mappi
     try:
         translator.add(classname, properties)
     except stock.NoCounterpartError as error:
-        raise PipelineError(error.what, where=name, accepted=error.accepted) from error
+        raise stock.NoCounterpartError(error.what, where=name, accepted=error.accepted) from error
 
 
 def _python_configuration(properties: Mapping[str, str]) -> bytes:
@@ -385,7 +385,7 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
     for action in element:
         if action.tag == "execute":
             if (action.get("type") or "").lower() != "python":
-                raise PipelineError(
+                raise stock.NoCounterpartError(
                     f"<execute type={action.get('type')!r}> has no counterpart here; only 'python' has", where=name
                 )
             if not action.get("name") or not action.get("target"):

@@ -43,7 +43,7 @@ _DIAGNOSTICS = {"debug_folder", "perform_timing", "verbose", "using_cloud", "ski
 
 
 class NoCounterpartError(PipelineError):
-    """A stock gadget, or a property of one, that has no counterpart here."""
+    """Something of Gadgetron's, such as a gadget or a property of one, that has no counterpart here."""
 
 
 class Translator:

@@ -18,7 +18,7 @@ from pydantic import (
 
 from ..bundle.manifest import RuntimeChoice
 from ..wire import extras
-from ..wire.errors import IsocenterError, Limits
+from ..wire.errors import IsocenterError, Limits, nearest
 from ..wire.home import default_home
 from .spooled import Retention
 
@@ -304,7 +304,7 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
 
 def _problem(name: str, kind: str, message: str) -> str:
     if kind == "extra_forbidden":
-        return f"there is no setting {name}"
+        return f"there is no setting {name}{nearest(name, Settings.model_fields)}"
     message = message.removeprefix("Value error, ")
     return f"{name}: {message}" if name else message
 

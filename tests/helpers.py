@@ -5,6 +5,7 @@ import time
 
 import ismrmrd
 import numpy as np
+import pytest
 import torch
 from isocenter.engine import Result
 from isocenter.export.cases import make_case
@@ -12,6 +13,13 @@ from isocenter.export.classical import METHODS
 from isocenter.gadgets.scan import Scan
 from isocenter.simulate.scan import _dynamic_kspace
 from isocenter.wire import Close, ConfigFile, Header, encode
+
+
+def gadgetron(module):
+    """A module of Gadgetron's own package; whoever asks for it is skipped where it is not installed."""
+    return pytest.importorskip(
+        f"gadgetron.{module}", reason="Gadgetron's package is not here: make setup GADGETRON=yes"
+    )
 
 
 def joined(*messages):

@@ -347,6 +347,21 @@ def test_help_imports_neither_torch_nor_what_reads_scans():
     assert program(code, capture_output=True, text=True).stderr in ("set()", "{'pydantic'}")
 
 
+def test_a_shell_completes_commands_options_and_names(monkeypatch, tmp_path):
+    monkeypatch.setenv("ISOCENTER_HOME", str(tmp_path))
+    (tmp_path / "bundles" / "mine").mkdir(parents=True)
+    (tmp_path / "bundles" / "mine" / "model.yaml").touch()
+    for words, expected in (
+        ("isocenter sim", "simulate"),
+        ("isocenter simulate --orient", "--orientation"),
+        ("isocenter replay -c sens", "sense.xml"),
+        ("isocenter bundle show m", "mine"),
+    ):
+        environment = {"_ISOCENTER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        result = CliRunner().invoke(app, [], env=environment, prog_name="isocenter")
+        assert expected in result.stdout.split(), words
+
+
 def test_output_that_cannot_be_written_is_told():
     with Path("/dev/full").open("w") as full:
         result = program(APP, "--version", stdout=full, stderr=subprocess.PIPE, text=True)

@@ -105,8 +105,8 @@ def test_options_are_read():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--bundle", "nowhere"], "nowhere is no bundle"),
-        (["--bundle", "{empty}/sense"], "is not built yet; named without a folder, 'sense' is built"),
+        (["--bundle", "nowhere"], "there is no bundle 'nowhere'"),
+        (["--bundle", "{empty}/sense"], "is no bundle: it has no model.yaml; named without a folder, 'sense' is built"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),
@@ -117,7 +117,7 @@ def test_what_cannot_be_done_is_said_before_the_long_work(tmp_path, sense_bundle
     (tmp_path / "empty").mkdir()
     places = {name: str(tmp_path / name) for name in ("file", "empty", "out")}
     result = CliRunner().invoke(app, ["evaluate", *(each.format(bundle=sense_bundle, **places) for each in arguments)])
-    assert result.exit_code == 1, result.output
+    assert result.exit_code == 2, result.output
     assert message in result.output
     assert "Traceback" not in result.output
 

@@ -442,13 +442,14 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"], "format tflite is not known"),
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
-        (["--network", "loupe", "--checkpoint", "absent.pt", "-o", "x"], "LOUPE has no graph"),
+        (["--network", "loupe", "--checkpoint", "loupe.pt", "-o", "x"], "LOUPE has no graph"),
         (["--network", "modl", "--checkpoint", "w.pt"], "name the folder of the bundle, --output"),
         (["--network", "modl", "--show-wrapper"], "--show-wrapper is for an own module"),
     ],
 )
 def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "loupe.pt").touch()
     result = CliRunner().invoke(app, ["export", *arguments])
     assert result.exit_code == (1 if "LOUPE" in message else 2)
     assert message in result.output

@@ -12,11 +12,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-import gadgetron.external
 import ismrmrd
 import numpy as np
 import pytest
-from helpers import collect, wait_until
+from helpers import collect, gadgetron, wait_until
 from isocenter.commands.client import connect
 from isocenter.gadgets import load
 from isocenter.gadgets.external import connect_resident
@@ -284,6 +283,7 @@ def lab(tmp_path):
 
 class TestProgramsOfOthers:
     def test_a_handler_for_the_gadgetron_package_runs_unchanged(self, make_service, lab, scan, expected):
+        gadgetron("external")
         service = make_service(handlers=("lab_handlers.negate",), python_path=(lab,))
         result = service.replay(scan, PROGRAM.format(target="negate").encode())
         assert not result.texts
@@ -324,7 +324,7 @@ class TestProgramsOfOthers:
                 acquisition.data[:] *= 2
                 connection.send(acquisition)
 
-        program = threading.Thread(target=gadgetron.external.listen, args=(port, handle))
+        program = threading.Thread(target=gadgetron("external").listen, args=(port, handle))
         program.start()
         service = make_service(connect=(f"localhost:{port}",))
         xml = (
@@ -481,6 +481,7 @@ class TestProgramsThatGoWrong:
         assert 'lab_faulty.py", line' in log
 
     def test_what_a_handler_has_sent_before_it_died_is_reconstructed(self, make_service, lab, scan, expected):
+        gadgetron("external")
         service = make_service(handlers=("lab_handlers.die",), python_path=(lab,))
         result = service.replay(scan, PROGRAM.format(target="die").encode())
         whole, part = result.images
@@ -491,6 +492,7 @@ class TestProgramsThatGoWrong:
 
     def test_a_handler_that_fails_says_goodbye_and_yet_has_failed(self, make_service, lab, scan, caplog):
         """The gadgetron package sends CLOSE in any case."""
+        gadgetron("external")
         service = make_service(handlers=("lab_handlers.fail",), python_path=(lab,))
         result = service.replay(scan, PROGRAM.format(target="fail").encode())
         assert "external program lab_handlers.fail ended with status 1" in "".join(result.texts)

@@ -358,7 +358,7 @@ class TestOwnGadgets:
         negated = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").encode()).images[0].data
         assert np.array_equal(negated, -plain)
         wrong = service.replay(small_scan, OWN_PIPELINE.replace("NAME", "negate").replace("times", "time").encode())
-        assert "gadget 'negate': it has no option 'time'; accepted: times" in wrong.texts[0]
+        assert "gadget 'negate': it has no option 'time' (nearest: 'times'); accepted: times" in wrong.texts[0]
 
     def test_one_that_fails_ends_its_scan_with_one_line_and_no_other(self, make_service, code, small_scan):
         failing = OWN_GADGET.replace("item.data[:] *= (-1) ** times", 'raise ValueError("no such sign\\nsecond line")')

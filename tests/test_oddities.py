@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from isocenter.commands import replay as replay_command
+from isocenter.simulate.errors import SimulationError
 from isocenter.simulate.oddities import ODDITIES, make_odd
 from oddities import INTERNAL, Answer, error, judge, make, marked, measured_images, refused, send, told
 
@@ -305,7 +306,7 @@ def compose(protocol: dict, wanted: list[str], seed: int):
         try:
             scan = make_odd(scan, request, random)
             done.append(request)
-        except ValueError:
+        except SimulationError:
             continue
     return scan, done
 

@@ -259,7 +259,7 @@ def test_no_log_no_text_and_no_name_of_a_file_has_it(log):
     for name, header in headers(scan, theirs).items():
         for config in ("rss.xml", "leaks", OWN, PROGRAM) if name in ("right", "wrong types") else ("rss.xml",):
             message = ConfigScript(config) if isinstance(config, bytes) else ConfigFile(config)
-            parameters = Text(json.dumps({"parameters": {theirs.text(): theirs.text()}}))
+            parameters = Text(json.dumps({"parameters": {asked.text(): theirs.text()}}))
             opening = [message, Header(header), parameters]
             texts[name, config] = converse(log, [*opening, *items_with(scan, theirs), Close()])
     right = full_header(scan, theirs).encode()

@@ -436,7 +436,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
     assert "epoch 1: train_loss" in result.output
     assert [row["epoch"] for row in rows(tmp_path / "run")] == ["0", "1"]
     result = CliRunner().invoke(app, [*arguments[:-1], "0,1"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "error: --devices: no GPU 0" in result.output
     path.write_bytes(b"\xff\x00")
     result = CliRunner().invoke(app, arguments)

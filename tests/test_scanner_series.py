@@ -7,6 +7,7 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers import collect
+from isocenter.bundle.manifest import BundleError
 from isocenter.export.options import ExportOptions
 from isocenter.export.own_module import export_module
 from isocenter.gadgets import load
@@ -219,8 +220,10 @@ class TestBeside:
         assert [each.image_series_index for each in images] == 3 * [1]
         assert any("slice 1, contrast 0, repetition 0 in the second series" in text for text in this.problems.values())
 
-    def test_a_second_bundle_that_is_not_there_is_told(self, engine):
-        images, this = self.images(engine, bundle="sense", beside="sence")
+    def test_a_second_bundle_that_is_not_there_is_refused_or_told(self, engine):
+        with pytest.raises(BundleError, match="sence"):
+            self.images(engine, bundle="sense", beside="sence")
+        images, this = self.images(engine, bundle="sense", beside="sence", unknown="fallback")
         assert len(images) == 3
         assert "there is no second series" in this.problems["beside"]
 
@@ -228,3 +231,28 @@ class TestBeside:
         images, this = self.images(engine, bundle="sense", beside="sense")
         assert len(images) == 3
         assert "makes the first one already" in this.problems["beside"]
+
+
+def test_parameters_of_the_client_choose_the_series(service):
+    parameters = '{"parameters": {"output": "uint16", "phase": "true", "complex": true, "beside": "rss", "scale": 0.5}}'
+    images = service.replay(simulate(replace(SLICES, slices=1)), "sense.xml", parameters=parameters).images
+    found = {each.image_series_index: (each.meta["SequenceDescriptionAdditional"], each.data.dtype) for each in images}
+    assert found == {
+        1: ("Isocenter_sense", np.uint16),
+        3001: ("Isocenter_sense_phase", np.uint16),
+        4001: ("Isocenter_sense_complex", np.complex64),
+        101: ("Isocenter_rss", np.uint16),
+    }
+    assert {each.meta["IsocenterScale"] for each in images if each.image_type == ismrmrd.IMTYPE_MAGNITUDE} == {"0.5"}
+
+
+def test_phases_of_sets_differ_as_those_of_the_object_do(engine):
+    """Sets of the simulation differ by 0.7 in phase, and in nothing else but noise."""
+    simulation = simulate(replace(SLICES, slices=1, sets=2, matrix=48, acs=16))
+    tail = [(load("reconstruct"), {"bundle": "sense"}), (load("extract"), {"phase": True})]
+    images, _ = collect([*FRONT, *tail, (load("convert"), {"output": "uint16"})], simulation, engine=engine)
+    bright = next(each.data for each in images if each.image_type == ismrmrd.IMTYPE_MAGNITUDE) > 500
+    first, second = (value(each)[bright] for each in images if each.image_type == ismrmrd.IMTYPE_PHASE)
+    difference = np.angle(np.exp(1j * (second - first)))
+    assert np.median(difference) == pytest.approx(0.7, abs=0.01)
+    assert difference.std() < 0.1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from isocenter.simulate import sampling
 from isocenter.simulate.coils import coil_coefficients, coil_maps
+from isocenter.simulate.errors import SimulationError
 from isocenter.simulate.phantoms import PHANTOMS, Ellipsoid, brain, slice_kspace, volume_kspace
 from isocenter.simulate.scan import ScanProtocol, _coil_kspace, simulate, truth_path
 from isocenter.wire.files import MrdFile
@@ -226,5 +227,5 @@ def test_geometry_of_slices():
 
 
 def test_a_wrong_protocol_is_refused():
-    with pytest.raises(ValueError, match="phantom 'foot' is not known"):
+    with pytest.raises(SimulationError, match="phantom 'foot' is not known"):
         ScanProtocol(phantom="foot")

@@ -4,15 +4,10 @@ import ctypes
 import io
 import struct
 
-import gadgetron.external.readers as gt_readers
-import gadgetron.external.writers as gt_writers
-import gadgetron.types.acquisition_bucket as gt_bucket
-import gadgetron.types.image_array as gt_image_array
-import gadgetron.types.recon_data as gt_recon
 import ismrmrd
 import numpy as np
 import pytest
-from helpers import random_acquisition
+from helpers import gadgetron, random_acquisition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isocenter.wire import (
@@ -106,7 +101,7 @@ def test_control_messages_have_the_bytes_of_the_protocol(message, expected):
 @settings(max_examples=50, deadline=None)
 def test_acquisition_is_that_of_the_packages(acquisition):
     ours = joined(acquisition)
-    assert ours == written(gt_writers.write_acquisition, acquisition)
+    assert ours == written(gadgetron("external.writers").write_acquisition, acquisition)
     (decoded,) = Decoder().feed(ours)
     assert decoded == acquisition
     assert ismrmrd.Acquisition.from_bytes(ours[2:]) == decoded
@@ -117,7 +112,7 @@ def test_acquisition_is_that_of_the_packages(acquisition):
 def test_waveform_is_that_of_the_packages(channels, samples, seed):
     data = np.random.default_rng(seed).integers(0, 2**32, (channels, samples), np.uint32)
     waveform = ismrmrd.Waveform.from_array(data, waveform_id=3, time_stamp=12345, sample_time_us=2500.0)
-    assert joined(waveform) == written(gt_writers.write_waveform, waveform)
+    assert joined(waveform) == written(gadgetron("external.writers").write_waveform, waveform)
     (decoded,) = Decoder().feed(joined(waveform))
     assert bytes(decoded.getHead()) == bytes(waveform.getHead())
     assert np.array_equal(decoded.data, data)
@@ -130,7 +125,7 @@ def test_image_of_every_data_type(dtype):
     image = make_image(data, ismrmrd.ImageHeader(), meta)
     encoded = joined(image)
     if dtype != np.int32:  # which the ismrmrd package cannot hold
-        assert encoded == written(gt_writers.write_image, image)
+        assert encoded == written(gadgetron("external.writers").write_image, image)
         assert np.array_equal(ismrmrd.Image.from_bytes(encoded[2:]).data, data)
     (decoded,) = Decoder().feed(encoded)
     assert decoded.data.dtype == dtype
@@ -181,11 +176,11 @@ def recon_buffer(seed=0):
 def test_recon_data_is_that_of_the_gadgetron_package():
     message = ReconData([ReconBit(recon_buffer(0), recon_buffer(1)), ReconBit(recon_buffer(2))])
     encoded = joined(message)
-    theirs = gt_recon.read_recon_data(_Source(encoded[2:]))
+    theirs = gadgetron("types.recon_data").read_recon_data(_Source(encoded[2:]))
     assert np.array_equal(theirs.bits[0].data.data, message.bits[0].data.data.transpose())
     assert theirs.bits[1].ref is None
     assert theirs.bits[0].data.headers.shape == (4, 1, 1, 2, 1)
-    assert written(gt_recon.write_recon_data, theirs) == encoded
+    assert written(gadgetron("types.recon_data").write_recon_data, theirs) == encoded
     (decoded,) = Decoder().feed(encoded)
     assert joined(decoded) == encoded
 
@@ -208,10 +203,10 @@ def test_image_array_is_that_of_the_gadgetron_package():
         data, headers, (1, 2, 3), ["<ismrmrdMeta/>"] * 6, None, np.zeros((1, 2, 3, 1, 4), ACQUISITION_HEADER)
     )
     encoded = joined(message)
-    theirs = gt_image_array.read_image_array(_Source(encoded[2:]))
+    theirs = gadgetron("types.image_array").read_image_array(_Source(encoded[2:]))
     assert theirs.data.shape == (5, 4, 1, 1, 3, 2, 1)
     assert theirs.headers[2, 1, 0].image_index == 5
-    assert written(gt_image_array.write_image_array, theirs) == encoded
+    assert written(gadgetron("types.image_array").write_image_array, theirs) == encoded
     (decoded,) = Decoder().feed(encoded)
     assert joined(decoded) == encoded
 
@@ -231,7 +226,7 @@ def test_bucket_is_that_of_the_gadgetron_package():
     data = [random_acquisition(seed=1, trajectory=2), random_acquisition(seed=2)]
     bucket = AcquisitionBucket(data, [random_acquisition(samples=4, seed=3)], stats, stats)
     encoded = joined(bucket)
-    theirs = gt_bucket.read_acquisition_bucket(_Source(encoded[2:]))
+    theirs = gadgetron("types.acquisition_bucket").read_acquisition_bucket(_Source(encoded[2:]))
     assert theirs.data == data
     assert theirs.ref == bucket.reference
     assert theirs.datastats[0].kspace_encode_step_1 == {0, 1}
@@ -410,7 +405,7 @@ def test_random_bytes_never_do_anything_but_decode_or_raise(data):
 
 
 def test_gadgetron_struct_sizes():
-    assert ctypes.sizeof(gt_recon.SamplingDescription) == 56
-    assert ctypes.sizeof(gt_bucket.bucket_meta) == 104
+    assert ctypes.sizeof(gadgetron("types.recon_data").SamplingDescription) == 56
+    assert ctypes.sizeof(gadgetron("types.acquisition_bucket").bucket_meta) == 104
     assert ACQUISITION_HEADER.itemsize == 340
-    assert gt_readers.constants.GADGET_MESSAGE_BUCKET == 1050
+    assert gadgetron("external.readers").constants.GADGET_MESSAGE_BUCKET == 1050

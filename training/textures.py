@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..simulate.anatomy import HELD_OUT_MM
 from ..simulate.textures import SMALLEST, Pictures, Volume
+from ..wire import extras
 from .debian import MIRROR, Package, SourceError, Told, fetch, files, find
 
 PACKAGES: tuple[Package, ...] = (
@@ -135,7 +136,10 @@ def build_textures(
     ------
     SourceError
         A package cannot be fetched, or is another file than was expected; there is no room for the set.
+    MissingExtraError
+        nibabel, which reads the head, is not installed.
     """
+    extras.need("nibabel", "the head among the textures")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [
@@ -221,8 +225,7 @@ def _read_head(content: bytes) -> tuple[NDArray[np.uint8], dict[str, float]]:
     """Return the voxels of a NIfTI file (gzip), from left to right, back to front and bottom to top, and where they lie."""
     import gzip
 
-    import nibabel
-
+    nibabel = extras.load("nibabel", "a head as NIfTI")
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image.from_bytes(gzip.decompress(content)))
     size = image.header.get_zooms()
     return np.asarray(image.dataobj, np.uint8), {"size_mm": float(size[0]), "bottom_mm": float(image.affine[2, 3])}

@@ -12,6 +12,7 @@ from .errors import IsocenterError, MissingExtraError
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gadgetron": ("gadgetron",),
+    "nibabel": ("train",),
     "nilearn": ("train",),
     "onnx": ("export",),
     "onnxruntime": ("cpu", "gpu"),

@@ -1,0 +1,191 @@
+"""Faults that a site would meet at its first scan are found before it, each in a sentence."""
+
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from isocenter.commands.check import doubts, faults, known_bundles
+from isocenter.commands.cli import app
+from isocenter.commands.shipped import NAMES
+from isocenter.export.classical import METHODS
+from isocenter.export.shipped import SHIPPED
+from isocenter.service.devices import device_names
+from isocenter.service.settings import Settings
+from isocenter.wire.errors import IsocenterError
+from typer.testing import CliRunner
+
+MIB = 2**20
+OWN = (
+    "<configuration><version>2</version><stream><external><connect port='9012'/><configuration>{}"
+    "</configuration></external></stream></configuration>"
+)
+WITHOUT_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="this host has a card")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return lambda **values: Settings(**{"home": tmp_path / "home", "port": 0, **values})
+
+
+def test_a_plain_service_has_no_faults_and_nothing_is_made(settings, tmp_path):
+    assert faults(settings()) == []
+    assert doubts(settings()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_of_what_is_shipped_are_those_of_what_is_built():
+    assert set(NAMES) == {*METHODS, *SHIPPED}
+
+
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"device": "gpu"}, "device: there is no device 'gpu'; accepted: auto, cpu, cuda"),
+        ({"device": "cpu,"}, "device: there is no device ''"),
+        ({"device": "cpu, cpu"}, "names one twice"),
+        pytest.param({"device": "cuda"}, "device: there is no device 'cuda'", marks=WITHOUT_CUDA),
+        pytest.param({"device": "cpu,cuda:1"}, "device: there is no device 'cuda:1'", marks=WITHOUT_CUDA),
+        ({"default_bundle": "modl-brian"}, "default_bundle: there is no bundle 'modl-brian' (nearest: 'modl-brain')"),
+        ({"default_pipeline": "nettwork"}, "default_pipeline: it is 'nettwork', and there is no such pipeline (nearest: 'netw"),
+        ({"aliases": {"x": "sence.xml"}}, "'x' leads to 'sence.xml', and there is no such pipeline (nearest: 'sense.xml'"),
+        ({"aliases": {"x": "y", "y": "rss"}}, "aliases: 'x' leads to 'y', and there is no such pipeline"),
+        ({"gadgets": {"a": "nowhere.at_all:f"}}, "gadgets: gadget 'a' from 'nowhere.at_all:f': No module named 'nowhere'"),
+        ({"gadgets": {"a": "json:f"}}, "gadgets: gadget 'a' from 'json:f': module 'json' has no attribute 'f'"),
+        ({"handlers": ("nowhere.handler",)}, "handlers: 'nowhere.handler': there is no module 'nowhere'"),
+        ({"handlers": ("handler",)}, "handlers: 'handler': it is not the name of a module and of something in it"),
+        ({"fire_modules": {"f": "nowhere"}}, "fire_modules: 'f' from 'nowhere': there is no module 'nowhere'"),
+        ({"fire_modules": {"f": "json"}}, "fire_modules: 'f' from 'json': json has no 'process'"),
+        ({"connect": ("here",)}, "connect: 'here' is no address and port"),
+        ({"keys": ("nonsense",)}, "keys: key 'nonsense' is no public key of minisign"),
+        ({"pipelines": (Path("/nowhere"),)}, "pipelines: folder /nowhere cannot be read: No such file or directory"),
+        ({"bundles": (Path("/nowhere"),)}, "bundles: folder /nowhere cannot be read: No such file or directory"),
+        ({"python_path": (Path("/nowhere"),)}, "python_path: folder /nowhere cannot be read"),
+        ({"spool": Path("/proc/spool")}, "spool: folder /proc/spool cannot be written in /proc"),
+        ({"home": Path(__file__)}, "cannot be written: Not a directory"),
+        ({"host": "no.such.host.invalid", "port": 9002}, "port: host 'no.such.host.invalid' has no address"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_a_sentence(settings, values, fault):
+    found = faults(settings(**values))
+    assert [each for each in found if fault in each], found
+    assert len(found) == 1 or "bundle" in fault or "pipeline" in fault
+
+
+def test_all_are_told_at_once(settings):
+    found = faults(settings(device="gpu", connect=("here",), aliases={"x": "y"}))
+    assert len(found) == 3
+
+
+def test_a_port_in_use(settings):
+    with socket.create_server(("localhost", 0)) as other:
+        port = other.getsockname()[1]
+        (found,) = faults(settings(port=port))
+        assert "is in use by another program" in found
+    assert faults(settings(port=port)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "fault"),
+    [
+        ("<gadget name='reconstruct'><property name='bundle' value='sence'/></gadget>", "no bundle 'sence' (nearest: 'sense'"),
+        ("<gadget name='reconstruct'><property name='fallback' value='rss tvv'/></gadget>", "no bundle 'tvv' (nearest: 'tv')"),
+        ("<gadget name='reconstruckt'/>", "there is no gadget 'reconstruckt' (nearest: 'reconstruct')"),
+        ("<gadget name='finish'><property name='window' value='3'/></gadget>", "it has no option 'window'"),
+        ("<gadget name='finish'><property name='window_percentile' value='101'/></gadget>", "'101' is not accepted"),
+        ("<pipeline name='sence'/>", "there is no pipeline 'sence' (nearest: 'sense.xml'"),
+        ("<gadget", "not readable as XML"),
+    ],
+)  # fmt: skip
+def test_pipelines_with_their_bundles_and_options(settings, tmp_path, steps, fault):
+    (tmp_path / "mine.xml").write_text(OWN.format(steps))
+    (found,) = faults(settings(pipelines=(tmp_path,)))
+    assert found.startswith("pipeline mine.xml: ")
+    assert fault in found
+
+
+def test_a_pipeline_of_gadgetron_without_counterpart_may_lie_there(settings, tmp_path):
+    node = "<gadget><classname>GriddingGadget</classname></gadget>"
+    (tmp_path / "spiral.xml").write_text(f"<configuration><version>2</version><stream>{node}</stream></configuration>")
+    assert faults(settings(pipelines=(tmp_path,))) == []
+    (doubt,) = doubts(settings(pipelines=(tmp_path,)))
+    assert "'GriddingGadget' has no counterpart here" in doubt
+
+
+def test_a_bundle_of_the_site_is_found_by_its_name(settings, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.yaml").touch()
+    assert known_bundles(settings(bundles=(tmp_path,))) == {"mine", *NAMES}
+    assert faults(settings(bundles=(tmp_path,), default_bundle="mine")) == []
+
+
+def test_memory_for_the_largest_scan_of_a_domain(settings, bundles):
+    small = settings(bundles=(bundles,), memory_bytes=256 * MIB, scan_bytes=128 * MIB)
+    (doubt,) = (each for each in doubts(small) if "'ridge'" in each)
+    assert "need 800 MiB at a time, and a scan may keep 96 MiB" in doubt
+    assert not [each for each in doubts(settings(bundles=(bundles,), memory_bytes=8192 * MIB)) if "memory" in each]
+
+
+def test_disk_for_the_spool(settings, tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    spool = tmp_path / "spool"
+    (doubt,) = doubts(settings(spool=spool, spool_queue_bytes=2 * free))
+    assert doubt.startswith(f"spool: the disk of {spool} has ")
+    assert not spool.exists()
+
+
+def test_modules_are_found_in_the_python_path_without_being_run(settings, tmp_path):
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "__init__.py").write_text("raise SystemExit\n")
+    (tmp_path / "lab" / "invert.py").write_text("def process(connection, config, metadata): ...\nraise SystemExit\n")
+    lab = settings(python_path=(tmp_path,), fire_modules={"invert": "lab.invert"})
+    assert faults(lab) == []
+    misspelt = settings(python_path=(tmp_path,), fire_modules={"invert": "lab.inverse"})
+    assert faults(misspelt) == ["fire_modules: 'invert' from 'lab.inverse': there is no module 'lab.inverse'"]
+
+
+@WITHOUT_CUDA
+def test_a_device_that_is_not_there_is_refused_wherever_it_is_named():
+    with pytest.raises(IsocenterError, match=r"there is no device 'cuda'.*accepted: cpu"):
+        device_names("cuda")
+    assert device_names("auto") == ["cpu"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)])
+
+
+class TestTheCommand:
+    def test_it_ends_with_what_can_run(self, tmp_path, bundles):
+        file = tmp_path / "isocenter.yaml"
+        file.write_text(yaml.safe_dump({"home": str(tmp_path), "bundles": [str(bundles)], "port": 0}))
+        result = run("--config", file)
+        assert result.exit_code == 0, result.output
+        rows = {line.split()[0]: line.split()[-1] for line in result.output.splitlines() if ".xml" in line}
+        assert rows["network.xml"] == rows["sense.xml"] == rows["default.xml"] == "yes"
+        assert "no faults: the service can start" in result.output
+
+    def test_each_fault_has_a_line_and_the_status_is_2(self, tmp_path):
+        file = tmp_path / "isocenter.yaml"
+        file.write_text(yaml.safe_dump({"home": str(tmp_path), "aliases": {"x": "sence.xml"}, "port": 0}))
+        result = run("--config", file, "--device", "gpu")
+        assert result.exit_code == 2
+        told = [line for line in result.output.splitlines() if line.startswith("fault: ")]
+        assert len(told) == 2
+
+    def test_settings_that_cannot_be_read(self, tmp_path):
+        file = tmp_path / "isocenter.yaml"
+        file.write_text("prot: 9002\n")
+        result = run("--config", file)
+        assert result.exit_code == 2
+        assert "fault: settings: there is no setting prot (nearest: 'port')" in result.output
+
+    def test_a_damaged_bundle_of_the_site(self, tmp_path, bundles):
+        damaged = tmp_path / "bundles" / "mine"
+        shutil.copytree(bundles / "rss", damaged)
+        (damaged / "model.ts").write_bytes(b"something else")
+        result = run("--home", tmp_path, "--port", 0)
+        assert result.exit_code == 2
+        assert "'mine'" in result.output

@@ -1,0 +1,86 @@
+"""A small scan against answers that other programs gave for it; `tests/references` has what made them, and the versions."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from isocenter.models import metrics
+from isocenter.models.classical import Sense
+from isocenter.models.coil_maps import espirit
+
+FOLDER = ROOT / "tests" / "references"
+sys.path.insert(0, str(FOLDER))
+from problem import CALIBRATION, SIZE, images, make  # noqa: E402
+
+IMAGE, MAPS, KSPACE, MEASURED = make()
+
+
+def answers(program):
+    with np.load(FOLDER / f"{program}.npz", allow_pickle=False) as file:
+        assert file["program"].item()
+        return dict(file)
+
+
+def aligned(array, reference):
+    """Maps are known up to a phase at every pixel."""
+    return array * np.exp(-1j * np.angle((reference.conj() * array).sum(0)))
+
+
+def error(array, reference):
+    return np.linalg.norm(array - reference) / np.linalg.norm(reference)
+
+
+def sense():
+    kspace = torch.view_as_real(torch.from_numpy(KSPACE))[None, :, None]
+    maps = torch.view_as_real(torch.from_numpy(MAPS))[None, :, None]
+    mask = torch.from_numpy(MEASURED.astype(np.float32))[None, None]
+    return torch.view_as_complex(Sense(200, 0.005)(kspace, mask, maps))[0, 0].numpy()
+
+
+def test_references_are_small_and_name_their_programs():
+    files = sorted(FOLDER.glob("*.npz"))
+    assert files
+    assert max(path.stat().st_size for path in files) < 50_000
+    assert all(answers(path.stem)["program"].item().split()[1][:1] in "v0123456789" for path in files)
+
+
+# BART's threshold and number of iterations are its defaults
+@pytest.mark.parametrize(("program", "threshold", "iterations"), [("bart", 0.0316, 30), ("sigpy", 0.02, 100)])
+def test_espirit_maps_are_those_of(program, threshold, iterations):
+    middle = slice(SIZE // 2 - CALIBRATION // 2, SIZE // 2 + CALIBRATION // 2)
+    calibration = torch.from_numpy(KSPACE[:, None, middle, middle])
+    maps = espirit(calibration, (1, SIZE, SIZE), threshold=threshold, crop=0.0, iterations=iterations)
+    maps = maps[:, 0, ::2, ::2].numpy()
+    theirs = answers(program)["maps"]
+    signal = (np.abs(IMAGE[::2, ::2]) > 0.1) & (np.abs(theirs).sum(0) > 0)
+    assert signal.sum() > 150
+    assert error(aligned(maps, theirs)[:, signal], theirs[:, signal]) < 0.01
+
+
+def test_sense_is_that_of_bart():
+    assert error(sense(), answers("bart")["sense"]) < 1e-3
+
+
+def test_sense_solves_its_equations():
+    """By numpy's dense solver in float64, row by row of the readout's transform."""
+    rows = np.fft.fftshift(np.fft.ifft(np.fft.ifftshift(KSPACE, axes=-1), norm="ortho"), axes=-1)
+    transform = np.fft.fftshift(np.fft.fft(np.fft.ifftshift(np.eye(SIZE), axes=0), axis=0, norm="ortho"), axes=0)[
+        MEASURED
+    ]
+    expected = np.empty((SIZE, SIZE), complex)
+    for x in range(SIZE):
+        encoding = np.concatenate([transform * each[None, :, x] for each in MAPS.astype(complex)])
+        data = rows[:, MEASURED, x].reshape(-1)
+        normal = encoding.conj().T @ encoding + 0.005 * np.eye(SIZE)
+        expected[:, x] = np.linalg.solve(normal, encoding.conj().T @ data)
+    assert error(sense(), expected) < 1e-5
+
+
+def test_metrics_are_those_of_scikit_image():
+    image, truth = images()
+    pair = torch.from_numpy(image)[None], torch.from_numpy(truth)[None]
+    theirs = answers("scikit_image")
+    for name in ("ssim", "psnr", "nrmse"):
+        assert getattr(metrics, name)(*pair).item() == pytest.approx(theirs[name].item())
