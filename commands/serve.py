@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
 from ..service import settings as service_settings
+from ..service.json_lines import only_json
 from ..service.listening import listen
 from ..service.log_writer import open_closed_streams
-from ..service.logs import change_logging, configure_logging
+from ..service.logs import change_logging, configure_logging, show_everything
 from ..service.outside import only_the_log
 from ..service.settings import Settings
 from ..service.systemd import notify
@@ -56,6 +57,8 @@ def serve(load_settings: Callable[[], Settings], *, log_format: str | None = Non
             settings = load_settings()
             service_settings.check_extras(settings)
             change_logging(settings.log_format, verbose=verbose, private=settings.log_private)
+            if settings.log_format == "json":
+                only_json(private=settings.log_private)
             if faults(settings, quick=True):
                 _end(faults(settings))
             listeners = listen(settings.host, settings.port)
@@ -65,7 +68,8 @@ def serve(load_settings: Callable[[], Settings], *, log_format: str | None = Non
 
 
 def _end(faults: Collection[str]) -> NoReturn:
-    """End with what the user has to change, a line for each."""
+    """End with what the user has to change, a line for each: all that is in it comes from the settings, and is shown."""
+    show_everything()
     for fault in faults:
         log.error("%s", fault)
     raise SystemExit(_USAGE)

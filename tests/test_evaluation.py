@@ -106,7 +106,7 @@ def test_options_are_read():
     ("arguments", "message"),
     [
         (["--bundle", "nowhere"], "there is no bundle 'nowhere'"),
-        (["--bundle", "{empty}/sense"], "it has no model.yaml; named without a folder, 'sense' is built"),
+        (["--bundle", "{empty}/sense"], "is no bundle: it has no model.yaml; named without a folder, 'sense' is built"),
         (["--bundle", "{bundle}", "--reference", "GRAPPA"], "option --reference: there is no method 'GRAPPA'"),
         (["--bundle", "{bundle}", "-o", "{file}/below"], "cannot be written to"),
         (["--bundle", "{bundle}", "--data", "{empty}", "-o", "{out}"], "has no files"),

@@ -183,6 +183,27 @@ def test_lines_that_others_can_cause_are_limited_and_counted(monkeypatch, log):
     assert "990 more lines like the next one" in lines[10]
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_what_is_written_past_python_becomes_json_too(private):
+    code = (
+        "import os, logging\n"
+        "from isocenter.service.json_lines import only_json\n"
+        "from isocenter.service.logs import configure_logging, finish\n"
+        f"only_json(private={private})\n"
+        "configure_logging('json')\n"
+        "logging.getLogger('isocenter.x').info('ours')\n"
+        "finish()\n"
+        "os.write(2, b'Doe 1\\n\\n[2]\\n')\n"
+        "os.system('echo theirs >&2')\n"
+        "os.abort()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert [line["message"] for line in lines] == ["ours", *["something was written to standard error"] * 3]
+    assert all(line["time"] and line["level"] for line in lines)
+    assert [line.get("text") for line in lines[1:]] == (["Doe 1", "[2]", "theirs"] if private else [None] * 3)
+
+
 class TestWriter:
     @pytest.fixture
     def pipe(self):

@@ -162,6 +162,18 @@ class TestAcceptGoesOn:
         wait_until(lambda: not service.server.sessions)
 
 
+def test_who_only_looks_whether_the_port_is_open_leaves_no_line(service, small_scan, caplog):
+    with caplog.at_level("INFO", logger="isocenter"):
+        for _ in range(3):
+            service.connect().close()
+        with service.connect() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closed by a reset
+        service.replay(small_scan)
+        service.stop()
+    said = [record.getMessage() for record in caplog.records if record.name != "isocenter.engine"]
+    assert said == ["connected", "scan started", "session ended", "stopped"]
+
+
 @contextmanager
 def serving(tmp_path, bundles, **settings):
     """Run ``isocenter serve``; yields the process, its port and its settings file."""
