@@ -12,7 +12,7 @@ from .peer import Peer
 LINES = 24
 """Of a slice of the small scan."""
 REPETITIONS = 30
-PARAMETERS = '{"parameters": {"note": "none"}}'
+PARAMETERS = '{"parameters": {"beside": ""}}'
 
 
 @cache
