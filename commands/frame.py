@@ -15,10 +15,7 @@ status
 """
 
 import errno
-import importlib.metadata
-import importlib.util
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -41,7 +38,6 @@ err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # the base class of click's errors, which typer has brought under its own name in some versions and imported in others
 _ClickError: Any = typer.BadParameter.__mro__[2]
-_EXTRA = re.compile(r"""([\w.-]+).*\bextra *== *["']([\w-]+)["']""")
 
 
 class Commands(TyperGroup):
@@ -114,36 +110,15 @@ def sentence(error: Exception) -> str:
     if isinstance(error, IsocenterError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return missing_package(error.name)
+        from ..wire.extras import lacks
+
+        return lacks(error.name.partition(".")[0], "this")
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, str | bytes) else reason
     if isinstance(error, MemoryError):
         return f"there is not enough memory{f': {error}' if str(error) else ''}"
     return f"a fault of Isocenter's own, please report it: {error or type(error).__name__}: {trace(error)}"
-
-
-def missing_package(module: str) -> str:
-    """Say how to install what a command lacks."""
-    package = module.partition(".")[0]
-    for requirement in _requirements():
-        found = _EXTRA.match(requirement)
-        if found is not None and found[1].replace("-", "_").lower() == package.lower():
-            return f"this needs the package {package}: pip install 'isocenter[{found[2]}]'"
-    return f"this needs the package {package}: pip install {package}"
-
-
-def needs(module: str) -> None:
-    """Make sure, before the work, that a package is there which comes with an extra."""
-    if importlib.util.find_spec(module) is None:
-        usage(missing_package(module))
-
-
-def _requirements() -> list[str]:
-    try:
-        return importlib.metadata.requires("isocenter") or []
-    except importlib.metadata.PackageNotFoundError:
-        return []
 
 
 def _usage(error: Any) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import names
-from .frame import FAILED, ConfigOption, VerboseOption, err, needs, out, working
+from .frame import FAILED, ConfigOption, VerboseOption, err, out, working
 
 if TYPE_CHECKING:
     from .replay import Options
@@ -97,6 +97,7 @@ def simulate(
     from ..simulate.sampling import current_name
     from ..simulate.scan import ScanProtocol, check_memory, truth_path
     from ..simulate.scan import simulate as simulate_scan
+    from ..wire.extras import need
     from .outputs import check_file
     from .progress import bars
 
@@ -109,7 +110,7 @@ def simulate(
     options["sampling"] = current_name("random" if random else sampling)
     protocol = ScanProtocol(**options)
     if protocol.phantom == TEMPLATE:
-        needs("nilearn")
+        need("nilearn", f"phantom {TEMPLATE!r}")
     for request in oddity or []:
         check_oddity(request)
     protocol.imaging_lines(0)  # which reads the file of a pattern

@@ -45,7 +45,7 @@ def need(package: str, purpose: str, error: type[IsocenterError] = MissingExtraE
         Or ``error``: it is not installed; the message says which extra brings it.
     """
     if not is_installed(package):
-        raise error(_sentence(package, purpose))
+        raise error(lacks(package, purpose))
 
 
 def load(module: str, purpose: str, error: type[IsocenterError] = MissingExtraError) -> Any:
@@ -53,9 +53,10 @@ def load(module: str, purpose: str, error: type[IsocenterError] = MissingExtraEr
     try:
         return importlib.import_module(module)
     except ImportError as missing:
-        raise error(_sentence(module.partition(".")[0], purpose)) from missing
+        raise error(lacks(module.partition(".")[0], purpose)) from missing
 
 
-def _sentence(package: str, purpose: str) -> str:
-    commands = " or ".join(f"pip install 'isocenter[{extra}]'" for extra in EXTRAS[package])
-    return f"{purpose} needs the package {package}: {commands}"
+def lacks(package: str, purpose: str) -> str:
+    """Say that something needs a package, and how to install it."""
+    commands = [f"pip install 'isocenter[{extra}]'" for extra in EXTRAS.get(package, ())] or [f"pip install {package}"]
+    return f"{purpose} needs the package {package}: {' or '.join(commands)}"
