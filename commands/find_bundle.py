@@ -8,7 +8,7 @@ from pathlib import Path
 from ..bundle.folder import Bundle
 from ..bundle.manifest import MANIFEST, MEASURED, BundleError
 from ..bundle.trust import Trust
-from ..engine.device import Shelf
+from ..engine.device import Shelf, no_such_bundle
 from ..export.build import move, workplace
 from ..service.settings import Settings
 from ..wire.errors import IsocenterError
@@ -39,6 +39,9 @@ def find(bundle: Path | str, settings: Settings) -> Path:
         from .prepare import build_if_missing
 
         shelf = Shelf(settings.bundle_folders)
+        known = {*shelf.available(), *NAMES}
+        if path.name not in known:
+            raise no_such_bundle(path.name, known)
         build_if_missing(path.name, settings, shelf.available())
         return shelf.find(path.name)
     built = f"; named without a folder, {path.name!r} is built" if path.name in NAMES else ""

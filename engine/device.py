@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -75,6 +75,12 @@ class Device(Protocol):
         ...
 
 
+def no_such_bundle(name: str, names: Collection[str]) -> BundleError:
+    """Make the error that says which names of bundles come nearest, and which there are."""
+    what = f"there is no bundle {name!r}{nearest(name, names)}"
+    return BundleError(what, accepted=", ".join(sorted(names)) or "none", kind=NO_SUCH_BUNDLE)
+
+
 class Shelf:
     """The bundles in some folders.
 
@@ -122,8 +128,7 @@ class Shelf:
         """
         available = self.available()
         if name not in available:
-            what = f"there is no bundle {name!r}{nearest(name, available)}"
-            raise BundleError(what, accepted=", ".join(sorted(available)) or "none", kind=NO_SUCH_BUNDLE)
+            raise no_such_bundle(name, available)
         return available[name]
 
     def open(self, name: str) -> Bundle:
