@@ -13,7 +13,7 @@ from ismrmrd.xsd import ismrmrdHeader
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..bundle.manifest import BundleError, Manifest
+from ..bundle.manifest import Manifest
 from ..engine import Engine
 from ..flow.deferred import Deferred, settled
 from ..gadgets import load as load_gadget
@@ -34,6 +34,7 @@ from ..wire.errors import DataError, IsocenterError, OptionError, PipelineError
 from ..wire.files import MrdFile
 from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
 from ..wire.items import Acquisition, Image, Waveform, header_of, make_acquisition
+from .find_bundle import find
 from .prepare import build_if_missing
 
 log: logging.Logger = logging.getLogger("isocenter.api")
@@ -285,14 +286,13 @@ def load_bundle(name: str | Path, *, settings: Settings | None = None) -> Loaded
         There is none, or it is damaged.
     """
     settings = settings or load_settings(None)
-    path = Path(name)
-    if path.name != str(name) and not (path / "model.yaml").is_file():
-        raise BundleError(f"{path} is no bundle: it has no model.yaml")
-    if (path / "model.yaml").is_file():
-        settings = settings.model_copy(update={"bundles": (path.resolve().parent, *settings.bundles)})
-        return LoadedBundle(path.resolve().name, _engine(settings))
-    build_if_missing(str(name), settings, _engine(settings).available())
-    return LoadedBundle(str(name), _engine(settings))
+    folder = find(name, settings)
+    if folder != Path(name):
+        return LoadedBundle(str(name), _engine(settings))
+    folder = folder.resolve()
+    return LoadedBundle(
+        folder.name, _engine(settings.model_copy(update={"bundles": (folder.parent, *settings.bundles)}))
+    )
 
 
 def _header_and_items(scan: Any) -> tuple[Any, Iterable[Acquisition | Waveform]]:

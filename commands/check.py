@@ -23,7 +23,7 @@ from rich.table import Column, Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
-from ..service.settings import MIB, Settings
+from ..service.settings import MIB, Settings, lacking_extras
 from ..wire.errors import IsocenterError, nearest
 from .frame import err, out
 from .shipped import NAMES
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
 
 
-_RUNTIME_PACKAGES = {"onnx": "onnxruntime", "tensorrt": "onnxruntime"}
 _ADDRESS = re.compile(r"[^:\s]+:\d{1,5}|\[[^\]\s]+\]:\d{1,5}")
 
 
@@ -84,19 +83,14 @@ def _quick_findings(settings: Settings) -> Iterator[str]:
 
 
 def _devices(settings: Settings) -> Iterator[str]:
-    if settings.ray is not None:
-        if importlib.util.find_spec("ray") is None:
-            yield "ray: the package ray is not installed; pip install 'isocenter[ray]'"
-    elif settings.device not in ("auto", "cpu"):
+    yield from lacking_extras(settings)
+    if settings.ray is None and settings.device not in ("auto", "cpu"):
         from ..service.devices import device_names
 
         try:
             device_names(settings.device)
         except IsocenterError as error:
             yield f"device: {error}"
-    package = _RUNTIME_PACKAGES.get(settings.runtime)
-    if package is not None and importlib.util.find_spec(package) is None:
-        yield f"runtime: {settings.runtime} needs the package {package}; pip install 'isocenter[cpu]' or 'isocenter[gpu]'"
 
 
 def _folders(settings: Settings) -> Iterator[str]:
@@ -150,8 +144,6 @@ def _code(settings: Settings) -> Iterator[str]:
         module, _, target = handler.rpartition(".")
         if reason := _lacks(module, target, settings):
             yield f"handlers: {handler!r}: {reason}"
-    if settings.handlers and importlib.util.find_spec("gadgetron") is None:
-        yield "handlers: they need the package gadgetron; pip install 'isocenter[gadgetron]'"
     for name, module in settings.fire_modules.items():
         if reason := _lacks(module, "process", settings):
             yield f"fire_modules: {name!r} from {module!r}: {reason}"

@@ -20,13 +20,13 @@ from ..service.systemd import notify
 from ..wire.errors import IsocenterError
 from . import stamp
 from .check import faults
+from .frame import USAGE
 
 log: logging.Logger = logging.getLogger("isocenter.serve")
 
 # GNU's OpenMP reads this when torch is first imported. Threads that wait for one another spin for milliseconds by default; where
 # another process has one of the cores, they burn the time of the thread they wait for, and all takes up to 20 times as long.
 SPIN_COUNT = ("GOMP_SPINCOUNT", "10000")
-_USAGE = 2
 
 
 def serve(load_settings: Callable[[], Settings], *, log_format: str | None = None, verbose: bool = False) -> None:
@@ -55,7 +55,6 @@ def serve(load_settings: Callable[[], Settings], *, log_format: str | None = Non
     with only_the_log():
         try:
             settings = load_settings()
-            service_settings.check_extras(settings)
             change_logging(settings.log_format, verbose=verbose, private=settings.log_private)
             if settings.log_format == "json":
                 only_json(private=settings.log_private)
@@ -72,7 +71,7 @@ def _end(faults: Collection[str]) -> NoReturn:
     show_everything()
     for fault in faults:
         log.error("%s", fault)
-    raise SystemExit(_USAGE)
+    raise SystemExit(USAGE)
 
 
 def _serve(settings: Settings, load_settings: Callable[[], Settings], listeners: Sequence[socket.socket]) -> None:

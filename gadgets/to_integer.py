@@ -24,7 +24,7 @@ def to_integer(
     max_intensity: int = 4095,
     intensity_offset: int = 2048,
 ) -> Stream:
-    """Round real images to integers and clip them to a range; say so when much is clipped.
+    """Round real images to integers and clip them to a range; say so when any is clipped.
 
     With the offset o: magnitude ``round(m)``, real and imaginary parts ``round(v + o)``, phase in radians
     ``round((phi / pi + 1) o)``, which takes -pi to 0 and pi to 2 o.

@@ -309,17 +309,15 @@ def _problem(name: str, kind: str, message: str) -> str:
     return f"{name}: {message}" if name else message
 
 
-def check_extras(settings: Settings) -> None:
-    """Check that what the settings name can be run with what is installed.
-
-    Raises
-    ------
-    MissingExtraError
-        A package is missing; the message says what brings it.
-    """
-    if settings.ray is not None:
-        extras.need("ray", "the setting 'ray'")
-    if settings.handlers:
-        extras.need("gadgetron", "the setting 'handlers'")
-    if settings.runtime in ("onnx", "tensorrt"):
-        extras.need("onnxruntime", f"the setting 'runtime: {settings.runtime}'")
+def lacking_extras(settings: Settings) -> list[str]:
+    """Say of each package that the settings need and that is not installed what brings it."""
+    wanted = (
+        ("ray", settings.ray is not None, "the setting 'ray'"),
+        ("gadgetron", bool(settings.handlers), "the setting 'handlers'"),
+        ("onnxruntime", settings.runtime in ("onnx", "tensorrt"), f"the setting 'runtime: {settings.runtime}'"),
+    )
+    return [
+        extras.lacks(package, setting)
+        for package, is_needed, setting in wanted
+        if is_needed and not extras.is_installed(package)
+    ]

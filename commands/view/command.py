@@ -1,6 +1,5 @@
 """The command: finds out what it was given, and shows it."""
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,7 +63,7 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
     from ...bundle.folder import Bundle
     from ...bundle.manifest import MANIFEST
     from ...bundle.trust import Trust
-    from ...wire.errors import FileError
+    from ...wire.errors import FileError, nearest
     from .bundle import bundle_sheet
 
     path = Path(what)
@@ -80,10 +79,9 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
     shelf = Shelf(settings.bundle_folders, trust)
     if what in shelf.available():
         return bundle_sheet(shelf.open(what))
-    near = difflib.get_close_matches(what, shelf.available(), 3, 0.5)
     raise FileError(
-        f"there is no file and no bundle {what!r}",
-        accepted=f"a scan, images or a bundle{'; bundles with a name like it: ' + ', '.join(near) if near else ''}",
+        f"there is no file and no bundle {what!r}{nearest(what, shelf.available())}",
+        accepted="a scan, images or a bundle",
     )
 
 
