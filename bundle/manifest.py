@@ -51,7 +51,8 @@ class TensorSpec(_Strict):
     Attributes
     ----------
     name
-        Of an input, what it is: ``kspace``, ``mask``, ``maps`` or ``trajectory``; of an output, ``image``.
+        Of an input, what it is: ``kspace``, ``mask``, ``maps``, ``trajectory``, or ``regularization``, what the bundle's own
+        strength is multiplied by; of an output, ``image``.
     dtype
         Always float32: complex numbers are pairs along the axis ``complex``.
     axes

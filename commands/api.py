@@ -233,7 +233,7 @@ class LoadedBundle:
         inputs = ", ".join(spec.name for spec in self.manifest.inputs)
         return f"<bundle {self.manifest.name} {self.manifest.version}: {self.manifest.network} of {inputs}>"
 
-    def run(self, kspace: Array, mask: Array, maps: Array | None = None) -> Array:
+    def run(self, kspace: Array, mask: Array, maps: Array | None = None, *, regularization: float = 1.0) -> Array:
         """Reconstruct one block.
 
         Parameters
@@ -246,6 +246,8 @@ class LoadedBundle:
             complex64 [coils, kz, ky, kx], coil sensitivity maps in image space with unit norm over the coils. Where the bundle
             takes maps and none are given, they are estimated from the fully sampled middle (ESPIRiT, Uecker et al., MRM
             2014;71:990).
+        regularization
+            What the bundle's own strength is multiplied by, where it takes that (its inputs name it).
 
         Returns
         -------
@@ -262,7 +264,7 @@ class LoadedBundle:
         block = _block(_tensor(kspace, torch.complex64), _tensor(mask, torch.bool))
         if any(spec.name == "maps" for spec in self.manifest.inputs):
             block.coil_maps = self._maps(block, maps)
-        inputs = settled(arrange_inputs(self.manifest, block))
+        inputs = settled(arrange_inputs(self.manifest, block, regularization))
         outputs = self._engine.run(self.manifest.name, inputs)
         image = arrange_output(self.manifest, outputs["image"], block)
         return image.numpy() if isinstance(kspace, np.ndarray) else image  # type: ignore[return-value]

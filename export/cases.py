@@ -26,7 +26,7 @@ _DATA_AXES = ("batch", "coils", "frames", "kz", "ky", "kx")
 def make_case(
     specs: Sequence[TensorSpec], sizes: Sizes, *, acs: int = 6, spacing: int = 2, phantom: bool = False
 ) -> Inputs:
-    """Make inputs by their names ``kspace``, ``mask``, ``maps`` and ``image``; others are random.
+    """Make inputs by their names ``kspace``, ``mask``, ``maps``, ``image`` and ``regularization``; others are random.
 
     Parameters
     ----------
@@ -53,6 +53,8 @@ def make_case(
             lengths = _lengths(spec, shape)
             kspace = _reorder(_phantom(lengths, random) if phantom else _noise(lengths, random), spec)
             inputs["kspace"] = kspace if mask is None else kspace * _beside(mask, specs, spec)
+        elif spec.name == "regularization":
+            inputs["regularization"] = torch.linspace(1, 3, shape[0])
         else:
             inputs[spec.name] = torch.randn(shape, generator=random)
     return inputs

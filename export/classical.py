@@ -21,10 +21,11 @@ from .cases import make_case
 
 log = logging.getLogger("isocenter.export")
 
-VERSION = "1.0"
+VERSION = "1.1"
 _KSPACE = TensorSpec(name="kspace", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
 _MAPS = TensorSpec(name="maps", axes=("batch", "coils", "kz", "ky", "kx", "complex"))
 _MASK = TensorSpec(name="mask", axes=("batch", "kz", "ky"))
+_REGULARIZATION = TensorSpec(name="regularization", axes=("batch",))
 _MAGNITUDE = TensorSpec(name="image", axes=("batch", "kz", "ky", "kx"))
 _KERNEL = (15, 15)
 _SLICE = TensorSpec(
@@ -58,14 +59,14 @@ METHODS: dict[str, _Method] = {
     "sense": _Method(
         Sense,
         {"iterations": 20, "regularization": 0.005},
-        (_KSPACE, _MASK, _MAPS),
+        (_KSPACE, _MASK, _MAPS, _REGULARIZATION),
         _COMPLEX,
         "Cartesian parallel imaging; fallback of the networks",
     ),
     "tv": _Method(
         TotalVariation,
         {"iterations": 20, "inner_iterations": 4, "strength": 0.12, "penalty": 0.03},
-        (_KSPACE, _MASK, _MAPS),
+        (_KSPACE, _MASK, _MAPS, _REGULARIZATION),
         _COMPLEX,
         "Cartesian compressed sensing; the total variation's weight follows the noise level",
         # an ONNX graph would hold all iterations one after the other, some ten thousand operations
@@ -74,7 +75,7 @@ METHODS: dict[str, _Method] = {
     "l1-wavelet": _Method(
         Wavelets,
         {"iterations": 20, "inner_iterations": 4, "strength": 0.05, "penalty": 0.03, "levels": 3},
-        (_KSPACE, _MASK, _MAPS),
+        (_KSPACE, _MASK, _MAPS, _REGULARIZATION),
         _COMPLEX,
         "Cartesian compressed sensing; the wavelets' weight follows the noise level",
         ("torchscript",),

@@ -22,11 +22,12 @@ _AXES = {
     "mask": ("frames", "kz", "ky"),
     "maps": ("coils", "kz", "ky", "kx"),
     "trajectory": ("frames", "kz", "ky", "kx", "dimensions"),
+    "regularization": (),
 }
 _SPATIAL = ("kz", "ky", "kx")
 
 
-def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Deferred]:
+def arrange_inputs(manifest: Manifest, kspace: Kspace, regularization: float = 1.0) -> dict[str, Tensor | Deferred]:
     """Return the inputs that a manifest names; the coil maps may have to be computed yet.
 
     Axes that a bundle does not know become its batch: the frames of a still-image network, and the partitions of a 2-D
@@ -38,6 +39,8 @@ def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Def
         Of the bundle.
     kspace
         The block.
+    regularization
+        What the bundle's own strength is multiplied by, if it takes that.
 
     Returns
     -------
@@ -63,6 +66,7 @@ def arrange_inputs(manifest: Manifest, kspace: Kspace) -> dict[str, Tensor | Def
         "mask": kspace.mask,
         "maps": kspace.coil_maps,
         "trajectory": None if kspace.trajectory is None else torch.from_numpy(kspace.trajectory),
+        "regularization": torch.tensor(regularization),
     }
     if "kz" not in axes["kspace"] and kspace.data.shape[2] > 1:
         sources["kspace"] = ifft(kspace.data, [2])

@@ -65,6 +65,7 @@ def reconstruct(
     bundle: Annotated[str, FromClient()] = "",
     fallback: str = "",
     demand: Literal["", "gate"] = "",
+    regularization: Annotated[float, Field(ge=0.001, le=1000), FromClient("lambda")] = 1.0,
     beside: Annotated[str, FromClient()] = "",
     unknown: Literal["refuse", "fallback"] = "refuse",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
@@ -91,6 +92,10 @@ def reconstruct(
     demand
         What ``bundle`` must have: ``gate``, a report card with which it passed the gate. Without, the fallback takes over, or the
         scan is refused where there is none.
+    regularization
+        What the strength of the method is multiplied by: 1 is the bundle's own, 2 regularises twice as much. SENSE's is the
+        weight of its Tikhonov term, that of compressed sensing follows the noise. Images of a bundle that has none to choose
+        are made without, and the client is told.
     beside
         Bundle that makes a second series from the same data, so that a reader has both: a classical method beside a network.
         Its images come when the bundle has time, after the first series' of the same block at the earliest; a failure of either
@@ -114,7 +119,7 @@ def reconstruct(
     """
     if unknown == "refuse":
         _require_known(scan, [*bundle_names(scan.require_engine().default_bundle, bundle, fallback), *beside.split()])
-    makers = _makers(scan, bundle, fallback, demand, beside, recon_grid=recon_grid)
+    makers = _makers(scan, bundle, fallback, demand, beside, regularization, recon_grid=recon_grid)
     numbers = _Numbers(series, numbering)
     waiting: deque[Reconstruction] = deque()
 
@@ -171,11 +176,11 @@ class _Numbers:
 
 
 def _makers(
-    scan: Scan, bundle: str, fallback: str, demand: str, beside: str, *, recon_grid: bool
+    scan: Scan, bundle: str, fallback: str, demand: str, beside: str, regularization: float, *, recon_grid: bool
 ) -> list[Reconstructor]:
     """Return who makes the series; a second one that cannot be loaded is reported, and the first goes on alone."""
     names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
-    makers = [Reconstructor(scan, names, demand, recon_grid=recon_grid)]
+    makers = [Reconstructor(scan, names, demand, regularization, recon_grid=recon_grid)]
     if beside == names[0]:
         scan.report("beside", f"there is no second series: bundle {beside!r} makes the first one already")
     elif beside:

@@ -56,7 +56,7 @@ class Reconstructor:
 
     Parameters
     ----------
-    scan, demand, recon_grid
+    scan, demand, regularization, recon_grid
         As ``reconstruct`` has them.
     names
         Of the bundles, in the order in which they are tried.
@@ -64,7 +64,16 @@ class Reconstructor:
         By how much the number of its series is higher. All but the first series wait for the engine's spare time.
     """
 
-    def __init__(self, scan: Scan, names: list[str], demand: str = "", *, recon_grid: bool, series: int = 0) -> None:
+    def __init__(
+        self,
+        scan: Scan,
+        names: list[str],
+        demand: str = "",
+        regularization: float = 1.0,
+        *,
+        recon_grid: bool,
+        series: int = 0,
+    ) -> None:
         self.scan = scan
         self.series = series
         self._recon_grid = recon_grid
@@ -72,6 +81,7 @@ class Reconstructor:
         self._refused: list[str] = []
         """What would have been tried before the first of ``models``, and why it is not."""
         self._demand = demand
+        self._regularization = regularization
         self.models = self._load(names)
         self._waiting: set[Future[Result]] = set()
         self._account = scan.ledger.account("engine", of_blocks=True)
@@ -140,7 +150,7 @@ class Reconstructor:
             reasons = "; ".join(str(reason) for reason in this.misfits)
             this.failures.append(f"{this.model.manifest.name!r} was not made for this scan ({reasons})")
             return None
-        return arrange_inputs(this.model.manifest, self._on_grid(this))
+        return arrange_inputs(this.model.manifest, self._on_grid(this), self._regularization)
 
     def _on_grid(self, this: Reconstruction) -> Kspace:
         """Return the block as its bundle gets it: on the recon grid where only magnitudes of its coil images come back."""
@@ -199,6 +209,13 @@ class Reconstructor:
         if this.failures:
             remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
             self.scan.report("fallback", f"bundle {remarks['Fallback']}")
+        factor = self._regularization
+        if factor != 1 and any(spec.name == "regularization" for spec in this.model.manifest.inputs):
+            remarks["Regularization"] = f"{factor:g}"
+        elif factor != 1:
+            self.scan.report(
+                "lambda", f"bundle {name!r} has no strength that can be chosen: lambda={factor:g} does nothing"
+            )
         if result.stands_in:
             reason = f"{result.device} made the images, as {result.stands_in}"
             remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))

@@ -4,7 +4,8 @@ Inputs are real float32 tensors with a trailing dimension of 2:
 
 - ``kspace`` [batch, coils, kz, ky, kx, 2], zero where nothing was measured;
 - ``mask`` [batch, kz, ky], one where a line was measured and zero elsewhere;
-- ``maps`` [batch, coils, kz, ky, kx, 2], coil sensitivity maps in image space.
+- ``maps`` [batch, coils, kz, ky, kx, 2], coil sensitivity maps in image space;
+- ``regularization`` [batch], what the method's own weight is multiplied by; without it, one.
 
 A 2-D scan has ``kz = 1``; slices, or anything else that is independent, go along ``batch``.
 """
@@ -54,10 +55,12 @@ class Sense(nn.Module):
         self.regularization = regularization
         self.solve: ProximalStep = ProximalStep(iterations)
 
-    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor, regularization: Tensor | None = None) -> Tensor:
         """Return complex images [batch, kz, ky, kx, 2]."""
         lines = mask[:, None, :, :, None, None]
         measured = ifft_planar(kspace, [-2]) * lines
         axes = [-4, -3]
-        weight = torch.full_like(kspace[:1, 0, :1, :1, :1, :1], self.regularization)
+        weight = torch.full_like(kspace[:1, 0, :1, :1, :1], self.regularization)
+        if regularization is not None:
+            weight = weight * regularization[:, None, None, None, None]
         return self.solve(adjoint_model(measured, maps, axes), maps, lines, axes, weight)

@@ -225,11 +225,16 @@ def _fourier_rows(size: int, count: int, like: Tensor) -> Tensor:
 
 
 def _principal_component(data: Tensor) -> Tensor:
-    """Dominant eigenvector [coils] of the coil covariance, its largest entry real."""
-    flat = data.reshape(data.shape[0], -1)
+    """Dominant eigenvector [coils] of the coil covariance, its product with a chirp along the coils real.
+
+    So its phase follows all coils: if the strongest one decided, noise would choose between two that are equally strong, and sets
+    of a scan would differ by a constant phase. No mode of a ring of coils is orthogonal to a chirp, whose spectrum is flat.
+    """
+    coils = data.shape[0]
+    flat = data.reshape(coils, -1)
     vector = torch.linalg.eigh(flat @ flat.mH)[1][:, -1]
-    largest = vector.index_select(0, vector.abs().argmax()[None])
-    return vector * torch.exp(-1j * torch.angle(largest))
+    chirp = torch.exp(1j * math.pi / coils * torch.arange(coils, device=data.device).square()).to(vector.dtype)
+    return vector * torch.exp(-1j * torch.angle((chirp.conj() * vector).sum()))
 
 
 def _align_phase(vectors: Tensor, principal: Tensor) -> Tensor:

@@ -41,9 +41,12 @@ class SparseCoefficients(nn.Module):
         self.strength = strength
         self.penalty = penalty
 
-    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor, regularization: Tensor | None = None) -> Tensor:
         """Return complex images [batch, kz, ky, kx, 2]."""
-        weight = self.strength * noise_level(kspace, mask)[:, None, None, None, None]
+        weight = self.strength * noise_level(kspace, mask)
+        if regularization is not None:
+            weight = weight * regularization
+        weight = weight[:, None, None, None, None]
         lines = mask[:, None, :, :, None, None]
         measured = ifft_planar(kspace, [-2]) * lines
         # Fourier transforms along the last axis take half the time

@@ -49,7 +49,7 @@ def test_planar_product():
 
 def test_sense_solves_the_normal_equations():
     """Against the dense matrix in float64."""
-    kspace, mask, maps = case("sense", 1, 3, 1, 8, 6)
+    kspace, mask, maps, _ = case("sense", 1, 3, 1, 8, 6)
     regularization = 0.05
     result = complex_(Sense(60, regularization)(kspace, mask, maps))[0, 0]
     k, m, s = complex_(kspace)[0, :, 0], mask[0, 0].numpy(), complex_(maps)[0, :, 0]
@@ -62,10 +62,12 @@ def test_sense_solves_the_normal_equations():
     normal = matrix.conj().T @ matrix + regularization * np.eye(y * x)
     expected = np.linalg.solve(normal, matrix.conj().T @ (k * m[:, None]).ravel()).reshape(y, x)
     assert np.abs(result - expected).max() < 1e-5 * np.abs(expected).max()
+    chosen = complex_(Sense(60, regularization / 4)(kspace, mask, maps, torch.tensor([4.0])))[0, 0]
+    assert np.abs(chosen - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_sense_is_finite_where_nothing_is_left_to_solve():
-    kspace, mask, maps = case("sense", 2, 3, 1, 8, 6)
+    kspace, mask, maps, _ = case("sense", 2, 3, 1, 8, 6)
     assert torch.isfinite(Sense()(torch.zeros_like(kspace), mask, maps)).all()
     assert torch.isfinite(Sense()(kspace, torch.ones_like(mask), maps)).all()
     assert torch.isfinite(Sense()(kspace, torch.zeros_like(mask), maps)).all()
@@ -73,7 +75,7 @@ def test_sense_is_finite_where_nothing_is_left_to_solve():
 
 
 def test_sense_treats_every_entry_of_a_batch_alone():
-    kspace, mask, maps = case("sense", 2, 3, 1, 8, 6)
+    kspace, mask, maps, _ = case("sense", 2, 3, 1, 8, 6)
     together = Sense()(kspace, mask, maps)
     alone = Sense()(kspace[1:], mask[1:], maps[1:])
     assert (together[1:] - alone).abs().max() < 1e-5 * alone.abs().max()

@@ -88,6 +88,16 @@ def test_full_data_of_one_coil_is_denoised_to_the_minimiser(make):
     assert (torch.view_as_real(noisy) - expected).norm() > 0.05 * expected.norm()
 
 
+@pytest.mark.parametrize("make", METHODS)
+def test_every_slice_of_a_batch_has_the_strength_that_is_chosen_for_it(make):
+    images = torch.cat([blocks(), blocks().transpose(2, 3)])
+    kspace, mask, maps = scan(images, coils=4, acceleration=3, noise=0.05)
+    both = make(strength=0.1)(kspace, mask, maps, torch.tensor([1.0, 3.0]))
+    for index, strength in enumerate((0.1, 0.3)):
+        alone = make(strength=strength)(kspace[index : index + 1], mask[:1], maps)[0]
+        assert (both[index] - alone).abs().max() < 1e-5 * alone.abs().max()
+
+
 def test_total_variation_moves_two_halves_towards_each_other():
     """Closed form: every pixel of a half of width n moves by weight / n, and its phase stays."""
     image = torch.zeros(1, 1, 12, 12, dtype=torch.complex64)

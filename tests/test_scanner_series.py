@@ -176,6 +176,29 @@ def test_scanner_pipelines_differ_from_the_others_in_the_output_only(name):
     assert [(a.gadget.name, a.options, b.options) for a, b in differing] == [("convert", {}, {"output": "uint16"})]
 
 
+class TestRegularization:
+    def images(self, engine, **options):
+        images, this = collect([*FRONT, (load("reconstruct"), options)], simulate(SLICES), engine=engine)
+        return np.stack([each.data for each in images]), images[0].meta, this.problems
+
+    def test_more_of_it_shrinks_the_image_of_sense(self, engine):
+        usual, meta, _ = self.images(engine, bundle="sense")
+        assert "IsocenterRegularization" not in meta
+        assert np.array_equal(usual, self.images(engine, bundle="sense", regularization=1.0)[0])
+        strong, meta, problems = self.images(engine, bundle="sense", regularization=100.0)
+        assert meta["IsocenterRegularization"] == "100"
+        assert not problems
+        # (E^H E + 0.5)^-1 E^H E has no eigenvalue above 1 / 1.5
+        assert np.linalg.norm(strong) < 0.7 * np.linalg.norm(usual)
+
+    def test_a_bundle_without_any_says_so(self, engine):
+        usual, _, _ = self.images(engine, bundle="rss")
+        images, meta, problems = self.images(engine, bundle="rss", regularization=2.0)
+        assert np.array_equal(images, usual)
+        assert "IsocenterRegularization" not in meta
+        assert problems["lambda"] == "bundle 'rss' has no strength that can be chosen: lambda=2 does nothing"
+
+
 class TestBeside:
     @pytest.fixture(scope="class")
     def faulty(self, tmp_path_factory):
