@@ -153,7 +153,8 @@ def _lacks(module: str, name: str, settings: Settings) -> str:
     """Why a module has no such name, by its text; empty if it has one, or if that cannot be told without running it."""
     if not (module and name):
         return "it is not the name of a module and of something in it"
-    spec = _find(module, [*map(str, settings.python_path), *sys.path])
+    path = [*map(str, settings.python_path), *sys.path]
+    spec = _find(module, path)
     if spec is None:
         return f"there is no module {module!r}"
     if spec.origin is None or not spec.origin.endswith(".py"):
@@ -162,8 +163,22 @@ def _lacks(module: str, name: str, settings: Settings) -> str:
         tree = ast.parse(Path(spec.origin).read_bytes())
     except (OSError, SyntaxError, ValueError) as error:
         return f"{spec.origin} cannot be read: {error}"
+    absent = [each for each in _imported(tree) if _find(each, path) is None]
+    if absent:
+        return f"{module} imports {absent[0]}, which is not there"
     defined = _defined(tree)
     return "" if defined is None or name in defined else f"{module} has no {name!r}{nearest(name, defined)}"
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    """Packages that a module cannot do without: it imports them at its top, outside of any ``try`` or ``if``."""
+    found: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            found.append(node.module)
+    return list(dict.fromkeys(name.partition(".")[0] for name in found))
 
 
 def _find(module: str, path: list[str]) -> importlib.machinery.ModuleSpec | None:
@@ -171,8 +186,12 @@ def _find(module: str, path: list[str]) -> importlib.machinery.ModuleSpec | None
     spec, names = None, module.split(".")
     for depth in range(len(names)):
         spec = importlib.machinery.PathFinder.find_spec(".".join(names[: depth + 1]), path)
+        if spec is None and depth == 0 and names[0] not in sys.modules:
+            spec = importlib.util.find_spec(names[0])  # built in, or installed to be edited
+        elif spec is None and depth == 0:
+            spec = sys.modules[names[0]].__spec__
         if spec is None:
-            return importlib.machinery.BuiltinImporter.find_spec(module)
+            return None
         path = list(spec.submodule_search_locations or [])
     return spec
 

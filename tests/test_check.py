@@ -142,6 +142,11 @@ def test_modules_are_found_in_the_python_path_without_being_run(settings, tmp_pa
     (tmp_path / "lab" / "invert.py").write_text("def process(connection, config, metadata): ...\nraise SystemExit\n")
     lab = settings(python_path=(tmp_path,), fire_modules={"invert": "lab.invert"})
     assert faults(lab) == []
+    (tmp_path / "lab" / "bare.py").write_text(
+        "import sys, isocenter, pytoch.nn\nfrom lab import x\n\ndef process(): ...\n"
+    )
+    lacking = settings(python_path=(tmp_path,), fire_modules={"bare": "lab.bare"})
+    assert faults(lacking) == ["fire_modules: 'bare' from 'lab.bare': lab.bare imports pytoch, which is not there"]
     misspelt = settings(python_path=(tmp_path,), fire_modules={"invert": "lab.inverse"})
     assert faults(misspelt) == ["fire_modules: 'invert' from 'lab.inverse': there is no module 'lab.inverse'"]
 
