@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from isocenter.export.importers.load import load_network
 from isocenter.models import metrics
 from isocenter.models.classical import Sense
 from isocenter.models.coil_maps import espirit
 
 FOLDER = ROOT / "tests" / "references"
 sys.path.insert(0, str(FOLDER))
-from problem import CALIBRATION, SIZE, images, make  # noqa: E402
+from problem import CALIBRATION, SIZE, images, make, weights  # noqa: E402
 
 IMAGE, MAPS, KSPACE, MEASURED = make()
 
@@ -84,3 +85,25 @@ def test_metrics_are_those_of_scikit_image():
     theirs = answers("scikit_image")
     for name in ("ssim", "psnr", "nrmse"):
         assert getattr(metrics, name)(*pair).item() == pytest.approx(theirs[name].item())
+
+
+def seeded(network, seed, found, path):
+    """Load a network from a checkpoint with fastMRI's names, whose weights are made here again."""
+    shapes = zip(found["names"], ([int(n) for n in each.split(",")] for each in found["shapes"]), strict=True)
+    state = {str(name): torch.from_numpy(value) for name, value in weights(dict(shapes), seed).items()}
+    torch.save({"state_dict": state}, path)
+    return load_network(network, path).module
+
+
+def test_networks_answer_as_fastmris_do(tmp_path):
+    theirs = answers("fastmri")
+    of = {name: {key: theirs[f"{name}_{key}"] for key in ("names", "shapes")} for name in ("varnet", "unet")}
+    masked = torch.view_as_real(torch.from_numpy((KSPACE * MEASURED)[None, ..., 1:]))
+    mask = torch.from_numpy(MEASURED[1:].astype(np.float32))[None, None, None, :, None]
+    image = torch.from_numpy(images()[0][None, None, :45, :38].astype(np.float32))
+    with torch.inference_mode():
+        varnet = seeded("e2e-varnet", 1, of["varnet"], tmp_path / "varnet.pt")(masked, mask)[0].numpy()
+        unet = seeded("unet-image", 2, of["unet"], tmp_path / "unet.pt")(image)[0, 0].numpy()
+    for ours, name in ((varnet, "varnet"), (unet, "unet")):
+        assert ours.std() > 0.1 * np.abs(ours).mean()  # the weights say something
+        assert np.abs(ours - theirs[name]).max() < 2e-6 * np.abs(theirs[name]).max()

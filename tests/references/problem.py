@@ -38,3 +38,13 @@ def images():
     image, *_ = make()
     truth = np.abs(image).astype(np.float64)
     return truth + 0.05 * np.random.default_rng(22).standard_normal(truth.shape), truth
+
+
+def weights(shapes, seed):
+    """Weights of networks by name, float32, that keep the size of what they are applied to; those of one axis are small."""
+    random = np.random.default_rng(seed)
+    found = {}
+    for name, shape in shapes.items():
+        values = random.standard_normal(shape)
+        found[name] = (values / np.sqrt(max(np.prod(shape[1:]), 100)) * (1.0 if len(shape) > 1 else 5.0)).astype(np.float32)
+    return found
