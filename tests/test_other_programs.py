@@ -13,6 +13,7 @@ from isocenter.models.coil_maps import espirit
 
 FOLDER = ROOT / "tests" / "references"
 sys.path.insert(0, str(FOLDER))
+from make_deep_jsense import SETTINGS  # noqa: E402
 from problem import CALIBRATION, SIZE, images, make, weights  # noqa: E402
 
 IMAGE, MAPS, KSPACE, MEASURED = make()
@@ -87,11 +88,14 @@ def test_metrics_are_those_of_scikit_image():
         assert getattr(metrics, name)(*pair).item() == pytest.approx(theirs[name].item())
 
 
-def seeded(network, seed, found, path):
-    """Load a network from a checkpoint with fastMRI's names, whose weights are made here again."""
+def seeded(seed, found):
+    """State of a network with the names that its program gives them, whose values are made here again."""
     shapes = zip(found["names"], ([int(n) for n in each.split(",")] for each in found["shapes"]), strict=True)
-    state = {str(name): torch.from_numpy(value) for name, value in weights(dict(shapes), seed).items()}
-    torch.save({"state_dict": state}, path)
+    return {str(name): torch.from_numpy(value) for name, value in weights(dict(shapes), seed).items()}
+
+
+def imported(network, path, content):
+    torch.save(content, path)
     return load_network(network, path).module
 
 
@@ -102,8 +106,28 @@ def test_networks_answer_as_fastmris_do(tmp_path):
     mask = torch.from_numpy(MEASURED[1:].astype(np.float32))[None, None, None, :, None]
     image = torch.from_numpy(images()[0][None, None, :45, :38].astype(np.float32))
     with torch.inference_mode():
-        varnet = seeded("e2e-varnet", 1, of["varnet"], tmp_path / "varnet.pt")(masked, mask)[0].numpy()
-        unet = seeded("unet-image", 2, of["unet"], tmp_path / "unet.pt")(image)[0, 0].numpy()
+        varnet = imported("e2e-varnet", tmp_path / "varnet.pt", {"state_dict": seeded(1, of["varnet"])})
+        unet = imported("unet-image", tmp_path / "unet.pt", {"state_dict": seeded(2, of["unet"])})
+        varnet, unet = varnet(masked, mask)[0].numpy(), unet(image)[0, 0].numpy()
     for ours, name in ((varnet, "varnet"), (unet, "unet")):
         assert ours.std() > 0.1 * np.abs(ours).mean()  # the weights say something
         assert np.abs(ours - theirs[name]).max() < 2e-6 * np.abs(theirs[name]).max()
+
+
+def test_deep_jsense_answers_as_its_program_does(tmp_path):
+    theirs = answers("deep_jsense")
+    state = seeded(3, theirs)
+    state |= {name: torch.full((1,), 0.01) for name in state if "l2lam" in name}
+    module = imported("deep-jsense", tmp_path / "deep.pt", {"model_state_dict": state, "hparams": SETTINGS})
+    kspace = torch.view_as_real(torch.from_numpy(KSPACE * MEASURED / np.abs(KSPACE).max()).to(torch.complex64))[None]
+    mask = torch.from_numpy(MEASURED.astype(np.float32))[None, None, None, :, None]
+    kspace, mask = kspace.double(), mask.double()  # the program's own float32 is as far from that as is accepted
+    with torch.inference_mode():
+        _, kernels, predicted = module.double().unroll(kspace, mask, module.initial_kernels(kspace))
+        image = module(kspace, mask)
+    for result, name in ((kernels[0], "kernels"), (predicted[0, :, ::3, ::3], "kspace")):
+        result = torch.view_as_complex(result.contiguous()).numpy()
+        assert np.abs(result - theirs[name]).max() < 5e-5 * np.abs(theirs[name]).max()
+    coils = np.fft.ifft2(torch.view_as_complex(predicted)[0].numpy(), norm="ortho")
+    rss = np.fft.fftshift(np.linalg.norm(coils, axis=0))
+    assert np.abs(rss - image[0].numpy()).max() < 1e-5 * rss.max()

@@ -1,4 +1,4 @@
-"""Writes fastmri.npz: fastMRI's VarNet and U-Net with seeded weights, where it is installed: ``python tests/references/make_fastmri.py``."""
+"""Writes fastmri.npz: its VarNet and U-Net with seeded weights. Run as ``python tests/references/make_fastmri.py``."""
 
 from importlib.metadata import version
 from pathlib import Path

@@ -46,5 +46,7 @@ def weights(shapes, seed):
     found = {}
     for name, shape in shapes.items():
         values = random.standard_normal(shape)
-        found[name] = (values / np.sqrt(max(np.prod(shape[1:]), 100)) * (1.0 if len(shape) > 1 else 5.0)).astype(np.float32)
+        found[name] = (values / np.sqrt(max(np.prod(shape[1:]), 100)) * (1.0 if len(shape) > 1 else 5.0)).astype(
+            np.float32
+        )
     return found
