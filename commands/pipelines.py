@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import Commands, ConfigOption, out, working
+from .frame import Commands, ConfigOption, err, out, working
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
@@ -75,6 +75,7 @@ def check(
 
     Example: isocenter pipelines check network --parameter bundle=modl-brain
     """
+    from ..pipelines.order import limits
     from ..pipelines.parameters import choose, complaint
     from .check import bundle_faults
 
@@ -89,6 +90,8 @@ def check(
             from ..wire.errors import PipelineError
 
             raise PipelineError("; ".join(faults))
+        for limit in limits(pipeline):
+            err.print(f"note: {limit}", markup=False)
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 

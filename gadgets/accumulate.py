@@ -45,7 +45,7 @@ _FIRST_COUNTER = Readout._fields.index("slice")
 _AFTER_COUNTERS = _FIRST_COUNTER + len(KEY_COUNTERS)
 
 
-@gadget(waits=True, sizes=announced_sizes)
+@gadget(makes=(Kspace,), waits=True, sizes=announced_sizes)
 def accumulate(
     items: Stream,
     scan: Scan,

@@ -15,7 +15,7 @@ from .recon_grid import grid_fov, to_recon_grid
 from .scan import Scan
 
 
-@gadget
+@gadget(takes=(Image,))
 def adjust_field_of_view(items: Stream, scan: Scan) -> Stream:
     """Bring images to the pixels of the recon space: crop, zero-pad, and where pixel sizes differ, interpolate by Fourier sums.
 

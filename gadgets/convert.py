@@ -27,7 +27,7 @@ _BITS = range(8, 17)
 _LEAST = 1e-30
 
 
-@gadget
+@gadget(takes=(Image,))
 def convert(
     items: Stream,
     scan: Scan,

@@ -35,7 +35,7 @@ class MapsOptions:
     crop: float | Literal["auto"] = "auto"
 
 
-@gadget(early=lambda work, _scan, options: replace(work, maps=MapsOptions(**options)))
+@gadget(takes=(Kspace,), early=lambda work, _scan, options: replace(work, maps=MapsOptions(**options)))
 def estimate_coil_maps(
     items: Stream,
     scan: Scan,

@@ -20,7 +20,7 @@ _SERIES_OFFSET = {
 }
 
 
-@gadget
+@gadget(takes=(Image,))
 def extract(
     items: Stream,
     scan: Scan,

@@ -22,7 +22,7 @@ _LONGEST = 24
 """Characters of a bundle's name in a description: DICOM's takes 64, of which the protocol's name has most."""
 
 
-@gadget
+@gadget(takes=(Image,))
 def finish(
     items: Stream, scan: Scan, *, window_percentile: Annotated[float, Field(gt=0, le=100), FromClient()] = 99.5
 ) -> Stream:

@@ -49,6 +49,8 @@ class Traits:
 
     Attributes
     ----------
+    takes
+        Types of items without which it has nothing to do; none where that depends.
     makes
         Types of items that it makes of others.
     waits
@@ -61,6 +63,7 @@ class Traits:
         Lengths of axes of the blocks that it makes, as far as the header tells.
     """
 
+    takes: tuple[type, ...] = ()
     makes: tuple[type, ...] = ()
     waits: bool = False
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = None
@@ -155,6 +158,7 @@ def gadget(function: Callable[..., Stream], /) -> Gadget: ...
 @overload
 def gadget(
     *,
+    takes: tuple[type, ...] = ...,
     makes: tuple[type, ...] = ...,
     waits: bool = ...,
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = ...,

@@ -38,7 +38,7 @@ def bundle_names(default: str | None, bundle: str, fallback: str) -> list[str]:
 
 
 def _bundles(default: str | None, options: Options) -> list[str]:
-    return [*bundle_names(default, options["bundle"], options["fallback"]), *options["beside"].split()]
+    return [*bundle_names(default, options["bundle"], options["fallback"]), *filter(None, [options["beside"]])]
 
 
 def _require_known(scan: Scan, names: list[str]) -> None:
@@ -57,7 +57,7 @@ def _require_known(scan: Scan, names: list[str]) -> None:
                 raise
 
 
-@gadget(makes=(Image,), waits=True, bundles=_bundles)
+@gadget(takes=(Kspace,), makes=(Image,), waits=True, bundles=_bundles)
 def reconstruct(
     items: Stream,
     scan: Scan,
@@ -118,7 +118,8 @@ def reconstruct(
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
     if unknown == "refuse":
-        _require_known(scan, [*bundle_names(scan.require_engine().default_bundle, bundle, fallback), *beside.split()])
+        names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
+        _require_known(scan, [*names, *filter(None, [beside])])
     makers = _makers(scan, bundle, fallback, demand, beside, regularization, recon_grid=recon_grid)
     numbers = _Numbers(series, numbering)
     waiting: deque[Reconstruction] = deque()

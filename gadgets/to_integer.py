@@ -14,7 +14,7 @@ from .scale import note_scale
 from .scan import Scan
 
 
-@gadget
+@gadget(takes=(Image,))
 def to_integer(
     items: Stream,
     scan: Scan,

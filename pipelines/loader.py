@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
-from xml.parsers import expat
-
-import defusedxml.ElementTree as SafeElementTree
-from defusedxml.common import DefusedXmlException
 
 from ..gadgets import load as load_gadget
 from ..gadgets.gadget import Gadget
 from ..wire.errors import PipelineError, nearest
 from . import stock
+from .order import check_order
+from .xml_input import check_parts, read_xml, strip_namespaces, tag_of, text_of
 
 SHIPPED = Path(__file__).parent
 NO_SUCH_PIPELINE = "no such pipeline"
@@ -27,8 +25,6 @@ MAX_STEPS = 256
 MAX_THREADED_STEPS = 16
 """Steps that run on their own: other programs, and gadgets that wait for their results while the steps before go on."""
 _LONGEST_NAME = 200
-MAX_ELEMENTS = 10_000
-MAX_DEPTH = 50
 _naming: ContextVar[tuple[str, ...]] = ContextVar("naming", default=())
 """Pipelines that are being parsed because one names the other."""
 _IGNORED_V1 = {"reader", "writer", "property"}
@@ -169,8 +165,10 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
     OptionError
         An option of a gadget is wrong.
     """
-    root = _read_xml(xml, name)
-    tag = _tag(root)
+    root = read_xml(xml, name)
+    tag = tag_of(root)
+    if len(root.findall("stream")) > 1:
+        raise PipelineError("it has more than one <stream>", where=name, accepted="one")
     if tag == "gadgetronStreamConfiguration":
         steps = _version_1(root, name)
     elif tag == "configuration" and (stream := root.find("stream")) is not None:
@@ -181,6 +179,7 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
         accepted = "<configuration> or <gadgetronStreamConfiguration>"
         raise PipelineError(f"the root element is {tag!r}", where=name, accepted=accepted)
     _check_number(len(steps), name)
+    check_order([step.gadget if isinstance(step, GadgetStep) else None for step in steps], name)
     threaded = sum(not isinstance(step, GadgetStep) or step.gadget.traits.waits for step in steps)
     if threaded > MAX_THREADED_STEPS:
         what = f"{threaded} of its steps reconstruct or are other programs"
@@ -191,10 +190,10 @@ def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ())
 def is_external_configuration(xml: bytes) -> bool:
     """Tell whether a configuration is what Gadgetron hands to an external node: one without a stream, or an empty one."""
     try:
-        root = _read_xml(xml, "configuration")
+        root = read_xml(xml, "configuration")
     except PipelineError:
         return not xml.rpartition(b"?>")[2].strip(b"\0 \r\n\t")
-    return _tag(root) == "configuration" and root.find("stream") is None
+    return tag_of(root) == "configuration" and root.find("stream") is None
 
 
 def readers_of_host(xml: bytes) -> frozenset[str] | None:
@@ -206,7 +205,7 @@ def readers_of_host(xml: bytes) -> frozenset[str] | None:
     show text, and would abort on an error message.
     """
     try:
-        root = _read_xml(xml, "configuration")
+        root = read_xml(xml, "configuration")
     except PipelineError:
         return None
     if [element.tag for element in root] != ["version", "readers", "writers", "stream"] or root[3].get("key") is None:
@@ -220,59 +219,14 @@ def _check_number(steps: int, name: str) -> None:
         raise PipelineError(f"it has {steps} steps or more", where=name, accepted=f"at most {MAX_STEPS}")
 
 
-class _BoundedBuilder(ElementTree.TreeBuilder):
-    """Builds a tree, and gives up where it gets larger than any pipeline is."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-        self._elements = self._depth = 0
-
-    def start(self, tag: str, attrs: dict[str, str], /) -> Element:
-        self._elements += 1
-        self._depth += 1
-        if self._elements > MAX_ELEMENTS or self._depth > MAX_DEPTH:
-            accepted = f"at most {MAX_ELEMENTS} elements, nested {MAX_DEPTH} deep"
-            raise PipelineError("it is too large for a pipeline", where=self._name, accepted=accepted)
-        return super().start(tag, attrs)
-
-    def end(self, tag: str, /) -> Element:
-        self._depth -= 1
-        return super().end(tag)
-
-
-def _read_xml(xml: bytes, name: str) -> Element:
-    parser = SafeElementTree.DefusedXMLParser(target=_BoundedBuilder(name), forbid_dtd=True)
-    try:
-        parser.feed(xml.rstrip(b"\0").strip())
-        return parser.close()
-    except DefusedXmlException as error:
-        raise PipelineError("a DOCTYPE is not accepted", where=name) from error
-    except ElementTree.ParseError as error:
-        line, column = error.position
-        reason = expat.ErrorString(error.code)
-        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
-    except (LookupError, ValueError) as error:
-        raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
-
-
-def _tag(element: Element) -> str:
-    return element.tag.rpartition("}")[2]
-
-
 def _summary(xml: bytes) -> str:
     """Text of the first comment, which says what a shipped pipeline does."""
     _, opening, rest = xml.decode("utf-8", "replace").partition("<!--")
     return " ".join(rest.partition("-->")[0].split()) if opening else ""
 
 
-def _strip_namespaces(root: Element) -> None:
-    for element in root.iter():
-        element.tag = _tag(element)
-
-
 def _version_1(root: Element, name: str) -> list[Step]:
-    _strip_namespaces(root)
+    strip_namespaces(root)
     _check_number(len(root.findall("gadget")), name)
     translator, references = stock.Translator(name), _references(root, name)
     for element in root:
@@ -321,6 +275,7 @@ def _check_io(root: Element, name: str) -> None:
 
 
 def _add_stock(translator: stock.Translator, element: Element, references: Mapping[str, str], name: str) -> None:
+    check_parts(element, (), ("name", "dll", "classname", "property"), name)
     classname = (element.findtext("classname") or "").strip()
     properties = _properties(element, references, name)
     if classname == "PythonGadget":
@@ -347,12 +302,14 @@ def _properties(element: Element, references: Mapping[str, str] | None, name: st
     """Properties of a gadget: as attributes or as child elements; ``option@gadget`` refers to another gadget's option."""
     found: dict[str, str] = {}
     for entry in element.findall("property"):
-        key = entry.get("name") or (entry.findtext("name") or "").strip()
-        value = entry.get("value")
-        if value is None:
-            value = (entry.findtext("value") or "").strip()
+        check_parts(entry, ("name", "value"), ("name", "value"), name)
+        key, value = (entry.get(part) if part in entry.attrib else text_of(entry, part) for part in ("name", "value"))
         if not key:
             raise PipelineError("a <property> has no name", where=name)
+        if value is None:
+            raise PipelineError(f"<property> {key!r} has no value", where=name)
+        if found.get(key, value) != value:
+            raise PipelineError(f"property {key!r} is set twice, to {found[key]!r} and to {value!r}", where=name)
         if references is not None and "@" in value:
             if value not in references:
                 what = f"property reference {value!r} names no property of a gadget in this pipeline"
@@ -374,6 +331,9 @@ def _references(scope: Element, name: str) -> dict[str, str]:
 
 def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step]:
     """Steps of an external node: our own gadgets run here, other programs are started or connected to."""
+    check_parts(element, (), ("configuration", "execute", "connect"), name)
+    if len(element) > len({child.tag for child in element}):
+        raise PipelineError("<external> has two elements of the same name", where=name)
     configuration = element.find("configuration")
     if configuration is not None and (
         configuration.find("gadget") is not None or configuration.find("pipeline") is not None
@@ -405,9 +365,11 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
     for element in configuration:
         key = element.get("name") or ""
         if element.tag == "gadget":
+            check_parts(element, ("name",), ("property",), name)
             gadget = load_gadget(key)
             steps.append(GadgetStep(gadget, gadget.parse(_properties(element, None, name))))
         elif element.tag == "pipeline":
+            check_parts(element, ("name",), (), name)
             path = find(key, folders)
             steps += _named_steps(path, name, folders)
         else:

@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from ..gadgets.options import accepted, meanings
-from ..wire.errors import nearest
+from ..wire.errors import OptionError, nearest
 from .loader import FireStep, GadgetStep, Pipeline
 
 OF_THE_SERVICE = {
@@ -20,6 +22,7 @@ OF_THE_SERVICE = {
     "feedback": "whether what gadgets have for the sequence is sent to it (message 1028): true or false",
 }
 """Parameters of every scan that no gadget reads."""
+_TRUTH = TypeAdapter(bool)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ def choose(pipeline: Pipeline, values: Mapping[str, Any]) -> Pipeline:
     OptionError
         A value is of the wrong type or out of range.
     """
+    wants_feedback(values)
     chosen = _chosen(values)
     options: dict[int, dict[str, Any]] = {}
     for step, name, option in _open(pipeline):
@@ -82,6 +86,22 @@ def choose(pipeline: Pipeline, values: Mapping[str, Any]) -> Pipeline:
             options.setdefault(id(step), {})[option] = value
     steps = (replace(s, chosen=options.get(id(s), {})) if isinstance(s, GadgetStep) else s for s in pipeline.steps)
     return replace(pipeline, steps=tuple(steps))
+
+
+def wants_feedback(values: Mapping[str, Any]) -> bool:
+    """Whether a client has asked for what gadgets have for the sequence: one that has not would abort on the message.
+
+    Raises
+    ------
+    OptionError
+        The parameter is neither true nor false.
+    """
+    text = _chosen(values).get("feedback", "false")
+    try:
+        return _TRUTH.validate_python(text)
+    except ValidationError as error:
+        what = f"{text[:40]!r} is not accepted"
+        raise OptionError(what, where="parameter 'feedback'", accepted=accepted(_TRUTH)) from error
 
 
 def read(pipeline: Pipeline, values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Speaking to the peer in the way that it can read: a scanner's client, or a Gadgetron of which this is an external node."""
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
 
 from ..gadgets.kspace import Item, Kspace
 from ..gadgets.recon_data import from_kspace
@@ -83,7 +82,7 @@ class Peer:
         """
         self._sender.send(encode(message))
 
-    def send_item(self, item: Item, parameters: Mapping[str, Any]) -> bool:
+    def send_item(self, item: Item, *, feedback: bool) -> bool:
         """Send what comes out of the chain; False for what this peer does not take.
 
         A client of Gadgetron aborts on messages that it does not know, so feedback goes out only where the scan's parameters
@@ -91,7 +90,7 @@ class Peer:
         """
         if isinstance(item, Kspace) and self.is_gadgetron:
             item = from_kspace(item)
-        if not isinstance(item, self._accepted) and not (isinstance(item, Feedback) and parameters.get("feedback")):
+        if not isinstance(item, self._accepted) and not (isinstance(item, Feedback) and feedback):
             return False
         self.send(item)  # type: ignore[arg-type]
         return True

@@ -13,7 +13,7 @@ from isocenter.gadgets.gadget import FromChain, FromClient, gadget
 from isocenter.gadgets.options import accepted
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import FireStep, GadgetStep, Pipeline
-from isocenter.pipelines.parameters import choose, complaint, parameters_of, read, unread
+from isocenter.pipelines.parameters import choose, complaint, parameters_of, read, unread, wants_feedback
 from isocenter.service.settings import Settings
 from isocenter.wire import Text
 from isocenter.wire.errors import OptionError, nearest
@@ -121,6 +121,16 @@ class TestChoosing:
     def test_what_does_not_fit_is_refused_in_a_sentence(self, values, complaint):
         with pytest.raises(OptionError, match=complaint):
             choose(pipeline(), values)
+
+    @pytest.mark.parametrize(
+        ("value", "wanted"), [("false", False), (False, False), (None, False), ("true", True), (True, True), (1, True)]
+    )
+    def test_feedback_is_a_truth_value(self, value, wanted):
+        assert wants_feedback({"feedback": value}) == wanted
+
+    def test_feedback_that_is_neither_is_refused(self):
+        with pytest.raises(OptionError, match="parameter 'feedback': 'maybe' is not accepted; accepted: true or false"):
+            choose(pipeline(), {"feedback": "maybe"})
 
     def test_a_later_choice_takes_the_place_of_an_earlier_one(self):
         chosen = choose(choose(pipeline(), {"lambda": 0.1, "times": 2}), {"lambda": 0.2})

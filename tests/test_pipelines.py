@@ -1,6 +1,9 @@
+import re
+
 import pytest
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import ExternalStep, GadgetStep, PipelineError, load, parse
+from isocenter.pipelines.order import limits
 from isocenter.wire.errors import IsocenterError, OptionError
 from oddities import error, make, send
 
@@ -184,6 +187,61 @@ def test_properties_as_attributes():
 def test_what_cannot_run_is_refused_by_name_at_load(xml, complaint):
     with pytest.raises(IsocenterError, match=complaint):
         parse(xml)
+
+
+def own(content):
+    return f"<configuration>{content}</configuration>".encode()
+
+
+SENSE = '<gadget name="accumulate"/><gadget name="reconstruct">{}</gadget>'
+SET = '<property name="bundle" value="{}"/>'
+
+
+@pytest.mark.parametrize(
+    ("xml", "complaint"),
+    [
+        (own(SENSE.format('<property name="bundle" valeu="sense"/>')), "attribute 'valeu' (nearest: 'value')"),
+        (own(SENSE.format('<property name="bundle"/>')), "<property> 'bundle' has no value"),
+        (own(SENSE.format('<property name="bundle">sense</property>')), "<property> holds the text 'sense'"),
+        (own(SENSE.format('<property value="sense"/>')), "<property> has no name"),
+        (own(SENSE.format('<propery name="bundle" value="sense"/>')), "element 'propery' (nearest: 'property')"),
+        (own(SENSE.format("bundle=sense")), "<gadget> holds the text 'bundle=sense'"),
+        (own('<gadget name="reconstruct" bundle="sense"/>'), "attribute 'bundle'; accepted: name"),
+        (own(SENSE.format(SET.format("sense") + SET.format("tv"))), "is set twice, to 'sense' and to 'tv'"),
+        (own(f'<pipeline name="rss">{SET.format("sense")}</pipeline>'), "element 'property'; accepted: no element"),
+        (v2("<external><configuraton/><connect port='1'/></external>"), "element 'configuraton' (nearest: 'conf"),
+        (v2(2 * "<external>".replace(">", "/>")), "needs <execute> or <connect>"),
+        (v2(f"<external>{2 * '<configuration/>'}</external>"), "two elements of the same name"),
+        (v2(BUFFERED + "<gadget><clasname>X</clasname></gadget>"), "element 'clasname' (nearest: 'classname'"),
+        (v2(BUFFERED).replace(b"</stream>", b"</stream><stream/>"), "more than one <stream>"),
+        (own('<gadget name="reconstruct"/><gadget name="accumulate"/>'), "'reconstruct' comes before 'accumulate'"),
+        (
+            own('<gadget name="accumulate"/><gadget name="finish"/><gadget name="reconstruct"/>'),
+            "'finish' comes before",
+        ),
+    ],
+)
+def test_what_would_be_passed_over_without_a_word_is_refused(xml, complaint):
+    with pytest.raises(PipelineError, match=re.escape(complaint)):
+        parse(xml)
+
+
+def test_a_property_may_be_empty_or_repeated():
+    step = parse(own(SENSE.format(SET.format("sense") + SET.format("sense")))).steps[1]
+    assert step.options == {"bundle": "sense"}
+    assert parse(own(SENSE.format(SET.format("")))).steps[1].options == {"bundle": ""}
+
+
+@pytest.mark.parametrize(
+    ("gadgets", "said"),
+    [
+        ('<gadget name="accumulate"/><gadget name="reconstruct"/>', []),
+        ('<gadget name="accumulate"/>', ["none of its gadgets makes images (reconstruct does)"]),
+        ('<gadget name="reconstruct"/>', ["none of its gadgets makes blocks of readouts (accumulate does)"]),
+    ],
+)
+def test_what_a_pipeline_does_not_make_is_said(gadgets, said):
+    assert [each.partition(":")[0] for each in limits(parse(own(gadgets)))] == said
 
 
 def test_a_wrong_option_is_refused_at_load():
