@@ -196,7 +196,7 @@ def test_a_bundle_runs_on_arrays(settings, recorded, kind):
     expected = RootSumOfSquares()(torch.view_as_real(block.data[:, 0][None]))[0]
     assert np.allclose(np.asarray(image)[0], expected.numpy(), rtol=1e-5)
     assert bundle.manifest.name == "rss"
-    assert repr(bundle) == "<bundle rss 1.0: RootSumOfSquares of kspace>"
+    assert repr(bundle) == "<bundle rss 1.1: RootSumOfSquares of kspace>"
 
 
 def test_a_bundle_that_takes_maps_estimates_them_or_is_given_them(settings, tmp_path):
