@@ -451,6 +451,10 @@ class TestSecondRuntime:
         with pytest.raises(BundleError, match="the probe deviates by"):
             commission(bundle, CPU, "torchscript-nhwc")
 
+    def test_those_that_are_all_slow_on_inputs_of_the_usual_size_are_waited_for(self, bundle, monkeypatch):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.0)
+        assert LoadedModel(bundle, CPU).runtime in ("torchscript", "torchscript-nhwc")
+
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
         (folder / MEASURED).unlink(missing_ok=True)
