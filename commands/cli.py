@@ -136,7 +136,10 @@ def deploy(folder: Annotated[Path, typer.Argument(help="Where to write them.")] 
 for _panel, _commands in (
     (_BEGIN, (demo, scans.simulate, view)),
     (_SERVICE, (check, serve, scans.replay, scans.recover, deploy)),
-    (_NETWORKS, (networks.models, networks.train, networks.evaluate, networks.export, networks.textures)),
+    (
+        _NETWORKS,
+        (networks.models, networks.train, networks.evaluate, networks.export, networks.textures, networks.cache),
+    ),
 ):
     for _command in _commands:
         app.command(rich_help_panel=_panel)(_command)

@@ -1,4 +1,4 @@
-"""Commands on networks: models, export, textures, train, evaluate."""
+"""Commands on networks: models, export, textures, cache, train, evaluate."""
 
 import logging
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from .frame import FAILED, err, out, usage, working
 
 if TYPE_CHECKING:
     from ..bundle.minisign import SecretKey
+    from ..training.files.kept import Kept
 
 
 def models() -> None:
@@ -168,6 +169,44 @@ def textures(
     out.print(f"textures in {path}, with the packages' terms", markup=False)
     if packages is None:
         out.print(f"{folder / 'packages'} is not needed any more", markup=False)
+
+
+def cache(
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the cache, a recipe's data.cache; without it cache in ISOCENTER_HOME."),
+    ] = None,
+    unused: Annotated[
+        int | None, typer.Option(min=0, max=36500, help="Delete what was not used for so many days; 0 for all of it.")
+    ] = None,
+) -> None:
+    """Tell how much room scans take that were prepared for training, and delete what is not used any more.
+
+    Example: isocenter cache --unused 30
+    """
+    from ..training.files.kept import kept, remove
+    from ..wire.home import default_home
+
+    folder = folder or default_home() / "cache"
+    if folder.exists() and not folder.is_dir():
+        usage(f"--folder: {folder} is no folder")
+    with working():
+        entries = kept(folder)
+        unwanted = [] if unused is None else [entry for entry in entries if entry.unused_days >= unused]
+        for entry in unwanted:
+            remove(entry)
+    left = [entry for entry in entries if entry not in unwanted]
+    if unused is not None:
+        out.print(f"deleted {_amount(unwanted)}", markup=False)
+    out.print(f"{folder} holds {_amount(left)}", markup=False)
+    for entry in left:
+        out.print(
+            f"{entry.size / 1e6:>10,.1f} MB, unused for {entry.unused_days:.0f} days  {entry.folder.name}", markup=False
+        )
+
+
+def _amount(entries: "list[Kept]") -> str:
+    return f"{len(entries)} prepared files, {sum(entry.size for entry in entries) / 1e9:.2f} GB"
 
 
 def train(

@@ -14,7 +14,6 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import wait
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from torch import Tensor
 from ..bundle.files import read_regular
 from ..bundle.folder import Bundle
 from ..bundle.manifest import MEASURED, BundleError
-from .commission import ON_REQUEST, in_thread
+from .commission import ON_REQUEST, in_turn
 from .runtimes import Runtime, readers
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
@@ -41,7 +40,6 @@ _SLOW_MS = 100.0
 """A model that takes this long keeps the device busy with one slice: batches are not tried, which would take seconds."""
 _DOUBTFUL = 0.4
 """A busy process beside this one makes it 0.8, an idle machine less than 0.2."""
-_PATIENCE_SECONDS = 30.0
 _ENOUGH_SECONDS = 1.0
 """No longer is measured when a bundle is loaded: scans may be waiting for it."""
 
@@ -182,14 +180,15 @@ def choose(
 def _able(runtimes: Mapping[str, Runtime], inputs: Mapping[str, Tensor]) -> dict[str, Runtime]:
     """Return the runtimes that can compute these inputs. This first round is not counted, as it is slower."""
     able: dict[str, Runtime] = {}
-    for name, runtime in runtimes.items():
-        outcome = in_thread(partial(runtime.infer, inputs))
-        if not wait([outcome], _PATIENCE_SECONDS if len(runtimes) > 1 else None).done:
-            log.warning("runtime %s is not used: it takes too long for inputs of the usual size", name)
-        elif error := outcome.exception():
-            log.warning("runtime %s is not used: it fails on inputs of the usual size (%s)", name, type(error).__name__)
+    for name, outcome in in_turn({name: partial(runtime.infer, inputs) for name, runtime in runtimes.items()}).items():
+        if isinstance(outcome, BundleError):
+            log.warning("runtime %s is not used: with inputs of the usual size %s", name, outcome)
+        elif isinstance(outcome, BaseException):
+            log.warning(
+                "runtime %s is not used: it fails on inputs of the usual size (%s)", name, type(outcome).__name__
+            )
         else:
-            able[name] = runtime
+            able[name] = runtimes[name]
     if not able:
         raise BundleError("none of its runtimes can compute inputs of the usual size")
     return able

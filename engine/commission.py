@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, as_completed, wait
 from contextlib import suppress
 from functools import partial
@@ -23,7 +23,7 @@ ON_REQUEST = ("tensorrt",)
 _SECONDS = 30.0
 """A runtime that takes longer than this is left to itself where there is another one."""
 _LAST_SECONDS = 600.0
-"""For so long is waited besides where there is no other one; a load that never ends would never be tried again."""
+"""For so long is waited besides where there is no other one; what never ends would never be tried again."""
 
 
 def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", without: str = "") -> dict[str, Runtime]:
@@ -52,36 +52,20 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         for name, path in readers(bundle).items()
         if (name == wanted or (wanted == "auto" and name not in ON_REQUEST)) and name != without
     }
+    calls = {name: partial(_commissioned, name, path, bundle, device) for name, path in files.items()}
     runtimes: dict[str, Runtime] = {}
-    late: dict[Future[Runtime], str] = {}
     failures: dict[str, str] = {}
-
-    def take(name: str, outcome: Future[Runtime]) -> None:
-        try:
-            runtimes[name] = outcome.result()
-        except NothingToGainError as error:
-            log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, error)
-        except BundleError as error:
-            failures[name] = str(error)
-        except Exception as error:  # the programs that run models raise what they like
-            log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=True)
-            failures[name] = f"it cannot be run here ({type(error).__name__})"
-
-    for name, path in files.items():
-        outcome = in_thread(partial(_commissioned, name, path, bundle, device))
-        if wait([outcome], _SECONDS).done:
-            take(name, outcome)
-        else:
-            late[outcome] = name
-            failures[name] = f"it did not come back within {_SECONDS:g} seconds"
-    if not runtimes:
-        for outcome in _done(late):
-            take(late[outcome], outcome)
-            if runtimes:
-                break
-        hanging = f"it did not come back within {_SECONDS + _LAST_SECONDS:g} seconds"
-        failures |= {name: hanging for outcome, name in late.items() if not outcome.done()}
-    told = _told({name: reason for name, reason in failures.items() if name not in runtimes})
+    for name, outcome in in_turn(calls).items():
+        if not isinstance(outcome, BaseException):
+            runtimes[name] = outcome
+        elif isinstance(outcome, NothingToGainError):
+            log.debug("bundle %s: no %s, %s", bundle.manifest.name, name, outcome)
+        elif isinstance(outcome, BundleError):
+            failures[name] = str(outcome)
+        else:  # the programs that run models raise what they like
+            log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=outcome)
+            failures[name] = f"it cannot be run here ({type(outcome).__name__})"
+    told = _told(failures)
     if not runtimes:
         reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
         raise BundleError(f"bundle {bundle.manifest.name!r} cannot be used on {device}: {reasons}")
@@ -96,12 +80,6 @@ def _told(failures: Mapping[str, str]) -> list[str]:
     for name, reason in failures.items():
         names.setdefault(reason, []).append(name)
     return [f"{', '.join(alike)}: {reason}" for reason, alike in names.items()]
-
-
-def _done(late: Iterable[Future[T]]) -> Iterator[Future[T]]:
-    """Yield those that take long as they come back, for as long as is waited for them."""
-    with suppress(TimeoutError):
-        yield from as_completed(late, _LAST_SECONDS)
 
 
 def _commissioned(name: str, path: Path, bundle: Bundle, device: torch.device) -> Runtime:
@@ -135,7 +113,30 @@ def load_runtime(bundle: Bundle, name: str, path: Path, device: torch.device) ->
     return RUNTIMES[name](path, bundle.manifest, device)
 
 
-def in_thread(call: Callable[[], T]) -> Future[T]:
+def in_turn(calls: Mapping[str, Callable[[], T]]) -> dict[str, T | BaseException]:
+    """Call one after the other, and return by name what each returned or raised.
+
+    One that takes long is left to itself, a ``BundleError`` here; but as long as no other succeeds it is waited for.
+    """
+    begun: dict[str, Future[T]] = {}
+    for name, call in calls.items():
+        begun[name] = _in_thread(call)
+        wait([begun[name]], _SECONDS)
+    if not any(map(_succeeded, begun.values())):
+        with suppress(TimeoutError):
+            next(filter(_succeeded, as_completed(begun.values(), _LAST_SECONDS)), None)
+    waited = _SECONDS if any(map(_succeeded, begun.values())) else _SECONDS + _LAST_SECONDS
+    late = BundleError(f"it did not come back within {waited:g} seconds")
+    return {
+        name: (outcome.exception() or outcome.result()) if outcome.done() else late for name, outcome in begun.items()
+    }
+
+
+def _succeeded(outcome: Future[T]) -> bool:
+    return outcome.done() and outcome.exception() is None
+
+
+def _in_thread(call: Callable[[], T]) -> Future[T]:
     """Call in a thread of its own, which can be left alone if it takes too long."""
     outcome: Future[T] = Future()
 

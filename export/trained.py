@@ -14,7 +14,7 @@ CHOICES = ("base", "budget")
 _ANATOMY = {"simulated-brain": "brain", "simulated-cine": "heart"}
 _LINES = (
     *("uniform", "random", "equispaced", "equispaced-exact", "kt-interleaved"),
-    *("bernoulli", "uniform-random", "variable-density", "golden-offset"),
+    *("bernoulli", "uniform-random", "variable-density", "golden-offset", "vista"),
 )
 """Patterns that undersample the phase direction alone."""
 _PATHS = {"file": 1, "folder": 1, "validation_folder": 1, "cache": 1, "start_from": 2}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 
+import ismrmrd
 import numpy as np
 import torch
 
@@ -41,6 +42,8 @@ def adjust_field_of_view(items: Stream, scan: Scan) -> Stream:
 def _adjust(image: Image, encoding: Encoding) -> Image:
     data = torch.from_numpy(np.ascontiguousarray(image.data))
     adjusted = to_recon_grid(data, _field_of_view(image, encoding), encoding)
+    if image.image_type == ismrmrd.IMTYPE_MAGNITUDE and not adjusted.is_complex():
+        adjusted = adjusted.clamp_min(0)  # between pixels the sums swing below zero
     header, meta = image.getHead(), image.meta
     fov = encoding.recon_fov if data.shape[1] > 1 else (*encoding.recon_fov[:2], header.field_of_view[2])
     header.field_of_view = fov

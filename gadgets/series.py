@@ -22,6 +22,8 @@ from .scan import Model, Result, Scan
 
 _PATIENCE = 2.0
 """Seconds that an image waits for other scans before its client is told."""
+_AROUND_ZERO = 0.05
+"""How far below zero, of the largest magnitude, a network that returns magnitudes may err where there is no signal."""
 
 
 @dataclass(eq=False)
@@ -180,6 +182,8 @@ class Reconstructor:
 
     def _images(self, this: Reconstruction, volume: Tensor, result: Result) -> list[Image]:
         notes = {**this.kspace.notes, **self._remarks(this, result)}
+        if not volume.is_complex():
+            volume = self._magnitudes(this, volume, notes)
         self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
@@ -202,6 +206,17 @@ class Reconstructor:
                 meta[f"Isocenter{key}"] = value
             images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
         return images
+
+    def _magnitudes(self, this: Reconstruction, volume: Tensor, notes: dict[str, str]) -> Tensor:
+        """Return the magnitudes of real values, and say so where some are below zero by more than a network errs around it."""
+        lowest, largest = float(volume.min()), float(volume.abs().max())
+        if lowest < -_AROUND_ZERO * largest:
+            notes["Negative"] = (
+                f"bundle {this.model.manifest.name!r} returned real values below zero, down to {lowest / largest:.2g} of the "
+                "largest magnitude: the image shows their magnitudes"
+            )
+            self.scan.report("negative", f"{_name(this.kspace)}: {notes['Negative']}")
+        return volume.abs()
 
     def _remarks(self, this: Reconstruction, result: Result) -> dict[str, str]:
         """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""

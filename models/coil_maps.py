@@ -191,7 +191,7 @@ def _patch_projector(
     for axis, edge in enumerate(edges, start=1):
         patches = patches.unfold(axis, edge, 1)
     positions = math.prod(patches.shape[1:4])
-    rows = patches.movedim(0, 3).reshape(positions, -1)
+    rows = patches.movedim(0, 3).reshape(positions, -1).to(torch.complex128)
     if mask is not None:
         whole = mask.unfold(0, edges[0], 1).unfold(1, edges[1], 1).all(dim=-1).all(dim=-1)
         rows = rows[whole[:, :, None].expand(*whole.shape, patches.shape[3]).reshape(-1)]
@@ -201,7 +201,7 @@ def _patch_projector(
     signal = vectors[:, strong]
     if wide:
         signal = rows.mH @ (signal * values[strong].rsqrt())
-    return (signal @ signal.mH).conj()
+    return (signal @ signal.mH).conj().to(calibration.dtype)
 
 
 def _correlate_offsets(projector: Tensor, coils: int, edges: tuple[int, ...]) -> Tensor:

@@ -48,6 +48,16 @@ class NeedsMemory(Faulty):
         return image
 
 
+class Signed(Faulty):
+    """Returns real values, of which strong input has many below zero."""
+
+    def forward(self, kspace: torch.Tensor) -> torch.Tensor:
+        image = self.reconstruct(kspace)
+        if bool(kspace.abs().max() > 100.0):
+            image = -image
+        return image
+
+
 class Convolves(Faulty):
     """Goes never wrong; a second runtime on the CPU is for its convolution."""
 

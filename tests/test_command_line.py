@@ -186,6 +186,7 @@ WRONG = {
             "--formats": (*NO_NAME, "onnx,tflite"),
         },
     ),
+    "cache": ((), {"--folder": ("file",), "--unused": (*NO_WHOLE, "36501")}),
     "textures": (
         ("new",),
         {

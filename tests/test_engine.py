@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from functools import partial
 from types import SimpleNamespace
 
+import ismrmrd
 import numpy as np
 import pytest
 import torch
@@ -36,7 +37,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="session")
 def faulty_bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
-    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory", "Convolves"):
+    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory", "Signed", "Convolves"):
         export_module(f"faulty:{name}", None, folder / name, ExportOptions(), formats=["torchscript"])
     return folder
 
@@ -451,6 +452,10 @@ class TestSecondRuntime:
         with pytest.raises(BundleError, match="the probe deviates by"):
             commission(bundle, CPU, "torchscript-nhwc")
 
+    def test_those_that_are_all_slow_on_inputs_of_the_usual_size_are_waited_for(self, bundle, monkeypatch):
+        monkeypatch.setattr(commission_module, "_SECONDS", 0.0)
+        assert LoadedModel(bundle, CPU).runtime in ("torchscript", "torchscript-nhwc")
+
     def test_a_file_that_no_program_can_read(self, bundles_with_onnx, tmp_path, caplog):
         folder = shutil.copytree(bundles_with_onnx / "rss", tmp_path / "rss")
         (folder / MEASURED).unlink(missing_ok=True)
@@ -548,6 +553,16 @@ class TestFaults:
             engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})
         wait_until(lambda: not engine.suspended, 60)
         assert engine.run("Hangs", {"kspace": torch.ones(1, 2, 8, 8, 2)})["image"].shape == (1, 8, 8)
+
+    def test_values_below_zero_are_shown_by_their_magnitudes_and_that_is_said(self, serve):
+        result, _ = serve("Signed")
+        expected, _ = serve("Raises", scale=1e-3)
+        for image, right in zip(result.images, expected.images, strict=True):
+            assert image.image_type == ismrmrd.IMTYPE_MAGNITUDE
+            assert np.allclose(image.data, right.data * np.float32(STRONG / 1e-3), rtol=1e-4)
+            assert "'Signed' returned real values below zero, down to -1" in image.meta["IsocenterNegative"]
+        assert any("WARNING" in text and "below zero" in text for text in result.texts)
+        assert "IsocenterNegative" not in expected.images[0].meta
 
     def test_without_a_fault_nothing_is_said(self, serve):
         result, _ = serve("Raises", scale=1e-3)

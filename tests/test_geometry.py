@@ -114,6 +114,20 @@ class TestReconGrid:
         assert found.dtype == torch.float32
         assert torch.allclose(found, torch.ones(1, 40, 31), atol=1e-5)
 
+    def test_magnitudes_are_not_below_zero_between_pixels(self):
+        encoding = Encoding((20, 15, 1), (31, 40, 1), (240.0, 240.0, 5.0), (200.0, 240.0, 5.0))
+        point = np.zeros((1, 1, 15, 20), np.float32)
+        point[0, 0, 7, 10] = 1
+        header = ImageHeader()
+        header.image_type = ismrmrd.IMTYPE_MAGNITUDE
+        header.field_of_view = encoding.encoded_fov
+        expected = to_recon_grid(torch.from_numpy(point[0]), encoding.encoded_fov, encoding).numpy()
+        assert expected.min() < -0.02
+        scan = Scan(header_xml(ScanProtocol(matrix=16)))
+        scan.__dict__["encodings"] = (encoding,)
+        (image,) = load("adjust_field_of_view")(iter([make_image(point, header, ismrmrd.Meta())]), scan)
+        assert np.array_equal(image.data[0], np.maximum(expected, 0))
+
 
 class TestReadout:
     @settings(max_examples=80, deadline=None)

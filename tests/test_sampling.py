@@ -151,6 +151,28 @@ def test_golden_offset_covers_every_line_in_proportion_to_the_density():
     assert mask[:13].any(axis=0).mean() > draw("variable-density", request, rng())[:13].any(axis=0).mean()
 
 
+def test_no_line_of_vista_could_move_to_where_its_energy_is_less():
+    request = Request(40, frames=5, acceleration=5, acs=4)
+    mask = draw("vista", request, rng())
+
+    def energy(mask):
+        frames, rows = np.nonzero(mask & ~request.calibration)
+        charge = 1 / (1 - 0.8 * np.abs(rows - 20) / 20)  # the root of one over the density
+        along = np.abs(rows[:, None] - rows)
+        squares = np.minimum(along, 40 - along) ** 2 + (frames[:, None] - frames) ** 2.0
+        np.fill_diagonal(squares, np.inf)
+        return (charge[:, None] * charge / squares).sum()
+
+    least = energy(mask)
+    assert least < energy(draw("golden-offset", request, rng()))
+    assert least < energy(draw("variable-density", request, rng()))
+    for frame, row in np.argwhere(mask & ~request.calibration):
+        for free in np.flatnonzero(~mask[frame]):
+            moved = mask.copy()
+            moved[frame, row], moved[frame, free] = False, True
+            assert energy(moved) > least * (1 - 1e-6)
+
+
 @pytest.mark.parametrize("acceleration", [4, 9])
 def test_poisson_discs_keep_their_distance_and_leave_little_room(acceleration):
     request = Request(64, 64, acceleration=acceleration)

@@ -4,6 +4,8 @@ import os
 import re
 import shutil
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -19,6 +21,7 @@ from isocenter.simulate.files import FileLayout
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.files import prepared
 from isocenter.training.files.folder import FileScans, shared_by
+from isocenter.training.files.kept import kept
 from isocenter.wire.errors import FileError, OptionError
 from typer.testing import CliRunner
 
@@ -653,6 +656,29 @@ def test_a_damaged_cache_is_rebuilt(folder, prepared_once, name, damage, when):
     scans = scans or read(folder)
     np.testing.assert_array_equal(scans.scan(0).kspace.numpy(), kspace[0].swapaxes(-1, -2))
     assert not [path for path in entry.parent.iterdir() if path.suffix not in (".npy", ".json")]
+
+
+def test_what_was_not_used_for_long_is_deleted_and_nothing_else(folder, prepared_once):
+    _, count = prepared_once
+    cache = folder.parent / "cache"
+    (mine := cache / "mine-0123456789abcdef").mkdir()
+    (mine / "thesis.txt").write_text("not of the cache")
+    (entry,) = (each.folder for each in kept(cache))
+    for path in entry.iterdir():
+        os.utime(path, (time.time() - 40 * 86400,) * 2)
+    assert [round(each.unused_days) for each in kept(cache)] == [40]
+    read(folder)
+    assert [round(each.unused_days) for each in kept(cache)] == [0]
+    run = partial(CliRunner().invoke, app)
+    assert "deleted 0 prepared files" in run(["cache", "--folder", str(cache), "--unused", "1"]).output
+    result = run(["cache", "--folder", str(cache), "--unused", "0"])
+    assert result.exit_code == 0
+    assert "deleted 1 prepared files" in result.output
+    assert not entry.exists()
+    assert (mine / "thesis.txt").is_file()
+    before = len(count)
+    read(folder)
+    assert len(count) == before + 1
 
 
 def test_a_cache_that_cannot_be_written_is_named(folder):

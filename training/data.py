@@ -13,7 +13,7 @@ from ..simulate.anatomy import random_slice
 from ..simulate.cine import random_series
 from ..simulate.coils import random_coil_maps
 from ..simulate.textures import Pictures, random_textured_image
-from .recipe import SimulatedData, SimulatedSeries, TextureData
+from .recipe import MadeUpData, SimulatedData, SimulatedSeries, TextureData
 
 _MARGIN = 8
 """Samples of k-space beyond the matrix on each side where coil maps act on an image; they reach about as far."""
@@ -79,7 +79,7 @@ def textured_scan(data: TextureData, pictures: Pictures, seed: int) -> FullScan:
     return FullScan(_with_noise(random, data, clean), clean)
 
 
-def _shape(random: np.random.Generator, data: SimulatedData | SimulatedSeries | TextureData) -> tuple[int, int]:
+def _shape(random: np.random.Generator, data: MadeUpData) -> tuple[int, int]:
     """Draw an even number of lines and of samples."""
     low, high = data.matrix
     y, x = (2 * int(random.integers(low // 2, high // 2 + 1)) for _ in range(2))
@@ -88,7 +88,7 @@ def _shape(random: np.random.Generator, data: SimulatedData | SimulatedSeries | 
 
 def _measure(
     random: np.random.Generator,
-    data: SimulatedData | SimulatedSeries | TextureData,
+    data: MadeUpData,
     image: Tensor,
     shape: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
@@ -101,9 +101,7 @@ def _measure(
     return maps, kspace[..., y : y + shape[0], x : x + shape[1]]
 
 
-def _with_noise(
-    random: np.random.Generator, data: SimulatedData | SimulatedSeries | TextureData, clean: Tensor
-) -> Tensor:
+def _with_noise(random: np.random.Generator, data: MadeUpData, clean: Tensor) -> Tensor:
     level = math.exp(random.uniform(*np.log(data.noise))) * float(ifft(clean, [-2, -1]).abs().max())
     noise = random.standard_normal((2, *clean.shape), np.float32) * level / math.sqrt(2)
     return clean + torch.complex(*torch.from_numpy(noise))

@@ -1,8 +1,7 @@
 """A training recipe: which network, on which data, with which masks, loss, optimiser and schedule."""
 
-import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
@@ -12,7 +11,7 @@ from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
 from ..simulate.textures import LARGEST
-from ..wire.errors import IsocenterError
+from ..wire.errors import IsocenterError, nearest
 from .masks import Masks
 from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
@@ -32,9 +31,11 @@ class RecipeError(IsocenterError):
     kind = "recipe"
 
 
-class _Simulated(Section):
+class MadeUpData(Section):
     """What is made up anew from a seed and an index."""
 
+    task: ClassVar[str] = "2d"
+    """What networks are for that train on it; files have both."""
     samples: Annotated[int, Field(gt=0)] = 1000
     validation_samples: Annotated[int, Field(gt=0)] = 24
     matrix: Range = (128, 192)
@@ -53,20 +54,21 @@ class _Simulated(Section):
         return self
 
 
-class SimulatedData(_Simulated):
+class SimulatedData(MadeUpData):
     """Brain slices from the MNI152 template."""
 
     kind: Literal["simulated-brain"]
 
 
-class SimulatedSeries(_Simulated):
+class SimulatedSeries(MadeUpData):
     """Short-axis series of beating hearts."""
 
+    task: ClassVar[str] = "2d+t"
     kind: Literal["simulated-cine"]
     frames: Range = (8, 16)
 
 
-class TextureData(_Simulated):
+class TextureData(MadeUpData):
     """Slices with the texture of photographs and of a real head."""
 
     kind: Literal["textures"]
@@ -101,9 +103,6 @@ class FileData(Section):
     cache: Path | None = None
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
-
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "textures": "2d"}
-"""What networks are for that train on such data; files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "log-mse", "maps"]
 
@@ -184,7 +183,7 @@ class Recipe(Section):
         if (self.sampler is not None) != (self.network == "mnet"):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
         self._put_phase_first(self.network, self.configuration)
-        if not isinstance(self.data, FileData):
+        if isinstance(self.data, MadeUpData):
             self._check_simulated(self.data)
         if self.sampler is not None:
             check_scaling(self.network, self.scaling)
@@ -194,7 +193,7 @@ class Recipe(Section):
             raise ValueError(
                 f"network {self.network!r} cannot be trained by a recipe: it reconstructs no slices or series"
             )
-        if self.data.kind in _OF_ONE_TASK and _OF_ONE_TASK[self.data.kind] != task:
+        if isinstance(self.data, MadeUpData) and self.data.task != task:
             raise ValueError(f"network {self.network!r} is for {task} scans, not for data.kind {self.data.kind!r}")
         if NETWORKS[self.network].output not in ("magnitude", "complex"):
             raise ValueError(
@@ -208,7 +207,7 @@ class Recipe(Section):
         check_scaling(self.network, self.scaling)
         return self
 
-    def _check_simulated(self, data: SimulatedData | SimulatedSeries | TextureData) -> None:
+    def _check_simulated(self, data: MadeUpData) -> None:
         """Refuse what cannot fit simulated scans, whose sizes are known beforehand."""
         if self.seed * _SCANS_OF_A_SEED + data.samples > _SEEDS_OF_TRAINING or data.samples > _SCANS_OF_A_SEED:
             raise ValueError(f"seed {self.seed} with {data.samples} samples: simulated scans have seeds up to 4293")
@@ -234,11 +233,11 @@ class Recipe(Section):
     @property
     def _lines(self) -> int | None:
         """Fewest lines of a scan, where they are known beforehand."""
-        return None if isinstance(self.data, FileData) else self.data.matrix[0]
+        return self.data.matrix[0] if isinstance(self.data, MadeUpData) else None
 
     def _makes_maps(self, entry: Network) -> bool:
         """Whether coil maps are made of the calibration lines."""
-        single = not isinstance(self.data, FileData) and self.data.coils[1] == 1
+        single = isinstance(self.data, MadeUpData) and self.data.coils[1] == 1
         return not single and (bool({"maps", "image"} & set(entry.inputs)) or self.true_image == "combined")
 
     def _check_masks(self, entry: Network) -> None:
@@ -250,7 +249,7 @@ class Recipe(Section):
                     "undersampled along ky alone",
                     accepted="patterns of lines",
                 )
-            if not isinstance(self.data, FileData) and self.network != "loupe":
+            if isinstance(self.data, MadeUpData) and self.network != "loupe":
                 self.masks.check(self.data.matrix[0], self.data.matrix[0])
             if self._makes_maps(entry) and not self.masks.fills_middle(entry.task == "2d+t"):
                 self.masks.check_acs(self._lines, FEWEST_LINES)
@@ -269,8 +268,10 @@ class Recipe(Section):
         self._put_phase_first(sampler.network, sampler.configuration)
         if self.loss or self.optimizer.schedule != "constant" or sampler.optimizer.schedule != "constant":
             raise ValueError("a sampler has its own loss (NRMSE and cross-entropy) and a constant learning rate")
-        if isinstance(self.data, SimulatedData | TextureData):
+        if isinstance(self.data, MadeUpData):
             size = self.data.matrix[0]
+            if self.data.task != "2d":
+                raise ValueError(f"a sampler is for 2d scans, not for data.kind {self.data.kind!r}")
             if self.data.matrix[1] != size:
                 raise ValueError("a sampler works for one size only: data.matrix must be [n, n]")
             if sampler.base + sampler.budget >= size:
@@ -296,10 +297,9 @@ def _find(path: Path) -> Path:
         return path
     if path.name in shipped:
         return shipped[path.name]
-    near = difflib.get_close_matches(path.name, shipped)
     raise RecipeError(
-        f"there is no file and no recipe {path.name!r}",
-        accepted=f"a file, or {' or '.join(near or shipped)}",
+        f"there is no file and no recipe {path.name!r}{nearest(path.name, shipped)}",
+        accepted=f"a file, or {' or '.join(shipped)}",
     )
 
 

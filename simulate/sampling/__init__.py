@@ -15,6 +15,7 @@ import numpy as np
 from . import lines, points
 from .files import SUFFIXES, holds_points, load_mask
 from .request import Mask, Request, SamplingError, acs_lines, partial_fourier
+from .vista import vista
 
 __all__ = [
     "PATTERNS",
@@ -90,6 +91,7 @@ PATTERNS: dict[str, Pattern] = {
         lines.kt_interleaved, "every R-th line, on a sheared lattice in time", budget=False, whole=True
     ),
     "golden-offset": Pattern(lines.golden_offset, "variable density, moved on by the golden ratio from frame to frame"),
+    "vista": Pattern(vista, "variable density, as far apart in ky and time as may be"),
     "points-uniform": Pattern(points.points_uniform, "one point in R, drawn without preference", points=True),
     "points-variable-density": Pattern(
         points.points_variable_density, "one point in R, more of them in the middle", points=True

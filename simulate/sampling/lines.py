@@ -110,7 +110,7 @@ def golden_offset(request: Request, random: np.random.Generator) -> Mask:
 
     Equidistant points are mapped to lines by the cumulative density, which is that of ``variable-density``, and moved by the
     golden ratio from frame to frame, so that any few neighbouring frames cover k-space evenly: the golden ratio offset of
-    Joshi et al., arXiv:2206.03630, section 2, with the aims of VISTA (Ahmad et al., MRM 2015;74:1266).
+    Joshi et al., arXiv:2206.03630, section 2; ``vista`` starts from it.
     """
     count = request.line_budget - int(request.calibration.sum())
     edges, first = np.cumsum(inclusion(request, count)), random.random()

@@ -8,6 +8,7 @@ made anew. All is written beside its place and moved there, so that processes ma
 import hashlib
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -26,6 +27,9 @@ from .layouts import Block, Layout, Reading, refusing
 
 _FORMAT = 3
 """Of the cache, and of the checks: one more whenever they change what is made of a file."""
+
+
+INDEX = "index.json"
 
 
 class ScanEntry(Section):
@@ -128,11 +132,14 @@ class PreparedFile:
     def _load(self) -> Index | None:
         """Return the index, if the cache has what was made of the file as it is now."""
         try:
-            index = Index.model_validate_json((self._folder / "index.json").read_bytes())
+            index = Index.model_validate_json((self._folder / INDEX).read_bytes())
         except (OSError, ValidationError):
             return None
-        whole = all(self._is_whole(entry) for entry in index.scans)
-        return index if whole and index.stamp == self._stamp() else None
+        if index.stamp != self._stamp() or not all(self._is_whole(entry) for entry in index.scans):
+            return None
+        with suppress(OSError):  # of a cache that may only be read
+            os.utime(self._folder / INDEX)  # its last use
+        return index
 
     def _stamp(self) -> str:
         """What the scans depend on: the file's size and time, and the versions of this, of the service and of the adapter."""
@@ -157,7 +164,7 @@ class PreparedFile:
                 remarks=tuple(reading.remarks),
                 scans=tuple(_by_volume(entries)),
             )
-            _put(self._folder / "index.json", lambda file: file.write(index.model_dump_json(indent=1).encode()))
+            _put(self._folder / INDEX, lambda file: file.write(index.model_dump_json(indent=1).encode()))
         except OSError as error:
             raise FileError(
                 f"{self.path} cannot be prepared in the cache {self._folder.parent}: {error.strerror or error}",
