@@ -103,6 +103,16 @@ class TestExtras:
         assert f"isocenter[{EXTRAS[package][0]}]" in said
 
 
+def test_every_folder_of_documents_is_a_package():
+    """Else setuptools warns of it for forty lines whenever it is installed."""
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "docs").rglob("*.md")}
+    assert len(folders) > 2
+    for name in (".".join(("isocenter", *folder.parts)) for folder in folders):
+        assert name in config["packages"]
+        assert "*.md" in config["package-data"][name]
+
+
 PINS = {
     canonicalize_name(name): Version(version)
     for name, _, version in (
