@@ -58,6 +58,8 @@ class Kspace:
     trajectory
         float32 [frames, kz, ky, kx, dimensions], where the samples lie in k-space, between -0.5 and 0.5; None on the Cartesian
         grid. What takes Cartesian blocks only refuses others.
+    shown
+        The frames that become images; the others are there for their sake.
     """
 
     data: Tensor
@@ -71,6 +73,7 @@ class Kspace:
     whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)
     trajectory: NDArray[np.float32] | None = None
+    shown: slice = field(default_factory=lambda: slice(None))
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{name} {size}" for name, size in zip(AXES, self.data.shape, strict=True))

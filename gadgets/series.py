@@ -185,7 +185,7 @@ class Reconstructor:
         made_by = f"Isocenter {manifest.name} {manifest.version}"
         fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
         images = []
-        for frame in range(volume.shape[0]):
+        for frame in range(volume.shape[0])[this.kspace.shown]:
             header = image_header(this.kspace, frame, fov)
             header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
             meta = image_meta(this.kspace, frame, header, self.scan)

@@ -80,6 +80,13 @@ class TextureData(_Simulated):
         return self
 
 
+class TextureSeries(TextureData):
+    """Series with such texture, in which a heart beats."""
+
+    kind: Literal["textured-cine"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    frames: Range = (8, 16)
+
+
 class FileData(Section):
     """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
@@ -102,7 +109,7 @@ class FileData(Section):
     """Where scans are prepared once, for all epochs and runs: as large as the scans; ``cache`` in ISOCENTER_HOME without it."""
 
 
-_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "textures": "2d"}
+_OF_ONE_TASK = {"simulated-brain": "2d", "simulated-cine": "2d+t", "textures": "2d", "textured-cine": "2d+t"}
 """What networks are for that train on such data; files have both."""
 
 Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "log-mse", "maps"]
@@ -146,7 +153,9 @@ class Recipe(Section):
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, as the network's paper does, or else by the largest
     magnitude of the zero-filled image."""
-    data: Annotated[SimulatedData | SimulatedSeries | TextureData | FileData, Field(discriminator="kind")]
+    data: Annotated[
+        SimulatedData | SimulatedSeries | TextureData | TextureSeries | FileData, Field(discriminator="kind")
+    ]
     masks: Masks = Masks()
     truth: Truth | None = None
     """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
