@@ -4,7 +4,8 @@ Every classical method gets, for each series by itself, the strength with which 
 reader of a real scan could do as well. k-t SENSE is given the twelve middle lines of the true series to learn from.
 
 Series come from three places: hearts of ``simulate.cine``; hearts with the texture of pictures that training has not seen
-(``--textures``, the file that ``isocenter textures`` writes); and files (``--series``, .npy, [frames, y, x], magnitudes or complex),
+(``--textures``, the file that ``isocenter textures`` writes); and files (``--series``, .npy, [frames, y, x], magnitudes or
+complex),
 measured somewhere else. Coil maps are simulated and noise is added; reconstruction gets the maps that the service estimates.
 
 Figures: PSNR and SSIM of the magnitudes of all frames within the object, and how far the change from frame to frame is from the

@@ -27,7 +27,8 @@ def sliding_window(
     """Join blocks of one frame to blocks of the last frames of their slice, of which the new ones become images.
 
     It stands after ``estimate_coil_maps``; ``accumulate`` makes a block of every frame (``frames`` none), which is
-    handed on as soon as it is complete. Every frame becomes one image, in order. Those of the beginning wait until ``frames`` have come.
+    handed on as soon as it is complete. Every frame becomes one image, in order. Those of the beginning wait until ``frames``
+    have come.
 
     Parameters
     ----------

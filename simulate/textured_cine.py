@@ -1,7 +1,8 @@
 """Random series with real texture that move as a chest does, for training: contraction, breathing, blood that changes brightness.
 
 Smooth phantoms teach a network that whatever is textured is noise, and perfectly periodic ones that nothing ever changes but by
-the beat. Here a picture (``textures``) is bent and twisted around a heart, which is drawn into it; beats differ in length, the chest
+the beat. Here a picture (``textures``) is bent and twisted around a heart, which is drawn into it; beats differ in length, the
+chest
 drifts with the breath, tissue that leaves the plane is replaced by other tissue, blood flickers with the flow.
 """
 
