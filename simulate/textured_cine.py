@@ -7,6 +7,7 @@ drifts with the breath, tissue that leaves the plane is replaced by other tissue
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from scipy import ndimage
 from .cine import Heart
 from .textures import LARGEST, Pictures, cut_off, random_textured_image, waves
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 _STEP = 1.5
 """How much finer than the series the pictures are that it is made of."""
 
