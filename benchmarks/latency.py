@@ -11,6 +11,11 @@ processor that has slept is slower at first (``bare_ms``), and once more right a
 - ``first_over_others``: latency of the very first scan with a network after the service has started, over the median of the
   following ones.
 
+Of a series that is reconstructed while it is scanned (``cine.xml``), every frame has a latency: from its own last readout to its
+image. Frames wait for those after them, as many as the window takes at once; where the network is slower than the scanner, they
+wait for one another as well, and the last ones the longest. ``wait`` is what the windows alone make of it, at no time for
+computing; ``bare_per_frame`` is a bare call on a window over the frames that it shows.
+
 Run with ``python benchmarks/latency.py [--scans 20]``.
 """
 
@@ -60,6 +65,23 @@ CASES = {
     "varnet": ("network.xml", "varnet-brain", BRAIN, {"bundle": "varnet-brain"}),
 }
 """Pipeline, bundle, scan, and the parameters sent with it."""
+CINES = {
+    f"cine_{matrix}": ScanProtocol(
+        phantom="heart",
+        matrix=matrix,
+        coils=8,
+        frames=40,
+        frame_counter="repetition",
+        acceleration=4,
+        acs=8,
+        sampling="kt-interleaved",
+        oversampling=1,
+        noise_scan=False,
+        repetition_time=2.5,
+    )
+    for matrix in (96, 128)
+}
+"""Series."""
 AT_ONCE = (1, 2, 4)
 
 
@@ -186,6 +208,61 @@ def measure(case, device, port, repetitions):
     return figures
 
 
+def measure_cine(protocol, device, port, repetitions):
+    """Latencies of the frames of a series."""
+    scan = simulate(protocol)
+    frames = [item.idx.repetition for item in scan.items]
+    last = {frame: number for number, frame in enumerate(frames, 1)}
+    ended = {frame: -protocol.repetition_time * (len(frames) - number) for frame, number in last.items()}
+    found = []
+    for _ in range(repetitions):
+        client = Client(connect("localhost", port, 10))
+        result = replay(client, scan.header.encode(), scan.items, ConfigFile("cine.xml"), realtime=True)
+        if {image.meta["IsocenterBundle"] for image in result.images} != {"ridge-cine"}:
+            raise SystemExit(f"ridge-cine did not make the images: {result.texts}")
+        found.append(
+            {
+                image.repetition: 1000 * arrival - ended[image.repetition]
+                for image, arrival in zip(result.images, result.arrivals, strict=True)
+            }
+        )
+    latency = [statistics.median(each[frame] for each in found) for frame in sorted(ended)]
+    windows = list(cine_windows(scan))
+    shown = [range(window.data.shape[1])[window.shown] for window in windows]
+    steady = len(shown[1])
+    model = device.load("ridge-cine")
+    inputs = settled(arrange_inputs(model.manifest, windows[1]))
+    model.infer(inputs)
+    start = time.perf_counter()
+    model.infer(inputs)
+    bare = 1000 * (time.perf_counter() - start)
+    waits = [ended[window.central_header(-1).idx.repetition] for window in windows]
+    wait = [
+        waits[number] - ended[windows[number].central_header(f).idx.repetition]
+        for number, s in enumerate(shown)
+        for f in s
+    ]
+    pace = protocol.repetition_time * len(frames) / protocol.frames
+    return {
+        "scanner_per_frame_ms": pace,
+        "bare_per_frame_ms": bare / steady,
+        "wait_ms": statistics.median(wait),
+        "latency_ms": statistics.median(latency),
+        "latency_first_ms": latency[0],
+        "latency_longest_ms": max(latency),
+        "last_image_after_scan_ms": statistics.median(max(each[f] + ended[f] for f in each) for each in found),
+    }
+
+
+def cine_windows(scan):
+    """Buffer a series, and return its windows, for which coil maps can be made."""
+    context = Scan(scan.header)
+    stream = load("accumulate")(iter(scan.items), context, joined=True)
+    for name in ("prewhiten", "sliding_window", "estimate_coil_maps"):
+        stream = load(name)(stream, context)
+    return (item for item in stream if isinstance(item, Kspace))
+
+
 def stages(log, count):
     """Median time of the service's own stages over the last sessions."""
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
@@ -196,18 +273,22 @@ def stages(log, count):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=20)
-    parser.add_argument("--case", choices=CASES, action="append")
+    parser.add_argument("--case", choices=[*CASES, *CINES], action="append")
     arguments = parser.parse_args()
     keep_freed_memory()
     home = default_home()
-    cases = arguments.case or list(CASES)
+    cases = arguments.case or [*CASES, *CINES]
     results = {}
-    with running_service(home, {CASES[case][1] for case in cases}) as (_, port, log):
+    bundles = {CASES[case][1] if case in CASES else "ridge-cine" for case in cases}
+    with running_service(home, bundles) as (_, port, log):
         device = LocalDevice("cpu", Shelf([home / "bundles"]))
         for case in cases:
-            config, _, protocol, _ = CASES[case]
+            config, protocol = CASES[case][::2][:2] if case in CASES else ("cine.xml", CINES[case])
             print(f"{case}: {config}, {protocol.coils} coils, {protocol.matrix} x {protocol.matrix}", flush=True)
-            results[case] = measure(case, device, port, arguments.scans)
+            if case in CASES:
+                results[case] = measure(case, device, port, arguments.scans)
+            else:
+                results[case] = measure_cine(protocol, device, port, max(arguments.scans // 10, 1))
             for name, value in results[case].items():
                 print(f"  {name:<32} {value:8.2f}")
             print(f"  stages within the service [ms]: {stages(log, 10)}", flush=True)

@@ -125,6 +125,8 @@ class Domain(_Strict):
         ``2d``: slices by themselves; ``3d``: volumes; ``2d+t``: series of a slice.
     acceleration
         Lines per measured line outside the calibration lines, along ky times kz.
+    net_acceleration
+        Lines per measured line, calibration lines included, of the frame with the fewest.
     acs
         Adjacent lines around the middle of k-space that were all measured.
     sampling
@@ -135,6 +137,8 @@ class Domain(_Strict):
         Number of channels.
     matrix
         Lengths of ky and kx, in samples.
+    frames
+        Number of frames that are reconstructed together, of series.
     field_strength_t
         In tesla.
     contrast, anatomy
@@ -143,11 +147,13 @@ class Domain(_Strict):
 
     dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
     acceleration: tuple[float, float] | None = None
+    net_acceleration: tuple[float, float] | None = None
     acs: tuple[int, int] | None = None
     sampling: tuple[Literal["uniform", "random"], ...] = ()
     partial_fourier: tuple[float, float] | None = None
     coils: tuple[int, int] | None = None
     matrix: tuple[int, int] | None = None
+    frames: tuple[int, int] | None = None
     field_strength_t: tuple[float, float] | None = None
     contrast: tuple[str, ...] = ()
     anatomy: tuple[str, ...] = ()

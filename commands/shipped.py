@@ -3,6 +3,6 @@
 NAMES: tuple[str, ...] = (
     *("rss", "combine", "sense"),
     *("ridge", "varnet-brain", "modl-brain"),
-    *("jsense", "tv", "l1-wavelet"),
+    *("jsense", "tv", "l1-wavelet", "ridge-cine"),
 )
 """In the order in which a service builds them: what is built in a moment, the default network, what takes longest."""

@@ -61,8 +61,16 @@ def make_case(
 
 
 def comparison_cases(specs: Sequence[TensorSpec]) -> list[Inputs]:
-    """Inputs of several sizes, coil counts and numbers of calibration lines."""
-    return [make_case(specs, sizes, **how) for sizes, how in SIZES]  # pyright: ignore[reportArgumentType]
+    """Inputs of several sizes, coil counts and numbers of calibration lines; of series, which have frames, smaller ones."""
+    shrink = 2 if any("frames" in spec.axes for spec in specs) else 1
+    return [
+        make_case(
+            specs,
+            {**sizes, "ky": sizes["ky"] // shrink, "kx": sizes["kx"] // shrink},
+            **{**how, "acs": how["acs"] // shrink},  # pyright: ignore[reportArgumentType]
+        )
+        for sizes, how in SIZES
+    ]
 
 
 def edge_cases(specs: Sequence[TensorSpec], sizes: Sizes) -> dict[str, Inputs]:

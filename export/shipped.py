@@ -72,6 +72,22 @@ SHIPPED: dict[str, ShippedNetwork] = {
             matrix=(64, 640),
         ),
     ),
+    "ridge-cine": ShippedNetwork(
+        "ridge-cine",
+        WEIGHTS / "ridge-cine.pt",
+        data="simulated scans of hearts that beat in photographs and in a head, out of Debian packages",
+        domain=Domain(
+            dimensions=("2d+t",),
+            # of fewer frames than are undersampled in turns, none completes the others
+            frames=(6, 64),
+            acceleration=(1, 8),
+            # with fewer lines a frame, what moves comes out still
+            net_acceleration=(1, 5.5),
+            partial_fourier=(0.95, 1),
+            coils=(2, 32),
+            matrix=(48, 320),
+        ),
+    ),
     "varnet-brain": ShippedNetwork("varnet-complex", WEIGHTS / "varnet-brain.pt", sense_step=0.05),
     "modl-brain": ShippedNetwork("modl", WEIGHTS / "modl-brain.pt", sense_step=0.05),
 }

@@ -34,6 +34,7 @@ GADGETS: dict[str, str] = {
     "remove_oversampling": "remove_oversampling",
     "scale": "scale",
     "select_coils": "select_coils",
+    "sliding_window": "sliding_window",
     "to_integer": "to_integer",
 }
 """Every gadget, with the module of this package that holds it."""

@@ -56,6 +56,7 @@ def accumulate(
     partial: Annotated[int, Field(ge=0)] = 0,
     early: Annotated[EarlyWork | None, FromChain] = None,
     series: Annotated[bool, FromChain] = False,
+    joined: Annotated[bool, FromChain] = False,
 ) -> Stream:
     """Sort readouts into blocks of k-space; where they belong and what is missing, the plan of the scan says.
 
@@ -90,6 +91,8 @@ def accumulate(
         What is done to lines before their block is complete.
     series
         Whether the bundle that is tried first reconstructs series.
+    joined
+        Whether a later gadget joins frames, which need not wait for one another here.
 
     Yields
     ------
@@ -99,7 +102,7 @@ def accumulate(
         Copies of blocks that are not complete, where they are asked for.
     """
     counter = frames_counter(frames, scan.encodings[0], series=series)
-    accumulator = _Accumulator(scan, trigger, counter, fill_calibration, partial, early)
+    accumulator = _Accumulator(scan, trigger, counter, fill_calibration, partial, early, joined)
     try:
         for item in items:
             if isinstance(item, Acquisition):
@@ -128,6 +131,7 @@ class _Accumulator:
         fill_calibration: bool,
         partial: int,
         early: EarlyWork | None,
+        joined: bool,
     ) -> None:
         self.scan = scan
         self.plan = scan.plan
@@ -143,8 +147,9 @@ class _Accumulator:
         self.store = CalibrationStore(self.plan, lambda: self._new_block(1))
         apart = frames == "average" or trigger == "average"
         maps = early is not None and early.maps is not None
+        fills = fill_calibration
         self.assembler = Assembler(
-            scan, self.store, frames, fill_calibration=fill_calibration, averages_apart=apart, wants_maps=maps
+            scan, self.store, frames, fill_calibration=fills, averages_apart=apart, wants_maps=maps, joined=joined
         )
         self.handed_on: set[Key] = set()
         self.touched: set[Key] = set()

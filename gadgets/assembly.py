@@ -101,6 +101,8 @@ class Assembler:
         Whether every average makes an image of its own.
     wants_maps
         Whether coil maps are made of the blocks.
+    joined
+        Whether frames are joined to series before they are.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Assembler:
         fill_calibration: bool,
         averages_apart: bool,
         wants_maps: bool,
+        joined: bool = False,
     ) -> None:
         self._scan = scan
         self._store = store
@@ -119,6 +122,7 @@ class Assembler:
         self._fill_calibration = fill_calibration
         self._averages_apart = averages_apart
         self.wants_maps = wants_maps
+        self._joined = joined
         self._series: dict[Key, TimeAverage] = {}
         self.account: Account = scan.ledger.account("series")
 
@@ -221,7 +225,7 @@ class Assembler:
         encoding = self._scan.encodings[key[0]]
         declared = encoding.calibration_mode == "interleaved"
         alone = kspace.calibration is None and encoding.acceleration != (1, 1) and (declared or self.wants_maps)
-        if not alone or _has_middle(kspace.mask.cpu().numpy()):
+        if self._joined or not alone or _has_middle(kspace.mask.cpu().numpy()):
             yield kspace
             return
         turns = {"phase", "repetition", encoding.interleaving_dimension}

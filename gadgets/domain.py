@@ -145,6 +145,8 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
         _outside("coils", coils, domain.coils),
         _outside("lines", lines, domain.matrix),
         _outside("samples", samples, domain.matrix),
+        _outside("frames", frames, domain.frames),
+        _outside("lines per measured line", _net_acceleration(kspace.mask), domain.net_acceleration),
         _outside("calibration lines", _calibration_lines(kspace, sampling), domain.acs),
         _outside("partial Fourier", round(sampling.partial_fourier, 3), domain.partial_fourier),
         _outside("field strength in tesla", _field_strength(scan), domain.field_strength_t),
@@ -171,6 +173,14 @@ def _outside(name: str, value: float | None, limits: tuple[float, float] | None)
         return ""
     accepted = f"{limits[0]:g} to {limits[1]:g}" if limits[0] < limits[1] else f"{limits[0]:g}"
     return f"{name} {value:g}, accepted is {accepted}"
+
+
+def _net_acceleration(mask: Tensor) -> float:
+    """Lines per measured line of the frame with the fewest, to one decimal, where k-space was covered; [frames, kz, ky]."""
+    counts = [int(count) for count in mask.flatten(1).sum(dim=1) if count]
+    places = mask.any(dim=0).nonzero()
+    extent = (places.amax(dim=0) - places.amin(dim=0) + 1).prod() if counts else 1
+    return round(float(extent) / min(counts, default=1), 1)
 
 
 def _calibration_lines(kspace: Kspace, sampling: Sampling) -> int:

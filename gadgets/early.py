@@ -51,7 +51,12 @@ def chain_context(
         work = EarlyWork(work.whitener, work.crop)
     if work == EarlyWork():
         work = None
-    return {"early": work, "whitener": work.whitener if work is not None else None, "begin_maps": begin_maps}
+    return {
+        "early": work,
+        "whitener": work.whitener if work is not None else None,
+        "begin_maps": begin_maps,
+        "joined": any(step is not None and step[0].traits.joins for step in steps),
+    }
 
 
 def _early_work(steps: Sequence[tuple[Gadget, Mapping[str, Any]] | None], scan: Scan) -> EarlyWork | None:

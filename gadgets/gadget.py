@@ -61,6 +61,8 @@ class Traits:
         Names of the bundles that it will run, in the order in which it tries them, by the site's default bundle and its options.
     sizes
         Lengths of axes of the blocks that it makes, as far as the header tells.
+    joins
+        Whether it joins blocks of single frames to series.
     """
 
     takes: tuple[type, ...] = ()
@@ -69,6 +71,7 @@ class Traits:
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = None
     bundles: Callable[[str | None, Options], list[str]] | None = None
     sizes: Callable[[Encoding, Options], dict[str, int]] | None = None
+    joins: bool = False
 
 
 class Gadget:
@@ -164,6 +167,7 @@ def gadget(
     early: "Callable[[EarlyWork, Scan, Options], EarlyWork] | None" = ...,
     bundles: Callable[[str | None, Options], list[str]] | None = ...,
     sizes: Callable[[Encoding, Options], dict[str, int]] | None = ...,
+    joins: bool = ...,
 ) -> Callable[[Callable[..., Stream]], Gadget]: ...
 def gadget(function: Callable[..., Stream] | None = None, /, **traits: Any) -> Any:
     """Make a gadget of a generator function ``(items, scan, *, options...)``; keyword arguments are its ``Traits``."""

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,10 @@ class Kspace:
     trajectory
         float32 [frames, kz, ky, kx, dimensions], where the samples lie in k-space, between -0.5 and 0.5; None on the Cartesian
         grid. What takes Cartesian blocks only refuses others.
+    shown
+        The frames that become images; the others are there for their sake.
+    frame_notes
+        What a reader of the image of a frame must know besides, for each frame; empty: nothing.
     """
 
     data: Tensor
@@ -71,6 +75,8 @@ class Kspace:
     whitened: bool = False
     notes: dict[str, str] = field(default_factory=dict)
     trajectory: NDArray[np.float32] | None = None
+    shown: slice = field(default_factory=lambda: slice(None))
+    frame_notes: tuple[dict[str, str], ...] = ()
 
     def __repr__(self) -> str:
         shape = ", ".join(f"{name} {size}" for name, size in zip(AXES, self.data.shape, strict=True))
@@ -88,6 +94,29 @@ class Kspace:
     def partitions_alike(self) -> bool:
         """Whether every partition was undersampled in the same way, so that each can be reconstructed by itself."""
         return bool((self.mask == self.mask[:, :1]).all())
+
+    def notes_of(self, frame: int) -> dict[str, str]:
+        """Return what a reader of the image of a frame must know."""
+        return {**self.notes, **(self.frame_notes[frame] if self.frame_notes else {})}
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether lines are missing, as the notes say."""
+        return any("Incomplete" in notes for notes in (self.notes, *self.frame_notes))
+
+    def only_shown(self) -> "Kspace":
+        """Return the frames that become images by themselves."""
+        if self.shown == slice(None):
+            return self
+        return replace(
+            self,
+            data=self.data[:, self.shown],
+            mask=self.mask[self.shown],
+            headers=self.headers[self.shown],
+            trajectory=None if self.trajectory is None else self.trajectory[self.shown],
+            frame_notes=self.frame_notes[self.shown],
+            shown=slice(None),
+        )
 
     @property
     def central_headers(self) -> list[AcquisitionHeader]:

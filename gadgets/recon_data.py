@@ -103,6 +103,7 @@ def _trajectory(trajectory: NDArray[np.float32], place: tuple[int, ...]) -> NDAr
 
 def from_kspace(kspace: Kspace) -> ReconData:
     """Pack a block as buffered data; frames become the dimension n."""
+    kspace = kspace.only_shown()
     data = kspace.data.permute(1, 0, 2, 3, 4).cpu().numpy()[None, None]
     headers = np.ascontiguousarray(kspace.headers)[None, None]
     buffer = ReconBuffer(np.ascontiguousarray(data), None, None, headers, _sampling(kspace))

@@ -31,7 +31,9 @@ class Reconstruction:
     """A block on its way through the bundles."""
 
     maker: "Reconstructor"
+    whole: Kspace
     kspace: Kspace
+    """What ``model`` gets of it: one of slices only the frames that become images."""
     untried: list[Model]
     model: Model
     future: Future[Result] | None = None
@@ -117,7 +119,8 @@ class Reconstructor:
 
     def start(self, kspace: Kspace) -> Reconstruction:
         """Queue a block for the first bundle that was made for it."""
-        reconstruction = Reconstruction(self, kspace, self.models[1:], self.models[0], failures=list(self._refused))
+        first, *others = self.models
+        reconstruction = Reconstruction(self, kspace, kspace, others, first, failures=list(self._refused))
         self._submit(reconstruction, urgent=False)
         return reconstruction
 
@@ -147,6 +150,7 @@ class Reconstructor:
 
     def _inputs(self, this: Reconstruction) -> Mapping[str, Tensor | Deferred] | None:
         """Return what a bundle gets of a block; None if it was not made for it, and there is another one."""
+        this.kspace = this.whole if _takes_series(this.model) else this.whole.only_shown()
         this.misfits = misfits(this.model.manifest, this.kspace, self.scan)
         if this.misfits and this.untried:
             reasons = "; ".join(str(reason) for reason in this.misfits)
@@ -181,15 +185,15 @@ class Reconstructor:
         yield from images
 
     def _images(self, this: Reconstruction, volume: Tensor, result: Result) -> list[Image]:
-        notes = {**this.kspace.notes, **self._remarks(this, result)}
+        remarks = self._remarks(this, result)
         if not volume.is_complex():
-            volume = self._magnitudes(this, volume, notes)
+            volume = self._magnitudes(this, volume, remarks)
         self.scan.seconds["reconstruct"] += result.seconds
         manifest = this.model.manifest
         made_by = f"Isocenter {manifest.name} {manifest.version}"
         fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
         images = []
-        for frame in range(volume.shape[0]):
+        for frame in range(volume.shape[0])[this.kspace.shown]:
             header = image_header(this.kspace, frame, fov)
             header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
             meta = image_meta(this.kspace, frame, header, self.scan)
@@ -200,22 +204,22 @@ class Reconstructor:
             meta["IsocenterRuntime"] = result.runtime
             meta["IsocenterDevice"] = result.device
             meta["IsocenterBatch"] = result.batch
-            comment = f"{made_by} (fallback)" if "Fallback" in notes else made_by
+            comment = f"{made_by} (fallback)" if "Fallback" in remarks else made_by
             meta["ImageComment"] = meta["GADGETRON_ImageComment"] = comment
-            for key, value in notes.items():
+            for key, value in {**this.kspace.notes_of(frame), **remarks}.items():
                 meta[f"Isocenter{key}"] = value
             images.append(make_image(volume[frame][None].cpu().numpy(), header, meta))
         return images
 
-    def _magnitudes(self, this: Reconstruction, volume: Tensor, notes: dict[str, str]) -> Tensor:
+    def _magnitudes(self, this: Reconstruction, volume: Tensor, remarks: dict[str, str]) -> Tensor:
         """Return the magnitudes of real values, and say so where some are below zero by more than a network errs around it."""
         lowest, largest = float(volume.min()), float(volume.abs().max())
         if lowest < -_AROUND_ZERO * largest:
-            notes["Negative"] = (
+            remarks["Negative"] = (
                 f"bundle {this.model.manifest.name!r} returned real values below zero, down to {lowest / largest:.2g} of the "
                 "largest magnitude: the image shows their magnitudes"
             )
-            self.scan.report("negative", f"{_name(this.kspace)}: {notes['Negative']}")
+            self.scan.report("negative", f"{_name(this.kspace)}: {remarks['Negative']}")
         return volume.abs()
 
     def _remarks(self, this: Reconstruction, result: Result) -> dict[str, str]:
@@ -236,7 +240,7 @@ class Reconstructor:
             remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))
             self.scan.report("device", reason)
         aliased = [reason.text for reason in this.misfits if reason.aliases]
-        if aliased and "Incomplete" not in this.kspace.notes:  # lost lines are said already
+        if aliased and not this.kspace.is_incomplete:  # lost lines are said already
             remarks["Undersampled"] = (
                 f"undersampled ({'; '.join(aliased)}): the image is aliased, as bundle {name!r} cannot unfold it"
             )
@@ -293,6 +297,10 @@ class Reconstructor:
         """Take what still waits out of the queue: the scan is over."""
         for future in list(self._waiting):
             future.cancel()
+
+
+def _takes_series(model: Model) -> bool:
+    return any("frames" in spec.axes for spec in model.manifest.inputs)
 
 
 def _require_gate(model: Model) -> None:

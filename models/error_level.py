@@ -76,7 +76,7 @@ class ErrorLevel(nn.Module):
             float32 [batch, coils, y, x, 2], coil maps of unit norm.
         """
         image = self.solve(adjoint_model(measured, maps, axes), maps, mask, axes)
-        scale = _brightness(image)
+        scale = brightness(image)
         unit = ratio_or_zero(image, scale)
 
         noise = random_phases(maps.shape[1], maps.shape[2], maps.shape[3], 1, maps) * mask
@@ -107,7 +107,7 @@ class ErrorLevel(nn.Module):
         return self.step(ratio_or_zero(target, norm), maps, mask, axes, weight) * norm
 
 
-def _brightness(image: Tensor) -> Tensor:
+def brightness(image: Tensor) -> Tensor:
     """Root of the fourth moment over the second of magnitudes: [batch, 1, 1, 1]."""
     largest = magnitude(image).flatten(1).amax(dim=1)[:, None, None, None]
     power = ratio_or_zero(image, largest).square().sum(dim=-1, keepdim=True)

@@ -38,14 +38,14 @@ def random_series(random: np.random.Generator, shape: tuple[int, int], frames: i
         random.standard_normal(shape), random.uniform(1, 3)
     )
     texture += 0.15 * smooth_field(random, shape, 3)
-    beat = _Heart(random)
+    beat = Heart(random)
     breath = random.uniform(0, 0.02)
     phase = np.exp(1j * random_phase(random, shape))
     series = np.empty((frames, *shape), np.complex64)
     for frame in range(frames):
         time = frame / frames
         lift = breath * math.sin(2 * math.pi * time)
-        series[frame] = np.maximum(beat.draw(chest, y - lift, x, time, edge) * texture, 0) * phase
+        series[frame] = np.maximum(beat.draw(chest, y - lift, x, beat.contraction(time), edge) * texture, 0) * phase
     return series / max(float(np.percentile(np.abs(series), 99.5)), 1e-6)
 
 
@@ -78,7 +78,7 @@ def _chest(random: np.random.Generator, y: Array, x: Array, edge: float) -> Arra
     return image
 
 
-class _Heart:
+class Heart:
     """Ventricles in a wall that thickens as they contract, with papillary muscles."""
 
     def __init__(self, random: np.random.Generator) -> None:
@@ -95,9 +95,12 @@ class _Heart:
             (random.uniform(0.4, 0.65), angle, random.uniform(0.02, 0.04)) for angle in random.uniform(0, 6.3, 2)
         ]
 
-    def draw(self, chest: Array, y: Array, x: Array, time: float, edge: float) -> Array:
-        """Draw the heart at a time from 0 to 1 over a beat into an image of the chest."""
-        contraction = self.strength * (0.5 - 0.5 * math.cos(2 * math.pi * (time + self.start)))
+    def contraction(self, time: float) -> float:
+        """Part of the radius by which the cavity is smaller at a time from 0 to 1 over a beat."""
+        return self.strength * (0.5 - 0.5 * math.cos(2 * math.pi * (time + self.start)))
+
+    def draw(self, chest: Array, y: Array, x: Array, contraction: float, edge: float) -> Array:
+        """Draw the contracted heart into an image of the chest."""
         cavity = self.cavity * (1 - contraction)
         outer = math.sqrt(cavity**2 + (self.cavity + self.wall) ** 2 - self.cavity**2)  # the wall keeps its area
         right = self.right * (1 - 0.8 * contraction)

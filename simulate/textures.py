@@ -92,7 +92,7 @@ def random_textured_image(
     image *= np.exp(0.3 * random.random() * waves(random, image.shape, 1))
     phase = random.uniform(0, 1.2) * waves(random, image.shape, int(random.integers(1, 4)))
     turned = image * np.exp(1j * (phase + np.float32(random.uniform(0, 2 * math.pi)))).astype(np.complex64)
-    return _cut_off(turned, shape)
+    return cut_off(turned, shape)
 
 
 def _head(random: np.random.Generator, pictures: Pictures, shape: tuple[int, int]) -> Array:
@@ -209,7 +209,7 @@ def _even(size: float, least: int = 0) -> int:
     return max(int(size) // 2 * 2, least)
 
 
-def _cut_off(image: NDArray[np.complex64], shape: tuple[int, int]) -> NDArray[np.complex64]:
+def cut_off(image: NDArray[np.complex64], shape: tuple[int, int]) -> NDArray[np.complex64]:
     """Return an image of fewer pixels by leaving out the outer k-space, at the same brightness."""
     kspace = fft.fftshift(np.asarray(fft.fft2(fft.ifftshift(image))))
     y, x = ((edge - n) // 2 for edge, n in zip(image.shape, shape, strict=True))

@@ -37,6 +37,7 @@ PARAMETERS = {
     "unet-complex": 31_024_386,
     "mnet": 79_919_938,
     "ridge-net": 45_160,
+    "ridge-cine": 47_256,
 }
 
 SMALL = {
@@ -67,6 +68,7 @@ SMALL = {
     "unet-complex": {"chans": 4},
     "unet-image": {"chans": 4},
     "ridge-net": {"iterations": 2, "filters": 8, "cg_iterations": 2, "start_iterations": 4},
+    "ridge-cine": {"iterations": 2, "filters": 40, "cg_iterations": 2, "start_iterations": 4},
 }
 SIZES = {"batch": 2, "coils": 3, "frames": 4, "ky": 33, "kx": 40}
 
@@ -127,7 +129,8 @@ def test_scaled_networks_follow_the_scale_of_the_input(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net", "ridge-net"]
+    "name",
+    ["e2e-varnet", "varnet-complex", "modl", "deep-jsense", "jotlasnet", "vn", "pd-net", "ridge-net", "ridge-cine"],
 )
 def test_every_trained_parameter_gets_a_finite_gradient(name):
     module, specs = small_network(name)

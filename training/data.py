@@ -12,8 +12,9 @@ from ..models.fourier import fft, ifft
 from ..simulate.anatomy import random_slice
 from ..simulate.cine import random_series
 from ..simulate.coils import random_coil_maps
+from ..simulate.textured_cine import random_textured_series
 from ..simulate.textures import Pictures, random_textured_image
-from .recipe import MadeUpData, SimulatedData, SimulatedSeries, TextureData
+from .recipe import MadeUpData, SimulatedData, SimulatedSeries, TextureData, TextureSeries
 
 _MARGIN = 8
 """Samples of k-space beyond the matrix on each side where coil maps act on an image; they reach about as far."""
@@ -68,13 +69,18 @@ def simulated_scan(data: SimulatedData | SimulatedSeries, seed: int, split: Lite
 
 
 def textured_scan(data: TextureData, pictures: Pictures, seed: int) -> FullScan:
-    """Make up a slice from photographs or a head, seen by a random coil array, with noise; its maps are not kept.
+    """Make up a slice or series from photographs or a head, seen by a random coil array, with noise; its maps are not kept.
 
     Image and coils are drawn on a grid that is finer by as much of k-space as the coils move.
     """
     random = np.random.default_rng(seed)
     shape = _shape(random, data)
-    image = torch.from_numpy(random_textured_image(random, pictures, (shape[0] + 2 * _MARGIN, shape[1] + 2 * _MARGIN)))
+    fine = (shape[0] + 2 * _MARGIN, shape[1] + 2 * _MARGIN)
+    if isinstance(data, TextureSeries):
+        frames = int(random.integers(data.frames[0], data.frames[1] + 1))
+        image = torch.from_numpy(random_textured_series(random, pictures, fine, frames))
+    else:
+        image = torch.from_numpy(random_textured_image(random, pictures, fine))
     _, clean = _measure(random, data, image, shape)
     return FullScan(_with_noise(random, data, clean), clean)
 

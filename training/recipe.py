@@ -82,6 +82,14 @@ class TextureData(MadeUpData):
         return self
 
 
+class TextureSeries(TextureData):
+    """Series with such texture, in which a heart beats."""
+
+    task: ClassVar[str] = "2d+t"
+    kind: Literal["textured-cine"]  # pyright: ignore[reportIncompatibleVariableOverride]
+    frames: Range = (8, 16)
+
+
 class FileData(Section):
     """Fully sampled scans from files: fastMRI's and CMRxRecon's layouts, MRD, and layouts of one's own.
 
@@ -145,7 +153,9 @@ class Recipe(Section):
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, as the network's paper does, or else by the largest
     magnitude of the zero-filled image."""
-    data: Annotated[SimulatedData | SimulatedSeries | TextureData | FileData, Field(discriminator="kind")]
+    data: Annotated[
+        SimulatedData | SimulatedSeries | TextureData | TextureSeries | FileData, Field(discriminator="kind")
+    ]
     masks: Masks = Masks()
     truth: Truth | None = None
     """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;

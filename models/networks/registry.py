@@ -19,6 +19,7 @@ from .mnet import Loupe, MNet
 from .modl import Modl
 from .primal_dual import PrimalDualNet
 from .proximal import HcPgd
+from .ridge_cine import RidgeCine
 from .ridge_net import RidgeNet
 from .varnet import ComplexVarNet, E2EVarNet
 from .vn import VariationalNetwork
@@ -136,6 +137,15 @@ NETWORKS: dict[str, Network] = {
         _MAPS,
         "complex",
         "this project's; after Hammernik et al., MRM 2018, and Goujon et al., arXiv:2308.10542",
+        readout_first=False,
+        equivariant=True,
+    ),
+    "ridge-cine": Network(
+        RidgeCine,
+        "2d+t",
+        _MAPS,
+        "complex",
+        "this project's; ridge-net for series",
         readout_first=False,
         equivariant=True,
     ),
