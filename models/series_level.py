@@ -58,7 +58,7 @@ class SeriesLevel(nn.Module):
     """
 
     def __init__(
-        self, iterations: int = 12, smoothness: float = 0.5, weight: float = 1e-3, window: int = 7, tried: int = 16
+        self, iterations: int = 6, smoothness: float = 0.5, weight: float = 1e-3, window: int = 7, tried: int = 16
     ) -> None:
         super().__init__()
         self.iterations = iterations

@@ -69,10 +69,8 @@ class SeriesRegulariser(RidgeRegulariser):
         weight = height[:, None] * weight * (mix + (1 - mix) * weight)
         shrunk = (responses * weight[:, :, None]).flatten(0, 2)
         result = torch.nn.functional.conv_transpose2d(shrunk, kernel, padding=pad).unflatten(0, (batch, frames, 2))
-        result = torch.nn.functional.pixel_shuffle(_neighbours_adjoint(result, self.taps), 2)[
-            :, :, :, 0, :rows, :columns
-        ]
-        return result.movedim(2, -1)
+        planes = torch.nn.functional.pixel_shuffle(_neighbours_adjoint(result, self.taps).flatten(0, 2), 2)
+        return planes[:, 0, :rows, :columns].unflatten(0, (batch, frames, 2)).movedim(2, -1)
 
     def _kernel(self) -> Tensor:
         """Filters as they see blocks of 2 x 2 pixels: [filters, (taps + 1) * 4, rows, columns]."""

@@ -32,7 +32,7 @@ class RidgeCine(nn.Module):
     """
 
     def __init__(
-        self, iterations: int = 6, filters: int = 48, size: int = 5, cg_iterations: int = 4, start_iterations: int = 12
+        self, iterations: int = 6, filters: int = 48, size: int = 5, cg_iterations: int = 4, start_iterations: int = 6
     ) -> None:
         super().__init__()
         offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
