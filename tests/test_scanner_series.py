@@ -257,7 +257,7 @@ class TestBeside:
 
 
 def test_parameters_of_the_client_choose_the_series(service):
-    parameters = '{"parameters": {"output": "uint16", "phase": "true", "complex": true, "beside": "rss", "scale": 0.5}}'
+    parameters = '{"parameters": {"output": "uint16", "phase": "true", "complex": true, "beside": "rss", "scale": 0.5, "lambda": 2}}'
     images = service.replay(simulate(replace(SLICES, slices=1)), "sense.xml", parameters=parameters).images
     found = {each.image_series_index: (each.meta["SequenceDescriptionAdditional"], each.data.dtype) for each in images}
     assert found == {
@@ -267,6 +267,7 @@ def test_parameters_of_the_client_choose_the_series(service):
         101: ("Isocenter_rss", np.uint16),
     }
     assert {each.meta["IsocenterScale"] for each in images if each.image_type == ismrmrd.IMTYPE_MAGNITUDE} == {"0.5"}
+    assert {each.meta["IsocenterComplete"] for each in images} == {"yes"}
 
 
 def test_phases_of_sets_differ_as_those_of_the_object_do(engine):
