@@ -1,6 +1,6 @@
 """The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
 
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -52,7 +52,8 @@ class TensorSpec(_Strict):
     ----------
     name
         Of an input, what it is: ``kspace``, ``mask``, ``maps``, ``trajectory``, or ``regularization``, what the bundle's own
-        strength is multiplied by; of an output, ``image``.
+        strength is multiplied by; of an output, ``image``, or ``error``: the standard deviation of the error of the image's
+        magnitude.
     dtype
         Always float32: complex numbers are pairs along the axis ``complex``.
     axes
@@ -218,6 +219,36 @@ class Gate(_Strict):
     """In ISO 8601."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Uncertainty(_Strict):
+    """How the output ``error`` was calibrated, on fully sampled scans.
+
+    Attributes
+    ----------
+    weights
+        SHA-256 of the weights that it was calibrated for.
+    noise, missing, floor
+        By how much the variances that it is the sum of are counted (``models/error_map.py``).
+    domain
+        Of the scans, and of how they were undersampled: for others it is a guess.
+    scans
+        How many scans there were.
+    coverage
+        Fraction of pixels in the object whose error was within one, two and three standard deviations, of each scan by what the
+        others gave. If errors were distributed normally it would be 0.683, 0.954 and 0.997.
+    """
+
+    weights: str
+    noise: Annotated[float, Field(ge=0)]
+    missing: Annotated[float, Field(ge=0)]
+    floor: Annotated[float, Field(ge=0)]
+    domain: Domain
+    scans: Annotated[int, Field(ge=1)]
+    coverage: tuple[Share, Share, Share]
+
+
 class Manifest(_Strict):
     """What stands in ``model.yaml``."""
 
@@ -239,7 +270,17 @@ class Manifest(_Strict):
     files: dict[str, str] = {}
     parity: dict[str, Parity] = {}
     gate: Gate | None = None
+    uncertainty: Uncertainty | None = None
+    """Of the output ``error``, if there is one."""
     provenance: Provenance
     intended_use: str
     digest: Annotated[str, Field(exclude=True)] = ""
     """SHA-256 of the file that it was read from, which holds those of the bundle's other files; no part of the file."""
+
+    @model_validator(mode="after")
+    def _error_is_calibrated(self) -> Self:
+        if (self.uncertainty is not None) != ("error" in {spec.name for spec in self.outputs}):
+            raise ValueError(
+                "there is an output 'error' where 'uncertainty' says how it was calibrated, and only there"
+            )
+        return self

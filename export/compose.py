@@ -27,7 +27,7 @@ def compose_bundle(
     network: str,
     configuration: dict[str, Any],
     inputs: tuple[TensorSpec, ...],
-    output: TensorSpec,
+    outputs: tuple[TensorSpec, ...],
     scaling: Scaling,
     checkpoint: Path | None,
     source: str = "",
@@ -45,7 +45,7 @@ def compose_bundle(
         As in ``export_network``.
     network, configuration
         What the module is called, and how it was made.
-    inputs, output
+    inputs, outputs
         Of the bundle.
     scaling
         What k-space is divided by in front of the module.
@@ -61,8 +61,10 @@ def compose_bundle(
     Raises
     ------
     BundleError
-        The bundle cannot be written, a runtime deviates, or it cannot end with SENSE as the options say.
+        The bundle cannot be written, a runtime deviates, or it cannot end with SENSE or tell its uncertainty as the options say.
     """
+    if options.uncertainty is not None and "error" not in {spec.name for spec in outputs}:
+        raise BundleError(f"network {network!r} cannot tell its uncertainty", accepted="'ridge-net'")
     names = tuple(spec.name for spec in inputs)
     manifest = Manifest(
         name=folder.name,
@@ -70,7 +72,7 @@ def compose_bundle(
         network=network,
         configuration=configuration,
         inputs=inputs,
-        outputs=(output,),
+        outputs=outputs,
         conventions=Conventions(
             input_scaling=scaling,
             coil_maps="unit norm" if "maps" in names else "none",
@@ -80,6 +82,7 @@ def compose_bundle(
         tolerance=options.tolerance,
         precision=options.precision,
         compiled_for=options.compiled_for,
+        uncertainty=options.uncertainty,
         provenance=_provenance(checkpoint, options, source, training or {}),
         intended_use=options.intended_use,
     )

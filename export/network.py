@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..bundle.folder import Bundle
-from ..bundle.manifest import BundleError, TensorSpec
+from torch import nn
+
+from ..bundle.folder import Bundle, sha256
+from ..bundle.manifest import BundleError, TensorSpec, Uncertainty
 from ..bundle.minisign import SecretKey
+from ..models.error_map import ErrorMap
 from ..models.networks.mnet import MNet
 from ..models.networks.registry import Network
+from ..models.networks.ridge_net import RidgeNet, RidgeNetWithError
 from .compose import compose_bundle
 from .importers.load import find_network, load_network
 from .options import ExportOptions
@@ -116,21 +120,42 @@ def export_network(
         options = options.model_copy(
             update={"plane": ("ky", "kx"), "undersampled": options.undersampled or undersampled(network, recipe)}
         )
+    module = imported.module
     inputs, output = network_specs(network, options)
-    if isinstance(imported.module, MNet):
-        output = output.model_copy(update={"axes": ("batch", str(imported.module.lines))})
+    outputs = (output,)
+    if isinstance(module, MNet):
+        outputs = (output.model_copy(update={"axes": ("batch", str(module.lines))}),)
+    if options.uncertainty is not None and isinstance(module, RidgeNet):
+        module = _with_error(module, options.uncertainty, checkpoint)
+        outputs = (output, TensorSpec(name="error", axes=output.axes[:-1]))
     return compose_bundle(
-        imported.module,
+        module,
         folder,
         options,
         formats,
         network=name,
         configuration=configuration,
         inputs=inputs,
-        output=output,
+        outputs=outputs,
         scaling=options.scaling or recipe.get("scaling") or network.scaling,
         checkpoint=checkpoint,
         training=imported.hyperparameters if recipe else {},
         impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
         key=key,
     )
+
+
+def _with_error(module: RidgeNet, calibrated: Uncertainty, checkpoint: Path) -> nn.Module:
+    """Let a network return its error as well.
+
+    Raises
+    ------
+    BundleError
+        The error was calibrated for other weights.
+    """
+    if sha256(checkpoint) != calibrated.weights:
+        raise BundleError(
+            f"the uncertainty was calibrated for other weights than {checkpoint.name}: calibrate it again "
+            "(benchmarks/uncertainty.py --fit), or leave it out"
+        )
+    return RidgeNetWithError(module, ErrorMap(calibrated.noise, calibrated.missing, calibrated.floor))

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..bundle.manifest import BundleError, Domain, Precision, TensorSpec, Tolerance
+from ..bundle.manifest import BundleError, Domain, Precision, TensorSpec, Tolerance, Uncertainty
 from ..models.scaling import Scaling
 
 Direction = Literal["ky", "kx"]
@@ -45,6 +45,8 @@ class ExportOptions(BaseModel):
     ``tf32`` lets ONNX Runtime multiply with ten bits of mantissa on a GPU, where the probe still holds then."""
     compiled_for: Literal["cpu", "cuda"] = "cpu"
     """Kind of device that AOTInductor compiles for; this machine must have one."""
+    uncertainty: Uncertainty | None = None
+    """Calibration of the standard deviation of the error, which a bundle of ``ridge-net`` then returns beside its image."""
     domain: Domain = Domain()
     licence: str = "not stated"
     training_data: str = "not stated"

@@ -67,7 +67,7 @@ def export_module(
         network=target,
         configuration=options.arguments,
         inputs=own.inputs,
-        output=own.output,
+        outputs=(own.output,),
         scaling=options.scaling or "none",
         checkpoint=checkpoint,
         source=target,

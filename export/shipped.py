@@ -12,7 +12,7 @@ from ..bundle.minisign import SecretKey
 from .build import SHIPPED_FORMATS, find_current
 from .card import with_shipped_card
 from .network import export_network
-from .options import ExportOptions
+from .options import ExportOptions, load_options
 
 log: logging.Logger = logging.getLogger("isocenter.export")
 
@@ -36,12 +36,15 @@ class ShippedNetwork:
         What they were trained for.
     data
         What they were trained on, beside the recipe of the same name.
+    uncertainty
+        File with the calibration of its error, as ``benchmarks/uncertainty.py`` writes it; None: it tells none.
     """
 
     network: str
     file: Path
     sense_step: float | None = None
     data: str = "simulated scans of the MNI152 template"
+    uncertainty: Path | None = None
     domain: Domain = field(
         default=Domain(
             dimensions=("2d",),
@@ -62,6 +65,7 @@ SHIPPED: dict[str, ShippedNetwork] = {
         "ridge-net",
         WEIGHTS / "ridge.pt",
         data="simulated scans of photographs and of a head, out of Debian packages",
+        uncertainty=WEIGHTS / "ridge-uncertainty.yaml",
         domain=Domain(
             dimensions=("2d",),
             acceleration=(1, 8),
@@ -112,14 +116,16 @@ def ensure_shipped(
 
 
 def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
+    uncertainty = None if shipped.uncertainty is None else load_options(shipped.uncertainty).uncertainty
     bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats, key)
     if bundle is not None:
         same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
-        if same_step and bundle.manifest.domain == shipped.domain:
+        if same_step and bundle.manifest.domain == shipped.domain and bundle.manifest.uncertainty == uncertainty:
             return bundle
-        log.info("building bundle %s: its domain or its last step have changed", name)
+        log.info("building bundle %s: its domain, its last step or its uncertainty have changed", name)
     options = ExportOptions(
         domain=shipped.domain,
+        uncertainty=uncertainty,
         sense_step=shipped.sense_step,
         licence="MIT",
         training_data=f"{shipped.data}; see the recipe of the same name",

@@ -168,6 +168,15 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
     return reasons
 
 
+def uncalibrated(manifest: Manifest, kspace: Kspace, scan: Scan) -> str:
+    """Say in what respects a block lies outside what the uncertainty of a bundle was calibrated on; empty if it does not."""
+    if manifest.uncertainty is None:
+        return "it was not calibrated"
+    calibrated = manifest.model_copy(update={"domain": manifest.uncertainty.domain})
+    reasons = "; ".join(map(str, misfits(calibrated, kspace, scan)))
+    return reasons and f"it was not calibrated for this scan ({reasons})"
+
+
 def _outside(name: str, value: float | None, limits: tuple[float, float] | None) -> str:
     if value is None or limits is None or limits[0] <= value <= limits[1]:
         return ""

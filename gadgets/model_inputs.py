@@ -138,8 +138,8 @@ def _arrange(
     return source.to(torch.float32).contiguous()
 
 
-def arrange_output(manifest: Manifest, image: Tensor, kspace: Kspace) -> Tensor:
-    """Return the output ``image`` as [frames, z, y, x], complex64 or float32.
+def arrange_output(manifest: Manifest, image: Tensor, kspace: Kspace, name: str = "image") -> Tensor:
+    """Return an output as [frames, z, y, x], complex64 or float32.
 
     Parameters
     ----------
@@ -149,8 +149,10 @@ def arrange_output(manifest: Manifest, image: Tensor, kspace: Kspace) -> Tensor:
         float32, with the axes of the manifest.
     kspace
         The block that it was made of, whose frames and partitions may lie in the batch.
+    name
+        Of the output.
     """
-    wanted = tuple(next(spec for spec in manifest.outputs if spec.name == "image").axes)
+    wanted = tuple(next(spec for spec in manifest.outputs if spec.name == name).axes)
     volume = torch.view_as_complex(image.contiguous()) if "complex" in wanted else image
     sizes = dict(zip(_AXES["kspace"], kspace.data.shape, strict=True))
     inputs = next(spec for spec in manifest.inputs if spec.name == "kspace")

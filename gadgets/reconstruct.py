@@ -67,6 +67,7 @@ def reconstruct(
     demand: Literal["", "gate"] = "",
     regularization: Annotated[float, Field(ge=0.001, le=1000), FromClient("lambda")] = 1.0,
     beside: Annotated[str, FromClient()] = "",
+    uncertainty: Annotated[bool, FromClient()] = False,
     unknown: Literal["refuse", "fallback"] = "refuse",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
@@ -100,6 +101,10 @@ def reconstruct(
         Bundle that makes a second series from the same data, so that a reader has both: a classical method beside a network.
         Its images come when the bundle has time, after the first series' of the same block at the earliest; a failure of either
         costs the other nothing. Its series number is higher by 100. Empty: no second series.
+    uncertainty
+        Whether a series of its own shows how far the images of the first one are likely to be off: the standard deviation of the
+        error of their magnitude at each pixel, in their units, by the same run. Its number is higher by 200. There is none of an
+        image whose bundle tells no calibrated one, and the client is told.
     unknown
         What is done where there is no bundle of one of the names: ``refuse`` makes no image, and says which names come nearest;
         ``fallback`` goes on with the others.
@@ -117,10 +122,11 @@ def reconstruct(
     IsocenterError
         There were blocks, and none could be reconstructed: the reason of the first one.
     """
+    names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
     if unknown == "refuse":
-        names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
         _require_known(scan, [*names, *filter(None, [beside])])
-    makers = _makers(scan, bundle, fallback, demand, beside, regularization, recon_grid=recon_grid)
+    first = Reconstructor(scan, names, demand, regularization, uncertainty=uncertainty, recon_grid=recon_grid)
+    makers = [first, *_second(scan, names[0], beside, recon_grid=recon_grid)]
     numbers = _Numbers(series, numbering)
     waiting: deque[Reconstruction] = deque()
 
@@ -128,7 +134,7 @@ def reconstruct(
         return [maker.start(item) for maker in makers] if isinstance(item, Kspace) else item
 
     def images(this: Reconstruction) -> Iterator[Image]:
-        return (numbers.give(image, this.kspace, this.maker.series) for image in this.maker.images(this))
+        return (numbers.give(image, this.kspace) for image in this.maker.images(this))
 
     try:
         for item in run_ahead(items, start, account=scan.ledger.account("ahead", of_blocks=True), size=size_of):
@@ -164,10 +170,10 @@ class _Numbers:
         self._is_running = numbering == "running"
         self._taken = ImageNumbers()
 
-    def give(self, image: Image, kspace: Kspace, offset: int) -> Image:
-        """Number an image of a block, in a series that is so many higher."""
+    def give(self, image: Image, kspace: Kspace) -> Image:
+        """Number an image of a block; that of its series says yet by how much it is higher than the first one's."""
         header = image._head
-        header.image_series_index = (self._first + kspace.encoding_index + offset) % 65536
+        header.image_series_index = (self._first + kspace.encoding_index + header.image_series_index) % 65536
         header.image_index = (
             self._taken.running(header.image_series_index)
             if self._is_running
@@ -176,17 +182,13 @@ class _Numbers:
         return image
 
 
-def _makers(
-    scan: Scan, bundle: str, fallback: str, demand: str, beside: str, regularization: float, *, recon_grid: bool
-) -> list[Reconstructor]:
-    """Return who makes the series; a second one that cannot be loaded is reported, and the first goes on alone."""
-    names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
-    makers = [Reconstructor(scan, names, demand, regularization, recon_grid=recon_grid)]
-    if beside == names[0]:
+def _second(scan: Scan, first: str, beside: str, *, recon_grid: bool) -> list[Reconstructor]:
+    """Return who makes a second series, if anyone; one that cannot be loaded is reported, and the first goes on alone."""
+    if beside == first:
         scan.report("beside", f"there is no second series: bundle {beside!r} makes the first one already")
     elif beside:
         try:
-            makers.append(Reconstructor(scan, [beside], recon_grid=recon_grid, series=_SERIES_BESIDE))
+            return [Reconstructor(scan, [beside], recon_grid=recon_grid, series=_SERIES_BESIDE)]
         except IsocenterError as error:
             scan.report("beside", f"there is no second series: {error}")
-    return makers
+    return []

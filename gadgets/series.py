@@ -8,12 +8,12 @@ import ismrmrd
 import torch
 from torch import Tensor
 
-from ..bundle.manifest import BundleError
+from ..bundle.manifest import BundleError, Uncertainty
 from ..flow.deferred import Deferred
 from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
-from .domain import Misfit, misfits
+from .domain import Misfit, misfits, uncalibrated
 from .image_header import image_header, image_meta
 from .kspace import Kspace
 from .model_inputs import arrange_inputs, arrange_output
@@ -24,6 +24,8 @@ _PATIENCE = 2.0
 """Seconds that an image waits for other scans before its client is told."""
 _AROUND_ZERO = 0.05
 """How far below zero, of the largest magnitude, a network that returns magnitudes may err where there is no signal."""
+_SERIES_UNCERTAINTY = 200
+"""By how much the number of the series that shows the uncertainty of another one is higher."""
 
 
 @dataclass(eq=False)
@@ -60,7 +62,7 @@ class Reconstructor:
 
     Parameters
     ----------
-    scan, demand, regularization, recon_grid
+    scan, demand, regularization, uncertainty, recon_grid
         As ``reconstruct`` has them.
     names
         Of the bundles, in the order in which they are tried.
@@ -75,11 +77,13 @@ class Reconstructor:
         demand: str = "",
         regularization: float = 1.0,
         *,
+        uncertainty: bool = False,
         recon_grid: bool,
         series: int = 0,
     ) -> None:
         self.scan = scan
         self.series = series
+        self._uncertainty = uncertainty
         self._recon_grid = recon_grid
         self.engine = scan.require_engine()
         self._refused: list[str] = []
@@ -171,9 +175,20 @@ class Reconstructor:
         return replace(kspace, data=fft(images, [-3, -2, -1]))
 
     def images(self, this: Reconstruction) -> Iterator[Image]:
-        """Wait for a block's images; there are none of a block that no bundle can reconstruct."""
+        """Wait for a block's images; there are none of a block that no bundle can reconstruct.
+
+        ``image_series_index`` says yet by how much the number of an image's series is higher than that of the first one.
+        """
         try:
-            images = self._images(this, *self._finish(this))
+            volume, result = self._finish(this)
+            remarks = self._remarks(this, result)
+            if not volume.is_complex():
+                volume = self._magnitudes(this, volume, remarks)
+            notes = {**this.kspace.notes, **remarks}
+            images = self._images(this, volume, result, notes)
+            if self._uncertainty:
+                images += self._error_images(this, result, notes)
+            self.scan.seconds["reconstruct"] += result.seconds
         except Exception as failure:  # noqa: BLE001 - a block's trouble is not the others'
             error = failure if isinstance(failure, IsocenterError) else IsocenterError(self._reason_to_tell(failure))
             self._first_error = self._first_error or error
@@ -184,18 +199,17 @@ class Reconstructor:
         self.made_any = True
         yield from images
 
-    def _images(self, this: Reconstruction, volume: Tensor, result: Result) -> list[Image]:
-        remarks = self._remarks(this, result)
-        if not volume.is_complex():
-            volume = self._magnitudes(this, volume, remarks)
-        self.scan.seconds["reconstruct"] += result.seconds
+    def _images(
+        self, this: Reconstruction, volume: Tensor, result: Result, notes: Mapping[str, str], series: int = 0
+    ) -> list[Image]:
         manifest = this.model.manifest
-        made_by = f"Isocenter {manifest.name} {manifest.version}"
+        made_by = ", ".join(filter(None, [f"Isocenter {manifest.name} {manifest.version}", notes.get("Shows", "")]))
         fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
         images = []
         for frame in range(volume.shape[0])[this.kspace.shown]:
             header = image_header(this.kspace, frame, fov)
             header.image_type = ismrmrd.IMTYPE_COMPLEX if volume.is_complex() else ismrmrd.IMTYPE_MAGNITUDE
+            header.image_series_index = self.series + series
             meta = image_meta(this.kspace, frame, header, self.scan)
             meta["IsocenterBundle"] = manifest.name
             meta["IsocenterBundleVersion"] = manifest.version
@@ -221,6 +235,22 @@ class Reconstructor:
             )
             self.scan.report("negative", f"{_name(this.kspace)}: {remarks['Negative']}")
         return volume.abs()
+
+    def _error_images(self, this: Reconstruction, result: Result, notes: Mapping[str, str]) -> list[Image]:
+        """Show how far the block's images are likely to be off; the client is told where that is not known."""
+        manifest = this.model.manifest
+        if manifest.uncertainty is None or not torch.isfinite(result.outputs["error"].sum()):
+            why = "tells no calibrated one" if manifest.uncertainty is None else "returned values that are not finite"
+            which = f"the uncertainty of {_name(this.kspace)}"
+            self.scan.report("uncertainty", f"there is no image of {which}: bundle {manifest.name!r} {why}")
+            return []
+        doubts = uncalibrated(manifest, this.kspace, self.scan)
+        if doubts:
+            self.scan.report("calibration of the uncertainty", f"the uncertainty is a guess: {doubts}")
+            notes = {**notes, "Uncalibrated": doubts}
+        notes = {**notes, "Shows": "uncertainty", "Uncertainty": _meaning(manifest.uncertainty)}
+        deviations = arrange_output(manifest, result.outputs["error"], this.kspace, "error")
+        return self._images(this, deviations, result, notes, _SERIES_UNCERTAINTY)
 
     def _remarks(self, this: Reconstruction, result: Result) -> dict[str, str]:
         """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""
@@ -318,7 +348,13 @@ def _name(kspace: Kspace) -> str:
 
 def _finite_volume(this: Reconstruction, result: Result) -> Tensor:
     manifest = this.model.manifest
-    volume = arrange_output(manifest, result.outputs["image"], this.kspace)
-    if not torch.isfinite(torch.view_as_real(volume).sum() if volume.is_complex() else volume.sum()):
+    if not torch.isfinite(result.outputs["image"].sum()):
         raise IsocenterError(f"bundle {manifest.name!r} returned values that are not finite")
-    return volume
+    return arrange_output(manifest, result.outputs["image"], this.kspace)
+
+
+def _meaning(uncertainty: Uncertainty) -> str:
+    """Say what the pixels of an image of the uncertainty are, and how good they were found to be."""
+    shares = ", ".join(f"{100 * share:.0f} %" for share in uncertainty.coverage)
+    found = f"within one, two and three of them were {shares} of the pixels of {uncertainty.scans} fully sampled scans"
+    return f"standard deviation of the error of the magnitude; {found}"

@@ -20,10 +20,13 @@ BUNDLE = ("Bundle", "BundleVersion", "BundleHash", "Runtime", "Device")
 OTHERS = (
     *("Version", "Pipeline", "PipelineHash", "Parameters", "Programs", "Complete", "Network", "Batch", "Spool"),
     *("NoiseSource", "NoiseTime", "NoiseSamples", "NoiseHash"),
-    *("Scale", "Offset", "Shows"),
+    *("Scale", "Offset", "Shows", "Uncertainty", "Regularization"),
 )
 """What else is said of where an image comes from."""
-DOUBTS = ("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle", "Fallback", "OutsideDomain", "Clipped")
+DOUBTS = (
+    *("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle"),
+    *("Fallback", "OutsideDomain", "Clipped", "Uncalibrated"),
+)
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
 _NO_FAULT = {f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS, *DOUBTS)}
 

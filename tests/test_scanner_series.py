@@ -1,5 +1,6 @@
 """Series as scanners want them: integers by one scale for a scan, phases, a second method beside the first."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -257,7 +258,8 @@ class TestBeside:
 
 
 def test_parameters_of_the_client_choose_the_series(service):
-    parameters = '{"parameters": {"output": "uint16", "phase": "true", "complex": true, "beside": "rss", "scale": 0.5}}'
+    chosen = {"output": "uint16", "phase": "true", "complex": True, "beside": "rss", "scale": 0.5, "lambda": 2}
+    parameters = json.dumps({"parameters": chosen})
     images = service.replay(simulate(replace(SLICES, slices=1)), "sense.xml", parameters=parameters).images
     found = {each.image_series_index: (each.meta["SequenceDescriptionAdditional"], each.data.dtype) for each in images}
     assert found == {
@@ -267,6 +269,8 @@ def test_parameters_of_the_client_choose_the_series(service):
         101: ("Isocenter_rss", np.uint16),
     }
     assert {each.meta["IsocenterScale"] for each in images if each.image_type == ismrmrd.IMTYPE_MAGNITUDE} == {"0.5"}
+    of_sense = [each.meta for each in images if each.meta["IsocenterBundle"] == "sense"]
+    assert {(meta["IsocenterRegularization"], meta["IsocenterComplete"]) for meta in of_sense} == {("2", "yes")}
 
 
 def test_phases_of_sets_differ_as_those_of_the_object_do(engine):

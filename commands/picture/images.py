@@ -28,6 +28,7 @@ ORIGIN = frozenset(
     (
         *("Version", "Pipeline", "PipelineHash", "Bundle", "BundleVersion", "BundleHash", "Runtime", "Device"),
         *("Network", "Batch", "Programs", "NoiseSource", "NoiseTime", "NoiseSamples", "NoiseHash"),
+        *("Parameters", "Scale", "Offset", "Shows", "Uncertainty", "Regularization"),
     )
 )
 """Attributes that say where an image comes from; what else begins with ``Isocenter`` says what is amiss or in doubt."""
@@ -177,7 +178,9 @@ def _number(image: Image, name: str) -> float | None:
 
 
 def type_of(image: Image) -> str:
-    """Name the part of a complex image that it is."""
+    """Name the part of a complex image that it is, or what else it shows."""
+    if "IsocenterShows" in image.meta:
+        return str(image.meta["IsocenterShows"])
     if np.iscomplexobj(image.data):
         return "complex"
     return _TYPES.get(image.image_type, "magnitude")

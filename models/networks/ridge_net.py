@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..consistency import ProximalStep, adjoint_model
-from ..error_level import ErrorLevel
+from ..error_level import ErrorLevel, SenseStart
+from ..error_map import ErrorMap
 from ..planar import ratio_or_zero
 from ..ridge import RidgeRegulariser
 from ..sampling import to_hybrid
@@ -63,6 +64,11 @@ class RidgeNet(nn.Module):
         Tensor
             float32 complex image [batch, y, x, 2], of the scale of the data.
         """
+        image, start = self.unroll(kspace, mask, maps)
+        return image * start.scale
+
+    def unroll(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[Tensor, SenseStart]:
+        """Return the image [batch, y, x, 2] in units of the scale, and the SENSE image that it began with."""
         measured, lines, axes = to_hybrid(kspace, mask)
         start = self.start(kspace * lines, measured, lines, maps, axes)
         adjoint = ratio_or_zero(adjoint_model(measured, maps, axes), start.scale)
@@ -76,4 +82,28 @@ class RidgeNet(nn.Module):
             before = image
             image = self.solve(adjoint + weight * denoised, maps, lines, axes, weight, ahead)
             ahead = image + self.momentum[index] * (image - before)
-        return image * start.scale
+        return image, start
+
+
+class RidgeNetWithError(nn.Module):
+    """A ridge network that also returns how far its magnitudes are likely to be off.
+
+    Both come from one pass: the error of the SENSE image, which the map is made of, is computed for the regularisers anyway.
+
+    Parameters
+    ----------
+    network
+        The network.
+    error
+        Calibrated for its weights.
+    """
+
+    def __init__(self, network: RidgeNet, error: ErrorMap) -> None:
+        super().__init__()
+        self.network: RidgeNet = network
+        self.error: ErrorMap = error
+
+    def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the image as ``RidgeNet`` does, and the error's standard deviation, float32 [batch, y, x], in its units."""
+        image, start = self.network.unroll(kspace, mask, maps)
+        return image * start.scale, self.error(image, start) * start.scale[..., 0]
