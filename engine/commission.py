@@ -81,6 +81,8 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
                 break
         hanging = f"it did not come back within {_SECONDS + _LAST_SECONDS:g} seconds"
         failures |= {name: hanging for outcome, name in late.items() if not outcome.done()}
+    if wanted == "torchscript-nhwc" and not (runtimes or failures) and "torchscript" in readers(bundle):
+        return commission(bundle, device, "torchscript")  # it would do the same
     told = _told({name: reason for name, reason in failures.items() if name not in runtimes})
     if not runtimes:
         reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"
