@@ -109,8 +109,8 @@ def public_key(key: str) -> PublicKey:
     SignatureError
         It is none.
     """
-    path = Path(key).expanduser()
     try:
+        path = Path(key).expanduser()
         return PublicKey.parse(path.read_text(encoding="utf-8") if path.is_file() else key)
-    except (BundleError, OSError, UnicodeDecodeError) as error:
+    except (BundleError, OSError, RuntimeError, ValueError) as error:
         raise SignatureError(f"key {key!r} is no public key of minisign", accepted="its line, or its file") from error

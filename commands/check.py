@@ -7,7 +7,7 @@ import ast
 import errno
 import importlib.machinery
 import importlib.util
-import re
+import os
 import shutil
 import socket
 import sys
@@ -23,16 +23,15 @@ from rich.table import Column, Table
 
 from ..bundle.manifest import MANIFEST, Manifest
 from ..bundle.trust import public_key
-from ..service.settings import MIB, Settings, lacking_extras
+from ..service.settings import MIB, Settings, accepted_by, lacking_extras
+from ..wire import extras
 from ..wire.errors import IsocenterError, nearest
+from . import stamp
 from .frame import err, out
 from .shipped import NAMES
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
-
-
-_ADDRESS = re.compile(r"[^:\s]+:\d{1,5}|\[[^\]\s]+\]:\d{1,5}")
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,25 @@ def _quick_findings(settings: Settings) -> Iterator[str]:
 
 def _devices(settings: Settings) -> Iterator[str]:
     yield from lacking_extras(settings)
-    if settings.ray is None and settings.device not in ("auto", "cpu"):
-        from ..service.devices import device_names
+    needs_onnx = settings.runtime in ("onnx", "tensorrt")
+    if settings.ray is not None or (settings.device in ("auto", "cpu") and not needs_onnx):
+        return
+    from ..service.devices import device_names
 
-        try:
-            device_names(settings.device)
-        except IsocenterError as error:
-            yield f"device: {error}"
+    try:
+        names = device_names(settings.device)
+    except IsocenterError as error:
+        yield f"device: {error}"
+        return
+    if needs_onnx and extras.is_installed("onnxruntime"):
+        from ..engine.runtimes import OnnxRuntime, TensorRtRuntime
+
+        runtime = TensorRtRuntime if settings.runtime == "tensorrt" else OnnxRuntime
+        for name in names:
+            if reason := runtime.hindrance(name.partition(":")[0]):
+                yield f"runtime: {settings.runtime} cannot run on device {name}: {reason}"
+    if needs_onnx and not extras.is_installed("onnx") and stamp.missing(settings):
+        yield extras.lacks("onnx", f"to build the bundles for the setting 'runtime: {settings.runtime}'")
 
 
 def _folders(settings: Settings) -> Iterator[str]:
@@ -258,6 +269,12 @@ def _names(settings: Settings) -> Iterator[str]:
             known_ones = [*pipelines, *settings.fire_modules]
             near = nearest(name, known_ones) or nearest(f"{name}.xml", known_ones)
             yield f"{setting}, and there is no such pipeline{near}"
+    for setting in ("aliases", "fire_modules"):
+        for name in getattr(settings, setting):
+            if hidden := {name, f"{name}.xml"} & pipelines.keys():
+                yield f"{setting}: {name!r} would hide pipeline {min(hidden)}; accepted: a name that no pipeline has"
+    for alias in settings.aliases.keys() & settings.fire_modules.keys():
+        yield f"aliases: {alias!r} would hide the FIRE module of this name; accepted: a name that none has"
 
 
 def bundles_of(pipeline: "Pipeline", settings: Settings) -> list[str]:
@@ -278,14 +295,14 @@ def bundles_of(pipeline: "Pipeline", settings: Settings) -> list[str]:
     ]
 
 
-def bundle_faults(pipeline: "Pipeline", settings: Settings) -> list[str]:
-    """Return which bundles of a pipeline are not there, a sentence each."""
+def bundle_faults(pipeline: "Pipeline", settings: Settings, beside: str | None = None) -> list[str]:
+    """Return which bundles of a pipeline are not there, a sentence each; without one that is told ``beside``."""
     known = known_bundles(settings)
     try:
         names = bundles_of(pipeline, settings)
     except IsocenterError as error:
         return [str(error)]
-    return [_unknown(name, known) for name in dict.fromkeys(names) if name not in known]
+    return [_unknown(name, known) for name in dict.fromkeys(names) if name not in known and name != beside]
 
 
 def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
@@ -301,23 +318,24 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
         except IsocenterError as error:
             yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ')}"
         else:
-            yield from (f"pipeline {name}: {reason}" for reason in bundle_faults(pipeline, settings))
+            told = bundle_faults(pipeline, settings, beside=settings.default_bundle)
+            yield from (f"pipeline {name}: {reason}" for reason in told)
 
 
 def _addresses(settings: Settings) -> Iterator[str]:
-    for entry in settings.connect:
-        if not _ADDRESS.fullmatch(entry):
-            yield f"connect: {entry!r} is no address and port; accepted: host:port, such as localhost:9003"
+    try:
+        socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
+        yield f"host: {settings.host!r} has no address: {reason}; accepted: {accepted_by('host')}"
+        return
     if settings.port and (reason := _taken(settings.host, settings.port)):
-        yield f"port: {reason}"
+        yield reason
 
 
 def _taken(host: str, port: int) -> str:
     """Why an address cannot be listened on; empty if it can."""
-    try:
-        addresses = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        return f"host {host!r} has no address: {error.strerror}"
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     reasons: list[OSError] = []
     for family, kind, protocol, _, address in addresses:
         try:
@@ -331,12 +349,18 @@ def _taken(host: str, port: int) -> str:
             reasons.append(error)
     in_use = [error for error in reasons if error.errno == errno.EADDRINUSE]
     if in_use:
-        return f"{host}:{port} is in use by another program, or by a service that runs already"
-    return f"{host}:{port} cannot be listened on: {reasons[0].strerror}" if len(reasons) == len(addresses) else ""
+        return f"port: {host}:{port} is in use by another program, or by a service that runs already"
+    if len(reasons) < len(addresses):
+        return ""
+    named = "host" if reasons[0].errno == errno.EADDRNOTAVAIL else "port"
+    return f"{named}: {host}:{port} cannot be listened on: {reasons[0].strerror}"
 
 
-def _room(settings: Settings) -> Iterator[Doubt]:
+def _room(settings: Settings) -> Iterator[str | Doubt]:
     """Memory and disk that may not do for the largest scans."""
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if settings.memory > there:
+        yield f"memory_bytes: {settings.memory // MIB} MiB are more than this host has; accepted: up to {there // MIB} MiB"
     keeps = settings.scan_memory[1]
     for name, size in largest_scans(settings):
         if size > keeps:
@@ -390,19 +414,17 @@ def _damaged(settings: Settings) -> Iterator[str]:
 def _what_can_run(settings: Settings) -> Table:
     """What clients may ask for by name, and what would make their images."""
     from ..pipelines import loader
-    from ..pipelines.parameters import parameters_of
 
-    table = Table(Column("pipeline", overflow="fold"), "images by", "parameters", "can run", box=None, pad_edge=False)
+    table = Table(Column("pipeline", no_wrap=True), "images by", "can run", box=None, pad_edge=False)
     for name in sorted(loader.available(settings.pipeline_folders)):
         try:
             pipeline = loader.load(name, settings.pipeline_folders)
         except IsocenterError:
-            table.add_row(name, "", "", "no")
+            table.add_row(name, "", "no")
             continue
         wrong = bundle_faults(pipeline, settings)
         bundles = "" if wrong else ", then ".join(bundles_of(pipeline, settings))
-        verdict = "no" if wrong else "yes"
-        table.add_row(name, bundles, ", ".join(parameters_of(pipeline)), verdict)
+        table.add_row(name, bundles, "no" if wrong else "yes")
     for name, module in settings.fire_modules.items():
-        table.add_row(name, f"FIRE module {module}", "all", "no" if _lacks(module, "process", settings) else "yes")
+        table.add_row(name, f"FIRE module {module}", "no" if _lacks(module, "process", settings) else "yes")
     return table

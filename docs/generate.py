@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer.main
 import yaml
@@ -15,8 +15,7 @@ from isocenter.gadgets.gadget import Gadget
 from isocenter.gadgets.options import accepted, meanings
 from isocenter.pipelines import loader
 from isocenter.pipelines.parameters import OF_THE_SERVICE, parameters_of
-from isocenter.service.settings import NEED_RESTART, Settings
-from pydantic import TypeAdapter
+from isocenter.service.settings import NEED_RESTART, Settings, accepted_by
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -55,15 +54,15 @@ def settings() -> str:
     means = meanings(Settings, "Attributes")
     rows = []
     for name, field in Settings.model_fields.items():
-        kind = accepted(
-            TypeAdapter(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)
-        )
+        kind = accepted_by(name)
         default = "`~/.isocenter`" if name == "home" else code(_yaml(field.default))
         rows.append((f"`{name}`", kind, default, "yes" if name in NEED_RESTART else "no", _as_code(means[name])))
     return f"""# Settings
 
 `isocenter serve --config isocenter.yaml`. `deploy/isocenter.yaml` is an example that holds all of them with their defaults.
 A running service reads the file again on SIGHUP; settings marked *restart* take effect at the next start. Times are in seconds.
+`~` at the beginning of a folder is the home of the user that runs the service; other folders that do not begin with `/` start
+from the folder in which it was started. Variables are not expanded. A name that is given twice is refused.
 
 {table("setting", "accepted", "default", "restart", "meaning", rows=rows)}
 """

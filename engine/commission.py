@@ -65,6 +65,8 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         else:  # the programs that run models raise what they like
             log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=outcome)
             failures[name] = f"it cannot be run here ({type(outcome).__name__})"
+    if wanted == "torchscript-nhwc" and not (runtimes or failures) and "torchscript" in readers(bundle):
+        return commission(bundle, device, "torchscript")  # it would do the same
     told = _told(failures)
     if not runtimes:
         reasons = "; ".join(told) or f"it has no model file for runtime {wanted!r}"

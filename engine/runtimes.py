@@ -151,6 +151,8 @@ class OnnxRuntime:
     provider = "CUDAExecutionProvider"
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
+        if reason := self.hindrance(device.type):
+            raise BundleError(reason)
         ort = extras.load("onnxruntime", "model.onnx", BundleError)
         options = ort.SessionOptions()
         # what it would log of an error it raises as well
@@ -159,8 +161,6 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.load_model_format", "ONNX")
-        if device.type == "cuda" and self.provider not in ort.get_available_providers():
-            raise BundleError(f"this ONNX Runtime has no {self.provider}: pip install 'isocenter[gpu]'")
         content = read_listed(path, manifest)
         check_onnx(content)
         self._session = ort.InferenceSession(content, options, providers=self._providers(manifest, device))
@@ -173,6 +173,20 @@ class OnnxRuntime:
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
         first, axes = self._session.get_inputs()[0], manifest.inputs[0].axes
         self._one_by_one: bool = axes[0] == "batch" and first.shape[0] == 1
+
+    @classmethod
+    def hindrance(cls, kind: str) -> str:
+        """Say why no bundle at all can run on a kind of device (``cpu``, ``cuda``); empty if they can.
+
+        Raises
+        ------
+        BundleError
+            ONNX Runtime is not installed.
+        """
+        ort = extras.load("onnxruntime", "model.onnx", BundleError)
+        if kind == "cuda" and cls.provider not in ort.get_available_providers():
+            return f"this ONNX Runtime has no {cls.provider}: pip install 'isocenter[gpu]'"
+        return ""
 
     def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         if device.type == "cpu":
@@ -225,9 +239,12 @@ class TensorRtRuntime(OnnxRuntime):
 
     def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
         self._cache = str(path.parent.parent / ".tensorrt" / manifest.files.get(path.name, manifest.name))
-        if device.type != "cuda":
-            raise BundleError("TensorRT needs a CUDA device")
         super().__init__(path, manifest, device)
+
+    @classmethod
+    def hindrance(cls, kind: str) -> str:
+        """Say why no bundle at all can run on a kind of device."""
+        return super().hindrance(kind) if kind == "cuda" else "TensorRT needs a CUDA device"
 
     def _providers(self, manifest: Manifest, device: torch.device) -> list[_Provider]:
         tensorrt = {

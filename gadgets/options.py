@@ -24,11 +24,13 @@ _UPPER = {"maximum": "to", "exclusiveMaximum": "below"}
 
 
 def accepted(option: TypeAdapter[Any]) -> str:
-    """Say what an option accepts, such as ``number from 0 to 1``."""
+    """Say what an option accepts, such as ``number from 0 to 1``, or what its type is described with."""
     return _words(option.json_schema())
 
 
 def _words(schema: Mapping[str, Any]) -> str:
+    if "description" in schema:
+        return schema["description"]
     if "anyOf" in schema:
         return " or ".join(_words(each) for each in schema["anyOf"])
     if "const" in schema or "enum" in schema:

@@ -184,10 +184,9 @@ class Reconstructor:
             remarks = self._remarks(this, result)
             if not volume.is_complex():
                 volume = self._magnitudes(this, volume, remarks)
-            notes = {**this.kspace.notes, **remarks}
-            images = self._images(this, volume, result, notes)
+            images = self._images(this, volume, result, remarks)
             if self._uncertainty:
-                images += self._error_images(this, result, notes)
+                images += self._error_images(this, result, remarks)
             self.scan.seconds["reconstruct"] += result.seconds
         except Exception as failure:  # noqa: BLE001 - a block's trouble is not the others'
             error = failure if isinstance(failure, IsocenterError) else IsocenterError(self._reason_to_tell(failure))
@@ -200,10 +199,10 @@ class Reconstructor:
         yield from images
 
     def _images(
-        self, this: Reconstruction, volume: Tensor, result: Result, notes: Mapping[str, str], series: int = 0
+        self, this: Reconstruction, volume: Tensor, result: Result, remarks: Mapping[str, str], series: int = 0
     ) -> list[Image]:
         manifest = this.model.manifest
-        made_by = ", ".join(filter(None, [f"Isocenter {manifest.name} {manifest.version}", notes.get("Shows", "")]))
+        made_by = ", ".join(filter(None, [f"Isocenter {manifest.name} {manifest.version}", remarks.get("Shows", "")]))
         fov = this.fov or grid_fov(this.kspace.encoding, tuple(volume.shape[1:]))
         images = []
         for frame in range(volume.shape[0])[this.kspace.shown]:
@@ -236,7 +235,7 @@ class Reconstructor:
             self.scan.report("negative", f"{_name(this.kspace)}: {remarks['Negative']}")
         return volume.abs()
 
-    def _error_images(self, this: Reconstruction, result: Result, notes: Mapping[str, str]) -> list[Image]:
+    def _error_images(self, this: Reconstruction, result: Result, remarks: Mapping[str, str]) -> list[Image]:
         """Show how far the block's images are likely to be off; the client is told where that is not known."""
         manifest = this.model.manifest
         if manifest.uncertainty is None or not torch.isfinite(result.outputs["error"].sum()):
@@ -247,10 +246,10 @@ class Reconstructor:
         doubts = uncalibrated(manifest, this.kspace, self.scan)
         if doubts:
             self.scan.report("calibration of the uncertainty", f"the uncertainty is a guess: {doubts}")
-            notes = {**notes, "Uncalibrated": doubts}
-        notes = {**notes, "Shows": "uncertainty", "Uncertainty": _meaning(manifest.uncertainty)}
+            remarks = {**remarks, "Uncalibrated": doubts}
+        remarks = {**remarks, "Shows": "uncertainty", "Uncertainty": _meaning(manifest.uncertainty)}
         deviations = arrange_output(manifest, result.outputs["error"], this.kspace, "error")
-        return self._images(this, deviations, result, notes, _SERIES_UNCERTAINTY)
+        return self._images(this, deviations, result, remarks, _SERIES_UNCERTAINTY)
 
     def _remarks(self, this: Reconstruction, result: Result) -> dict[str, str]:
         """Say of a block's images, on them and to the client, what bundle made them and what it was not made for."""

@@ -1,40 +1,56 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
+import json
 import os
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_type_hints
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from ..bundle.manifest import RuntimeChoice
+from ..gadgets.options import accepted
 from ..wire import extras
-from ..wire.errors import IsocenterError, Limits, nearest
+from ..wire.errors import Limits, nearest
 from ..wire.home import default_home
+from .settings_file import SettingsError, read_settings
 from .spooled import Retention
+from .values import (
+    MIB,
+    Address,
+    Bytes,
+    Days,
+    Device,
+    Folder,
+    Host,
+    Key,
+    Kilobytes,
+    Megabytes,
+    Names,
+    Network,
+    Port,
+    Reserved,
+    Seconds,
+    Slots,
+    Text,
+    Truth,
+)
 
-MIB = 2**20
-Network = IPv4Network | IPv6Network
+_SHOWN = 80
 _FORMER = {
     "queue_bytes": ("", "is not used any more: a quarter of scan_bytes takes its place"),
     "network": ("default_bundle", "is called default_bundle now"),
 }
 """Settings of earlier versions: the name for what they set, where something does, and what is said of them."""
-
-
-class SettingsError(IsocenterError):
-    """The settings cannot be read."""
-
-    kind = "settings"
 
 
 class Settings(BaseModel):
@@ -136,48 +152,48 @@ class Settings(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
     _notes: tuple[str, ...] = PrivateAttr(())
 
-    host: str = "localhost"
-    port: Annotated[int, Field(ge=0, le=65535)] = 9002
-    home: Path = Field(default_factory=default_home)
-    pipelines: tuple[Path, ...] = ()
-    bundles: tuple[Path, ...] = ()
-    keys: tuple[str, ...] = ()
-    default_bundle: str | None = "ridge"
-    default_pipeline: str | None = None
-    aliases: dict[str, str] = {}
-    device: str = "auto"
+    host: Host = "localhost"
+    port: Port = 9002
+    home: Folder = Field(default_factory=default_home)
+    pipelines: tuple[Folder, ...] = ()
+    bundles: tuple[Folder, ...] = ()
+    keys: tuple[Key, ...] = ()
+    default_bundle: Text | None = "ridge"
+    default_pipeline: Text | None = None
+    aliases: Names = {}
+    device: Device = "auto"
     runtime: RuntimeChoice = "auto"
-    deadline: Annotated[float, Field(gt=0)] = 60.0
-    ray: str | None = None
-    gadgets: dict[str, str] = {}
-    handlers: tuple[str, ...] = ()
-    fire_modules: dict[str, str] = {}
-    python_path: tuple[Path, ...] = ()
-    connect: tuple[str, ...] = ()
-    spool: Path | None = None
-    spool_queue_bytes: Annotated[int, Field(ge=MIB)] = 1024 * MIB
-    spool_days: Annotated[float | None, Field(ge=0)] = None
-    spool_unfinished_days: Annotated[float | None, Field(ge=0)] = None
-    spool_bytes: Annotated[int | None, Field(ge=0)] = None
-    recover_at_start: bool = False
-    max_connections: Annotated[int, Field(ge=1)] = 32
-    scan_bytes: Annotated[int | None, Field(ge=MIB)] = None
-    memory_bytes: Annotated[int | None, Field(ge=MIB)] = None
+    deadline: Seconds = 60.0
+    ray: Text | None = None
+    gadgets: Names = {}
+    handlers: tuple[Text, ...] = ()
+    fire_modules: Names = {}
+    python_path: tuple[Folder, ...] = ()
+    connect: tuple[Address, ...] = ()
+    spool: Folder | None = None
+    spool_queue_bytes: Megabytes = 1024 * MIB
+    spool_days: Days | None = None
+    spool_unfinished_days: Days | None = None
+    spool_bytes: Bytes | None = None
+    recover_at_start: Truth = False
+    max_connections: Slots = 32
+    scan_bytes: Megabytes | None = None
+    memory_bytes: Megabytes | None = None
     allow: tuple[Network, ...] = ()
-    max_per_address: Annotated[int | None, Field(ge=1)] = None
+    max_per_address: Slots | None = None
     scanners: tuple[Network, ...] = ()
-    reserved_slots: Annotated[int, Field(ge=0)] = 0
-    handshake_timeout: Annotated[float, Field(gt=0)] = 60.0
-    idle_timeout: Annotated[float, Field(gt=0)] = 1800.0
-    message_timeout: Annotated[float, Field(gt=0)] = 120.0
-    send_timeout: Annotated[float, Field(gt=0)] = 120.0
-    drain_timeout: Annotated[float, Field(gt=0)] = 30.0
-    program_timeout: Annotated[float, Field(gt=0)] = 600.0
-    shutdown_timeout: Annotated[float, Field(gt=0)] = 60.0
-    max_text_bytes: Annotated[int, Field(ge=1024)] = 4 * MIB
-    max_message_bytes: Annotated[int, Field(ge=MIB)] = 4096 * MIB
+    reserved_slots: Reserved = 0
+    handshake_timeout: Seconds = 60.0
+    idle_timeout: Seconds = 1800.0
+    message_timeout: Seconds = 120.0
+    send_timeout: Seconds = 120.0
+    drain_timeout: Seconds = 30.0
+    program_timeout: Seconds = 600.0
+    shutdown_timeout: Seconds = 60.0
+    max_text_bytes: Kilobytes = 4 * MIB
+    max_message_bytes: Megabytes = 4096 * MIB
     log_format: Literal["text", "json"] = "text"
-    log_private: bool = False
+    log_private: Truth = False
 
     @model_validator(mode="wrap")
     @classmethod
@@ -283,30 +299,51 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
     SettingsError
         The file cannot be read, or a setting is unknown or has a wrong value.
     """
-    values: object = {}
-    if path is not None:
-        try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise SettingsError(f"settings file {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"settings file {path} must hold names and values")
+    values = {} if path is None else read_settings(path)
+    given = {name: value for name, value in overrides.items() if value is not None}
     try:
-        return Settings.model_validate(
-            {**values, **{name: value for name, value in overrides.items() if value is not None}}
-        )
+        return Settings.model_validate({**values, **given})
     except ValidationError as error:
-        problems = [_problem(".".join(map(str, e["loc"])), e["type"], e["msg"]) for e in error.errors()]
-        raise SettingsError(f"settings: {'; '.join(problems)}") from error
+        problems = dict.fromkeys(str(_problem({**each}, path, given)) for each in error.errors())
+        raise SettingsError("; also ".join(problems)) from error
 
 
-def _problem(name: str, kind: str, message: str) -> str:
-    if kind == "extra_forbidden":
-        return f"there is no setting {name}{nearest(name, Settings.model_fields)}"
-    message = message.removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
+def _problem(error: Mapping[str, Any], path: Path | None, given: Collection[str]) -> SettingsError:
+    """Say what is wrong with a setting, where it stands, and what is accepted."""
+    name = str(error["loc"][0]) if error["loc"] else ""
+    file = f"settings file {path}" if path else "settings"
+    if error["type"] in ("extra_forbidden", "invalid_key"):
+        near = nearest(name, Settings.model_fields)
+        what = f"there is no setting {_shown(error['loc'][0])}{near}"
+        return SettingsError(what, where=file, accepted="" if near else ", ".join(Settings.model_fields))
+    if not name:
+        return SettingsError(error["msg"].removeprefix("Value error, "), where=file)
+    stands = f"option --{name.replace('_', '-')}" if name in given else f"{file}: {name}"
+    is_key = error["loc"][-1] == "[key]"
+    below = "" if is_key else "".join(f": {place}" for place in error["loc"][1:] if isinstance(place, str))
+    what = f"{'the name ' * is_key}{_shown(error['input'])} is not accepted"
+    reason = _reason(error)
+    return SettingsError(f"{what} ({reason})" if reason else what, where=f"{stands}{below}", accepted=accepted_by(name))
+
+
+def _reason(error: Mapping[str, Any]) -> str:
+    """What is said of a value beside what is accepted; empty where that says it."""
+    if error["type"] == "value_error":
+        return error["msg"].removeprefix("Value error, ")
+    if error["type"] == "tuple_type" and isinstance(error["input"], str):
+        return f"a list is written [{error['input']}]"
+    return ""
+
+
+def _shown(value: object) -> str:
+    """A value as it may be written in the file, not too long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def accepted_by(name: str) -> str:
+    """Say what a setting accepts."""
+    return accepted(TypeAdapter(get_type_hints(Settings, include_extras=True)[name]))
 
 
 def lacking_extras(settings: Settings) -> list[str]:

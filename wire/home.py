@@ -5,13 +5,52 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
+from .errors import OptionError
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VARIABLE = re.compile(r"\$\{?[A-Za-z_]")
 _MEMINFO = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 
 def default_home() -> Path:
-    """Folder for bundles, noise covariances, pipelines and prepared scans: ``ISOCENTER_HOME``, or ``~/.isocenter``."""
-    return Path(os.environ.get("ISOCENTER_HOME", Path.home() / ".isocenter"))
+    """Folder for bundles, noise covariances, pipelines and prepared scans: ``ISOCENTER_HOME``, or ``~/.isocenter``.
+
+    Raises
+    ------
+    OptionError
+        It names no folder.
+    """
+    try:
+        return named_folder(os.environ.get("ISOCENTER_HOME") or "~/.isocenter")
+    except ValueError as error:
+        raise OptionError(str(error), where="variable ISOCENTER_HOME", accepted="folder") from error
+
+
+def named_folder(text: str) -> Path:
+    """Return the whole path of a folder that settings or the environment name.
+
+    Parameters
+    ----------
+    text
+        ``~`` at its beginning is the user's home. What begins neither with it nor with ``/`` starts from the folder in which the
+        program was started.
+
+    Raises
+    ------
+    ValueError
+        It names none, or nobody knows whose home is meant. Nothing expands variables, and a folder called ``$HOME`` is not meant.
+    """
+    if not text.strip():
+        raise ValueError("an empty text names no folder")
+    if _CONTROL.search(text):
+        raise ValueError(f"{text!r} has control characters")
+    if _VARIABLE.search(text):
+        raise ValueError(f"{text!r} has a variable, which nothing expands")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"the home folder in {text!r} is not known") from error
 
 
 def available_memory() -> int:
