@@ -1,6 +1,7 @@
 """Commands on bundles: list, prepare, show, install, keygen, sign, verify, bench."""
 
 import hashlib
+import logging
 import math
 import os
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ..bundle.manifest import Domain
     from ..engine.device import Shelf
     from ..service.settings import Settings
+    from .progress import Bars
 
 app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
 
@@ -97,24 +99,29 @@ def prepare(
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
     from .outputs import check_folder
+    from .prepare import formats_of, prepare_bundles
+    from .progress import bars
 
     settings = load_settings(config, home=home, runtime=runtime, log_format=log_format)
     configure_logging(settings.log_format, private=True)
     check_folder(settings.home / "bundles", "--home")
-    with working():
-        _prepare(settings, onnx=onnx, build_only=build_only, sign=sign)
+    formats_of(settings, onnx=onnx)
+    with working(), bars() as shown:
+        if shown.are_drawn:
+            logging.getLogger("isocenter").setLevel(logging.WARNING)
+        prepare_bundles(settings, onnx=onnx, sign=sign, shown=shown)
+        if not build_only:
+            _probe(settings, shown)
 
 
-def _prepare(settings: "Settings", *, onnx: bool, build_only: bool, sign: bool) -> None:
+def _probe(settings: "Settings", shown: "Bars") -> None:
     from ..service.host import make_engine
-    from .prepare import prepare_bundles
 
-    prepare_bundles(settings, onnx=onnx, sign=sign)
-    if build_only:
-        return
     engine = make_engine(settings)
-    for name in sorted(engine.available()):
+    names = sorted(engine.available())
+    for number, name in enumerate(names):
         for device in engine.devices:
+            shown.update("probes run", number, len(names), at=f"({name})")
             device.load(name)
             out.print(f"{name:<20} passed its probe on {device.name}", markup=False)
     engine.close()

@@ -52,11 +52,13 @@ def demo(
     """
     from dataclasses import replace
 
+    from ..simulate.scan import check_host
     from .demo import PROTOCOL, run_demo
     from .outputs import check_folder
 
     check_folder(folder, "--output")
     protocol = replace(PROTOCOL, acceleration=acceleration, phantom=phantom)
+    check_host(protocol)
     with working():
         run_demo(folder, out, protocol)
 
@@ -119,17 +121,23 @@ def session(descriptor: Annotated[int, typer.Argument(help="Number of the file d
     serving.serve_one(descriptor)
 
 
-def deploy(folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("deploy")) -> None:
+def deploy(
+    folder: Annotated[Path, typer.Argument(help="Where to write them.")] = Path("deploy"),
+    replace: Annotated[bool, typer.Option("--replace", help="Take the place of files that differ.")] = False,
+) -> None:
     """Write the files for systemd: unit, user, environment and settings; see docs/deployment.md for where they go.
 
-    Example: isocenter deploy deploy
+    Example: isocenter deploy isocenter-files
     """
-    from .deploy import write_deployment
+    from .deploy import deployment
     from .outputs import check_folder
 
     check_folder(folder, "FOLDER")
+    files = deployment(folder, replace=replace)
     with working():
-        for path in write_deployment(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in files.items():
+            path.write_text(text, encoding="utf-8")
             out.print(str(path), markup=False)
 
 

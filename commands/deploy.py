@@ -3,30 +3,46 @@
 import sys
 from pathlib import Path
 
+from ..wire.errors import OptionError
+
 _FILES = Path(__file__).parent.parent / "deploy"
 _PROGRAM = "/opt/isocenter/.venv/bin/isocenter"
 """The program as the unit in the repository has it."""
 
 
-def write_deployment(folder: Path) -> list[Path]:
-    """Write unit, user, environment and settings to a folder, and return them.
+def deployment(folder: Path, *, replace: bool = False) -> dict[Path, str]:
+    """Return what is to be written to a folder: unit, user, environment and settings.
 
     Parameters
     ----------
     folder
-        Made if need be; files of these names in it are replaced.
+        It need not be there.
+    replace
+        Whether files that somebody has edited may be replaced.
+
+    Returns
+    -------
+    dict of Path to str
+        The text of each file.
 
     Raises
     ------
+    OptionError
+        Files of these names are there, say something else, and may not be replaced.
     OSError
-        It cannot be written.
+        One that is there cannot be read.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).with_name("isocenter")
-    written: list[Path] = []
-    for source in sorted(_FILES.iterdir()):
-        if source.is_file():
-            path = folder / source.name
-            path.write_text(source.read_text(encoding="utf-8").replace(_PROGRAM, str(program)), encoding="utf-8")
-            written.append(path)
-    return written
+    files = {
+        folder / source.name: source.read_text(encoding="utf-8").replace(_PROGRAM, str(program))
+        for source in sorted(_FILES.iterdir())
+        if source.is_file()
+    }
+    differ = [path.name for path, text in files.items() if path.exists() and path.read_bytes() != text.encode()]
+    if differ and not replace:
+        raise OptionError(
+            f"{folder} has {', '.join(differ)} already, which differ from what would be written",
+            where="FOLDER",
+            accepted="another folder, or --replace",
+        )
+    return files

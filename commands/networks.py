@@ -69,6 +69,7 @@ def export(
 
     Example: isocenter export --network modl --checkpoint weights.pt -o mine
     """
+    from ..export.formats import check_formats
     from ..export.importers.load import find_network
     from ..export.network import export_network
     from ..export.options import load_options
@@ -82,6 +83,7 @@ def export(
     if (network is None) == (module is None):
         usage("name either --network or --module")
     chosen = None if formats is None else _parse_formats(formats)
+    check_formats(chosen or ())
     options = load_options(config)
     if show_wrapper:
         if module is None:
@@ -154,9 +156,11 @@ def textures(
     """
     from ..training.debian import MIRROR
     from ..training.textures import build_textures, sources
+    from ..wire.extras import need
     from .outputs import check_folder
     from .progress import bars
 
+    need("nibabel", "the head among the textures")
     check_folder(folder, "FOLDER")
     if mirror is not None and not mirror.startswith(("http://", "https://")):
         usage(f"--mirror is {mirror!r}; accepted: an address such as {MIRROR}")

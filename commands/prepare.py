@@ -7,21 +7,38 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import Progress
-
 from ..bundle.manifest import BundleError
 from ..bundle.trust import host_key
 from ..export.build import DEFAULT_FORMATS, PARTIAL, SHIPPED_FORMATS
 from ..export.classical import METHODS, ensure_classical
-from ..export.formats import cannot_be_written
+from ..export.formats import check_formats
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
-from ..wire.errors import MissingExtraError
 from . import stamp
+from .progress import Bars, bars
 from .shipped import NAMES
 
 log: logging.Logger = logging.getLogger("isocenter.prepare")
+
+
+def formats_of(settings: Settings, *, onnx: bool = False) -> tuple[str, ...]:
+    """Return the formats that bundles must have.
+
+    Parameters
+    ----------
+    settings
+        Where they pin a runtime that reads ONNX, the bundles must have it.
+    onnx
+        Whether they must have it anyway.
+
+    Raises
+    ------
+    MissingExtraError
+        What writes them is not installed.
+    """
+    formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
+    check_formats(formats)
+    return formats
 
 
 def prepare_bundles(
@@ -30,6 +47,7 @@ def prepare_bundles(
     onnx: bool = False,
     sign: bool = False,
     only: Collection[str] | None = None,
+    shown: Bars | None = None,
 ) -> None:
     """Build what is missing, or was made from something else. Of several processes with one home, one builds and the others wait.
 
@@ -44,6 +62,8 @@ def prepare_bundles(
         Whether this host must have signed them; it must, too, where the settings name keys.
     only
         Names of the bundles to look at; None: all.
+    shown
+        Told how far it is.
 
     Raises
     ------
@@ -53,20 +73,19 @@ def prepare_bundles(
         Some of them cannot be built; the others are there.
     """
     folder = settings.home / "bundles"
-    formats = DEFAULT_FORMATS if onnx or settings.runtime in ("onnx", "tensorrt") else SHIPPED_FORMATS
-    if missing := cannot_be_written(formats):
-        raise MissingExtraError("; ".join(missing.values()))
+    formats = formats_of(settings, onnx=onnx)
     builders = dict.fromkeys(METHODS, ensure_classical) | dict.fromkeys(SHIPPED, ensure_shipped)
+    chosen = [name for name in builders if only is None or name in only]
     failures = []
     with _alone(settings.home):
         key = host_key(settings.home) if sign or settings.keys else None
-        for name, build in builders.items():
-            if only is not None and name not in only:
-                continue
+        for number, name in enumerate(chosen):
+            if shown is not None:
+                shown.update("bundles made ready", number, len(chosen), at=f"({name})")
             for left in folder.glob(f".{name}.*{PARTIAL}"):  # nobody else builds it now
                 shutil.rmtree(left, ignore_errors=True)
             try:
-                build(folder, formats, [name], key)
+                builders[name](folder, formats, [name], key)
                 with suppress(OSError):  # without the stamp, it is looked at again at the next start
                     stamp.note(settings, name)
             except BundleError as error:
@@ -95,10 +114,8 @@ def build_if_missing(name: str, settings: Settings, available: Collection[str]) 
     ours = settings.home / "bundles" / name
     if name not in NAMES or (not ours.exists() and name in available):
         return
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        if not ours.exists():
-            progress.add_task(f"building bundle {name}", total=None)
-        prepare_bundles(settings, only=[name])
+    with bars() as shown:
+        prepare_bundles(settings, only=[name], shown=shown)
 
 
 @contextmanager

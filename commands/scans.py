@@ -93,11 +93,9 @@ def simulate(
     import numpy
 
     from ..simulate.oddities import ODDITIES, check_oddity, make_odd
-    from ..simulate.protocol import TEMPLATE
     from ..simulate.sampling import current_name
-    from ..simulate.scan import ScanProtocol, check_memory, truth_path
+    from ..simulate.scan import ScanProtocol, check_host, truth_path
     from ..simulate.scan import simulate as simulate_scan
-    from ..wire.extras import need
     from .outputs import check_file
     from .progress import bars
 
@@ -109,14 +107,12 @@ def simulate(
     options["measurement_id"] = measurement_id or f"simulator_phantom_1_{seed}"
     options["sampling"] = current_name("random" if random else sampling)
     protocol = ScanProtocol(**options)
-    if protocol.phantom == TEMPLATE:
-        need("nilearn", f"phantom {TEMPLATE!r}")
     for request in oddity or []:
         check_oddity(request)
+    check_host(protocol)
     protocol.imaging_lines(0)  # which reads the file of a pattern
     check_file(output, "--output")
     check_file(truth_path(output), "--output")
-    check_memory(protocol)
     with working(), bars() as shown:
         scan = simulate_scan(protocol, lambda done, total: shown.update("slices simulated", done, total))
         draw = numpy.random.default_rng(seed)

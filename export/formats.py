@@ -130,3 +130,15 @@ def cannot_be_written(formats: Iterable[str]) -> dict[str, str]:
         except MissingExtraError as error:
             missing[name] = str(error)
     return missing
+
+
+def check_formats(formats: Iterable[str]) -> None:
+    """Make sure that these formats can be had with what is installed.
+
+    Raises
+    ------
+    MissingExtraError
+        A package is not installed; the message says what to install.
+    """
+    if missing := cannot_be_written(formats):
+        raise MissingExtraError("; ".join(missing.values()))

@@ -13,6 +13,7 @@ import numpy as np
 from ismrmrd import Acquisition, Waveform
 from numpy.typing import NDArray
 
+from ..wire.extras import need
 from ..wire.home import available_memory
 from .anatomy import template_kspace
 from .coils import ORDER, coil_coefficients, coil_maps
@@ -101,14 +102,18 @@ def truth_path(path: Path) -> Path:
     return path.with_suffix(".truth.h5")
 
 
-def check_memory(protocol: ScanProtocol) -> None:
-    """Make sure that there is memory enough to simulate a scan.
+def check_host(protocol: ScanProtocol) -> None:
+    """Make sure that a scan can be simulated on this host.
 
     Raises
     ------
+    MissingExtraError
+        Its phantom needs a package that is not installed.
     SimulationError
-        There is not.
+        There is not enough memory.
     """
+    if protocol.phantom == TEMPLATE:
+        need("nilearn", f"phantom {TEMPLATE!r}")
     there = available_memory()
     if protocol.memory > there:
         raise SimulationError(
@@ -132,7 +137,7 @@ def simulate(protocol: ScanProtocol, on_image: Callable[[int, int], None] | None
     SimulationError
         There is not enough memory.
     """
-    check_memory(protocol)
+    check_host(protocol)
     random = np.random.default_rng(protocol.seed)
     on_slice = None if on_image is None else _counting(protocol, on_image)
     kspace = np.stack([_dynamic_kspace(protocol, counters, on_slice) for counters in protocol.dynamics])

@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import chdir
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import h5py
 import pytest
 import typer
 import yaml
-from isocenter.commands import frame
+from helpers import wait_until
+from isocenter.commands import frame, progress
 from isocenter.commands.cli import app
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.errors import IsocenterError
@@ -443,6 +445,23 @@ def test_no_bars_where_there_is_no_terminal(place, monkeypatch):
     assert result.exit_code == 0
     assert result.stderr == ""
     assert "\x1b" not in result.stdout
+
+
+def test_where_there_is_no_terminal_a_line_says_now_and_then_what_takes_so_long(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_SECONDS", 0.01)
+    with progress.bars() as shown:
+        shown.update("bundles made ready", 7, 9, at="(tv)")
+        wait_until(lambda: "bundles made ready (tv): 7 of 9, 0 s\n" in capsys.readouterr().err)
+        shown.update("measuring", 0)
+        wait_until(lambda: "measuring, 0 s\n" in capsys.readouterr().err)
+    capsys.readouterr()
+    assert not [each for each in threading.enumerate() if each.name == "progress"]
+
+
+def test_nothing_is_printed_of_what_is_done_within_seconds(capsys):
+    with progress.bars() as shown:
+        shown.update("measuring", 0)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_scan_that_needs_too_much_memory_is_refused_with_what_it_needs(place):

@@ -69,22 +69,30 @@ class TestExtras:
         ("package", "arguments"),
         [
             ("nilearn", ["simulate", "--phantom", "template", "-o", "{}/scan.h5"]),
+            ("nilearn", ["demo", "--phantom", "template", "-o", "{}/demo"]),
             ("nilearn", ["train", "modl-brain", "-o", "{}/run"]),
             ("nilearn", ["evaluate", "--bundle", "rss", "-o", "{}/evaluation"]),
             ("nilearn", ["evaluate", "--gate", "rss"]),
             ("nibabel", ["textures", "{}/textures"]),
+            ("onnx", ["export", "--network", "modl", "--checkpoint", "{}/a.pt", "--formats", "onnx", "-o", "{}/b"]),
             ("onnx", ["bundle", "prepare", "--onnx", "--home", "{}/home"]),
             ("onnxruntime", ["bundle", "prepare", "--onnx", "--home", "{}/home"]),
+            ("onnx", ["bundle", "prepare", "--runtime", "onnx", "--home", "{}/home"]),
+            ("onnx", ["bundle", "prepare", "--runtime", "tensorrt", "--home", "{}/home"]),
             ("zfpy", ["replay", "-f", "{}/scan.h5", "-Z", "-T", "0.1"]),
         ],
     )
-    def test_a_command_that_lacks_one_says_which(self, bundles, package, arguments, tmp_path, monkeypatch):
-        (tmp_path / "scan.h5").touch() if "replay" in arguments else None
+    def test_a_command_that_lacks_one_says_which_before_it_begins(
+        self, package, arguments, tmp_path, tmp_path_factory, monkeypatch
+    ):
+        for name in ("scan.h5", "a.pt"):
+            (tmp_path / name).touch()
         before = set(tmp_path.rglob("*"))
         monkeypatch.setitem(sys.modules, package, None)
+        monkeypatch.setenv("ISOCENTER_HOME", str(tmp_path_factory.mktemp("home")))
         result = CliRunner().invoke(app, [each.format(tmp_path) for each in arguments])
-        assert result.exit_code != 0
-        (line,) = (each for each in result.output.splitlines() if "isocenter[" in each)
+        assert result.exit_code == 2
+        (line,) = (each for each in result.output.splitlines() if each.startswith("error: "))
         assert all(f"isocenter[{extra}]" in line for extra in EXTRAS[package])
         assert set(tmp_path.rglob("*")) == before
 
@@ -101,6 +109,24 @@ class TestExtras:
         monkeypatch.setitem(sys.modules, package, None)
         (said,) = lacking_extras(Settings(**setting))
         assert f"isocenter[{EXTRAS[package][0]}]" in said
+
+
+def test_deployment_files_that_somebody_edited_are_not_replaced_unasked(tmp_path):
+    def deploy(*arguments):
+        return CliRunner().invoke(app, ["deploy", str(tmp_path), *arguments])
+
+    assert deploy().exit_code == 0
+    assert deploy().exit_code == 0  # the same again
+    written = (tmp_path / "environment").read_text()
+    (tmp_path / "environment").write_text("OMP_NUM_THREADS=4\n")
+    (tmp_path / "isocenter.yaml").unlink()
+    refused = deploy()
+    assert refused.exit_code == 2
+    assert "has environment already" in refused.output
+    assert (tmp_path / "environment").read_text() == "OMP_NUM_THREADS=4\n"
+    assert not (tmp_path / "isocenter.yaml").exists()
+    assert deploy("--replace").exit_code == 0
+    assert (tmp_path / "environment").read_text() == written
 
 
 def test_every_folder_of_documents_is_a_package():
@@ -287,12 +313,12 @@ def test_readme_in_a_clean_environment(extras, wheel, tmp_path):
         (place / "short.yaml").write_text(yaml.safe_dump(shorter | {"epochs": 1}))
         run("isocenter", "train", "short.yaml")
     else:
-        assert "pip install 'isocenter[train]'" in run(*brains, status=1)
-        assert "pip install 'isocenter[train]'" in run("isocenter", "train", "modl-brain", status=1)
+        assert "pip install 'isocenter[train]'" in run(*brains, status=2)
+        assert "pip install 'isocenter[train]'" in run("isocenter", "train", "modl-brain", status=2)
     if "export" in have:
         run(*onnx)
     else:
-        assert "pip install 'isocenter[export]'" in run(*onnx, status=1)
+        assert "pip install 'isocenter[export]'" in run(*onnx, status=2)
 
 
 def test_this_installation_has_what_the_tests_need():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from ...engine import LoadedModel
 from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
@@ -16,6 +17,7 @@ from ...wire.errors import DataError, OptionError
 from ..frame import working
 from ..outputs import check_folder
 from ..progress import Bars, bars
+from ..shipped import NAMES
 from .methods import TUNED, Method, all_methods, open_bundles
 from .picture import Pictured, draw_pictured
 from .protocol import Protocol
@@ -44,17 +46,17 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     DataError
         There is nothing to compare.
     """
-    models = open_bundles(bundles)
-    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
+    # ours reconstruct slices, and may have to be built: first is found out whether there is something to compare on
+    series = _of_series(open_bundles([bundle for bundle in bundles if str(bundle) not in NAMES]))
     if data == "simulated" and not series:
         extras.need("nilearn", "evaluating on simulated brains")
+    models = open_bundles(bundles)
     methods = all_methods(models)
     names = [*methods, *(TUNED if protocol.tune else ())]
     if protocol.reference not in names:
         raise OptionError(
             f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
-    series = any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
     files = None if data == "simulated" else FileScans(Path(data), series=series)
     check_folder(folder, "option --output")
     truth = protocol.truth_for(models)
@@ -64,6 +66,10 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         return _evaluate(
             scans, methods, protocol, truth, report, folder, "series" if series else "slices", console, shown
         )
+
+
+def _of_series(models: dict[str, LoadedModel]) -> bool:
+    return any("frames" in spec.axes for model in models.values() for spec in model.manifest.inputs)
 
 
 def _evaluate(
