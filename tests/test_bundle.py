@@ -251,6 +251,6 @@ def test_an_exporter_s_file_that_no_runtime_reads_is_left_out(tmp_path, monkeypa
 
 
 def test_the_engine_names_the_bundles_that_exist(engine):
-    shipped = "combine, jsense, l1-wavelet, modl-brain, ridge, rss, sense, tv, varnet-brain"
+    shipped = "combine, jsense, l1-wavelet, modl-brain, ridge, ridge-cine, rss, sense, tv, varnet-brain"
     with pytest.raises(BundleError, match=f"there is no bundle 'unet'; accepted: {shipped}"):
         engine.load("unet")

@@ -27,7 +27,9 @@ def test_by_name_by_folder_and_not_at_all(settings, mine, bundles):
     assert open_bundle(mine, settings).manifest.name == "mine"
     with pytest.raises(BundleError, match="there is no bundle 'mine'"):
         find("mine", settings)
-    with pytest.raises(BundleError, match=r"no bundle 'sence' \(nearest: 'sense'.*accepted: .*ridge, rss, sense"):
+    with pytest.raises(
+        BundleError, match=r"no bundle 'sence' \(nearest: 'sense'.*accepted: .*ridge, ridge-cine, rss, sense"
+    ):
         find("sence", Settings(home=mine.parent / "new"))
     with pytest.raises(
         BundleError, match=r"is no bundle: it has no model\.yaml; named without a folder, 'sense' is built"

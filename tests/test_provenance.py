@@ -224,6 +224,7 @@ def test_the_page_of_images_lists_every_attribute():
     for path in (*(ROOT / "gadgets").glob("*.py"), *(ROOT / "service").glob("*.py")):
         source = path.read_text(encoding="utf-8")
         written |= set(re.findall(r'(?:notes|remarks)\["(\w+)"\]', source))
+        written |= set(re.findall(r'notes=\{"(\w+)"', source))
         written |= set(re.findall(r'meta\["Isocenter(\w+)"\]', source))
     assert listed == written | {"Noise"}
 
