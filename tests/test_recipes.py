@@ -26,6 +26,7 @@ STAGES = [
         *(f"varnet-brain-{stage}" for stage in range(2, 7)),
     ],
     ["ridge"],
+    ["ridge-cine"],
 ]
 """Recipes that start from one another's weights, in their order."""
 
@@ -99,6 +100,7 @@ def test_a_stage_without_the_weights_of_the_one_before_says_which_recipe_writes_
 def test_weights_that_do_not_come_with_it_are_refused_with_those_that_do(tmp_path):
     recipe = Recipe.model_validate({**shortened("modl-brain").model_dump(mode="json"), "start_from": ["shipped:modl"]})
     with pytest.raises(
-        RecipeError, match=r"no weights 'shipped:modl'.*shipped:modl-brain, shipped:ridge, shipped:varnet-brain"
+        RecipeError,
+        match=r"no weights 'shipped:modl'.*shipped:modl-brain, shipped:ridge-cine, shipped:ridge, shipped:varnet-brain",
     ):
         train(recipe, tmp_path / "run", progress=False)

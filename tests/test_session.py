@@ -195,8 +195,8 @@ class TestBadInput:
         ("make", "complaint"),
         [
             (
-                lambda s: stream(s, "nothing.xml"),
-                "there is no pipeline 'nothing.xml'; accepted: Generic_Cartesian_FFT.xml",
+                lambda s: stream(s, "zzzz.xml"),
+                "there is no pipeline 'zzzz.xml'; accepted: Generic_Cartesian_FFT.xml",
             ),
             (lambda s: stream(s, "../../etc/passwd"), "is not the name of a pipeline"),
             (lambda s: joined(ConfigScript(b"<configuration><oops")) + joined(Close()), "not readable as XML"),
