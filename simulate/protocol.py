@@ -81,8 +81,9 @@ class ScanProtocol:
     acs, calibration
         Number of calibration lines, and how they are measured.
     sampling
-        How lines are chosen: a pattern of lines of ``simulate.sampling``, or a file. Those of ``equispaced`` go through the
-        middle of k-space, and move on from frame to frame only where calibration is interleaved.
+        How lines are chosen: a pattern of ``simulate.sampling``, or a file. Patterns of points are for scans with partitions,
+        whose readouts they choose in the plane of ky and kz. Lines of ``equispaced`` go through the middle of k-space, and move
+        on from frame to frame only where calibration is interleaved.
     partial_fourier, asymmetric_echo, phase_resolution
         Fraction of lines, samples, or k-space extent along y that is measured.
     phase_oversampling, partition_oversampling
@@ -157,7 +158,7 @@ class ScanProtocol:
             raise SimulationError("measurement_id has control characters in it", accepted="letters, digits and signs")
         if self.phantom == TEMPLATE and (self.partitions > 1 or self.frames > 1):
             raise SimulationError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
-        if find_pattern(self.sampling).points:
+        if find_pattern(self.sampling).points and self.partitions == 1:
             raise self._no_readouts()
 
     @property
@@ -218,12 +219,16 @@ class ScanProtocol:
         return extent & partial_fourier(self.lines, self.partial_fourier)
 
     def imaging_lines(self, frame: int) -> NDArray[np.bool_]:
-        """Mark the rows measured for the image in one frame."""
-        return self._imaging_lines[frame % self.frames]
+        """Mark the rows [ky] measured for the image in one frame, in any partition."""
+        return np.asarray(self.imaging_points(frame).any(axis=0))
+
+    def imaging_points(self, frame: int) -> NDArray[np.bool_]:
+        """Mark the points [kz, ky] measured for the image in one frame: rows of all partitions, or points of the plane."""
+        return self._imaging_points[frame % self.frames]
 
     @cached_property
-    def _imaging_lines(self) -> NDArray[np.bool_]:
-        """Rows of all frames [frames, ky]; those of patterns with a budget have the calibration lines among them.
+    def _imaging_points(self) -> NDArray[np.bool_]:
+        """Points of all frames [frames, kz, ky]; those of patterns with a budget have the calibration data among them.
 
         So must those of a file, unless they are measured beside the image.
         """
@@ -231,18 +236,20 @@ class ScanProtocol:
         acs = min(self.acs, int(rows.sum())) if find_pattern(self.sampling).budget else 0
         if self.sampling not in PATTERNS and self.calibration == "embedded" and self.calibration_lines().any():
             acs = self.acs
-        request = Request(self.lines, 1, self.frames, self.acceleration, acs, 0, rows)
+        request = Request(self.lines, self.encoded_partitions, self.frames, self.acceleration, acs, 0, rows)
         random = np.random.default_rng(self.seed)
         alike = self.sampling == "equispaced" and self.calibration != "interleaved"
-        lines = draw(self.sampling, request, random, alike=alike)
-        if lines.ndim > 2:
+        measured = draw(self.sampling, request, random, alike=alike)
+        if measured.ndim == 2:
+            return np.repeat(measured[:, None], self.encoded_partitions, axis=1)
+        if self.partitions == 1:
             raise self._no_readouts()
-        return lines
+        return measured.swapaxes(1, 2)
 
     def _no_readouts(self) -> SamplingError:
         return SamplingError(
-            f"the pattern {self.sampling!r} is of single points, and a Cartesian scan sends readouts that are complete along kx",
-            accepted="a pattern of lines",
+            f"the pattern {self.sampling!r} is of points in a plane, and the readouts of a 2-D scan are complete along kx",
+            accepted="a pattern of lines, or partitions: points are then of ky and kz",
         )
 
     def calibration_lines(self) -> NDArray[np.bool_]:
@@ -250,6 +257,13 @@ class ScanProtocol:
         if self.acceleration == 1 or self.calibration in ("none", "interleaved"):
             return np.zeros(self.lines, bool)
         return acs_lines(self.lines, self.acs) & self.measurable_lines()
+
+    def calibration_points(self) -> NDArray[np.bool_]:
+        """Mark the points [kz, ky] measured for calibration: rows of all partitions, or a block if the pattern is of points."""
+        partitions = np.ones(self.encoded_partitions, bool)
+        if find_pattern(self.sampling).points:
+            partitions = acs_lines(self.encoded_partitions, min(self.acs, self.encoded_partitions))
+        return partitions[:, None] & self.calibration_lines()
 
 
 def slice_positions(protocol: ScanProtocol) -> NDArray[np.floating]:

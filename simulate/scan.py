@@ -300,11 +300,11 @@ def _play(
         noise.set_flag(ismrmrd.ACQ_IS_NOISE_MEASUREMENT)
         yield noise
     order = [*range(1, protocol.slices, 2), *range(0, protocol.slices, 2)]
-    calibration = protocol.calibration_lines()
+    calibration = protocol.calibration_points()
     if protocol.calibration in ("separate", "external"):
         for slice_index in order:
             for partition in range(protocol.encoded_partitions):
-                for row in np.flatnonzero(calibration):
+                for row in np.flatnonzero(calibration[partition]):
                     readout = _readout(protocol, kspace[0, slice_index, :, partition, row], mixing, random, clock)
                     _number(readout, protocol, slice_index, partition, int(row))
                     readout.set_flag(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
@@ -314,14 +314,14 @@ def _play(
         last_of_repetition = (
             last_image or protocol.dynamics[dynamic + 1]["repetition"] != counters["repetition"]
         ) and "repetition" in (protocol.frame_counter, "repetition" if protocol.repeats > 1 else "")
-        imaging = protocol.imaging_lines(counters[protocol.frame_counter])
-        rows = imaging | calibration if protocol.calibration == "embedded" else imaging
+        imaging = protocol.imaging_points(counters[protocol.frame_counter])
+        points = imaging | calibration if protocol.calibration == "embedded" else imaging
         for average in range(protocol.averages):
             last_average = average == protocol.averages - 1
             for slice_index in order:
                 readouts: list[Acquisition] = []
                 for partition in range(protocol.encoded_partitions):
-                    for row in np.flatnonzero(rows):
+                    for row in np.flatnonzero(points[partition]):
                         signal = kspace[dynamic, slice_index, :, partition, row]
                         readout = _readout(protocol, signal, mixing, random, clock)
                         _number(readout, protocol, slice_index, partition, int(row))
@@ -389,9 +389,10 @@ def _flag_lines(
     """Flag embedded calibration lines; play every second readout backwards where the protocol says so."""
     for index, readout in enumerate(readouts):
         row = readout.idx.kspace_encode_step_1 + protocol.first_line
-        if protocol.calibration == "embedded" and calibration[row]:
+        place = readout.idx.kspace_encode_step_2, row
+        if protocol.calibration == "embedded" and calibration[place]:
             both = ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING
-            readout.set_flag(both if imaging[row] else ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+            readout.set_flag(both if imaging[place] else ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
         if protocol.reverse_every_second and index % 2:
             readout.data[:] = readout.data[:, ::-1].copy()
             readout.center_sample = readout.number_of_samples - readout.center_sample

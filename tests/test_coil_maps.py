@@ -224,3 +224,12 @@ def test_espirit_maps_are_barts(brain, tmp_path):
     maps = espirit(middle(kspace, 24), (1, 96, 96), threshold=0.0316, crop=0.8, iterations=30)[:, 0]
     where = signal & (maps.abs().sum(0) > 0) & (reference.abs().sum(0) > 0)
     assert deviation(maps, reference, where) < 0.02
+
+
+def test_what_the_scale_of_the_data_rounds_away_does_not_show_in_the_maps():
+    """Singular values near the threshold are lost in single precision, and with them pixels at the edge of the maps."""
+    data = SimulatedData(kind="simulated-brain", matrix=(192, 192), coils=(11, 11), noise=(0.001, 0.001))
+    calibration = simulated_scan(data, 5, "test").kspace[:, 85:107, 84:108][:, None].contiguous()
+    maps = espirit(calibration, (1, 192, 192))
+    for factor in (3e-6, 1.7):
+        assert (espirit(factor * calibration, (1, 192, 192)) - maps).abs().max() < 1e-3

@@ -385,7 +385,7 @@ class TestSimulator:
         arguments = ["simulate", "--matrix", "32", "--sampling", "poisson-disc", "-o", str(tmp_path / "s.h5")]
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2
-        assert "sends readouts that are complete along kx; accepted: a pattern of lines" in result.output
+        assert "the readouts of a 2-D scan are complete along kx; accepted: a pattern of lines" in result.output
         np.save(tmp_path / "m.npy", TestFiles.points)
         result = CliRunner().invoke(app, [*arguments[:2], "20", "--sampling", str(tmp_path / "m.npy"), *arguments[5:]])
         assert "the mask is [24, 20]" in result.output

@@ -2,6 +2,7 @@ import math
 import re
 
 import h5py
+import ismrmrd
 import numpy as np
 import pytest
 from isocenter.simulate import sampling
@@ -229,3 +230,23 @@ def test_geometry_of_slices():
 def test_a_wrong_protocol_is_refused():
     with pytest.raises(SimulationError, match="phantom 'foot' is not known"):
         ScanProtocol(phantom="foot")
+
+
+@pytest.mark.parametrize("pattern", ["poisson-disc", "points-variable-density"])
+def test_scans_with_partitions_measure_points_of_ky_and_kz(pattern):
+    protocol = ScanProtocol(
+        matrix=32, partitions=16, coils=6, acceleration=2, acs=8, sampling=pattern, noise_scan=False
+    )
+    scan = simulate(protocol)
+    expected = protocol.imaging_points(0)
+    assert expected.sum() == 16 * 32 // 2
+    assert expected[4:12, 12:20].all()
+    assert not expected[:, 12:20].all()
+    places = [(item.idx.kspace_encode_step_2, item.idx.kspace_encode_step_1) for item in scan.items]
+    assert sorted(places) == sorted(map(tuple, np.argwhere(expected)))
+    calibration = {
+        place
+        for place, item in zip(places, scan.items, strict=True)
+        if item.is_flag_set(ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING)
+    }
+    assert calibration == {(kz, ky) for kz in range(4, 12) for ky in range(12, 20)}
