@@ -4,27 +4,26 @@ What ``ridge_net`` does for slices, in x, y and time: from a temporally smooth l
 gradient steps of a regulariser of the whole series and least squares frame by frame take turns.
 """
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..consistency import ProximalStep, adjoint_model, turn
+from ..consistency import adjoint_model, turn
 from ..planar import ratio_or_zero
 from ..sampling import to_hybrid
-from ..series_level import SeriesLevel, SeriesStart
+from ..series_level import SeriesLevel
 from ..series_ridge import SeriesRegulariser
+from .ridge_steps import RidgeSteps
 
 
-class RidgeCine(nn.Module):
-    """Alternate a gradient step of a spatio-temporal ridge regulariser with least squares.
+class RidgeCine(RidgeSteps):
+    """The steps of a spatio-temporal ridge regulariser, from a smooth series (``series_level``).
 
-    ``z = v - L^2 / c * grad R(v)``, then ``x = (A^H A + w)^-1 (A^H y + w z)`` with ``w = c (noise / L)^2``, then
-    ``v = x + m (x - before)``, as in ``RidgeNet``. Neither scale nor phase of the data changes anything but scale and phase of
+    Neither scale nor phase of the data changes anything but scale and phase of
     the series.
 
     Parameters
     ----------
     iterations
-        Number of iterations; each has its regulariser, curvature c, momentum m, and error level L.
+        Number of iterations.
     filters, size
         Of a regulariser.
     cg_iterations, start_iterations
@@ -34,17 +33,10 @@ class RidgeCine(nn.Module):
     def __init__(
         self, iterations: int = 6, filters: int = 48, size: int = 5, cg_iterations: int = 4, start_iterations: int = 6
     ) -> None:
-        super().__init__()
-        offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
-        self.start: SeriesLevel = SeriesLevel(start_iterations)
-        self.solve: ProximalStep = ProximalStep(cg_iterations, 1e-9)
-        self.regularisers: nn.ModuleList = nn.ModuleList(
-            SeriesRegulariser(filters, size, offsets[index % 4]) for index in range(iterations)
+        super().__init__(
+            lambda offset: SeriesRegulariser(filters, size, offset), iterations, cg_iterations, 1.5, (0.5, 0)
         )
-        self.curvature: nn.Parameter = nn.Parameter(torch.full((iterations,), 1.5))
-        self.factor: nn.Parameter = nn.Parameter(torch.linspace(0.5, 0, iterations))
-        self.detail: nn.Parameter = nn.Parameter(torch.zeros(iterations))
-        self.momentum: nn.Parameter = nn.Parameter(torch.tensor([k / (k + 3) for k in range(iterations)]))
+        self.start: SeriesLevel = SeriesLevel(start_iterations)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct.
@@ -69,28 +61,7 @@ class RidgeCine(nn.Module):
         axes = [-5 - axis for axis in axes]
         start = self.start(kspace * mask, measured, lines, maps, axes)
         adjoint = ratio_or_zero(adjoint_model(measured, maps, axes), start.scale)
-        return turn(self.refine(start, adjoint, maps, lines, axes) * start.scale)
-
-    def refine(self, start: SeriesStart, adjoint: Tensor, maps: Tensor, lines: Tensor, axes: list[int]) -> Tensor:
-        """Return the series float32 [batch, frames, x, y, 2] in units of ``start.scale``.
-
-        Parameters
-        ----------
-        start
-            Where to begin.
-        adjoint
-            float32 [batch, frames, x, y, 2], ``A^H y`` in these units.
-        maps, lines, axes
-            As of ``SeriesLevel``.
-        """
-        image, ahead = start.image, start.image
-        for index, regulariser in enumerate(self.regularisers):
-            error = start.noise_error + start.detail_error * self.detail[index].exp().square()
-            level = (error.sqrt() * self.factor[index].exp()).clamp(1e-4, 1)
-            curvature = self.curvature[index].exp()
-            denoised = ahead - regulariser(ahead, level) / curvature
-            weight = (start.noise.square() * curvature / level.square())[:, None, :, :, None]
-            before = image
-            image = self.solve.iterate(adjoint + weight * denoised, maps, lines, axes, weight, ahead)
-            ahead = image + self.momentum[index] * (image - before)
-        return image
+        series = self.refine(
+            start.image, adjoint, start.noise, start.noise_error, start.detail_error, maps, lines, axes
+        )
+        return turn(series * start.scale)

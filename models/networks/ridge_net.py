@@ -5,27 +5,26 @@ input of the potentials, potentials of complex magnitudes, and data consistency 
 2019;38:394) with a weight for every pixel.
 """
 
-import torch
 from torch import Tensor, nn
 
-from ..consistency import ProximalStep, adjoint_model
+from ..consistency import adjoint_model
 from ..error_level import ErrorLevel, SenseStart
 from ..error_map import ErrorMap
 from ..planar import ratio_or_zero
 from ..ridge import RidgeRegulariser
 from ..sampling import to_hybrid
+from .ridge_steps import RidgeSteps
 
 
-class RidgeNet(nn.Module):
-    """Alternate a gradient step of a ridge regulariser with least squares, from a SENSE image (``error_level``).
+class RidgeNet(RidgeSteps):
+    """The steps of a ridge regulariser, from a SENSE image (``error_level``).
 
-    ``z = v - L^2 / c * grad R(v)``, then ``x = (A^H A + w)^-1 (A^H y + w z)`` with ``w = c (noise / L)^2``, then
-    ``v = x + m (x - before)``. Neither scale nor phase of the data changes anything but scale and phase of the image.
+    Neither scale nor phase of the data changes anything but scale and phase of the image.
 
     Parameters
     ----------
     iterations
-        Number of iterations; each has its regulariser, curvature c, momentum m, and error level L.
+        Number of iterations.
     filters, size
         Of a regulariser.
     cg_iterations, start_iterations
@@ -35,17 +34,10 @@ class RidgeNet(nn.Module):
     def __init__(
         self, iterations: int = 10, filters: int = 48, size: int = 9, cg_iterations: int = 5, start_iterations: int = 20
     ) -> None:
-        super().__init__()
-        offsets = ((0, 0), (1, 1), (0, 1), (1, 0))
-        self.start: ErrorLevel = ErrorLevel(start_iterations)
-        self.solve: ProximalStep = ProximalStep(cg_iterations, 1e-9)
-        self.regularisers: nn.ModuleList = nn.ModuleList(
-            RidgeRegulariser(filters, size, offsets[index % 4]) for index in range(iterations)
+        super().__init__(
+            lambda offset: RidgeRegulariser(filters, size, offset), iterations, cg_iterations, 2.5, (1, 0.3)
         )
-        self.curvature: nn.Parameter = nn.Parameter(torch.full((iterations,), 2.5))
-        self.factor: nn.Parameter = nn.Parameter(torch.linspace(1, 0.3, iterations))
-        self.detail: nn.Parameter = nn.Parameter(torch.zeros(iterations))
-        self.momentum: nn.Parameter = nn.Parameter(torch.tensor([k / (k + 3) for k in range(iterations)]))
+        self.start: ErrorLevel = ErrorLevel(start_iterations)
 
     def forward(self, kspace: Tensor, mask: Tensor, maps: Tensor) -> Tensor:
         """Reconstruct.
@@ -72,16 +64,7 @@ class RidgeNet(nn.Module):
         measured, lines, axes = to_hybrid(kspace, mask)
         start = self.start(kspace * lines, measured, lines, maps, axes)
         adjoint = ratio_or_zero(adjoint_model(measured, maps, axes), start.scale)
-        image, ahead = start.image, start.image
-        for index, regulariser in enumerate(self.regularisers):
-            error = start.noise_error + start.detail_error * self.detail[index].exp().square()
-            level = (error.sqrt() * self.factor[index].exp()).clamp(1e-4, 1)
-            curvature = self.curvature[index].exp()
-            denoised = ahead - regulariser(ahead, level) / curvature
-            weight = (start.noise.square() * curvature / level.square())[..., None]
-            before = image
-            image = self.solve(adjoint + weight * denoised, maps, lines, axes, weight, ahead)
-            ahead = image + self.momentum[index] * (image - before)
+        image = self.refine(start.image, adjoint, start.noise, start.noise_error, start.detail_error, maps, lines, axes)
         return image, start
 
 
