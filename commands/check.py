@@ -12,11 +12,11 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.table import Column, Table
@@ -324,18 +324,17 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
 
 def _addresses(settings: Settings) -> Iterator[str]:
     try:
-        socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no name of a host"
         yield f"host: {settings.host!r} has no address: {reason}; accepted: {accepted_by('host')}"
         return
-    if settings.port and (reason := _taken(settings.host, settings.port)):
+    if settings.port and (reason := _taken(addresses, settings.host, settings.port)):
         yield reason
 
 
-def _taken(host: str, port: int) -> str:
-    """Why an address cannot be listened on; empty if it can."""
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+def _taken(addresses: Sequence[tuple[Any, ...]], host: str, port: int) -> str:
+    """Why none of a host's addresses can be listened on, or one is in use; empty otherwise."""
     reasons: list[OSError] = []
     for family, kind, protocol, _, address in addresses:
         try:

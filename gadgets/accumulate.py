@@ -128,7 +128,7 @@ class _Accumulator:
         scan: Scan,
         trigger: Trigger,
         frames: str,
-        fill_calibration: bool,
+        fills: bool,
         partial: int,
         early: EarlyWork | None,
         joined: bool,
@@ -147,7 +147,6 @@ class _Accumulator:
         self.store = CalibrationStore(self.plan, lambda: self._new_block(1))
         apart = frames == "average" or trigger == "average"
         maps = early is not None and early.maps is not None
-        fills = fill_calibration
         self.assembler = Assembler(
             scan, self.store, frames, fill_calibration=fills, averages_apart=apart, wants_maps=maps, joined=joined
         )

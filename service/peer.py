@@ -1,9 +1,11 @@
 """Speaking to the peer in the way that it can read: a scanner's client, or a Gadgetron of which this is an external node."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from ..gadgets.kspace import Item, Kspace
 from ..gadgets.recon_data import from_kspace
+from ..pipelines.parameters import wants_feedback
 from ..wire import Close, ErrorReport, Message, Response, Text, encode
 from ..wire.conversation import DATA, Conversation
 from ..wire.items import (
@@ -82,7 +84,7 @@ class Peer:
         """
         self._sender.send(encode(message))
 
-    def send_item(self, item: Item, *, feedback: bool) -> bool:
+    def send_item(self, item: Item, parameters: Mapping[str, Any]) -> bool:
         """Send what comes out of the chain; False for what this peer does not take.
 
         A client of Gadgetron aborts on messages that it does not know, so feedback goes out only where the scan's parameters
@@ -90,7 +92,7 @@ class Peer:
         """
         if isinstance(item, Kspace) and self.is_gadgetron:
             item = from_kspace(item)
-        if not isinstance(item, self._accepted) and not (isinstance(item, Feedback) and feedback):
+        if not isinstance(item, self._accepted) and not (isinstance(item, Feedback) and wants_feedback(parameters)):
             return False
         self.send(item)  # type: ignore[arg-type]
         return True

@@ -15,7 +15,7 @@ from ..gadgets.kspace import Item
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
-from ..pipelines.parameters import complaint, wants_feedback
+from ..pipelines.parameters import complaint
 from ..wire import ConfigFile, ConfigScript, Header, Message, ProtocolError, Query, Text
 from ..wire.conversation import DATA, Conversation, Meaning, State
 from ..wire.errors import IsocenterError
@@ -342,7 +342,7 @@ class Session:
             self._keep(item, scan)
         sent = False
         with self._unless_kept():
-            sent = self._peer.send_item(item, feedback=wants_feedback(scan.parameters))
+            sent = self._peer.send_item(item, scan.parameters)
         if sent:
             self._timing.sent(item)
             if isinstance(item, Image):

@@ -1,7 +1,5 @@
 """A small scan against answers that other programs gave for it; `tests/references` has what made them, and the versions."""
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -10,12 +8,10 @@ from isocenter.export.importers.load import load_network
 from isocenter.models import metrics
 from isocenter.models.classical import Sense
 from isocenter.models.coil_maps import espirit
+from make_deep_jsense import SETTINGS
+from problem import CALIBRATION, SIZE, images, make, weights
 
 FOLDER = ROOT / "tests" / "references"
-sys.path.insert(0, str(FOLDER))
-from make_deep_jsense import SETTINGS  # noqa: E402
-from problem import CALIBRATION, SIZE, images, make, weights  # noqa: E402
-
 IMAGE, MAPS, KSPACE, MEASURED = make()
 
 
