@@ -6,7 +6,7 @@ import re
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from isocenter.commands.cli import app
 from isocenter.simulate.sampling import PATTERNS, Request, SamplingError, acs_lines, current_name, draw
@@ -35,10 +35,15 @@ def rng(seed=1):
     padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
     seed=st.integers(0, 99),
 )
+@example(lines=12, samples=12, frames=1, acceleration=2.0, acs=7, padding=(3, 3), seed=0)
 def test_as_many_are_measured_as_were_asked_for(name, lines, samples, frames, acceleration, acs, padding, seed):
     measured = np.ones(lines, bool)
     measured[: padding[0]], measured[lines - padding[1] :] = False, False
     request = Request(lines, samples, frames, acceleration, acs, measured=measured)
+    if acs > measured.sum():
+        with pytest.raises(SamplingError, match=f"{acs} calibration lines .* there are {measured.sum()} lines"):
+            draw(name, request, rng(seed))
+        return
     total = measured.sum() * (samples if PATTERNS[name].points else 1)
     region = acs_lines(lines, acs) & measured
     if round(total / acceleration) < max(region.sum() * (min(acs, samples) if PATTERNS[name].points else 1), 1):
