@@ -75,6 +75,8 @@ class FileScans:
             suffixes = ", ".join(sorted({f"*{suffix}" for entry in known for suffix in entry.suffixes}))
             raise FileError(f"{folder} has no files {suffixes}{'' if folder.is_dir() else ': it is no folder'}")
         errors = []
+        first_of: dict[tuple[str, ...], Path] = {}
+        """Where scans are found first, by their digests."""
         for path in self._with_progress(found):
             try:
                 layout = find_layout(path, known)
@@ -82,8 +84,15 @@ class FileScans:
             except IsocenterError as error:
                 errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             else:
+                digests = tuple(entry.digest for entry in file.index.scans)
+                if digests in first_of:  # a copy or a link, which would count twice
+                    remark = f"left out: its scans are those of {first_of[digests].relative_to(folder)}"
+                    self._remarks.setdefault(remark, []).append(path)
+                    continue
                 self._note(file, expected)
-                self.files += [file] if file.index.scans else []
+                if digests:
+                    first_of[digests] = path
+                    self.files.append(file)
         if len(errors) == 1 and refused == "stop":
             raise FileError(errors[0])
         if errors and refused == "stop":
