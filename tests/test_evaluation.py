@@ -292,6 +292,14 @@ def test_what_fails_costs_its_scan_only_and_is_told():
         return evaluated_methods.all_methods({})["zero-filled"](kspace, measured, maps)
 
     methods = {"SENSE": evaluated_methods._sense, "picky": fails}
+
+    def spoils(kspace, measured, maps):
+        image = evaluated_methods.all_methods({})["zero-filled"](kspace, measured, maps)
+        image[..., 3, 3] = math.nan
+        return image
+
+    report, _ = compare(Protocol([3], [16]), [scan(name="a")], "rss", {"net": spoils})
+    assert (report.results, report.left_out) == ([], ["a, net: its image has pixels that are not finite"])
     scans = [scan(size=40, name="small"), scan(size=48, name="large")]
     results, left_out = [], []
     for one in scans:
@@ -389,14 +397,17 @@ def test_volumes_of_which_not_all_slices_are_taken_are_named(tmp_path, sense_bun
 
 def test_images_are_kept_as_fastmris_evaluation_reads_them(tmp_path, sense_bundle):
     kspace = np.stack([scan(size=32).kspace.numpy()[:, :28].swapaxes(-1, -2)] * 2)
-    for place in ("data", "data/again"):
+    for place, factor in (("data", 2), ("data/again", 1)):
         (tmp_path / place).mkdir()
         with h5py.File(tmp_path / place / "one.h5", "w") as file:
-            file["kspace"] = kspace
+            file["kspace"] = factor * kspace
+    (tmp_path / "data" / "bad.h5").write_bytes(b"no HDF5")
     arguments = ["evaluate", "--bundle", str(sense_bundle), "--data", str(tmp_path / "data"), "--truth", "rss"]
     arguments += ["--accelerations", "2", "--acs", "12", "--scans", "4", "--region", "all", "--keep-images"]
-    result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert "bad.h5 is no HDF5 file" in CliRunner().invoke(app, arguments).stderr
+    result = CliRunner().invoke(app, [*arguments, "--leave-out", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
+    assert "bad.h5 is no HDF5 file" in (tmp_path / "out" / "table.md").read_text()
     kept = tmp_path / "out" / "reconstructions"
     with h5py.File(kept / "truth" / "one.h5") as file:
         truth = file["reconstruction_rss"][()]

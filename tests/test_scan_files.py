@@ -452,7 +452,9 @@ def test_cmrxrecon_is_read_as_series_or_frame_by_frame(folder, name, shape, coil
 def test_cmrxrecon_with_its_axes_in_another_order_is_refused(folder):
     with h5py.File(folder / "a.mat", "w") as file:
         file["kspace_full"] = noise(10, 12, 4, 2, 3)
-    with pytest.raises(FileError, match=r"a\.mat, kspace_full: it is \[10, 12, 4, 2, 3\], 2 lines of 3 samples: are its axes"):
+    with pytest.raises(
+        FileError, match=r"a\.mat, kspace_full: it is \[10, 12, 4, 2, 3\], 2 lines of 3 samples: are its axes"
+    ):
         read(folder)
 
 

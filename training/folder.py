@@ -10,14 +10,17 @@
     reconstructor.pt        of a sampler's run: the network that reconstructs
     checkpoints/last.ckpt   what a resumed run goes on from
     labels/                 of a sampler's run with reference masks: these
+    .lock                   is locked while a process trains here
 
 Files are written beside their place and moved there whole, so that a run that is killed leaves none half-written.
 """
 
 import csv
+import fcntl
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -87,6 +90,28 @@ class RunFolder:
                 f"{self.path} has a run already", accepted="--resume goes on with it, --overwrite begins anew"
             )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training here meanwhile; where nothing can be locked, nobody is kept from it.
+
+        Raises
+        ------
+        RecipeError
+            Another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RecipeError(
+                    f"another process is training in {self.path}",
+                    accepted="another folder, or --resume when it has ended",
+                ) from None
+            except OSError:  # of a file system without locks
+                pass
+            yield
+
     def check_resumable(self, recipe: Recipe) -> None:
         """Refuse to go on with another recipe than the run's; more epochs are accepted, but for a cosine schedule.
 
@@ -149,7 +174,7 @@ class RunFolder:
         if not self.last.is_file():
             return None
         content = read_checkpoint(self.last, accepted="--overwrite, which begins anew")
-        if "progress" not in content:
+        if not {"progress", "data"} <= content.keys():
             raise RecipeError(f"{self.last} is of another version, with which this one cannot go on")
         return content
 

@@ -57,7 +57,8 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
         raise OptionError(
             f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
-    files = None if data == "simulated" else FileScans(Path(data), series=series)
+    refused = "leave-out" if protocol.leave_out else "stop"
+    files = None if data == "simulated" else FileScans(Path(data), series=series, refused=refused)
     check_folder(folder, "option --output")
     truth = protocol.truth_for(models)
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)

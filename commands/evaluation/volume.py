@@ -96,6 +96,12 @@ class Volume:
         crop = self._protocol.crop
         return center_crop(image, scan.matrix if crop == "matrix" else None if crop == "none" else crop)
 
+    def _judgeable(self, image: Tensor, scan: FullScan) -> Tensor:
+        """Return what is judged of an image; one that is not finite would spoil the means of all."""
+        if not bool(image.isfinite().all()):
+            raise DataError("its image has pixels that are not finite")
+        return self._cropped(image, scan)
+
     def compare(
         self, methods: dict[str, Method], acceleration: float, acs: float, folder: Path | None
     ) -> Pictured | None:
@@ -201,7 +207,7 @@ class Volume:
                 continue
             for name, method in methods.items():
                 try:
-                    images[name][position] = self._cropped(method(kspace, measured, maps), each.scan)
+                    images[name][position] = self._judgeable(method(kspace, measured, maps), each.scan)
                 except Exception as error:  # noqa: BLE001 - a runtime raises what it likes, and it costs this scan only
                     self._report.leave_out(f"{each.scan.name or self.name}, {name}: {error}")
         return images

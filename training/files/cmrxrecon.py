@@ -27,7 +27,7 @@ def _recognises(path: Path) -> bool:
 
 
 def _check_order(shape: tuple[int, ...], where: str) -> None:
-    """Refuse axes in another order, as those of MATLAB are when another program writes them: k-space is longer than all others."""
+    """Refuse axes in another order, such as MATLAB's written by another program: lines and samples are more than all else."""
     if max(shape[:-2]) > min(shape[-2:]):
         raise FileError(
             f"it is {list(shape)}, {shape[-2]} lines of {shape[-1]} samples: are its axes in another order?",

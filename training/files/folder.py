@@ -1,5 +1,6 @@
 """Fully sampled scans from a folder of files: which files there are, what is said of them, and what is left out."""
 
+import hashlib
 import logging
 import os
 import time
@@ -118,6 +119,12 @@ class FileScans:
         """Return the ``volume`` of a scan, which is not read for it."""
         file, number = self._chosen[index]
         return file.volume(number)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all scans, and of how they are cut."""
+        entries = (file.index.scans[number].model_dump_json() for file, number in self._chosen)
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def _find(self, known: Sequence[Layout]) -> Iterator[Path]:
         """Files of the folder and its sub-folders, by their paths; notes those that are left out."""
