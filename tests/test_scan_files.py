@@ -354,6 +354,14 @@ def without(kspace, lines):
     return kspace
 
 
+def image_along(*axes):
+    """Coil images of a disc, as k-space along the other axes."""
+    y, x = np.mgrid[:40, :32]
+    image = (np.hypot((y - 20) / 15, (x - 16) / 11) < 1) * np.exp(1j * x / 9) * np.array([1, 2j])[:, None, None]
+    others = [axis for axis in (-1, -2) if axis not in axes]
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, others), axes=others), others)[None].astype(np.complex64)
+
+
 MASK = np.arange(40) % 2 == 0
 
 
@@ -380,6 +388,12 @@ MASK = np.arange(40) % 2 == 0
         (noise(1, 2, 24, 16).swapaxes(-1, -2), {"header": (24, 16)}, "readout and lines are exchanged"),
         (noise(1, 20, 16, 2), {}, "20 coils of 2 lines with 16 samples: are its axes in another order"),
         (noise(1, 2, 24, 16), {"header": (32, 20)}, "header has 20 lines of 32 samples; accepted"),
+        (
+            image_along(-1, -2),
+            {},
+            r"along ky it is an image and no k-space: the middle has \d+% of the signal, and after",
+        ),
+        (image_along(-2), {}, "along kx it is an image and no k-space"),
         (np.zeros((0, 2, 24, 16), np.complex64), {}, r"kspace: it is empty, \[0, 2, 24, 16\]"),
     ],
 )

@@ -20,7 +20,7 @@ import fcntl
 import io
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,12 +34,26 @@ Row = dict[str, int | float]
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that it is there whole, or as it was before.
+
+    Raises
+    ------
+    RecipeError
+        It cannot be written, as where there is no room.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise RecipeError(
+            f"{path} cannot be written: {error.strerror or error}",
+            accepted="a folder with room that can be written to; a run that was stopped goes on with --resume",
+        ) from error
 
 
 class RunFolder:

@@ -160,7 +160,7 @@ class Volume:
             f"{shown.scan.name or self.name}\n{how}",
             shown.truth[frame],
             {name: each[middle][frame] for name, each in images.items() if middle in each and figures[name]},
-            figures,
+            {name: each for name, each in figures.items() if each},
             measured[frame],
         )
 
@@ -209,7 +209,7 @@ class Volume:
                 try:
                     images[name][position] = self._judgeable(method(kspace, measured, maps), each.scan)
                 except Exception as error:  # noqa: BLE001 - a runtime raises what it likes, and it costs this scan only
-                    self._report.leave_out(f"{each.scan.name or self.name}, {name}: {error}")
+                    self._report.leave_out(f"{each.scan.name or self.name}, {name}: {_last_line(error)}")
         return images
 
     def _judge(self, images: dict[int, Tensor], result: Result) -> dict[str, float]:
@@ -247,6 +247,11 @@ class Volume:
                 key = "reconstruction_rss" if method == "truth" else "reconstruction"
                 every = torch.cat([*slices.values()]) if slices else torch.zeros(0, 1, 1)
                 file[key] = every.mT.numpy()  # fastMRI has the readout first
+
+
+def _last_line(error: Exception) -> str:
+    """Return what a runtime says at the end of a long account of where it failed."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _label(acceleration: float, acs: float) -> str:
