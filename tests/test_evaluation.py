@@ -24,7 +24,7 @@ from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.sampling import Request, draw
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import FullScan
-from isocenter.wire.errors import DataError, OptionError
+from isocenter.wire.errors import OptionError
 from typer.testing import CliRunner
 
 OPTIONS = {

@@ -4,13 +4,11 @@ import copy
 import csv
 import signal
 
-import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
 from isocenter.commands.cli import app
-from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.batches import Order, size, stack_by_shape
 from isocenter.training.devices import Rank, autocast, check_precision, choose_devices
 from isocenter.training.folder import RunFolder, write_whole
@@ -21,7 +19,6 @@ from isocenter.training.recompute import recompute_activations
 from isocenter.training.run import datasets, train
 from isocenter.training.sampler import SamplerTask
 from isocenter.training.task import ReconstructionTask
-from isocenter.wire.errors import DataError
 from typer.testing import CliRunner
 
 pytestmark = [pytest.mark.filterwarnings("ignore")]
@@ -205,49 +202,6 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path):
         run(folder.path, {}, resume=True)
     with pytest.raises(RecipeError, match="--resume or --overwrite"):
         run(folder.path, {}, resume=True, overwrite=True)
-
-
-def test_two_trainings_do_not_share_a_folder(tmp_path):
-    with (
-        RunFolder(tmp_path).alone(),
-        pytest.raises(RecipeError, match=r"another process is training in .*; accepted: an"),
-    ):
-        run(tmp_path, {})
-    run(tmp_path, {"epochs": 1})
-
-
-def test_a_run_does_not_go_on_with_other_files(tmp_path):
-    for name, seed in (("train", 1), ("val", 2)):
-        (tmp_path / name).mkdir()
-        simulate(ScanProtocol(matrix=32, coils=2, seed=seed)).save(tmp_path / name / "a.h5")
-    folders = {"folder": str(tmp_path / "train"), "validation_folder": str(tmp_path / "val")}
-    data = {**FILES, **folders, "cache": str(tmp_path / "cache")}
-    run(tmp_path / "run", {"data": data, "epochs": 1})
-    (tmp_path / "val").rename(tmp_path / "moved")
-    data["validation_folder"] = str(tmp_path / "moved")
-    simulate(ScanProtocol(matrix=32, coils=2, seed=3)).save(tmp_path / "train" / "b.h5")
-    with pytest.raises(RecipeError, match=r"another recipe: data\.validation_folder"):
-        run(tmp_path / "run", {"data": data, "epochs": 2}, resume=True)
-    (tmp_path / "moved").rename(tmp_path / "val")
-    data["validation_folder"] = str(tmp_path / "val")
-    with pytest.raises(RecipeError, match="data: the scans for training are others than when the run in"):
-        run(tmp_path / "run", {"data": data, "epochs": 2}, resume=True)
-    assert "epochs: 1\n" in (tmp_path / "run" / "recipe.yaml").read_text()
-    (tmp_path / "train" / "b.h5").unlink()
-    run(tmp_path / "run", {"data": data, "epochs": 2}, resume=True)
-    assert len(rows(tmp_path / "run")) == 2
-
-
-def test_images_too_small_to_be_judged_are_named(tmp_path):
-    for name, seed in (("train", 1), ("val", 2)):
-        (tmp_path / name).mkdir()
-        kspace = np.random.default_rng(seed).standard_normal((1, 2, 5, 12, 2)) @ [1, 1j]
-        with h5py.File(tmp_path / name / "small.h5", "w") as file:
-            file["kspace"] = kspace
-    folders = {"folder": str(tmp_path / "train"), "validation_folder": str(tmp_path / "val")}
-    data = {**FILES, **folders, "cache": str(tmp_path / "cache")}
-    with pytest.raises(DataError, match=r"small\.h5, slice 0: its image of 12 x 5 pixels cannot be judged"):
-        run(tmp_path / "run", {"data": data})
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path):

@@ -1,8 +1,8 @@
 """From a block of k-space, as a file's adapter hands it on, to fully sampled scans: the checks, and what a live scan undergoes.
 
 A block is refused that is not finite, lacks lines or samples that its header or its own pattern announce, reaches farther to one
-side of k-space (partial Fourier, asymmetric echo), has its signal elsewhere than around the middle, or is an image. Zeros at both sides of the
-lines, or of the readout, are padding: they are kept, and the lines among them count as not measured.
+side of k-space (partial Fourier, asymmetric echo), has its signal elsewhere than around the middle, or is an image. Zeros at both
+sides of the lines, or of the readout, are padding: they are kept, and the lines among them count as not measured.
 """
 
 from collections.abc import Iterator
