@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import gadgetron
 from isocenter.commands.check import doubts, faults, known_bundles
 from isocenter.commands.cli import app
 from isocenter.commands.shipped import NAMES
@@ -73,6 +74,8 @@ def test_the_names_of_what_is_shipped_are_those_of_what_is_built():
     ],
 )  # fmt: skip
 def test_each_fault_is_a_sentence(settings, values, fault):
+    if "handlers" in values:
+        gadgetron("external")
     found = faults(settings(**values))
     assert [each for each in found if fault in each], found
     assert len(found) == 1 or "fire_modules" in fault
