@@ -293,6 +293,9 @@ def evaluate(
     ] = "matrix",
     fit_scale: Annotated[bool, typer.Option("--fit-scale", help="Scale images to fit the truth best.")] = False,
     reference: Annotated[str, typer.Option(help="Method that the others are compared with.")] = "SENSE",
+    leave_out: Annotated[
+        bool, typer.Option("--leave-out", help="Go on without files that cannot be used, and name them.")
+    ] = False,
     keep_images: Annotated[
         bool,
         typer.Option("--keep-images", help="Write all images, as fastMRI's evaluate.py reads them: the readout first."),
@@ -330,6 +333,7 @@ def evaluate(
         crop=crop,
         fit_scale=fit_scale,
         reference=reference,
+        leave_out=leave_out,
         keep_images=keep_images,
         tune=tune,
         sampling=sampling,

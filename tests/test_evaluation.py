@@ -13,6 +13,7 @@ import torch
 from isocenter.bundle.folder import Bundle
 from isocenter.commands.cli import app
 from isocenter.commands.evaluation import methods as evaluated_methods
+from isocenter.commands.evaluation.methods import _sense
 from isocenter.commands.evaluation.protocol import Protocol, parse_protocol
 from isocenter.commands.evaluation.report import Report, Result, difference_interval
 from isocenter.commands.evaluation.tuning import best_strength
@@ -21,8 +22,9 @@ from isocenter.models import metrics
 from isocenter.models.fourier import fft, ifft
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.sampling import Request, draw
+from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import FullScan
-from isocenter.wire.errors import DataError, OptionError
+from isocenter.wire.errors import OptionError
 from typer.testing import CliRunner
 
 OPTIONS = {
@@ -130,6 +132,19 @@ def test_a_bundle_that_comes_with_it_is_built_by_its_name(tmp_path, sense_bundle
     models = evaluated_methods.open_bundles([Path("rss"), Path("mine")])
     folders = [model.bundle.folder for model in models.values()]
     assert folders == [tmp_path / "home" / "bundles" / name for name in ("rss", "mine")]
+
+
+def test_a_bundle_of_series_that_comes_with_it_gets_series_by_its_name(tmp_path, bundles):
+    assert (bundles / "ridge-cine").is_dir()
+    (tmp_path / "data").mkdir()
+    scan = simulate(ScanProtocol(matrix=48, coils=3, phantom="heart", frames=6))
+    scan.save(tmp_path / "data" / "heart.h5")
+    arguments = ["evaluate", "--bundle", "ridge-cine", "--data", str(tmp_path / "data"), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, "--accelerations", "2", "--acs", "8"])
+    assert result.exit_code == 0, result.output
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert content["settings"]["scans"] == "1 series, 1 volumes"
+    assert "ridge-cine" in {row["method"] for row in content["results"]}
 
 
 def test_bundles_of_one_name_are_told_apart(tmp_path, sense_bundle):
@@ -288,10 +303,21 @@ def test_masks_of_files_that_do_not_do_are_left_out(tmp_path, mask, message):
 def test_what_fails_costs_its_scan_only_and_is_told():
     def fails(kspace, measured, maps):
         if kspace.shape[-1] == 40:
-            raise DataError("coils 4, accepted is 8")
+            raise RuntimeError("Traceback of a runtime\n  File x\ncoils 4, accepted is 8\n")
         return evaluated_methods.all_methods({})["zero-filled"](kspace, measured, maps)
 
-    methods = {"SENSE": evaluated_methods._sense, "picky": fails}
+    methods = {"SENSE": _sense, "picky": fails}
+
+    def spoils(kspace, measured, maps):
+        image = evaluated_methods.all_methods({})["zero-filled"](kspace, measured, maps)
+        image[..., 3, 3] = math.nan
+        return image
+
+    report, (picture,) = compare(Protocol([3], [16]), [scan(name="a")], "rss", {"net": spoils, "SENSE": _sense})
+    assert list(picture.images) == list(picture.figures) == ["SENSE"]
+    assert (report.results[0].method, len(report.results)) == ("SENSE", 1)
+    report, _ = compare(Protocol([3], [16]), [scan(name="a")], "rss", {"net": spoils})
+    assert (report.results, report.left_out) == ([], ["a, net: its image has pixels that are not finite"])
     scans = [scan(size=40, name="small"), scan(size=48, name="large")]
     results, left_out = [], []
     for one in scans:
@@ -389,14 +415,17 @@ def test_volumes_of_which_not_all_slices_are_taken_are_named(tmp_path, sense_bun
 
 def test_images_are_kept_as_fastmris_evaluation_reads_them(tmp_path, sense_bundle):
     kspace = np.stack([scan(size=32).kspace.numpy()[:, :28].swapaxes(-1, -2)] * 2)
-    for place in ("data", "data/again"):
+    for place, factor in (("data", 2), ("data/again", 1)):
         (tmp_path / place).mkdir()
         with h5py.File(tmp_path / place / "one.h5", "w") as file:
-            file["kspace"] = kspace
+            file["kspace"] = factor * kspace
+    (tmp_path / "data" / "bad.h5").write_bytes(b"no HDF5")
     arguments = ["evaluate", "--bundle", str(sense_bundle), "--data", str(tmp_path / "data"), "--truth", "rss"]
     arguments += ["--accelerations", "2", "--acs", "12", "--scans", "4", "--region", "all", "--keep-images"]
-    result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert "bad.h5 is no HDF5 file" in CliRunner().invoke(app, arguments).stderr
+    result = CliRunner().invoke(app, [*arguments, "--leave-out", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
+    assert "bad.h5 is no HDF5 file" in (tmp_path / "out" / "table.md").read_text()
     kept = tmp_path / "out" / "reconstructions"
     with h5py.File(kept / "truth" / "one.h5") as file:
         truth = file["reconstruction_rss"][()]

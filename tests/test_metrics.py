@@ -109,6 +109,18 @@ def test_metrics_equal_those_of_scikit_image():
         assert metrics.nrmse(*pair).item() == pytest.approx(normalized_root_mse(truth, image))
 
 
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("fastmri", "skimage")), reason="fastMRI is not installed"
+)
+def test_a_volume_has_the_figures_of_fastmris_own_evaluation():
+    from fastmri import evaluate
+
+    figures = metrics.judge(*tensors(IMAGE, TRUTH), "fastmri")
+    for name in ("ssim", "psnr", "nmse"):
+        (expected,) = np.ravel(getattr(evaluate, name)(TRUTH, IMAGE))
+        assert figures[name] == pytest.approx(expected, rel=1e-12)
+
+
 def ghost_of_tiles(image, truth, acceleration):
     """Amplitude of ghosts by numpy's least squares, tile by tile, with the truth moved by whole pixels."""
     shift = truth.shape[0] // acceleration

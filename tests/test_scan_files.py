@@ -354,6 +354,14 @@ def without(kspace, lines):
     return kspace
 
 
+def image_along(*axes):
+    """Coil images of a disc, as k-space along the other axes."""
+    y, x = np.mgrid[:40, :32]
+    image = (np.hypot((y - 20) / 15, (x - 16) / 11) < 1) * np.exp(1j * x / 9) * np.array([1, 2j])[:, None, None]
+    others = [axis for axis in (-1, -2) if axis not in axes]
+    return np.fft.fftshift(np.fft.fftn(np.fft.ifftshift(image, others), axes=others), others)[None].astype(np.complex64)
+
+
 MASK = np.arange(40) % 2 == 0
 
 
@@ -380,6 +388,12 @@ MASK = np.arange(40) % 2 == 0
         (noise(1, 2, 24, 16).swapaxes(-1, -2), {"header": (24, 16)}, "readout and lines are exchanged"),
         (noise(1, 20, 16, 2), {}, "20 coils of 2 lines with 16 samples: are its axes in another order"),
         (noise(1, 2, 24, 16), {"header": (32, 20)}, "header has 20 lines of 32 samples; accepted"),
+        (
+            image_along(-1, -2),
+            {},
+            r"along ky it is an image and no k-space: the middle has \d+% of the signal, and after",
+        ),
+        (image_along(-2), {}, "along kx it is an image and no k-space"),
         (np.zeros((0, 2, 24, 16), np.complex64), {}, r"kspace: it is empty, \[0, 2, 24, 16\]"),
     ],
 )
@@ -449,6 +463,15 @@ def test_cmrxrecon_is_read_as_series_or_frame_by_frame(folder, name, shape, coil
     assert "read as cmrxrecon, not as fastmri" in "\n".join(stills.report)
 
 
+def test_cmrxrecon_with_its_axes_in_another_order_is_refused(folder):
+    with h5py.File(folder / "a.mat", "w") as file:
+        file["kspace_full"] = noise(10, 12, 4, 2, 3)
+    with pytest.raises(
+        FileError, match=r"a\.mat, kspace_full: it is \[10, 12, 4, 2, 3\], 2 lines of 3 samples: are its axes"
+    ):
+        read(folder)
+
+
 def test_undersampled_cmrxrecon_and_old_matlab_files_are_refused(folder):
     with h5py.File(folder / "a.mat", "w") as file:
         file["kspace_sub04"] = noise(3, 2, 4, 12, 10)
@@ -476,6 +499,17 @@ def test_sub_folders_and_links_are_searched_and_what_is_no_scan_is_left_out(fold
     assert scans.report[0] == f"{folder}: 4 scans of 3 files (2 fastmri, 1 mrd)"
     assert "._c.h5: left out: hidden files" in "\n".join(scans.report)
     np.testing.assert_array_equal(scans.scan(2).kspace.numpy(), kspace[0].swapaxes(-1, -2))
+
+
+def test_a_copy_or_a_link_counts_once(folder):
+    fastmri(folder / "a.h5", noise(2, 2, 12, 10))
+    fastmri(folder / "b.h5", noise(2, 2, 12, 10, seed=2))
+    shutil.copy(folder / "a.h5", folder / "copy.h5")
+    (folder / "link.h5").symlink_to(folder / "b.h5")
+    scans = read(folder)
+    assert [scan.name for scan in everything(scans)] == [f"{name}.h5, slice {n}" for name in "ab" for n in (0, 1)]
+    assert "  copy.h5: left out: its scans are those of a.h5" in scans.report
+    assert "  link.h5: left out: its scans are those of b.h5" in scans.report
 
 
 def test_slices_are_those_in_the_middle(folder):

@@ -10,14 +10,17 @@
     reconstructor.pt        of a sampler's run: the network that reconstructs
     checkpoints/last.ckpt   what a resumed run goes on from
     labels/                 of a sampler's run with reference masks: these
+    .lock                   is locked while a process trains here
 
 Files are written beside their place and moved there whole, so that a run that is killed leaves none half-written.
 """
 
 import csv
+import fcntl
 import io
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,12 +34,26 @@ Row = dict[str, int | float]
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that it is there whole, or as it was before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file so that it is there whole, or as it was before.
+
+    Raises
+    ------
+    RecipeError
+        It cannot be written, as where there is no room.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        write(file)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            write(file)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise RecipeError(
+            f"{path} cannot be written: {error.strerror or error}",
+            accepted="a folder with room that can be written to; a run that was stopped goes on with --resume",
+        ) from error
 
 
 class RunFolder:
@@ -86,6 +103,28 @@ class RunFolder:
             raise RecipeError(
                 f"{self.path} has a run already", accepted="--resume goes on with it, --overwrite begins anew"
             )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from training here meanwhile; where nothing can be locked, nobody is kept from it.
+
+        Raises
+        ------
+        RecipeError
+            Another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RecipeError(
+                    f"another process is training in {self.path}",
+                    accepted="another folder, or --resume when it has ended",
+                ) from None
+            except OSError:  # of a file system without locks
+                pass
+            yield
 
     def check_resumable(self, recipe: Recipe) -> None:
         """Refuse to go on with another recipe than the run's; more epochs are accepted, but for a cosine schedule.
@@ -149,7 +188,7 @@ class RunFolder:
         if not self.last.is_file():
             return None
         content = read_checkpoint(self.last, accepted="--overwrite, which begins anew")
-        if "progress" not in content:
+        if not {"progress", "data"} <= content.keys():
             raise RecipeError(f"{self.last} is of another version, with which this one cannot go on")
         return content
 

@@ -92,6 +92,7 @@ class Loop:
             for network in task.children():
                 recompute_activations(network)
         self._training, self._picture = training, validation[0]
+        self._content = [training.content, validation.content]
         self._order = Order(len(training), recipe, rank)
         self._batches = Batches(training, self._order, task.needs, rank.device, workers)
         self._validation_part = [[index] for index in range(rank.index, len(validation), rank.count)]
@@ -275,5 +276,6 @@ class Loop:
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "schedules": [schedule.state_dict() for schedule in self._schedules],
             "progress": asdict(self._progress),
+            "data": self._content,
         }
         write_whole(self._folder.last, lambda file: torch.save(state, file))

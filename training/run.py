@@ -3,7 +3,9 @@
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +26,7 @@ from .sampler import SamplerTask
 from .samples import TrainingSamples
 from .start import find_weights
 from .task import ReconstructionTask, Task
-from .textures import load_textures
+from .textures import load_textures, sources
 from .weights import start_from
 
 _TEST_SEEDS = 2**32
@@ -47,28 +49,40 @@ def datasets(recipe: Recipe, memory: float = math.inf) -> tuple[TrainingSamples,
         chosen_later=recipe.sampler is not None,
         memory=memory,
     )
-    (train, count), (validate, validation_count) = _sources(recipe)
+    training, validation = _sources(recipe)
     return (
-        samples(train, count, masks, recipe.seed, fresh=True),
-        samples(validate, validation_count, masks, recipe.seed + 1, fresh=False),
+        samples(training.scan, training.count, masks, recipe.seed, content=training.content, fresh=True),
+        samples(validation.scan, validation.count, masks, recipe.seed + 1, content=validation.content, fresh=False),
     )
 
 
-def _sources(recipe: Recipe) -> list[tuple[Callable[[int], FullScan], int]]:
-    """Return where the scans of training and of validation come from, and how many there are."""
+@dataclass(frozen=True)
+class _Source:
+    """Where scans come from: each by its index, how many, and what tells them from others where the recipe does not."""
+
+    scan: Callable[[int], FullScan]
+    count: int
+    content: str = ""
+
+
+def _sources(recipe: Recipe) -> list[_Source]:
+    """Return where the scans of training and of validation come from."""
     if isinstance(recipe.data, FileData):
         scans = training_and_validation(recipe.data, series=NETWORKS[(recipe.sampler or recipe).network].task == "2d+t")
-        return [(each.scan, len(each)) for each in scans]
+        return [_Source(each.scan, len(each), each.digest) for each in scans]
     data, seed = recipe.data, recipe.seed * 10**6
     if isinstance(data, TextureData):
         training, validation = load_textures(data.file)
+        content = str(sources(data.file))
         return [
-            (lambda index: textured_scan(data, training, seed + index), data.samples),
-            (lambda index: textured_scan(data, validation, _TEST_SEEDS + index), data.validation_samples),
+            _Source(lambda index: textured_scan(data, training, seed + index), data.samples, content),
+            _Source(
+                lambda index: textured_scan(data, validation, _TEST_SEEDS + index), data.validation_samples, content
+            ),
         ]
     return [
-        (lambda index: simulated_scan(data, seed + index, "train"), data.samples),
-        (lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
+        _Source(lambda index: simulated_scan(data, seed + index, "train"), data.samples),
+        _Source(lambda index: simulated_scan(data, _TEST_SEEDS + index, "test"), data.validation_samples),
     ]
 
 
@@ -127,7 +141,8 @@ def train(
             tell(f"the run in {folder} is finished: {done} epochs are done, and the recipe wants {recipe.epochs}")
             return run.weights
     share = 1e9 * memory / (len(chosen) * (max(workers, 1) + 1))
-    run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
+    with run.alone():
+        run_on(chosen, _fit, recipe, run, resume, share, workers, progress)
     return run.weights
 
 
@@ -174,6 +189,8 @@ def _train(
     task = task.to(rank.device)
     with rank.first():  # it prepares the files
         training, validation = datasets(recipe, memory)
+    if state is not None:
+        _check_content(state, folder, training, validation)
     if rank.index == 0:
         folder.begin(recipe, anew=not resume)
     rank.wait()
@@ -183,6 +200,20 @@ def _train(
     if state is not None:
         loop.resume(state)
     loop.run()
+
+
+def _check_content(
+    state: dict[str, Any], folder: RunFolder, training: TrainingSamples, validation: TrainingSamples
+) -> None:
+    """Refuse to go on with other scans than those of the run so far."""
+    names = ("training", "validation")
+    pairs = zip(names, state["data"], (training.content, validation.content), strict=True)
+    if other := [name for name, before, now in pairs if before != now]:
+        raise RecipeError(
+            f"the scans for {' and '.join(other)} are others than when the run in {folder.path} began",
+            where="data",
+            accepted="files as they were; for others a folder of its own, with start_from: [weights.pt of this run]",
+        )
 
 
 def _check_statistics(task: Task, rank: Rank) -> None:

@@ -27,8 +27,10 @@ from ..gadgets.kspace import Kspace, block_of
 from ..gadgets.scan import Scan
 from ..models.coil_maps import espirit
 from ..models.fourier import ifft
+from ..models.metrics import SSIM_WINDOW
 from ..models.planar import center_crop
 from ..simulate.sampling import SamplingError, acs_lines
+from ..wire.errors import DataError
 from ..wire.header import NO_HEADER
 from .data import FullScan, beside, with_frames
 from .masks import Masks, random_mask
@@ -123,6 +125,8 @@ class TrainingSamples(Dataset[Sample]):
         How the coils of the true image are combined: ``combined`` by the maps, or ``rss``.
     with_true_maps
         Whether the coils' true maps are needed, or ESPIRiT's from all of k-space where they are not known.
+    content
+        What tells the scans from others, where the recipe does not; empty where it does.
     fresh
         Whether masks change from epoch to epoch.
     chosen_later
@@ -141,6 +145,7 @@ class TrainingSamples(Dataset[Sample]):
         with_maps: bool,
         truth: Truth,
         with_true_maps: bool = False,
+        content: str = "",
         fresh: bool,
         chosen_later: bool = False,
         memory: float = math.inf,
@@ -152,6 +157,7 @@ class TrainingSamples(Dataset[Sample]):
         self._makes_maps = with_maps or truth == "combined"
         self._truth: Truth = truth
         self._with_true_maps = with_true_maps
+        self.content: str = content
         self._fresh = fresh
         self._chosen_later = chosen_later
         self.label: Callable[[int], Tensor] | None = None
@@ -203,6 +209,13 @@ class TrainingSamples(Dataset[Sample]):
         if index in self._kept:
             return self._kept[index]
         scan = self._scan(index)
+        height, width = scan.matrix or scan.kspace.shape[-2:]
+        if min(height, width) < SSIM_WINDOW:
+            raise DataError(
+                f"its image of {height} x {width} pixels cannot be judged",
+                where=scan.name,
+                accepted=f"at least {SSIM_WINDOW} x {SSIM_WINDOW}, the window of SSIM",
+            )
         scan = scan if self._with_true_maps else replace(scan, maps=None)
         if self._fits(scan.kspace, scan.clean, scan.maps):
             self._kept[index] = scan

@@ -44,6 +44,8 @@ class Protocol:
         Whether images are scaled to fit the truth best before they are judged.
     reference
         The method that the others are compared with.
+    leave_out
+        Whether to go on without files that cannot be used.
     keep_images
         Whether to write all images, in fastMRI's layout of reconstructions.
     tune
@@ -61,6 +63,7 @@ class Protocol:
     crop: tuple[int, int] | Literal["matrix", "none"] = "matrix"
     fit_scale: bool = False
     reference: str = "SENSE"
+    leave_out: bool = False
     keep_images: bool = False
     tune: bool = False
 
@@ -122,6 +125,7 @@ def parse_protocol(
     crop: str,
     fit_scale: bool,
     reference: str,
+    leave_out: bool = False,
     keep_images: bool,
     tune: bool = False,
     **names: str,
@@ -134,7 +138,7 @@ def parse_protocol(
         Numbers, separated by commas.
     crop
         ``matrix``, ``none``, or a size such as ``320`` or ``320x256``.
-    scans, seed, fit_scale, reference, keep_images, tune
+    scans, seed, fit_scale, reference, leave_out, keep_images, tune
         As in `Protocol`.
     names
         ``sampling``, ``convention``, ``truth`` and ``region``.
@@ -184,6 +188,7 @@ def parse_protocol(
         crop="matrix" if crop == "matrix" else "none" if crop == "none" else (int(size[0]), int(size[-1])),
         fit_scale=fit_scale,
         reference=reference,
+        leave_out=leave_out,
         keep_images=keep_images,
         tune=tune,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ...engine import LoadedModel
+from ...export.shipped import SHIPPED
 from ...training.data import FullScan, simulated_scan
 from ...training.files.folder import FileScans
 from ...training.recipe import SimulatedData, SimulatedSeries
@@ -30,6 +31,7 @@ FIRST_SEED = 2**33
 _BRAINS = SimulatedData(kind="simulated-brain", matrix=(160, 224), noise=(0.0005, 0.02))
 _HEARTS = SimulatedSeries(kind="simulated-cine", matrix=(96, 160), noise=(0.0005, 0.02))
 _PICTURED = 3
+_OUR_SERIES = {name for name, shipped in SHIPPED.items() if "2d+t" in shipped.domain.dimensions}
 
 
 def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: Path, console: Console) -> Report:
@@ -46,18 +48,20 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     DataError
         There is nothing to compare.
     """
-    # ours reconstruct slices, and may have to be built: first is found out whether there is something to compare on
-    series = _of_series(open_bundles([bundle for bundle in bundles if str(bundle) not in NAMES]))
-    if data == "simulated" and not series:
+    # ours may have to be built: first is found out whether there is something to compare on
+    others = open_bundles([bundle for bundle in bundles if str(bundle) not in NAMES])
+    if data == "simulated" and not (_of_series(others) or any(str(bundle) in _OUR_SERIES for bundle in bundles)):
         extras.need("nilearn", "evaluating on simulated brains")
     models = open_bundles(bundles)
+    series = _of_series(models)
     methods = all_methods(models)
     names = [*methods, *(TUNED if protocol.tune else ())]
     if protocol.reference not in names:
         raise OptionError(
             f"there is no method {protocol.reference!r}", where="option --reference", accepted=", ".join(names)
         )
-    files = None if data == "simulated" else FileScans(Path(data), series=series)
+    refused = "leave-out" if protocol.leave_out else "stop"
+    files = None if data == "simulated" else FileScans(Path(data), series=series, refused=refused)
     check_folder(folder, "option --output")
     truth = protocol.truth_for(models)
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)

@@ -96,6 +96,12 @@ class Volume:
         crop = self._protocol.crop
         return center_crop(image, scan.matrix if crop == "matrix" else None if crop == "none" else crop)
 
+    def _judgeable(self, image: Tensor, scan: FullScan) -> Tensor:
+        """Return what is judged of an image; one that is not finite would spoil the means of all."""
+        if not bool(image.isfinite().all()):
+            raise DataError("its image has pixels that are not finite")
+        return self._cropped(image, scan)
+
     def compare(
         self, methods: dict[str, Method], acceleration: float, acs: float, folder: Path | None
     ) -> Pictured | None:
@@ -154,7 +160,7 @@ class Volume:
             f"{shown.scan.name or self.name}\n{how}",
             shown.truth[frame],
             {name: each[middle][frame] for name, each in images.items() if middle in each and figures[name]},
-            figures,
+            {name: each for name, each in figures.items() if each},
             measured[frame],
         )
 
@@ -201,9 +207,9 @@ class Volume:
                 continue
             for name, method in methods.items():
                 try:
-                    images[name][position] = self._cropped(method(kspace, measured, maps), each.scan)
+                    images[name][position] = self._judgeable(method(kspace, measured, maps), each.scan)
                 except Exception as error:  # noqa: BLE001 - a runtime raises what it likes, and it costs this scan only
-                    self._report.leave_out(f"{each.scan.name or self.name}, {name}: {error}")
+                    self._report.leave_out(f"{each.scan.name or self.name}, {name}: {_last_line(error)}")
         return images
 
     def _judge(self, images: dict[int, Tensor], result: Result) -> dict[str, float]:
@@ -241,6 +247,11 @@ class Volume:
                 key = "reconstruction_rss" if method == "truth" else "reconstruction"
                 every = torch.cat([*slices.values()]) if slices else torch.zeros(0, 1, 1)
                 file[key] = every.mT.numpy()  # fastMRI has the readout first
+
+
+def _last_line(error: Exception) -> str:
+    """Return what a runtime says at the end of a long account of where it failed."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _label(acceleration: float, acs: float) -> str:

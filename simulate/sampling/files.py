@@ -91,7 +91,8 @@ def _values(path: Path) -> NDArray[Any]:
         content: dict[str, Any] = loadmat(path) if path.suffix == ".mat" else {}
         return _only({name: value for name, value in content.items() if not name.startswith("__")}, path)
     except (OSError, ValueError, NotImplementedError) as error:
-        raise SamplingError(f"the mask cannot be read: {error}", where=str(path)) from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        raise SamplingError(f"the mask cannot be read: {reason}", where=str(path)) from error
 
 
 def _only(arrays: dict[str, Any], path: Path) -> NDArray[Any]:

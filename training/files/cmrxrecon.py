@@ -26,6 +26,17 @@ def _recognises(path: Path) -> bool:
         return _find(file) is not None
 
 
+def _check_order(shape: tuple[int, ...], where: str) -> None:
+    """Refuse axes in another order, such as MATLAB's written by another program: lines and samples are more than all else."""
+    if max(shape[:-2]) > min(shape[-2:]):
+        raise FileError(
+            f"it is {list(shape)}, {shape[-2]} lines of {shape[-1]} samples: are its axes in another order?",
+            where=where,
+            accepted=_AXES,
+            kind="layout",
+        )
+
+
 @layout("cmrxrecon", holds=f"CMRxRecon's {_AXES}", recognises=_recognises, suffixes=(".mat", ".h5", ".hdf5"))
 def read_cmrxrecon(reading: Reading) -> Iterator[Block]:
     """Read the slices of a series, each as a block [coils, frames, 1, ky, kx]."""
@@ -38,6 +49,7 @@ def read_cmrxrecon(reading: Reading) -> Iterator[Block]:
         single = "_single" in name
         if len(shape) not in ((3, 4) if single else (4, 5)):
             raise FileError(f"it has {len(shape)} axes, {list(shape)}", where=where, accepted=_AXES, kind="layout")
+        _check_order(shape, where)
         still = len(shape) == (3 if single else 4)
         for index in reading.middle(shape[0 if still else 1]):
             data = read_complex(dataset, index if still else np.s_[:, index])

@@ -1,5 +1,6 @@
 """Fully sampled scans from a folder of files: which files there are, what is said of them, and what is left out."""
 
+import hashlib
 import logging
 import os
 import time
@@ -75,6 +76,8 @@ class FileScans:
             suffixes = ", ".join(sorted({f"*{suffix}" for entry in known for suffix in entry.suffixes}))
             raise FileError(f"{folder} has no files {suffixes}{'' if folder.is_dir() else ': it is no folder'}")
         errors = []
+        first_of: dict[tuple[str, ...], Path] = {}
+        """Where scans are found first, by their digests."""
         for path in self._with_progress(found):
             try:
                 layout = find_layout(path, known)
@@ -82,8 +85,15 @@ class FileScans:
             except IsocenterError as error:
                 errors.append(str(error) if str(path) in str(error) else f"{path}: {error}")
             else:
+                digests = tuple(entry.digest for entry in file.index.scans)
+                if digests in first_of:  # a copy or a link, which would count twice
+                    remark = f"left out: its scans are those of {first_of[digests].relative_to(folder)}"
+                    self._remarks.setdefault(remark, []).append(path)
+                    continue
                 self._note(file, expected)
-                self.files += [file] if file.index.scans else []
+                if digests:
+                    first_of[digests] = path
+                    self.files.append(file)
         if len(errors) == 1 and refused == "stop":
             raise FileError(errors[0])
         if errors and refused == "stop":
@@ -109,6 +119,12 @@ class FileScans:
         """Return the ``volume`` of a scan, which is not read for it."""
         file, number = self._chosen[index]
         return file.volume(number)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all scans, and of how they are cut."""
+        entries = (file.index.scans[number].model_dump_json() for file, number in self._chosen)
+        return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
     def _find(self, known: Sequence[Layout]) -> Iterator[Path]:
         """Files of the folder and its sub-folders, by their paths; notes those that are left out."""

@@ -1,8 +1,8 @@
 """From a block of k-space, as a file's adapter hands it on, to fully sampled scans: the checks, and what a live scan undergoes.
 
 A block is refused that is not finite, lacks lines or samples that its header or its own pattern announce, reaches farther to one
-side of k-space (partial Fourier, asymmetric echo), or has its signal elsewhere than around the middle. Zeros at both sides of the
-lines, or of the readout, are padding: they are kept, and the lines among them count as not measured.
+side of k-space (partial Fourier, asymmetric echo), has its signal elsewhere than around the middle, or is an image. Zeros at both
+sides of the lines, or of the readout, are padding: they are kept, and the lines among them count as not measured.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...gadgets.kspace import Kspace
 from ...gadgets.remove_oversampling import crop_readout
-from ...models.fourier import ifft
+from ...models.fourier import fft, ifft
 from ...wire.errors import FileError
 from ...wire.header import Encoding
 from ..data import FullScan
@@ -26,6 +26,10 @@ _UNEVEN = 20
 """Padding may differ between the two sides by this fraction of the lines, and by two in any case."""
 _SMALLEST = 1e-15
 """Largest sample of k-space below which squares of what is small in it vanish in float32."""
+_IMAGE, _KSPACE = 0.25, 0.5
+"""Share of the energy in the middle below which data may be an image, and above which it is k-space."""
+_FEWEST = 16
+"""Samples along an axis from which on its middle is told from the rest."""
 _CLEARLY = 4.0
 """Ratio of energies from which on the brightest line says that the middle of k-space is elsewhere."""
 
@@ -81,6 +85,7 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
         reading.remark("its k-space is of a single coil")
     measured = _measured(kspace, power, where, reading)
     _check_middle(power, where)
+    _check_domain(kspace.data[:, 0], where)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
     wanted = kspace.encoding.recon_matrix[1::-1]
     if wanted[0] > data.shape[-2] or wanted[1] > data.shape[-1]:
@@ -215,6 +220,26 @@ def _check_middle(power: NDArray[np.float32], where: str) -> None:
                 where=where,
                 accepted="k-space whose middle is at n // 2",
             )
+
+
+def _check_domain(data: Tensor, where: str) -> None:
+    """Refuse data [coils, kz, ky, kx] that is an image along an axis, so that the transform is what has all in its middle."""
+    for axis, name in enumerate(("kz", "ky", "kx"), start=1):
+        own, other = (_share_of_middle(each, axis) for each in (data, fft(data, [axis])))
+        if data.shape[axis] >= _FEWEST and own < _IMAGE < _KSPACE < other:
+            raise FileError(
+                f"along {name} it is an image and no k-space: the middle has {own:.0%} of the signal, and after a Fourier "
+                f"transform {other:.0%}",
+                where=where,
+                accepted="k-space as it was measured",
+            )
+
+
+def _share_of_middle(data: Tensor, axis: int) -> float:
+    """Return what part of the energy is in the middle sixteenth of an axis."""
+    energy = torch.view_as_real(data).square().sum(-1).transpose(0, axis).flatten(1).sum(1)
+    middle, reach = len(energy) // 2, max(len(energy) // 32, 1)
+    return float(energy[middle - reach : middle + reach + 1].sum() / energy.sum())
 
 
 def _image_matrix(encoding: Encoding, lines: int, samples: int) -> tuple[int, int]:
