@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import FAILED, Commands, ConfigOption, out, usage, working
+from .frame import FAILED, Commands, ConfigOption, out, print_table, usage, working
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,9 @@ app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
 
 
+_NOT_BUILT = "not built yet: built when it is first used, or by `isocenter bundle prepare`"
+
+
 @app.command("list")
 def list_bundles(config: ConfigOption = None) -> None:
     """List the bundles: what is built and has passed the gate, sizes, what they were made for, and how exact they are.
@@ -41,7 +44,7 @@ def list_bundles(config: ConfigOption = None) -> None:
     available = _shelf(settings).available()
     out.print(f"{'bundle':<14} {'gate':<10} {'size':>8}  {'network':<18} {'made for':<44} deviates by", markup=False)
     for name in sorted({*available, *NAMES}):
-        line = _listed(available[name], settings) if name in available else "not built yet: built when it is first used"
+        line = _listed(available[name], settings) if name in available else _NOT_BUILT
         out.print(f"{name:<14} {line}", markup=False)
 
 
@@ -339,7 +342,7 @@ def bench(
     shortest = chosen.milliseconds[chosen.runtime]
     for name, milliseconds in chosen.milliseconds.items():
         table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
-    out.print(table)
+    print_table(table)
     together = f"up to {chosen.batch} slices that wait together" if chosen.batch > 1 else "slices one by one"
     out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
     if chosen.is_doubtful:

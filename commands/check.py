@@ -27,7 +27,7 @@ from ..service.settings import MIB, Settings, accepted_by, lacking_extras
 from ..wire import extras
 from ..wire.errors import IsocenterError, nearest
 from . import stamp
-from .frame import err, out
+from .frame import err, out, print_table
 from .shipped import NAMES
 
 if TYPE_CHECKING:
@@ -383,7 +383,7 @@ def report(settings: Settings) -> bool:
     for each in found:
         if isinstance(each, Doubt):
             err.print(f"warning: {each.text}", markup=False)
-    out.print(_what_can_run(settings), soft_wrap=False)
+    print_table(_what_can_run(settings))
     wrong = [each for each in found if isinstance(each, str)]
     for each in wrong:
         err.print(f"fault: {each}", markup=False)
