@@ -87,7 +87,7 @@ def check(
         if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
             from ..wire.errors import PipelineError
 
-            raise PipelineError("; ".join(faults))
+            raise PipelineError("; ".join(faults), where=pipeline.name)
         for limit in limits(pipeline):
             err.print(f"note: {limit}", markup=False)
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
