@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ..service.settings import Settings
     from .progress import Bars
 
-app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
+app: typer.Typer = typer.Typer(
+    cls=Commands, help="Bundles: the reconstructions that pipelines name.\n\nExample: isocenter bundle list"
+)
 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
 
@@ -203,6 +205,8 @@ def install(
 ) -> None:
     """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys.
 
+    The folder is what `isocenter export -o bundles/mine` has written, or somebody sent.
+
     Example: isocenter bundle install bundles/mine
     """
     from ..service.settings import load_settings
@@ -247,7 +251,9 @@ def sign(
 ) -> None:
     """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml.
 
-    Example: isocenter bundle sign bundles/mine --key mine.key
+    The key is from `isocenter bundle keygen -o mine.key`, the bundle from `isocenter export -o mine`.
+
+    Example: isocenter bundle sign mine --key mine.key
     """
     from ..bundle.folder import Bundle
     from ..bundle.manifest import MANIFEST, SIGNATURE
@@ -276,7 +282,7 @@ def verify(
 ) -> None:
     """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here.
 
-    Example: isocenter bundle verify bundles/mine
+    Example: isocenter bundle verify sense
     """
     from ..bundle.folder import relative_error
     from ..engine.commission import load_runtime
@@ -315,7 +321,7 @@ def bench(
 ) -> None:
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device.
 
-    Example: isocenter bundle bench bundles/mine --matrix 320x320x15
+    Example: isocenter bundle bench sense --matrix 128x128x8
     """
     from ..engine import choice
     from ..engine.commission import commission
