@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import FAILED, Commands, ConfigOption, out, usage, working
+from .frame import FAILED, Commands, ConfigOption, out, print_table, usage, working
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from ..service.settings import Settings
     from .progress import Bars
 
-app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
+app: typer.Typer = typer.Typer(
+    cls=Commands, help="Bundles: the reconstructions that pipelines name.\n\nExample: isocenter bundle list"
+)
 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
+
+
+_NOT_BUILT = "not built yet: built when it is first used, or by `isocenter bundle prepare`"
 
 
 @app.command("list")
@@ -41,7 +46,7 @@ def list_bundles(config: ConfigOption = None) -> None:
     available = _shelf(settings).available()
     out.print(f"{'bundle':<14} {'gate':<10} {'size':>8}  {'network':<18} {'made for':<44} deviates by", markup=False)
     for name in sorted({*available, *NAMES}):
-        line = _listed(available[name], settings) if name in available else "not built yet: built when it is first used"
+        line = _listed(available[name], settings) if name in available else _NOT_BUILT
         out.print(f"{name:<14} {line}", markup=False)
 
 
@@ -200,6 +205,8 @@ def install(
 ) -> None:
     """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys.
 
+    The folder is what `isocenter export -o bundles/mine` has written, or somebody sent.
+
     Example: isocenter bundle install bundles/mine
     """
     from ..service.settings import load_settings
@@ -244,7 +251,9 @@ def sign(
 ) -> None:
     """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml.
 
-    Example: isocenter bundle sign bundles/mine --key mine.key
+    The key is from `isocenter bundle keygen -o mine.key`, the bundle from `isocenter export -o mine`.
+
+    Example: isocenter bundle sign mine --key mine.key
     """
     from ..bundle.folder import Bundle
     from ..bundle.manifest import MANIFEST, SIGNATURE
@@ -273,7 +282,7 @@ def verify(
 ) -> None:
     """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here.
 
-    Example: isocenter bundle verify bundles/mine
+    Example: isocenter bundle verify sense
     """
     from ..bundle.folder import relative_error
     from ..engine.commission import load_runtime
@@ -312,7 +321,7 @@ def bench(
 ) -> None:
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device.
 
-    Example: isocenter bundle bench bundles/mine --matrix 320x320x15
+    Example: isocenter bundle bench sense --matrix 128x128x8
     """
     from ..engine import choice
     from ..engine.commission import commission
@@ -339,7 +348,7 @@ def bench(
     shortest = chosen.milliseconds[chosen.runtime]
     for name, milliseconds in chosen.milliseconds.items():
         table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
-    out.print(table)
+    print_table(table)
     together = f"up to {chosen.batch} slices that wait together" if chosen.batch > 1 else "slices one by one"
     out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
     if chosen.is_doubtful:

@@ -48,7 +48,9 @@ def export(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place of a bundle that is there already.")
     ] = False,
-    network: Annotated[str | None, typer.Option(help="One of `isocenter models`.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="One of `isocenter models`.", autocompletion=names.networks)
+    ] = None,
     module: Annotated[str | None, typer.Option(help="An own torch.nn.Module: package.module:Class.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights: PyTorch, Lightning, NumPy, or a TensorFlow folder or prefix.")
@@ -67,7 +69,9 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64.
 
-    Example: isocenter export --network modl --checkpoint weights.pt -o mine
+    Weights are those of your own training, or what `isocenter train -o run` has written.
+
+    Example: isocenter export --network modl --checkpoint run/weights.pt -o mine
     """
     from ..export.formats import check_formats
     from ..export.importers.load import find_network
@@ -215,7 +219,11 @@ def _amount(entries: "list[Kept]") -> str:
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.")
+        Path,
+        typer.Argument(
+            help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.",
+            autocompletion=names.recipes,
+        ),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
     resume: Annotated[
@@ -230,7 +238,9 @@ def train(
 ) -> None:
     """Train a network by a recipe; writes weights, metrics, curves and sample images.
 
-    Example: isocenter train recipe.yaml -o runs/mine
+    It takes hours; docs/training.md tells how long for each recipe, what they train on, and how to write one.
+
+    Example: isocenter train modl-brain -o run
     """
     from ..training import run
     from ..training.recipe import load_recipe
@@ -257,7 +267,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Folder or name of a bundle that is tried on a fixed battery, with --data if it is a folder; its report "
-            "card is written into it."
+            "card is written into it.",
+            autocompletion=names.bundles,
         ),
     ] = None,
     short: Annotated[

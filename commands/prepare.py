@@ -86,10 +86,7 @@ def prepare_bundles(
             shutil.rmtree(left, ignore_errors=True)
         try:
             builders[name](folder, formats, [name], key)
-            with (
-                suppress(OSError),
-                _locked(settings.home, "stamp"),
-            ):  # without it, it is looked at again at the next start
+            with suppress(OSError), _locked(settings.home, "stamp"):  # without it, it is looked at again
                 stamp.note(settings, name)
         except BundleError as error:
             failures.append(str(error))

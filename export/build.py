@@ -256,6 +256,10 @@ def find_current(folder: Path, fingerprint: str, formats: Sequence[str], key: Se
     key
         That should have signed it.
     """
+    if not os.path.lexists(folder / MANIFEST):
+        how = "it comes with Isocenter, and is built once, before its first use or by `isocenter bundle prepare`"
+        log.info("building bundle %s: %s", folder.name, how)
+        return None
     try:
         bundle = Bundle.open(folder, Trust((key.public,)) if key is not None else EVERYBODY)
     except BundleError as error:

@@ -28,6 +28,11 @@ def accepted(option: TypeAdapter[Any]) -> str:
     return _words(option.json_schema())
 
 
+def as_text(value: object) -> str:
+    """Write the value of an option as pipelines and clients do."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _words(schema: Mapping[str, Any]) -> str:
     if "description" in schema:
         return schema["description"]
