@@ -12,7 +12,7 @@ import yaml
 from isocenter.commands.cli import app
 from isocenter.gadgets import GADGETS, load
 from isocenter.gadgets.gadget import Gadget
-from isocenter.gadgets.options import accepted, meanings
+from isocenter.gadgets.options import meanings
 from isocenter.pipelines import loader
 from isocenter.pipelines.parameters import OF_THE_SERVICE, parameters_of
 from isocenter.service.settings import NEED_RESTART, Settings, accepted_by

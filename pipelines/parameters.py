@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..gadgets.options import accepted, meanings
+from ..gadgets.options import meanings
+from ..wire.accepted import accepted
 from ..wire.errors import OptionError, nearest
 from .loader import FireStep, GadgetStep, Pipeline
 

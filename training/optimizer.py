@@ -13,8 +13,8 @@ _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": 
 _WARM_UP = 0.05
 """Part of a cosine schedule in which the learning rate rises."""
 
-Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0)]
+Limit = Annotated[float, Field(gt=0)]
 
 
 class Optimizer(Section):

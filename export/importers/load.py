@@ -1,6 +1,5 @@
 """Make a network from a checkpoint: find the layout, infer the configuration, compare every tensor, load."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.networks.registry import NETWORKS, Network
-from ...wire.errors import OptionError
+from ...wire.errors import nearest
 from .errors import CheckpointError
 from .files import Checkpoint, read_checkpoint
 from .layout import State
@@ -53,7 +52,7 @@ def find_network(name: str) -> Network:
         There is none of that name.
     """
     if name not in NETWORKS:
-        raise CheckpointError(f"network {name!r} is not known", accepted=", ".join(sorted(NETWORKS)))
+        raise CheckpointError(f"network {name!r} is not known{nearest(name, NETWORKS)}", accepted=", ".join(sorted(NETWORKS)))
     return NETWORKS[name]
 
 
@@ -74,29 +73,21 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     CheckpointError
         The checkpoint cannot be read, or does not fit; every tensor in question is named.
     OptionError
-        The network has no such configuration.
+        The network has no such configuration, which is found out before the checkpoint is read.
     """
     entry = find_network(name)
-    _check_names(name, entry, configuration or {})
+    entry.check(**(configuration or {}))
     checkpoint = read_checkpoint(path)
     state, inferred = _translate(name, checkpoint, configuration or {})
     complete = {**inferred, **(configuration or {})}
     try:
+        with torch.device("meta"):  # takes no memory before it is known that the checkpoint fits
+            check_state(entry.build(**complete), state, path)
         module = entry.build(**complete)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
         raise CheckpointError(f"network {name!r} cannot be built with {complete}: {error}") from error
     load_state(module, state, path)
     return ImportedNetwork(module.eval(), {**entry.configuration, **complete}, checkpoint.hyperparameters)
-
-
-def _check_names(name: str, entry: Network, configuration: dict[str, Any]) -> None:
-    parameters = inspect.signature(entry.make).parameters
-    unknown = [repr(key) for key in configuration if key not in parameters]
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    if unknown and not takes_any:
-        raise OptionError(
-            f"network {name!r} has no {', '.join(unknown)}", where="configuration", accepted=", ".join(parameters)
-        )
 
 
 def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> tuple[State, dict[str, Any]]:
@@ -130,7 +121,13 @@ def _has_names_of(name: str, checkpoint: Checkpoint, configuration: dict[str, An
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load tensors into a module.
+    """Load tensors into a module; parameters and errors are those of ``check_state``."""
+    check_state(module, state, path)
+    module.load_state_dict(state, strict=False)
+
+
+def check_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Make sure that tensors are those of a module.
 
     Raises
     ------
@@ -148,4 +145,3 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             problems.append(f"{name} has values that are not finite")
     if problems:
         raise CheckpointError(f"{path} does not fit the network:\n  " + "\n  ".join(problems))
-    module.load_state_dict(state, strict=False)
