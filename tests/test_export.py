@@ -307,6 +307,7 @@ def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
         "inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}],
         "sense_step": 0.3,
         "scaling": scaling,
+        "weights_inside": True,
     }
     bundle = export_module(
         "mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options), ["torchscript", "onnx"]
@@ -358,6 +359,7 @@ def test_a_magnitude_cannot_end_with_sense(lab):
         "inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}],
         "arguments": {"chans": 1},
         "sense_step": 0.1,
+        "weights_inside": True,
     }
     with pytest.raises(BundleError, match=r"cannot end with SENSE \(sense_step\)"):
         export_module("mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options))
@@ -366,7 +368,9 @@ def test_a_magnitude_cannot_end_with_sense(lab):
 @pytest.mark.parametrize("chans", [1, 2])
 def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
     axes = ["batch", "1" if chans == 1 else "complex", "ky", "kx"]
-    options = ExportOptions.model_validate({"inputs": [{"name": "image", "axes": axes}], "arguments": {"chans": chans}})
+    options = ExportOptions.model_validate(
+        {"inputs": [{"name": "image", "axes": axes}], "arguments": {"chans": chans}, "weights_inside": True}
+    )
     bundle = export_module("mylab:FromImage", None, lab / "own", options, ["torchscript", "onnx"])
     assert [spec.name for spec in bundle.manifest.inputs] == (["kspace"] if chans == 1 else ["kspace", "maps"])
     inputs = make_case(bundle.manifest.inputs, SIZES[1][0])
@@ -494,7 +498,11 @@ class TestFormats:
 
         monkeypatch.setitem(RUNTIMES, "torchscript", Failing)
         options = ExportOptions.model_validate(
-            {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}], "arguments": {"chans": 1}}
+            {
+                "inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}],
+                "arguments": {"chans": 1},
+                "weights_inside": True,
+            }
         )
         bundle = export_module("mylab:FromImage", None, lab / "own", options)
         assert set(bundle.runtime_files()) == set(bundle.manifest.parity) == {"onnx"}
@@ -666,7 +674,7 @@ class Counted(torch.nn.Module):
         return x
 
 
-IMAGES = {"inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}]}
+IMAGES = {"inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}], "weights_inside": True}
 
 
 def test_an_own_module_may_count_with_numpy_attend_and_transform_real_images(tmp_path):
