@@ -31,9 +31,19 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..wire.entries import parse_entries, validated
 from .files import open_regular, read_regular
-from .manifest import CARD, MANIFEST, MEASURED, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, TensorSpec
+from .manifest import (
+    CARD,
+    MANIFEST,
+    MEASURED,
+    PROBE,
+    RUNTIME_FILES,
+    SIGNATURE,
+    BundleError,
+    Manifest,
+    TensorSpec,
+    parse_manifest,
+)
 from .minisign import PublicKey
 from .trust import EVERYBODY, Trust
 
@@ -156,18 +166,6 @@ class Bundle:
         except BundleError as error:
             error.where = f"bundle {self.manifest.name!r}"
             raise
-
-
-def parse_manifest(text: bytes, path: Path) -> Manifest:
-    """Return what the text of ``model.yaml`` says.
-
-    Raises
-    ------
-    BundleError
-        It is not valid; the message names every mistake.
-    """
-    where = f"manifest {path}"
-    return validated(Manifest, parse_entries(text, where, BundleError), where, BundleError)
 
 
 def _read_arrays(content: bytes) -> dict[str, NDArray[Any]]:

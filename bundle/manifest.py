@@ -1,9 +1,11 @@
 """The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ..wire.entries import parse_entries, validated
 from ..wire.errors import IsocenterError
 
 FORMAT_VERSION = 1
@@ -96,11 +98,10 @@ class TensorSpec(_Strict):
         axes = [str(axis) for axis in cast("list[Any]", given["axes"])]
         if len(axes) < _LEAST_AXES:
             return given
-        limits = given.get("limits", {})
-        if not isinstance(limits, dict):
+        if not isinstance(limits := given.get("limits", {}), dict):
             return given
         names, fixed = _named_plane(axes)
-        return {**given, "axes": names, "limits": {**limits, **fixed}}
+        return {**given, "axes": names, "limits": {**cast("dict[str, Any]", limits), **fixed}}
 
 
 def _named_plane(axes: list[str]) -> tuple[list[str], dict[str, tuple[int, int]]]:
@@ -305,3 +306,15 @@ class Manifest(_Strict):
                 "there is an output 'error' where 'uncertainty' says how it was calibrated, and only there"
             )
         return self
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Return what the text of ``model.yaml`` says.
+
+    Raises
+    ------
+    BundleError
+        It is not valid; the message names every mistake.
+    """
+    where = f"manifest {path}"
+    return validated(Manifest, parse_entries(text, where, BundleError), where, BundleError)

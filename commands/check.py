@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Column, Table
 
-from ..bundle.folder import parse_manifest
-from ..bundle.manifest import MANIFEST, BundleError
+from ..bundle.manifest import MANIFEST, BundleError, parse_manifest
 from ..bundle.trust import public_key
 from ..service.settings import MIB, Settings, accepted_by, lacking_extras
 from ..wire import extras

@@ -161,10 +161,12 @@ def place_of(name: str, settings: Settings, *, replace: bool) -> Path:
 def _check_name(name: str) -> None:
     if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
         raise BundleError(
-            f"{name!r} is no name of a bundle", accepted=f"at most {_LONGEST} letters, digits, '.', '_' and '-', the first a letter or digit"
+            f"{name!r} is no name of a bundle",
+            accepted=f"at most {_LONGEST} letters, digits, '.', '_' and '-', the first a letter or digit",
         )
     ending = Path(name).suffix
     if ending.lower() in _FILES:
         raise BundleError(
-            f"{name!r} is a name of a file, and a bundle is a folder", accepted=f"a name such as {name.removesuffix(ending)!r}"
+            f"{name!r} is a name of a file, and a bundle is a folder",
+            accepted=f"a name such as {name.removesuffix(ending)!r}",
         )

@@ -70,11 +70,13 @@ def export(
     Example: isocenter export --network modl --checkpoint weights.pt -o mine
     """
     from ..export.formats import check_formats
+    from ..export.importers.load import find_network
     from ..export.network import plan_network
     from ..export.options import load_options
     from ..export.own_module import find_wrapper, plan_module
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
+    from ..wire.errors import OptionError
     from .find_bundle import how_to_name, output_folder
     from .outputs import check_folder
     from .progress import bars
@@ -92,18 +94,24 @@ def export(
         return
     if output is None:
         usage("say how the bundle is to be called, or give its folder, --output")
+    if network is not None:
+        find_network(network)
     settings = load_settings(None)
     folder = output_folder(output, settings, replace=replace)
     check_folder(folder.parent, "--output")
     # TensorFlow's are prefixes of files
     if checkpoint is not None and not any(checkpoint.parent.glob(f"{escape(checkpoint.name)}*")):
         usage(f"--checkpoint: there is no checkpoint {checkpoint}")
-    if module is not None:
-        plan = plan_module(module, checkpoint, options)
-    elif network is not None and checkpoint is not None:
-        plan = plan_network(network, checkpoint, options)
-    else:
-        usage("--network needs its weights, --checkpoint")
+    try:
+        if module is not None:
+            plan = plan_module(module, checkpoint, options)
+        elif network is not None and checkpoint is not None:
+            plan = plan_network(network, checkpoint, options)
+        else:
+            usage("--network needs its weights, --checkpoint")
+    except OptionError as error:
+        error.where = f"export configuration {config}"
+        raise
     key = _host_key()
     with working(), bars() as shown:
         shown.update(f"writing {folder.name} and comparing its runtimes", 0)
@@ -124,7 +132,7 @@ def _parse_formats(text: str) -> list[str]:
         chosen = ["aoti" if name == "pt2" else name for name in chosen]
     unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
     if unknown:
-        usage(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+        usage(f"format {', '.join(map(repr, sorted(unknown)))} is not known; accepted are onnx, torchscript and aoti")
     return chosen
 
 

@@ -16,6 +16,7 @@ from isocenter.gadgets.options import meanings
 from isocenter.pipelines import loader
 from isocenter.pipelines.parameters import OF_THE_SERVICE, parameters_of
 from isocenter.service.settings import NEED_RESTART, Settings, accepted_by
+from isocenter.wire.accepted import accepted
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))

@@ -1,4 +1,4 @@
-"""Compose a bundle: a module, what is wrapped around it, and a manifest that says so; written once all that is known to be right."""
+"""Compose a bundle: a module, what is wrapped around it, and a manifest that says so; it is written once all is checked."""
 
 import copy
 import hashlib

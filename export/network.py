@@ -12,6 +12,8 @@ from ..models.error_map import ErrorMap
 from ..models.networks.mnet import MNet
 from ..models.networks.registry import Network
 from ..models.networks.ridge_net import RidgeNet, RidgeNetWithError
+from ..wire.entries import shown
+from ..wire.errors import OptionError
 from .compose import Plan, compose
 from .importers.load import find_network, load_network
 from .options import ExportOptions
@@ -94,6 +96,9 @@ def plan_network(name: str, checkpoint: Path, options: ExportOptions) -> Plan:
         for key, value in options.configuration.items()
         if not (network.task == "sampling" and key in CHOICES)
     }
+    for key, value in options.configuration.items():
+        if key not in given and (type(value) is not int or value < 1):
+            raise OptionError(f"configuration.{key}: {shown(value)} is not accepted", accepted="whole number from 1")
     imported = load_network(name, checkpoint, given)
     if network.task == "image":
         channels = imported.configuration.get("in_chans", 1)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from ..bundle.manifest import BundleError, Domain, Precision, TensorSpec, Tolerance, Uncertainty
 from ..models.scaling import Scaling
 from ..wire.entries import read_entries, validated
+from ..wire.errors import OptionError
 
 Direction = Literal["ky", "kx"]
 _OF_NETWORKS = frozenset(("configuration", "matrix"))
@@ -27,8 +28,8 @@ class ExportOptions(BaseModel):
     """Everything has a default.
 
     A network is described by ``configuration`` (arguments of its class, which take precedence over what the checkpoint says)
-    and ``scaling``. An own module is described by ``arguments`` of its class, and by ``inputs`` and ``outputs``. What is for the one
-    is refused for the other, where it would have no effect.
+    and ``scaling``. An own module is described by ``arguments`` of its class, and by ``inputs`` and ``outputs``. What is for the
+    one is refused for the other, where it would have no effect.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -71,15 +72,16 @@ class ExportOptions(BaseModel):
 
         Raises
         ------
-        BundleError
+        OptionError
             Some are for networks of the literature alone, and this is an own module, or the other way round.
         """
         others = _OF_NETWORKS if own_module else _OF_MODULES
         if useless := [name for name in ExportOptions.model_fields if name in self.model_fields_set & others]:
-            what, instead = ("an own module", _OF_MODULES) if own_module else ("a network of the literature", _OF_NETWORKS)
-            raise BundleError(
+            what, instead = (
+                ("an own module", _OF_MODULES) if own_module else ("a network of the literature", _OF_NETWORKS)
+            )
+            raise OptionError(
                 f"{', '.join(useless)} would have no effect for {what}",
-                where="export configuration",
                 accepted=f"{', '.join(sorted(instead))}, and what both have",
             )
 

@@ -27,10 +27,13 @@ def accepted(kind: TypeAdapter[Any]) -> str:
 
 
 def _words(schema: Mapping[str, Any]) -> str:
+    if "properties" in schema or "$ref" in schema:
+        return _KINDS["object"]
     if "description" in schema:
         return schema["description"]
-    if "anyOf" in schema:
-        return " or ".join(_words(each) for each in schema["anyOf"])
+    choices = schema.get("anyOf", schema.get("oneOf"))
+    if choices is not None:
+        return " or ".join(dict.fromkeys(_words(each) for each in choices))
     if "const" in schema or "enum" in schema:
         values = [str(value) or "nothing" for value in schema.get("enum", [schema.get("const")])]
         return " or ".join(filter(None, [", ".join(values[:-1]), values[-1]]))
@@ -38,9 +41,9 @@ def _words(schema: Mapping[str, Any]) -> str:
         return f"list of {len(schema['prefixItems'])}: {_words(schema['prefixItems'][0])}"
     if schema.get("type") == "array":
         return f"list of: {_words(schema.get('items', {}))}"
-    if "$ref" in schema or "propertyNames" in schema:
-        names = schema.get("propertyNames", {}).get("enum", ())
-        return " ".join(filter(None, ("names with a value each", f"({', '.join(names)})" if names else "")))
+    if isinstance(schema.get("additionalProperties"), dict):
+        names = ", ".join(schema.get("propertyNames", {}).get("enum", ()))
+        return f"{_KINDS['object']}{f' ({names})' if names else ''}: {_words(schema['additionalProperties'])}"
     bounds = [f"{word} {schema[key]:.10g}" for key, word in (_LOWER | _UPPER).items() if key in schema]
     kind = _KINDS.get(schema.get("format", ""), _KINDS.get(schema.get("type", ""), "any value"))
     return " ".join([kind, *bounds])

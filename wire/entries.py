@@ -1,5 +1,6 @@
-"""Read what people write into YAML files, and say of each mistake in a sentence which file and place it is in, what is accepted,
-and which name comes nearest. Settings, recipes, export configurations and manifests are all read so.
+"""Read what people write into YAML files: settings, recipes, export configurations, manifests.
+
+Of each mistake a sentence says which file and place it is in, what is accepted, and which name comes nearest.
 
 Pydantic alone would take ``yes`` for the number 1, and its words are about Python; YAML alone would take the last of two values
 of one name, and ``010`` for 8.
@@ -36,7 +37,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
-            event = self.peek_event()
+            event = cast("Any", self).peek_event()
             raise yaml.MarkedYAMLError(
                 problem=f"the reference *{event.anchor} is not accepted: write out what it stands for",
                 problem_mark=event.start_mark,
@@ -59,8 +60,9 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in known if tag not in _TAKEN_OTHERWISE]
     for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
+_add_resolver = cast("Any", _Loader).add_implicit_resolver
+_add_resolver(f"{_TAG}int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+_add_resolver(
     f"{_TAG}float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
 )
 
@@ -77,7 +79,7 @@ _Dumper.yaml_implicit_resolvers = {
 
 def write_entries(entries: Mapping[str, Any]) -> bytes:
     """Return the text of a file that ``read_entries`` reads, in their order."""
-    return cast("bytes", yaml.dump(entries, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8"))
+    return yaml.dump(entries, Dumper=_Dumper, sort_keys=False, allow_unicode=True, encoding="utf-8")
 
 
 def read_entries(path: Path, what: str, error: type[IsocenterError]) -> dict[str, Any]:
@@ -190,8 +192,7 @@ def validated(model: type[Model], content: Mapping[str, Any], where: str, error:
         if not found:
             return made
     sentences = (
-        error(each.what, where=": ".join(filter(None, (where, each.place))), accepted=each.accepted)
-        for each in found
+        error(each.what, where=": ".join(filter(None, (where, each.place))), accepted=each.accepted) for each in found
     )
     raise error("; also ".join(dict.fromkeys(map(str, sentences))))
 
@@ -208,7 +209,14 @@ def mistakes(caught: ValidationError, model: type[BaseModel], content: object) -
     content
         The entries that it was to be made of.
     """
-    return list(dict.fromkeys(_told({**each}, model, content) for each in caught.errors(include_url=False)))
+    errors = caught.errors(include_url=False)
+    # a list is too short where its values are wrong
+    inner = [each for each in errors if not any(_is_in(other["loc"], each["loc"]) for other in errors)]
+    return list(dict.fromkeys(_told({**each}, model, content) for each in inner))
+
+
+def _is_in(loc: Sequence[int | str], other: Sequence[int | str]) -> bool:
+    return len(loc) > len(other) and loc[: len(other)] == other
 
 
 def _told(error: Mapping[str, Any], model: type[BaseModel], content: object) -> Mistake:
@@ -226,9 +234,12 @@ def _told(error: Mapping[str, Any], model: type[BaseModel], content: object) -> 
         tag = cast("Mapping[str, object]", given).get(name)
         what = "it is missing" if tag is None else f"{shown(tag)} is not accepted{nearest(str(tag), tags.split(', '))}"
         return Mistake(".".join(filter(None, (_place(loc, content), name))), what, tags)
-    if kind == "missing":
-        return _mistake(model, loc, "it is missing", content)
-    if kind == "value_error" and isinstance(given, Mapping) and _field(model, loc)[1]:
+    if kind == "missing" and isinstance(loc[-1], str):
+        field, _ = _field(model, loc)
+        place = ".".join(filter(None, (_place(loc[:-1], content), loc[-1])))
+        return Mistake(place, "it is missing", accepted_by(field) if field is not None else "")
+    names = isinstance(given, Mapping)
+    if kind == "value_error" and names and _field(model, loc)[1]:
         return Mistake(_place(loc, content), reason)  # of entries that do not fit together
     what = f"{'the name ' * (loc[-1:] == ('[key]',))}{shown(given)} is not accepted"
     if kind == "value_error":
@@ -250,19 +261,17 @@ def accepted_by(field: FieldInfo) -> str:
 
 
 def _place(loc: Sequence[int | str], content: object) -> str:
-    """Name the place of an entry, without what pydantic names beside it, such as kinds of a union; a list stands for its values."""
+    """Name the place of an entry without what pydantic names beside it, as kinds of a union; a list stands for its values."""
     loc = loc[:-2] if loc[-1:] == ("[key]",) else loc
     while loc and isinstance(loc[-1], int):
         loc = loc[:-1]
     names: list[str] = []
-    for number, part in enumerate(loc):
+    for part in loc:
         if isinstance(content, Mapping):
             entries = cast("Mapping[object, object]", content)
             if part in entries:
                 names.append(str(part))
                 content = entries[part]
-            elif number == len(loc) - 1 and isinstance(part, str):
-                names.append(part)  # it is missing
         elif isinstance(content, list) and isinstance(part, int):
             names.append(str(part))
             content = cast("list[object]", content)[part]
@@ -292,7 +301,9 @@ def _has_kind(model: type[BaseModel], kind: int | str) -> bool:
     return any(kind in get_args(field.annotation) for field in model.model_fields.values())
 
 
-def _bent(given: object, taken: object, place: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], object]]:
+def _bent(
+    given: object, taken: object, place: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], object]]:
     """Name the entries that were taken for numbers, and are none: true, and texts."""
     if isinstance(taken, BaseModel):
         taken = dict(taken)
