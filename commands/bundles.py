@@ -314,8 +314,10 @@ def verify(
 def bench(
     bundle: BundleArgument,
     matrix: Annotated[str, typer.Option(help="Samples along ky and kx, and coils: 320x320x15.")] = "256x256x8",
-    frames: Annotated[int, typer.Option(min=1, help="Of a series, where the bundle reconstructs series.")] = 8,
-    repetitions: Annotated[int, typer.Option(min=1, help="How often each runtime is timed.")] = 5,
+    frames: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of a series, where the bundle reconstructs series.")
+    ] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, max=10**6, help="How often each runtime is timed.")] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     config: ConfigOption = None,
 ) -> None:
@@ -327,6 +329,7 @@ def bench(
     from ..engine.commission import commission
     from ..export.cases import make_case
     from ..service.settings import load_settings
+    from .bench_memory import check_memory
     from .find_bundle import open_bundle
     from .progress import bars
 
@@ -334,10 +337,14 @@ def bench(
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = _device(device)
     opened = open_bundle(bundle, load_settings(config))
+    specs = opened.manifest.inputs
+    check_memory(specs, sizes)
     with working(), bars() as shown:
         shown.update("measuring", 0)
-        inputs = make_case(opened.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(opened, place)
+        if place.type == "cpu":
+            check_memory(specs, sizes, runtimes)
+        inputs = make_case(specs, sizes, acs=24, spacing=4, phantom=True)
         first = {
             name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs))
             for name, runtime in runtimes.items()
@@ -356,9 +363,9 @@ def bench(
 
 
 def _sizes(text: str) -> list[int]:
-    sizes = [int(part) for part in text.split("x") if part.isascii() and part.isdecimal()]
-    if len(sizes) != 3 or text.count("x") != 2 or min(sizes) < 1:
-        usage(f"--matrix is {text!r}; accepted: KYxKXxCOILS, such as 320x320x15")
+    sizes = [int(part) for part in text.split("x") if part.isascii() and part.isdecimal() and len(part) <= 5]
+    if len(sizes) != 3 or text.count("x") != 2 or not all(1 <= size <= 65535 for size in sizes):
+        usage(f"--matrix is {text!r}; accepted: KYxKXxCOILS, such as 320x320x15, each from 1 to 65535")
     return sizes
 
 

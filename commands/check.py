@@ -18,10 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.table import Column, Table
 
-from ..bundle.manifest import MANIFEST, Manifest
+from ..bundle.manifest import MANIFEST, BundleError, parse_manifest
 from ..bundle.trust import public_key
 from ..service.settings import MIB, Settings, accepted_by, lacking_extras
 from ..wire import extras
@@ -240,8 +239,8 @@ def largest_scans(settings: Settings) -> Iterator[tuple[str, int]]:
     for folder in settings.bundle_folders:
         for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
             try:
-                domain = Manifest.model_validate(yaml.safe_load(path.read_bytes())).domain
-            except (OSError, ValueError, yaml.YAMLError):
+                domain = parse_manifest(path.read_bytes(), path).domain
+            except (OSError, BundleError):
                 continue  # said when it is opened
             if domain.matrix is not None and domain.coils is not None:
                 yield path.parent.name, 2 * 8 * domain.coils[1] * domain.matrix[1] * 2 * domain.matrix[1]

@@ -75,12 +75,14 @@ def export(
     """
     from ..export.formats import check_formats
     from ..export.importers.load import find_network
-    from ..export.network import export_network
+    from ..export.network import plan_network
     from ..export.options import load_options
-    from ..export.own_module import export_module, find_wrapper
+    from ..export.own_module import find_wrapper, plan_module
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
+    from ..wire.errors import OptionError
     from .find_bundle import how_to_name, output_folder
+    from .outputs import check_folder
     from .progress import bars
 
     configure_logging(private=True)
@@ -96,24 +98,28 @@ def export(
         return
     if output is None:
         usage("say how the bundle is to be called, or give its folder, --output")
-    if network is not None and checkpoint is None:
-        usage("--network needs its weights, --checkpoint")
     if network is not None:
         find_network(network)
+    settings = load_settings(None)
+    folder = output_folder(output, settings, replace=replace)
+    check_folder(folder.parent, "--output")
     # TensorFlow's are prefixes of files
     if checkpoint is not None and not any(checkpoint.parent.glob(f"{escape(checkpoint.name)}*")):
         usage(f"--checkpoint: there is no checkpoint {checkpoint}")
-    settings = load_settings(None)
-    folder = output_folder(output, settings, replace=replace)
+    try:
+        if module is not None:
+            plan = plan_module(module, checkpoint, options)
+        elif network is not None and checkpoint is not None:
+            plan = plan_network(network, checkpoint, options)
+        else:
+            usage("--network needs its weights, --checkpoint")
+    except OptionError as error:
+        error.where = f"export configuration {config}"
+        raise
     key = _host_key()
     with working(), bars() as shown:
         shown.update(f"writing {folder.name} and comparing its runtimes", 0)
-        if network is not None:
-            assert checkpoint is not None
-            bundle = export_network(network, checkpoint, folder, options, chosen, key)
-        else:
-            assert module is not None
-            bundle = export_module(module, checkpoint, folder, options, chosen, key)
+        bundle = plan.write(folder, chosen, key)
     for runtime, parity in bundle.manifest.parity.items():
         out.print(
             f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum "
@@ -130,7 +136,7 @@ def _parse_formats(text: str) -> list[str]:
         chosen = ["aoti" if name == "pt2" else name for name in chosen]
     unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
     if unknown:
-        usage(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+        usage(f"format {', '.join(map(repr, sorted(unknown)))} is not known; accepted are onnx, torchscript and aoti")
     return chosen
 
 

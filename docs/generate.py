@@ -12,10 +12,11 @@ import yaml
 from isocenter.commands.cli import app
 from isocenter.gadgets import GADGETS, load
 from isocenter.gadgets.gadget import Gadget
-from isocenter.gadgets.options import accepted, as_text, meanings
+from isocenter.gadgets.options import as_text, meanings
 from isocenter.pipelines import loader
 from isocenter.pipelines.parameters import OF_THE_SERVICE, Parameter, parameters_of
 from isocenter.service.settings import NEED_RESTART, Settings, accepted_by
+from isocenter.wire.accepted import accepted
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..gadgets.options import accepted, as_text, meanings
+from ..gadgets.options import as_text, meanings
+from ..wire.accepted import accepted
 from ..wire.errors import OptionError, nearest
 from .loader import FireStep, GadgetStep, Pipeline
 

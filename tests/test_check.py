@@ -235,7 +235,7 @@ class TestTheCommand:
         file.write_text("prot: 9002\n")
         result = run("--config", file)
         assert result.exit_code == 2
-        assert "isocenter.yaml: there is no setting 'prot' (nearest: 'port')" in result.output
+        assert "isocenter.yaml: there is no entry 'prot' (nearest: 'port')" in result.output
 
     def test_a_damaged_bundle_of_the_site(self, tmp_path, bundles):
         damaged = tmp_path / "bundles" / "mine"
