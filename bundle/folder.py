@@ -27,14 +27,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor
 
 from .files import open_regular, read_regular
-from .manifest import CARD, MANIFEST, MEASURED, PROBE, RUNTIME_FILES, SIGNATURE, BundleError, Manifest, TensorSpec
+from .manifest import (
+    CARD,
+    MANIFEST,
+    MEASURED,
+    PROBE,
+    RUNTIME_FILES,
+    SIGNATURE,
+    BundleError,
+    Manifest,
+    TensorSpec,
+    parse_manifest,
+)
 from .minisign import PublicKey
 from .trust import EVERYBODY, Trust
 
@@ -99,7 +108,7 @@ class Bundle:
             error.where = f"bundle {name!r}"
             raise
         digest = hashlib.sha256(text).hexdigest()
-        manifest = _parse(text, path).model_copy(update={"name": name, "digest": digest})
+        manifest = parse_manifest(text, path).model_copy(update={"name": name, "digest": digest})
         bundle = cls(folder, manifest, signer)
         bundle._check_listing(entries)
         for file, expected in manifest.files.items():
@@ -157,30 +166,6 @@ class Bundle:
         except BundleError as error:
             error.where = f"bundle {self.manifest.name!r}"
             raise
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without references, of which a few lines can stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
-            raise yaml.YAMLError("it has references")
-        return super().compose_node(parent, index)
-
-
-def _parse(text: bytes, path: Path) -> Manifest:
-    try:
-        return Manifest.model_validate(yaml.load(text.decode("utf-8"), _Loader))  # noqa: S506 - it is a safe one
-    except ValidationError as error:
-        reason = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:4])
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        reason = f"{error.problem}{line}"
-    except yaml.YAMLError:
-        reason = "it has references, or characters that are not YAML's"
-    except (ValueError, TypeError, RecursionError, OverflowError):
-        reason = "it is nested too deeply, or no text"
-    raise BundleError(f"{path} is not a valid manifest: {reason}")
 
 
 def _read_arrays(content: bytes) -> dict[str, NDArray[Any]]:

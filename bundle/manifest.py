@@ -1,9 +1,11 @@
 """The manifest of a bundle, ``model.yaml``: what the model is, takes, returns, was made for and from."""
 
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ..wire.entries import parse_entries, validated
 from ..wire.errors import IsocenterError
 
 FORMAT_VERSION = 1
@@ -20,6 +22,8 @@ CARD_DATA, CARD_TEXT, CARD_PICTURE = "card.json", "card.md", "card.png"
 CARD = (CARD_DATA, CARD_TEXT, CARD_PICTURE)
 """The report card of the gate: what it found, for programs and for readers, and images. It may be missing."""
 RUNTIME_FILES = {"torchscript": "model.ts", "onnx": "model.onnx", "aoti": "model.pt2"}
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""What bundles are called."""
 
 
 NO_SUCH_BUNDLE = "no such bundle"
@@ -37,8 +41,24 @@ _OF_SCANS = ("kspace", "mask", "maps", "image")
 _LEAST_AXES = 3
 
 
+def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the least comes first")
+    return ends
+
+
+_Count = Annotated[int, Field(ge=1)]
+_Line = Annotated[int, Field(ge=0)]
+_Factor = Annotated[float, Field(ge=1)]
+_Half = Annotated[float, Field(ge=0.5, le=1)]
+_Tesla = Annotated[float, Field(gt=0)]
+Counts = Annotated[tuple[_Count, _Count], AfterValidator(_in_order)]
+"""The least and the most of what there is one of at least."""
+_Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_in_order)]
+
+
 class _Strict(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TensorSpec(_Strict):
@@ -65,7 +85,7 @@ class TensorSpec(_Strict):
     name: str
     dtype: Literal["float32"] = "float32"
     axes: Annotated[tuple[str, ...], Field(min_length=1)]
-    limits: dict[str, tuple[int, int]] = {}
+    limits: dict[str, Counts] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -78,8 +98,10 @@ class TensorSpec(_Strict):
         axes = [str(axis) for axis in cast("list[Any]", given["axes"])]
         if len(axes) < _LEAST_AXES:
             return given
+        if not isinstance(limits := given.get("limits", {}), dict):
+            return given
         names, fixed = _named_plane(axes)
-        return {**given, "axes": names, "limits": {**given.get("limits", {}), **fixed}}
+        return {**given, "axes": names, "limits": {**cast("dict[str, Any]", limits), **fixed}}
 
 
 def _named_plane(axes: list[str]) -> tuple[list[str], dict[str, tuple[int, int]]]:
@@ -114,7 +136,7 @@ class Conventions(_Strict):
     input_scaling: Scaling = "none"
     mask: Literal["one where a line was measured"] = "one where a line was measured"
     coil_maps: Literal["none", "unit norm"] = "none"
-    sense_step: float | None = None
+    sense_step: Annotated[float, Field(gt=0)] | None = None
 
 
 class Domain(_Strict):
@@ -147,15 +169,15 @@ class Domain(_Strict):
     """
 
     dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
-    acceleration: tuple[float, float] | None = None
-    net_acceleration: tuple[float, float] | None = None
-    acs: tuple[int, int] | None = None
+    acceleration: _Factors | None = None
+    net_acceleration: _Factors | None = None
+    acs: Annotated[tuple[_Line, _Line], AfterValidator(_in_order)] | None = None
     sampling: tuple[Literal["uniform", "random"], ...] = ()
-    partial_fourier: tuple[float, float] | None = None
-    coils: tuple[int, int] | None = None
-    matrix: tuple[int, int] | None = None
-    frames: tuple[int, int] | None = None
-    field_strength_t: tuple[float, float] | None = None
+    partial_fourier: Annotated[tuple[_Half, _Half], AfterValidator(_in_order)] | None = None
+    coils: Counts | None = None
+    matrix: Counts | None = None
+    frames: Counts | None = None
+    field_strength_t: Annotated[tuple[_Tesla, _Tesla], AfterValidator(_in_order)] | None = None
     contrast: tuple[str, ...] = ()
     anatomy: tuple[str, ...] = ()
 
@@ -253,7 +275,7 @@ class Manifest(_Strict):
     """What stands in ``model.yaml``."""
 
     format_version: Literal[1] = FORMAT_VERSION
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=NAME)]
     version: str
     network: str
     configuration: dict[str, Any] = {}
@@ -284,3 +306,15 @@ class Manifest(_Strict):
                 "there is an output 'error' where 'uncertainty' says how it was calibrated, and only there"
             )
         return self
+
+
+def parse_manifest(text: bytes, path: Path) -> Manifest:
+    """Return what the text of ``model.yaml`` says.
+
+    Raises
+    ------
+    BundleError
+        It is not valid; the message names every mistake.
+    """
+    where = f"manifest {path}"
+    return validated(Manifest, parse_entries(text, where, BundleError), where, BundleError)

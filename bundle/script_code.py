@@ -7,6 +7,7 @@ It is Python's grammar, a small part of it. Whatever is not in that part, or nam
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -38,6 +39,7 @@ _ROOTS = frozenset({"torch", "ops", "CONSTANTS", "__torch__"})
 """Names that may only be used with an attribute."""
 _EFFECTS = frozenset({"print", "fork", "awaitable", "awaitable_nowait", "rpc_async", "rpc_sync", "rpc_remote"})
 """Names that torch knows by itself: nothing else may be called by them, as it would be hard to tell."""
+_TRIES = 20
 
 
 def check_code(text: str, where: str) -> None:
@@ -58,11 +60,20 @@ def check_code(text: str, where: str) -> None:
     if _TOKENS.fullmatch(text) is None:
         raise BundleError("it has characters that torch does not write", where=where)
     try:
-        tree = ast.parse(text)
+        tree = _parsed(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BundleError("it cannot be read as TorchScript", where=where) from error
     for what in _violations(tree):
         raise BundleError(f"it uses {what}, which no reconstruction may", where=where)
+
+
+def _parsed(text: str) -> ast.Module:
+    # Up to 3.12, Python counts the depth of its parser for all threads together and raises a SystemError where another one parsed
+    # meanwhile, another bundle or the lines of a traceback (python/cpython#106905): nothing is wrong with the text then
+    for _ in range(_TRIES):
+        with suppress(SystemError):
+            return ast.parse(text)
+    return ast.parse(text)
 
 
 def _violations(tree: ast.Module) -> Iterator[str]:

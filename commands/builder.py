@@ -16,9 +16,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
+from ..bundle.manifest import MANIFEST
 from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
+from . import stamp
 
 if TYPE_CHECKING:
     from ..engine import Supply
@@ -28,6 +30,14 @@ log: logging.Logger = logging.getLogger("isocenter.builder")
 _NICENESS = 10
 _MOST_SECONDS = 1200.0
 """No bundle takes that long, also on a host that has other things to do: whatever builds it hangs."""
+
+
+def supply_of(settings: Settings) -> "Supply":
+    """Return what has to be built for a service, or looked at, before it can be used."""
+    from ..engine import Supply
+
+    missing = stamp.missing(settings)
+    return Supply(missing, [name for name in missing if (settings.home / "bundles" / name / MANIFEST).is_file()])
 
 
 class Builder:

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import FAILED, Commands, ConfigOption, out, usage, working
+from .frame import FAILED, Commands, ConfigOption, out, print_table, usage, working
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
     from ..service.settings import Settings
     from .progress import Bars
 
-app: typer.Typer = typer.Typer(cls=Commands, help="Bundles: the reconstructions that pipelines name.")
+app: typer.Typer = typer.Typer(
+    cls=Commands, help="Bundles: the reconstructions that pipelines name.\n\nExample: isocenter bundle list"
+)
 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
+
+
+_NOT_BUILT = "not built yet: built when it is first used, or by `isocenter bundle prepare`"
 
 
 @app.command("list")
@@ -41,7 +46,7 @@ def list_bundles(config: ConfigOption = None) -> None:
     available = _shelf(settings).available()
     out.print(f"{'bundle':<14} {'gate':<10} {'size':>8}  {'network':<18} {'made for':<44} deviates by", markup=False)
     for name in sorted({*available, *NAMES}):
-        line = _listed(available[name], settings) if name in available else "not built yet: built when it is first used"
+        line = _listed(available[name], settings) if name in available else _NOT_BUILT
         out.print(f"{name:<14} {line}", markup=False)
 
 
@@ -200,6 +205,8 @@ def install(
 ) -> None:
     """Copy a bundle to where pipelines find it by name, after checking its hashes, and its signature where settings have keys.
 
+    The folder is what `isocenter export -o bundles/mine` has written, or somebody sent.
+
     Example: isocenter bundle install bundles/mine
     """
     from ..service.settings import load_settings
@@ -244,7 +251,9 @@ def sign(
 ) -> None:
     """Sign a bundle's manifest, which holds the hashes of its files; like minisign -S -m model.yaml.
 
-    Example: isocenter bundle sign bundles/mine --key mine.key
+    The key is from `isocenter bundle keygen -o mine.key`, the bundle from `isocenter export -o mine`.
+
+    Example: isocenter bundle sign mine --key mine.key
     """
     from ..bundle.folder import Bundle
     from ..bundle.manifest import MANIFEST, SIGNATURE
@@ -273,7 +282,7 @@ def verify(
 ) -> None:
     """Check the hashes of a bundle, its signature, and that every runtime reproduces its probe here.
 
-    Example: isocenter bundle verify bundles/mine
+    Example: isocenter bundle verify sense
     """
     from ..bundle.folder import relative_error
     from ..engine.commission import load_runtime
@@ -305,19 +314,22 @@ def verify(
 def bench(
     bundle: BundleArgument,
     matrix: Annotated[str, typer.Option(help="Samples along ky and kx, and coils: 320x320x15.")] = "256x256x8",
-    frames: Annotated[int, typer.Option(min=1, help="Of a series, where the bundle reconstructs series.")] = 8,
-    repetitions: Annotated[int, typer.Option(min=1, help="How often each runtime is timed.")] = 5,
+    frames: Annotated[
+        int, typer.Option(min=1, max=65535, help="Of a series, where the bundle reconstructs series.")
+    ] = 8,
+    repetitions: Annotated[int, typer.Option(min=1, max=10**6, help="How often each runtime is timed.")] = 5,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "cpu",
     config: ConfigOption = None,
 ) -> None:
     """Measure how long every runtime takes for one slice or series; the service then uses the fastest on such a device.
 
-    Example: isocenter bundle bench bundles/mine --matrix 320x320x15
+    Example: isocenter bundle bench sense --matrix 128x128x8
     """
     from ..engine import choice
     from ..engine.commission import commission
     from ..export.cases import make_case
     from ..service.settings import load_settings
+    from .bench_memory import check_memory
     from .find_bundle import open_bundle
     from .progress import bars
 
@@ -325,10 +337,14 @@ def bench(
     sizes = {"batch": 1, "coils": coils, "frames": frames, "kz": 1, "ky": ky, "kx": kx}
     place = _device(device)
     opened = open_bundle(bundle, load_settings(config))
+    specs = opened.manifest.inputs
+    check_memory(specs, sizes)
     with working(), bars() as shown:
         shown.update("measuring", 0)
-        inputs = make_case(opened.manifest.inputs, sizes, acs=24, spacing=4, phantom=True)
         runtimes = commission(opened, place)
+        if place.type == "cpu":
+            check_memory(specs, sizes, runtimes)
+        inputs = make_case(specs, sizes, acs=24, spacing=4, phantom=True)
         first = {
             name: 1000 * choice.timed(lambda runtime=runtime: runtime.infer(inputs))
             for name, runtime in runtimes.items()
@@ -339,7 +355,7 @@ def bench(
     shortest = chosen.milliseconds[chosen.runtime]
     for name, milliseconds in chosen.milliseconds.items():
         table.add_row(name, f"{first[name]:.1f}", f"{milliseconds:.1f}", f"{milliseconds / shortest:.2f}")
-    out.print(table)
+    print_table(table)
     together = f"up to {chosen.batch} slices that wait together" if chosen.batch > 1 else "slices one by one"
     out.print(f"the service will use {chosen.runtime} here, {together}", markup=False)
     if chosen.is_doubtful:
@@ -347,9 +363,9 @@ def bench(
 
 
 def _sizes(text: str) -> list[int]:
-    sizes = [int(part) for part in text.split("x") if part.isascii() and part.isdecimal()]
-    if len(sizes) != 3 or text.count("x") != 2 or min(sizes) < 1:
-        usage(f"--matrix is {text!r}; accepted: KYxKXxCOILS, such as 320x320x15")
+    sizes = [int(part) for part in text.split("x") if part.isascii() and part.isdecimal() and len(part) <= 5]
+    if len(sizes) != 3 or text.count("x") != 2 or not all(1 <= size <= 65535 for size in sizes):
+        usage(f"--matrix is {text!r}; accepted: KYxKXxCOILS, such as 320x320x15, each from 1 to 65535")
     return sizes
 
 

@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.table import Column, Table
 
-from ..bundle.manifest import MANIFEST, Manifest
+from ..bundle.manifest import MANIFEST, BundleError, parse_manifest
 from ..bundle.trust import public_key
 from ..service.settings import MIB, Settings, accepted_by, lacking_extras
 from ..wire import extras
 from ..wire.errors import IsocenterError, nearest
 from . import stamp
-from .frame import err, out
+from .frame import err, out, print_table
+from .pinned import cannot_run
 from .shipped import NAMES
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _findings(settings: Settings) -> Iterator[str | Doubt]:
     yield from _code(settings)
     yield from _names(settings)
     yield from _pipelines(settings)
+    yield from _pinned(settings)
     yield from _room(settings)
 
 
@@ -238,8 +239,8 @@ def largest_scans(settings: Settings) -> Iterator[tuple[str, int]]:
     for folder in settings.bundle_folders:
         for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
             try:
-                domain = Manifest.model_validate(yaml.safe_load(path.read_bytes())).domain
-            except (OSError, ValueError, yaml.YAMLError):
+                domain = parse_manifest(path.read_bytes(), path).domain
+            except (OSError, BundleError):
                 continue  # said when it is opened
             if domain.matrix is not None and domain.coils is not None:
                 yield path.parent.name, 2 * 8 * domain.coils[1] * domain.matrix[1] * 2 * domain.matrix[1]
@@ -316,10 +317,22 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
         except NoCounterpartError as error:  # Gadgetron's, which may lie there for Gadgetron
             yield Doubt(f"pipeline {error}")
         except IsocenterError as error:
-            yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ')}"
+            yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ').removeprefix(f'{name}, ')}"
         else:
             told = bundle_faults(pipeline, settings, beside=settings.default_bundle)
             yield from (f"pipeline {name}: {reason}" for reason in told)
+
+
+def _pinned(settings: Settings) -> Iterator[str | Doubt]:
+    """Bundles that the pinned runtime cannot run: the default one must be one that it can."""
+    reasons: dict[str, list[str]] = {}
+    for name, reason in cannot_run(settings).items():
+        if name == settings.default_bundle:
+            yield f"runtime: {settings.runtime} cannot run the default bundle: {name!r} {reason}"
+        else:
+            reasons.setdefault(reason, []).append(repr(name))
+    for reason, names in reasons.items():
+        yield Doubt(f"runtime: {settings.runtime} cannot run {', '.join(names)}: it {reason}")
 
 
 def _addresses(settings: Settings) -> Iterator[str]:
@@ -383,7 +396,7 @@ def report(settings: Settings) -> bool:
     for each in found:
         if isinstance(each, Doubt):
             err.print(f"warning: {each.text}", markup=False)
-    out.print(_what_can_run(settings), soft_wrap=False)
+    print_table(_what_can_run(settings))
     wrong = [each for each in found if isinstance(each, str)]
     for each in wrong:
         err.print(f"fault: {each}", markup=False)
@@ -415,6 +428,7 @@ def _what_can_run(settings: Settings) -> Table:
     from ..pipelines import loader
 
     table = Table(Column("pipeline", no_wrap=True), "images by", "can run", box=None, pad_edge=False)
+    unusable = cannot_run(settings).keys()
     for name in sorted(loader.available(settings.pipeline_folders)):
         try:
             pipeline = loader.load(name, settings.pipeline_folders)
@@ -422,7 +436,9 @@ def _what_can_run(settings: Settings) -> Table:
             table.add_row(name, "", "no")
             continue
         wrong = bundle_faults(pipeline, settings)
-        bundles = "" if wrong else ", then ".join(bundles_of(pipeline, settings))
+        names = [] if wrong else bundles_of(pipeline, settings)
+        wrong = wrong or (names and unusable >= set(names))
+        bundles = ", then ".join(names)
         table.add_row(name, bundles, "no" if wrong else "yes")
     for name, module in settings.fire_modules.items():
         table.add_row(name, f"FIRE module {module}", "no" if _lacks(module, "process", settings) else "yes")

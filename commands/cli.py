@@ -16,7 +16,8 @@ app: typer.Typer = typer.Typer(
     cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Inline MRI reconstruction: serves scanners and clients, with classical methods and with networks.",
+    help="Inline MRI reconstruction: serves scanners and clients, with classical methods and with networks.\n\n"
+    "Example: isocenter demo -o demo",
     epilog="A command ends with status 0 when it is done, 1 when its work failed, 2 when nothing was begun because "
     "arguments, settings or files are wrong, and 130 after Ctrl-C.",
 )
@@ -98,7 +99,7 @@ def serve(
 ) -> None:
     """Serve scanners and clients until SIGTERM or Ctrl-C; running scans are finished first. SIGHUP reads the settings again.
 
-    Example: isocenter serve --port 9002
+    Example: isocenter serve --spool spool
     """
     from ..service.settings import load_settings
     from . import serve as serving

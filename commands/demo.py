@@ -17,6 +17,7 @@ from ..simulate.scan import ScanProtocol, SimulatedScan, simulate, truth_path
 from ..wire.errors import FileError
 from . import replay as replay_command
 from .client import ClientError, ReplayResult, connect
+from .frame import print_table
 from .picture import Panel, Row, Sheet, draw, error_panels, show
 from .picture.geometry import Geometry, geometry_of, radiological
 from .picture.images import planes
@@ -89,7 +90,7 @@ def run_demo(folder: Path, console: Console, protocol: ScanProtocol = PROTOCOL) 
     console.print("4. compared with the truth:")
     if console.is_terminal:
         show(Sheet("", sheet.rows[:1]), console, most=4)
-    console.print(_table(made))
+    print_table(_table(made), console)
     console.print(_verdict(made[-1]), markup=False)
     for file, what in (
         ("scan.h5", "the scan (MRD): `isocenter view` shows it"),

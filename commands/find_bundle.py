@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import MANIFEST, MEASURED, BundleError
+from ..bundle.manifest import MANIFEST, MEASURED, NAME, BundleError
 from ..bundle.trust import Trust
 from ..engine.device import Shelf, no_such_bundle
 from ..export.build import move, workplace
@@ -14,7 +14,15 @@ from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from .shipped import NAMES
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_LONGEST = 100
+"""Characters of a name."""
+_FILES = frozenset(
+    (
+        *(".pt", ".pth", ".ckpt", ".npz", ".npy", ".index", ".safetensors", ".ts", ".onnx", ".pt2", ".bin"),
+        *(".yaml", ".yml", ".json", ".xml", ".h5", ".mrd", ".mat", ".py", ".zip", ".tar", ".gz", ".minisig"),
+    )
+)
+"""How names of files end: of weights, models, settings, scans."""
 
 
 def find(bundle: Path | str, settings: Settings) -> Path:
@@ -122,6 +130,7 @@ def output_folder(output: str, settings: Settings, *, replace: bool) -> Path:
     if "/" not in output:
         return place_of(output, settings, replace=replace)
     folder = Path(output)
+    _check_name(folder.name)
     if os.path.lexists(folder) and not replace:
         raise BundleError(f"{folder} is there already", accepted="another folder, or --replace")
     if os.path.lexists(folder) and not os.path.lexists(folder / MANIFEST):
@@ -137,10 +146,7 @@ def place_of(name: str, settings: Settings, *, replace: bool) -> Path:
     BundleError
         The name cannot be used, or is taken.
     """
-    if not _NAME.fullmatch(name):
-        raise BundleError(
-            f"{name!r} is no name of a bundle", accepted="letters, digits, '.', '_' and '-', the first no '.' or '-'"
-        )
+    _check_name(name)
     if name in NAMES:
         raise BundleError(f"a bundle {name!r} comes with Isocenter", accepted="another name")
     place = settings.home / "bundles" / name
@@ -150,3 +156,17 @@ def place_of(name: str, settings: Settings, *, replace: bool) -> Path:
     if os.path.lexists(place) and not replace:
         raise BundleError(f"there is a bundle {name!r} already, in {place}", accepted="another name, or --replace")
     return place
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME, name) or len(name) > _LONGEST:
+        raise BundleError(
+            f"{name!r} is no name of a bundle",
+            accepted=f"at most {_LONGEST} letters, digits, '.', '_' and '-', the first a letter or digit",
+        )
+    ending = Path(name).suffix
+    if ending.lower() in _FILES:
+        raise BundleError(
+            f"{name!r} is a name of a file, and a bundle is a folder",
+            accepted=f"a name such as {name.removesuffix(ending)!r}",
+        )

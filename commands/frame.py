@@ -24,6 +24,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.table import Table
 from typer.core import TyperGroup
 
 FAILED = 1
@@ -67,6 +68,20 @@ class Commands(TyperGroup):
         """Run the command."""
         with _told(USAGE):
             return super().invoke(ctx)
+
+
+def print_table(table: Table, console: Console = out) -> None:
+    """Print a table: as wide as the terminal; in a pipe without lines around it, each row a line of its own."""
+    if console.is_terminal:
+        console.print(table, soft_wrap=False)
+        return
+    if table.title:
+        console.print(str(table.title), markup=False)
+    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        console.print(line.rstrip(), markup=False, soft_wrap=True)
 
 
 def working() -> AbstractContextManager[None]:

@@ -48,7 +48,9 @@ def export(
     replace: Annotated[
         bool, typer.Option("--replace", help="Take the place of a bundle that is there already.")
     ] = False,
-    network: Annotated[str | None, typer.Option(help="One of `isocenter models`.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="One of `isocenter models`.", autocompletion=names.networks)
+    ] = None,
     module: Annotated[str | None, typer.Option(help="An own torch.nn.Module: package.module:Class.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights: PyTorch, Lightning, NumPy, or a TensorFlow folder or prefix.")
@@ -67,16 +69,20 @@ def export(
 ) -> None:
     """Turn a checkpoint into a bundle, after comparing every runtime with the network in float64.
 
-    Example: isocenter export --network modl --checkpoint weights.pt -o mine
+    Weights are those of your own training, or what `isocenter train -o run` has written.
+
+    Example: isocenter export --network modl --checkpoint run/weights.pt -o mine
     """
     from ..export.formats import check_formats
     from ..export.importers.load import find_network
-    from ..export.network import export_network
+    from ..export.network import plan_network
     from ..export.options import load_options
-    from ..export.own_module import export_module, find_wrapper
+    from ..export.own_module import find_wrapper, plan_module
     from ..service.logs import configure_logging
     from ..service.settings import load_settings
+    from ..wire.errors import OptionError
     from .find_bundle import how_to_name, output_folder
+    from .outputs import check_folder
     from .progress import bars
 
     configure_logging(private=True)
@@ -92,24 +98,28 @@ def export(
         return
     if output is None:
         usage("say how the bundle is to be called, or give its folder, --output")
-    if network is not None and checkpoint is None:
-        usage("--network needs its weights, --checkpoint")
     if network is not None:
         find_network(network)
+    settings = load_settings(None)
+    folder = output_folder(output, settings, replace=replace)
+    check_folder(folder.parent, "--output")
     # TensorFlow's are prefixes of files
     if checkpoint is not None and not any(checkpoint.parent.glob(f"{escape(checkpoint.name)}*")):
         usage(f"--checkpoint: there is no checkpoint {checkpoint}")
-    settings = load_settings(None)
-    folder = output_folder(output, settings, replace=replace)
+    try:
+        if module is not None:
+            plan = plan_module(module, checkpoint, options)
+        elif network is not None and checkpoint is not None:
+            plan = plan_network(network, checkpoint, options)
+        else:
+            usage("--network needs its weights, --checkpoint")
+    except OptionError as error:
+        error.where = f"export configuration {config}"
+        raise
     key = _host_key()
     with working(), bars() as shown:
         shown.update(f"writing {folder.name} and comparing its runtimes", 0)
-        if network is not None:
-            assert checkpoint is not None
-            bundle = export_network(network, checkpoint, folder, options, chosen, key)
-        else:
-            assert module is not None
-            bundle = export_module(module, checkpoint, folder, options, chosen, key)
+        bundle = plan.write(folder, chosen, key)
     for runtime, parity in bundle.manifest.parity.items():
         out.print(
             f"{runtime:<12} deviates from float64 by {parity.error:.1e} of the maximum "
@@ -126,7 +136,7 @@ def _parse_formats(text: str) -> list[str]:
         chosen = ["aoti" if name == "pt2" else name for name in chosen]
     unknown = set(chosen) - {"onnx", "torchscript", "aoti"}
     if unknown:
-        usage(f"format {', '.join(sorted(unknown))} is not known; accepted are onnx, torchscript and aoti")
+        usage(f"format {', '.join(map(repr, sorted(unknown)))} is not known; accepted are onnx, torchscript and aoti")
     return chosen
 
 
@@ -215,7 +225,11 @@ def _amount(entries: "list[Kept]") -> str:
 
 def train(
     recipe: Annotated[
-        Path, typer.Argument(help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.")
+        Path,
+        typer.Argument(
+            help="A file (YAML), or the name of a recipe that comes with Isocenter, such as ridge.",
+            autocompletion=names.recipes,
+        ),
     ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Default: runs/NAME.")] = None,
     resume: Annotated[
@@ -230,7 +244,9 @@ def train(
 ) -> None:
     """Train a network by a recipe; writes weights, metrics, curves and sample images.
 
-    Example: isocenter train recipe.yaml -o runs/mine
+    It takes hours; docs/training.md tells how long for each recipe, what they train on, and how to write one.
+
+    Example: isocenter train modl-brain -o run
     """
     from ..training import run
     from ..training.recipe import load_recipe
@@ -257,7 +273,8 @@ def evaluate(
         Path | None,
         typer.Option(
             help="Folder or name of a bundle that is tried on a fixed battery, with --data if it is a folder; its report "
-            "card is written into it."
+            "card is written into it.",
+            autocompletion=names.bundles,
         ),
     ] = None,
     short: Annotated[

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import Commands, ConfigOption, err, out, working
+from .frame import Commands, ConfigOption, err, out, print_table, working
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
@@ -56,11 +56,9 @@ def show(name: NameArgument, config: ConfigOption = None) -> None:
     _print_steps(pipeline)
     out.print(f"\nParameters, as in: isocenter replay -f SCAN -c {pipeline.name} --parameter NAME=VALUE", markup=False)
     table = Table("name", "accepted", "default", "meaning", box=None, pad_edge=False)
-    for each in parameters_of(pipeline).values():
+    for each in (*parameters_of(pipeline).values(), *OF_THE_SERVICE.values()):
         table.add_row(each.name, each.accepted, each.default or "(see meaning)", each.meaning)
-    for known, meaning in OF_THE_SERVICE.items():
-        table.add_row(known, "text", "none", meaning)
-    out.print(table, soft_wrap=False)
+    print_table(table)
 
 
 @app.command()
@@ -89,7 +87,7 @@ def check(
         if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
             from ..wire.errors import PipelineError
 
-            raise PipelineError("; ".join(faults))
+            raise PipelineError("; ".join(faults), where=pipeline.name)
         for limit in limits(pipeline):
             err.print(f"note: {limit}", markup=False)
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
@@ -116,11 +114,12 @@ def _pipeline(name: Path, settings: "Settings") -> "Pipeline":
 
 
 def _print_steps(pipeline: "Pipeline") -> None:
+    from ..gadgets.options import as_text
     from ..pipelines import loader
 
     for step in pipeline.steps:
         if isinstance(step, loader.GadgetStep):
-            options = ", ".join(f"{name}={value}" for name, value in step.settled.items())
+            options = ", ".join(f"{name}={as_text(value)}" for name, value in step.settled.items())
             out.print(f"{step.gadget.name:<24} {options}".rstrip(), markup=False)
         else:
             out.print(f"{'external':<24} {step.title}", markup=False)

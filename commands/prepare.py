@@ -49,7 +49,7 @@ def prepare_bundles(
     only: Collection[str] | None = None,
     shown: Bars | None = None,
 ) -> None:
-    """Build what is missing, or was made from something else. Of several processes with one home, one builds and the others wait.
+    """Build what is missing, or was made from something else. Several processes with one home share them out.
 
     Parameters
     ----------
@@ -77,21 +77,21 @@ def prepare_bundles(
     builders = dict.fromkeys(METHODS, ensure_classical) | dict.fromkeys(SHIPPED, ensure_shipped)
     chosen = [name for name in builders if only is None or name in only]
     failures = []
-    with _alone(settings.home):
+    with _locked(settings.home, "key"):
         key = host_key(settings.home) if sign or settings.keys else None
-        for number, name in enumerate(chosen):
-            if shown is not None:
-                shown.update("bundles made ready", number, len(chosen), at=f"({name})")
-            for left in folder.glob(f".{name}.*{PARTIAL}"):  # nobody else builds it now
-                shutil.rmtree(left, ignore_errors=True)
-            try:
-                builders[name](folder, formats, [name], key)
-                with suppress(OSError):  # without the stamp, it is looked at again at the next start
-                    stamp.note(settings, name)
-            except BundleError as error:
-                failures.append(str(error))
-        if failures:
-            raise BundleError("; ".join(failures))
+    for number, name in enumerate(_in_turn(settings.home, chosen)):
+        if shown is not None:
+            shown.update("bundles made ready", number, len(chosen), at=f"({name})")
+        for left in folder.glob(f".{name}.*{PARTIAL}"):  # nobody else builds it now
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            builders[name](folder, formats, [name], key)
+            with suppress(OSError), _locked(settings.home, "stamp"):  # without it, it is looked at again
+                stamp.note(settings, name)
+        except BundleError as error:
+            failures.append(str(error))
+    if failures:
+        raise BundleError("; ".join(failures))
 
 
 def build_if_missing(name: str, settings: Settings, available: Collection[str]) -> None:
@@ -118,18 +118,33 @@ def build_if_missing(name: str, settings: Settings, available: Collection[str]) 
         prepare_bundles(settings, only=[name], shown=shown)
 
 
+def _in_turn(home: Path, names: Collection[str]) -> Iterator[str]:
+    """Yield each name while no other process builds the bundle; those come last that another one is at."""
+    others: list[str] = []
+    for name in names:
+        with _locked(home, name, wait=False) as free:
+            if free:
+                yield name
+            else:
+                others.append(name)
+    for name in others:
+        log.info("waiting for another process that builds bundle %s in %s", name, home)
+        with _locked(home, name):
+            yield name
+
+
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Wait until no other process builds bundles in this home; where no lock can be had, nothing can be built either."""
+def _locked(home: Path, what: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock of this home, and tell whether it could be had; where there can be none, nothing can be built either."""
     with ExitStack() as stack:
+        free = True
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context((home / ".lock").open("a"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info("waiting for another process that builds bundles in %s", home)
-                fcntl.flock(file, fcntl.LOCK_EX)
+            folder = home / ".locks"
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((folder / what).open("a"))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            free = False
         except OSError as error:
             log.warning("%s cannot be locked (%s): no other process may build bundles there now", home, error.strerror)
-        yield
+        yield free

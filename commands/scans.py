@@ -170,6 +170,8 @@ def replay(
 ) -> None:
     """Send a recorded scan to a server as a scanner would, and save the images. Flags are gadgetron_ismrmrd_client's.
 
+    It needs a scan, from `isocenter simulate -o scan.h5` at the least, and a server, such as `isocenter serve`.
+
     Example: isocenter replay -f scan.h5 -c sense.xml -o images.h5 --png a.png
     """
     from ..service.logs import configure_logging
@@ -240,6 +242,8 @@ def recover(
     verbose: VerboseOption = False,
 ) -> None:
     """Reconstruct spooled scans that a service left unfinished or failed, or fetch images that a client did not.
+
+    The folder is the one that `isocenter serve --spool` keeps scans in.
 
     Example: isocenter recover --spool spool --list-all
     """

@@ -18,7 +18,6 @@ from ..service.outside import only_the_log
 from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
-from . import stamp
 from .check import faults
 from .frame import USAGE
 
@@ -114,17 +113,16 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings], listeners:
 def serve_one(descriptor: int) -> None:
     """Serve the one connection with this file descriptor, which the process inherited; bundles that it lacks are built for it."""
     os.environ.setdefault(*SPIN_COUNT)
-    from ..engine import Supply
     from ..service.configuration import register_gadgets
     from ..service.host import make_engine
     from ..service.server import new_scan_id
     from ..service.session import Session
-    from .builder import Builder
+    from .builder import Builder, supply_of
 
     settings = service_settings.load_settings(None)
     configure_logging(settings.log_format, private=settings.log_private)
     with only_the_log(), socket.socket(fileno=descriptor) as sock:
-        supply = Supply(stamp.missing(settings))
+        supply = supply_of(settings)
         builder = Builder(settings, supply)
         threading.Thread(target=builder.build, name="builder", daemon=True).start()
         register_gadgets(settings)

@@ -8,14 +8,13 @@ from concurrent.futures import wait
 from contextlib import contextmanager
 
 from ..bundle.manifest import BundleError
-from ..engine import Engine, Supply
+from ..engine import Engine
 from ..service.host import make_engine
 from ..service.logs import show_names
 from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
-from . import stamp
-from .builder import Builder
+from .builder import Builder, supply_of
 from .recover import beside_service
 from .shipped import NAMES
 
@@ -55,7 +54,7 @@ class Start:
     def __init__(self, settings: Settings) -> None:
         show_names(NAMES)
         self._settings = settings
-        self._supply = Supply(stamp.missing(settings))
+        self._supply = supply_of(settings)
         self._supply.loading = "bundles are being loaded"
         self._builder = Builder(settings, self._supply)
         self._stopped = threading.Event()

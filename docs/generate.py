@@ -12,10 +12,11 @@ import yaml
 from isocenter.commands.cli import app
 from isocenter.gadgets import GADGETS, load
 from isocenter.gadgets.gadget import Gadget
-from isocenter.gadgets.options import accepted, meanings
+from isocenter.gadgets.options import as_text, meanings
 from isocenter.pipelines import loader
-from isocenter.pipelines.parameters import OF_THE_SERVICE, parameters_of
+from isocenter.pipelines.parameters import OF_THE_SERVICE, Parameter, parameters_of
 from isocenter.service.settings import NEED_RESTART, Settings, accepted_by
+from isocenter.wire.accepted import accepted
 
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS))
@@ -95,14 +96,10 @@ def _gadget(gadget: Gadget) -> str:
     sent = {option: name for name, option in gadget.parameters.items()}
     rows = []
     for name, default in gadget.defaults.items():
-        shown = "must be given" if default is inspect.Parameter.empty else code(_as_property(default))
+        shown = "must be given" if default is inspect.Parameter.empty else code(as_text(default))
         client = f" A client may choose it by the parameter `{sent[name]}`." if name in sent else ""
         rows.append((f"`{name}`", accepted(gadget.options[name]), shown, _as_code(means[name]) + client))
     return f"## {gadget.name}\n\n{_about(gadget)}\n\n{table('option', 'accepted', 'default', 'meaning', rows=rows)}\n\n"
-
-
-def _as_property(default: object) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _about(gadget: Gadget) -> str:
@@ -119,14 +116,10 @@ def pipelines() -> str:
             continue
         pipeline = loader.load(name, ())
         steps = [_step(step) for step in pipeline.steps]
-        rows = [
-            (f"`{p.name}`", p.accepted, code(p.default), _as_code(p.meaning)) for p in parameters_of(pipeline).values()
-        ]
         parts.append(
             f"## {name}\n\n{pipeline.summary}.\n\nSteps: {', '.join(steps)}.\n\n"
-            f"{table('parameter', 'accepted', 'default', 'meaning', rows=rows)}\n\n".replace("..\n", ".\n")
+            f"{_choices(parameters_of(pipeline))}\n\n".replace("..\n", ".\n")
         )
-    of_all = [(f"`{name}`", meaning) for name, meaning in OF_THE_SERVICE.items()]
     return f"""# Pipelines
 
 A pipeline is a Gadgetron XML file. These come with Isocenter; your own go to `~/.isocenter/pipelines`, or a folder of the setting
@@ -135,7 +128,7 @@ A pipeline is a Gadgetron XML file. These come with Isocenter; your own go to `~
 A client sends *parameters* as FIRE does, in a JSON message; `isocenter replay --parameter name=value` does it, and
 `isocenter.reconstruct(..., name=value)`. Every pipeline takes these:
 
-{table("parameter", "meaning", rows=of_all)}
+{_choices(OF_THE_SERVICE)}
 
 `NAME_execute.xml`, of `rss`, `sense` and `network`, is the same for a Gadgetron that starts Isocenter itself ([Beside a
 Gadgetron](../gadgetron.md)).
@@ -143,10 +136,15 @@ Gadgetron](../gadgetron.md)).
 {"".join(parts)}"""
 
 
+def _choices(parameters: Mapping[str, Parameter]) -> str:
+    rows = [(f"`{p.name}`", p.accepted, code(p.default), _as_code(p.meaning)) for p in parameters.values()]
+    return table("parameter", "accepted", "default", "meaning", rows=rows)
+
+
 def _step(step: loader.Step) -> str:
     if not isinstance(step, loader.GadgetStep):
         return f"`{step.title}`"
-    options = ", ".join(f"{name}={_as_property(value)}" for name, value in step.options.items())
+    options = ", ".join(f"{name}={as_text(value)}" for name, value in step.options.items())
     name = f"[{step.gadget.name}](gadgets.md#{step.gadget.name})"
     return f"{name} (`{options}`)" if options else name
 

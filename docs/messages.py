@@ -13,6 +13,8 @@ FOLDERS = ("bundle", "commands", "engine", "export", "flow", "gadgets", "models"
 FOLDERS += ("service", "simulate", "training", "wire")
 OPEN = "…"
 """Stands for what a message is given at run time."""
+_PASSED = "error"
+"""What a class of errors is called that a function is given to raise: of files of entries (``wire/entries.py``)."""
 _REPORTING = {"report", "_tell", "_remark"}
 """What tells of a problem of a scan, by kind and message."""
 _TABLES = {"doubts", "notes", "left_out"}
@@ -60,11 +62,12 @@ def _said(module: ast.Module, tree: dict[str, type[IsocenterError]]) -> Iterator
     for call in (node for node in ast.walk(module) if isinstance(node, ast.Call) and node.args):
         called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         given = {word.arg: word.value for word in call.keywords}
-        if called in tree:
-            kind = _text(given["kind"], names) if "kind" in given else tree[called].kind
+        if called in tree or getattr(call.func, "id", "") == _PASSED:
+            of_class = tree[called].kind if called in tree else "entries"
+            kind = _text(given["kind"], names) if "kind" in given else of_class
             accepted = f"; accepted: {_text(given['accepted'], names)}" if "accepted" in given else ""
             where = f"{_text(given['where'], names)}: " if "where" in given else ""
-            yield kind.replace(OPEN, "").strip(": ") or tree[called].kind, where + _text(call.args[0], names) + accepted
+            yield kind.replace(OPEN, "").strip(": ") or of_class, where + _text(call.args[0], names) + accepted
         elif called in _REPORTING and len(call.args) == 2 and not _text(call.args[0], names).startswith(OPEN):
             yield _text(call.args[0], names).replace(OPEN, "").strip(": "), _text(call.args[1], names)
     for key, noted, place in _noted(module, names):

@@ -121,10 +121,10 @@ class Engine:
         Raises
         ------
         BundleError
-            There is no such bundle, it is damaged, or it is not built yet.
+            There is no such bundle, it is damaged, or it is not ready yet.
         """
         if bundle in self.supply.missing:
-            raise BundleError(f"bundle {bundle!r} is not built yet")
+            raise BundleError(f"bundle {bundle!r} is not ready yet")
         try:
             return Model(self, bundle, self.shelf.manifest(bundle))
         except BundleError as error:

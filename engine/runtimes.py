@@ -90,10 +90,10 @@ class TorchScriptRuntime:
         self._link = _Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
-            self._module = _jit.load(archive, map_location=device).eval()
+        archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
+        # for good, and for this one alone: several threads load, and `catch_warnings` is one for all of them
+        warnings.filterwarnings("ignore", "`torch.jit.load` is", DeprecationWarning)
+        self._module = _jit.load(archive, map_location=device).eval()
         self._weights = [*self._module.parameters(), *self._module.buffers()]
         self._versions = self._count_changes()
 

@@ -18,6 +18,8 @@ class Supply:
     ----------
     missing
         Names of the bundles that are to come.
+    there
+        Names of those among them whose folder is there: they are looked at, and perhaps not built.
 
     Attributes
     ----------
@@ -25,8 +27,9 @@ class Supply:
         What is said while the bundles are loaded for the first time, after they are built; empty afterwards.
     """
 
-    def __init__(self, missing: Iterable[str] = ()) -> None:
+    def __init__(self, missing: Iterable[str] = (), there: Iterable[str] = ()) -> None:
         self._missing = dict.fromkeys(missing)
+        self._there = frozenset(there)
         self._number = len(self._missing)
         self._wanted: list[str] = []
         self._building = ""
@@ -56,8 +59,9 @@ class Supply:
     def _state(self, name: str) -> str:
         if name not in self._missing:
             return ""
-        what = "is being built" if name == self._building else "is to be built"
-        return f"bundle {name!r} {what} ({self._number - len(self._missing)} of {self._number} are done)"
+        when = "is being" if name == self._building else "is to be"
+        what = "checked, and built again if it is out of date" if name in self._there else "built"
+        return f"bundle {name!r} {when} {what} ({self._number - len(self._missing)} of {self._number} are done)"
 
     def want(self, names: Iterable[str]) -> bool:
         """Let the missing ones of these be built before all others, in this order; return whether there are any."""

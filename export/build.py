@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import nn
 
 from .. import models
@@ -27,6 +26,7 @@ from ..bundle.manifest import MANIFEST, PROBE, RUNTIME_FILES, SIGNATURE, BundleE
 from ..bundle.minisign import SecretKey
 from ..bundle.trust import EVERYBODY, Trust
 from ..engine.runtimes import RUNTIMES, Runtime
+from ..wire.entries import write_entries
 from ..wire.errors import MissingExtraError
 from .cases import Inputs
 from .errors import ExportError
@@ -145,7 +145,7 @@ def _fill(
 
 def write_manifest(manifest: Manifest, folder: Path, key: SecretKey | None) -> None:
     """Write a manifest and, with a key, its signature."""
-    text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True).encode()
+    text = write_entries(manifest.model_dump(mode="json"))
     (folder / MANIFEST).write_bytes(text)
     if key is not None:
         (folder / SIGNATURE).write_text(key.sign(text), encoding="utf-8")
@@ -256,6 +256,10 @@ def find_current(folder: Path, fingerprint: str, formats: Sequence[str], key: Se
     key
         That should have signed it.
     """
+    if not os.path.lexists(folder / MANIFEST):
+        how = "it comes with Isocenter, and is built once, before its first use or by `isocenter bundle prepare`"
+        log.info("building bundle %s: %s", folder.name, how)
+        return None
     try:
         bundle = Bundle.open(folder, Trust((key.public,)) if key is not None else EVERYBODY)
     except BundleError as error:

@@ -60,6 +60,12 @@ def make_case(
     return inputs
 
 
+def case_bytes(specs: Sequence[TensorSpec], sizes: Sizes) -> int:
+    """Bytes of the inputs that ``make_case`` makes."""
+    lengths = {**sizes, **fixed_lengths(specs)}
+    return sum(4 * math.prod(shape_of(spec, lengths)) for spec in specs)
+
+
 def comparison_cases(specs: Sequence[TensorSpec]) -> list[Inputs]:
     """Inputs of several sizes, coil counts and numbers of calibration lines; of series, which have frames, smaller ones."""
     shrink = 2 if any("frames" in spec.axes for spec in specs) else 1

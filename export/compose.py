@@ -1,10 +1,13 @@
-"""Compose a bundle: a module, what is wrapped around it, and a manifest that says so."""
+"""Compose a bundle: a module, what is wrapped around it, and a manifest that says so; it is written once all is checked."""
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ..bundle.folder import Bundle
@@ -13,16 +16,48 @@ from ..bundle.minisign import SecretKey
 from ..models.networks.last_step import FinishedBySense
 from ..models.scaling import Scaling, scaled
 from .build import build_bundle
-from .cases import SIZES, comparison_cases, edge_cases
+from .cases import SIZES, Inputs, comparison_cases, edge_cases
 from .options import ExportOptions
+from .parity import run_module
 from .trained import shareable
 
 
-def compose_bundle(
+@dataclass(frozen=True)
+class Plan:
+    """A bundle that can be written.
+
+    Parameters
+    ----------
+    module
+        Takes the manifest's inputs in their order and returns its outputs.
+    manifest
+        Everything but files, parity and tools; under a name that the bundle's folder will replace.
+    impossible
+        As in ``build_bundle``.
+    """
+
+    module: nn.Module
+    manifest: Manifest
+    impossible: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, folder: Path, formats: Sequence[str] | None = None, key: SecretKey | None = None) -> Bundle:
+        """Write the bundle; parameters and errors are those of ``build_bundle``."""
+        inputs = self.manifest.inputs
+        return build_bundle(
+            self.module,
+            self.manifest.model_copy(update={"name": folder.name}),
+            comparison_cases(inputs),
+            folder,
+            edge_cases=edge_cases(inputs, SIZES[0][0]),
+            formats=formats,
+            impossible=self.impossible,
+            key=key,
+        )
+
+
+def compose(
     module: nn.Module,
-    folder: Path,
     options: ExportOptions,
-    formats: Sequence[str] | None,
     *,
     network: str,
     configuration: dict[str, Any],
@@ -33,16 +68,15 @@ def compose_bundle(
     source: str = "",
     training: Mapping[str, Any] | None = None,
     impossible: Mapping[str, str] | None = None,
-    key: SecretKey | None = None,
-) -> Bundle:
-    """Write the bundle of a module that takes k-space of any size.
+) -> Plan:
+    """Plan the bundle of a module that takes k-space of any size.
 
     Parameters
     ----------
     module
         Takes the inputs in their order.
-    folder, options, formats, key
-        As in ``export_network``.
+    options
+        What the user says.
     network, configuration
         What the module is called, and how it was made.
     inputs, outputs
@@ -61,13 +95,18 @@ def compose_bundle(
     Raises
     ------
     BundleError
-        The bundle cannot be written, a runtime deviates, or it cannot end with SENSE or tell its uncertainty as the options say.
+        Nobody gave the weights, they have no effect, or it cannot end with SENSE or tell its uncertainty as the options say.
     """
+    if checkpoint is None and not options.weights_inside and any(True for _ in module.parameters()):
+        raise BundleError(
+            f"{network} has weights, and nobody gave them: they would be random",
+            accepted="--checkpoint, or 'weights_inside: true' in the configuration if it loads them itself when it is made",
+        )
     if options.uncertainty is not None and "error" not in {spec.name for spec in outputs}:
         raise BundleError(f"network {network!r} cannot tell its uncertainty", accepted="'ridge-net'")
     names = tuple(spec.name for spec in inputs)
     manifest = Manifest(
-        name=folder.name,
+        name="planned",
         version=options.version,
         network=network,
         configuration=configuration,
@@ -86,18 +125,32 @@ def compose_bundle(
         provenance=_provenance(checkpoint, options, source, training or {}),
         intended_use=options.intended_use,
     )
-    whole = _finished(scaled(module, scaling, names), manifest)
-    edges = edge_cases(inputs, SIZES[0][0])
-    return build_bundle(
-        whole,
-        manifest,
-        comparison_cases(inputs),
-        folder,
-        edge_cases=edges,
-        formats=formats,
-        impossible=impossible,
-        key=key,
-    )
+    whole = _finished(scaled(module, scaling, names), manifest).eval()
+    _check_effect(whole, manifest, min(comparison_cases(inputs), key=_size))
+    return Plan(whole, manifest, impossible or {})
+
+
+def _size(inputs: Inputs) -> int:
+    return sum(tensor.numel() for tensor in inputs.values())
+
+
+def _check_effect(module: nn.Module, manifest: Manifest, inputs: Inputs) -> None:
+    """Refuse a module whose image is the same with other weights, as it is without any iterations.
+
+    All weights are changed at once: a part of them may well have no effect, such as biases in front of a normalisation.
+    """
+    if not any(True for _ in module.parameters()):
+        return
+    other, random = copy.deepcopy(module), torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weights in other.parameters():
+            change = torch.rand(weights.shape, generator=random).to(weights.dtype)
+            weights.add_((0.1 + change) * (0.1 + weights.abs().mean()))
+    image = manifest.outputs[0].name
+    if torch.equal(run_module(module, manifest, inputs)[image], run_module(other, manifest, inputs)[image]):
+        raise BundleError(
+            f"the weights of {manifest.network} have no effect on its image with the configuration {manifest.configuration}"
+        )
 
 
 def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
@@ -108,7 +161,7 @@ def _finished(module: nn.Module, manifest: Manifest) -> nn.Module:
     names = tuple(spec.name for spec in manifest.inputs)
     if names != ("kspace", "mask", "maps") or manifest.outputs[0].axes[-1] != "complex":
         raise BundleError(
-            f"bundle {manifest.name!r} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
+            f"{manifest.network} cannot end with SENSE (sense_step): it takes {', '.join(names)} and returns "
             f"{list(manifest.outputs[0].axes)}",
             accepted="k-space, mask and coil maps, and a complex image",
         )

@@ -12,7 +12,9 @@ from ..models.error_map import ErrorMap
 from ..models.networks.mnet import MNet
 from ..models.networks.registry import Network
 from ..models.networks.ridge_net import RidgeNet, RidgeNetWithError
-from .compose import compose_bundle
+from ..wire.entries import shown
+from ..wire.errors import OptionError
+from .compose import Plan, compose
 from .importers.load import find_network, load_network
 from .options import ExportOptions
 from .trained import CHOICES, choices, completed, undersampled
@@ -58,7 +60,12 @@ def export_network(
     formats: Sequence[str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
-    """Write the bundle of a network of the literature.
+    """Write the bundle of a network of the literature: plan it, then ``Plan.write``; parameters and errors are those of both."""
+    return plan_network(name, checkpoint, options).write(folder, formats, key)
+
+
+def plan_network(name: str, checkpoint: Path, options: ExportOptions) -> Plan:
+    """Plan the bundle of a network of the literature, of which nothing is written yet.
 
     Parameters
     ----------
@@ -66,23 +73,20 @@ def export_network(
         Of the network, such as ``e2e-varnet``.
     checkpoint
         Its weights, in the published program's layout or this project's.
-    folder
-        Where to write.
     options
         See ``ExportOptions``.
-    formats
-        Model files that it should have, see ``build_bundle``; None: TorchScript and ONNX, where the network can have them.
-    key
-        Signs the bundle.
 
     Raises
     ------
     CheckpointError
         The checkpoint cannot be read or does not fit.
+    OptionError
+        The network has no such configuration.
     BundleError
-        The bundle cannot be written, the network cannot have a format that it must have, or a runtime deviates.
+        The network cannot be a bundle, or not so, or its weights have no effect.
     """
     network = find_network(name)
+    options.check_use(own_module=False)
     if name == "loupe":
         raise BundleError(
             "LOUPE has no graph to run at the scanner: its result is one mask, and its U-Net is 'unet-complex'"
@@ -92,6 +96,9 @@ def export_network(
         for key, value in options.configuration.items()
         if not (network.task == "sampling" and key in CHOICES)
     }
+    for key, value in options.configuration.items():
+        if key not in given and (type(value) is not int or value < 1):
+            raise OptionError(f"configuration.{key}: {shown(value)} is not accepted", accepted="whole number from 1")
     imported = load_network(name, checkpoint, given)
     if network.task == "image":
         channels = imported.configuration.get("in_chans", 1)
@@ -100,7 +107,7 @@ def export_network(
                 f"an image network of {channels} channels has no place at a scanner",
                 accepted="one channel, the magnitude, or two, real and imaginary part",
             )
-        return export_network(_OF_SCANS[channels], checkpoint, folder, options, formats, key)
+        return plan_network(_OF_SCANS[channels], checkpoint, options)
     recipe = imported.recipe
     configuration = {**imported.configuration, **choices(recipe), **options.configuration}
     options = completed(options, network, imported.hyperparameters)
@@ -128,11 +135,9 @@ def export_network(
     if options.uncertainty is not None and isinstance(module, RidgeNet):
         module = _with_error(module, options.uncertainty, checkpoint)
         outputs = (output, TensorSpec(name="error", axes=output.axes[:-1]))
-    return compose_bundle(
+    return compose(
         module,
-        folder,
         options,
-        formats,
         network=name,
         configuration=configuration,
         inputs=inputs,
@@ -141,7 +146,6 @@ def export_network(
         checkpoint=checkpoint,
         training=imported.hyperparameters if recipe else {},
         impossible={"onnx": _LOOPS, "aoti": _LOOPS} if network.loops_over_frames else {},
-        key=key,
     )
 
 

@@ -17,7 +17,7 @@ from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
 from .arguments import bundle_inputs, find_arguments
 from .cases import SIZES, Inputs, edge_cases, make_case
-from .compose import compose_bundle
+from .compose import Plan, compose
 from .importers.errors import CheckpointError
 from .importers.files import read_checkpoint
 from .importers.load import load_state
@@ -36,7 +36,12 @@ def export_module(
     formats: Sequence[str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
-    """Write the bundle of somebody's own ``torch.nn.Module``.
+    """Write the bundle of somebody's own module: plan it, then ``Plan.write``; parameters and errors are those of both."""
+    return plan_module(target, checkpoint, options).write(folder, formats, key)
+
+
+def plan_module(target: str, checkpoint: Path | None, options: ExportOptions) -> Plan:
+    """Plan the bundle of somebody's own ``torch.nn.Module``, of which nothing is written yet.
 
     Its inputs are those that ``options`` names, or else the arguments of ``forward`` that are called ``kspace``, ``mask`` and
     ``maps``, or have another common name of these; it may also take the zero-filled image. Whether it takes complex tensors
@@ -47,23 +52,27 @@ def export_module(
     target
         ``package.module:Class``, or a function that returns the module.
     checkpoint
-        Its weights; None: as it is made.
-    folder, options, formats, key
-        As in ``export_network``.
+        Its weights; None where it has none, or ``options`` say that it loads them itself.
+    options
+        See ``ExportOptions``.
 
     Raises
     ------
     CheckpointError
         The module cannot be made, or the checkpoint does not fit.
     BundleError
-        The bundle cannot be written, the module cannot have a format that it must have, or a runtime deviates.
+        The module cannot be a bundle, or not so; nobody gave its weights, or they have no effect.
     """
+    options.check_use(own_module=True)
+    if checkpoint is not None and options.weights_inside:
+        raise BundleError(
+            f"{target} is said to load its weights itself (weights_inside), and a checkpoint is given, too",
+            accepted="one of both",
+        )
     own = find_wrapper(target, checkpoint, options)
-    return compose_bundle(
+    return compose(
         own.wrapped,
-        folder,
         options,
-        formats,
         network=target,
         configuration=options.arguments,
         inputs=own.inputs,
@@ -71,7 +80,6 @@ def export_module(
         scaling=options.scaling or "none",
         checkpoint=checkpoint,
         source=target,
-        key=key,
     )
 
 
@@ -96,7 +104,7 @@ class OwnModule:
 
 
 def find_wrapper(target: str, checkpoint: Path | None, options: ExportOptions) -> OwnModule:
-    """Load a module, and find out what has to be converted around it; parameters and errors are those of ``export_module``."""
+    """Load a module, and find out what has to be converted around it; parameters and errors are those of ``plan_module``."""
     module = _make_module(target, options.arguments)
     if checkpoint is not None:
         _load_own(module, checkpoint)
@@ -108,17 +116,18 @@ def find_wrapper(target: str, checkpoint: Path | None, options: ExportOptions) -
 
 def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:
     package, _, name = target.partition(":")
-    if not name:
-        raise CheckpointError(f"--module is {target!r}", accepted="package.module:Class")
+    if not name or package.endswith(".py"):
+        near = f" (nearest: {package.removesuffix('.py').replace('/', '.') + ':' + name!r})" if name else ""
+        raise CheckpointError(f"--module is {target!r}{near}", accepted="package.module:Class")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         make = getattr(importlib.import_module(package), name)
-    except Exception as error:  # it is not our code that runs
+    except (Exception, SystemExit) as error:  # it is not our code that runs; scripts end the program
         raise CheckpointError(f"{target} cannot be imported from {Path.cwd()}: {_short(error)}") from error
     try:
         module = make(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise CheckpointError(
             f"{target} cannot be made with arguments {arguments} (configuration 'arguments'): {_short(error)}"
         ) from error
@@ -208,7 +217,7 @@ def _run(module: nn.Module, form: Form, case: Inputs) -> Any:
         return wrap(module, form)(*case.values())
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     if isinstance(error, BundleError):
         return str(error)
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

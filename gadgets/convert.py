@@ -52,9 +52,10 @@ def convert(
     output
         What pixels are: ``float32``, as they were reconstructed; ``uint16`` or ``int16``.
     scale
-        The factor; 0: the one that the first image with signal decides for all that follow, of whatever series, so that
-        slices, echoes and series can be compared. It leaves room for four times the 99.9th percentile of that image; in
-        whitened scans it is at most 4 counts for the standard deviation of the noise, whatever the image shows.
+        What ``uint16`` and ``int16`` pixels are multiplied by; 0: by what the first image with signal decides for all that
+        follow, of whatever series, so that slices, echoes and series can be compared. That leaves room for four times the
+        99.9th percentile of that image; in whitened scans it is at most 4 counts for the standard deviation of the noise,
+        whatever the image shows.
     """
     if output == "float32":
         yield from items

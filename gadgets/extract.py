@@ -41,10 +41,17 @@ def extract(
         Complex images. Magnitude images pass by if magnitude is wanted; other items always do.
     scan
         Told of image arrays that cannot be read completely, and of parts that magnitude images do not have.
-    magnitude, real, imaginary, phase
-        Which parts; series numbers rise by 0, 1000, 2000 and 3000.
+    magnitude
+        Whether magnitude images are sent, in the series of the complex ones. Where it is false, another part must be wanted.
+    real
+        Whether images of the real part are sent, in a series of their own: its number is higher by 1000.
+    imaginary
+        The same of the imaginary part, by 2000.
+    phase
+        Whether phase images are sent, in a series of their own: its number is higher by 3000. There are none by methods that make
+        magnitudes, and the client is told.
     complex_images
-        Whether the complex images go on as well, in a series of their own: its number rises by 4000.
+        Whether the complex images are sent as well, in a series of their own: its number is higher by 4000.
     phase_offset
         Added to the phase, which lies between -pi and pi.
     real_imag_offset

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints, overlo
 
 from pydantic import TypeAdapter, ValidationError
 
+from ..wire.accepted import accepted
 from ..wire.errors import OptionError, nearest
 from ..wire.header import Encoding
 from .kspace import Item
-from .options import accepted
 from .scan import Scan
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from ..wire.items import Image, make_image
 from .domain import Misfit, misfits, uncalibrated
 from .image_header import image_header, image_meta
 from .kspace import Kspace
+from .maps_check import maps_doubt
 from .model_inputs import arrange_inputs, arrange_output
 from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
 from .scan import Model, Result, Scan
@@ -258,12 +259,12 @@ class Reconstructor:
             remarks["Fallback"] = f"{'; '.join(this.failures)}; {name!r} made the images instead"
             self.scan.report("fallback", f"bundle {remarks['Fallback']}")
         factor = self._regularization
-        if factor != 1 and any(spec.name == "regularization" for spec in this.model.manifest.inputs):
+        if factor != 1 and _takes(this.model, "regularization"):
             remarks["Regularization"] = f"{factor:g}"
         elif factor != 1:
-            self.scan.report(
-                "lambda", f"bundle {name!r} has no strength that can be chosen: lambda={factor:g} does nothing"
-            )
+            text = f"bundle {name!r} has no strength that can be chosen: lambda={factor:g} does nothing"
+            remarks["Regularization"] = f"1: {text}"
+            self.scan.report("lambda", text)
         if result.stands_in:
             reason = f"{result.device} made the images, as {result.stands_in}"
             remarks["Fallback"] = "; ".join(filter(None, [remarks.get("Fallback", ""), reason]))
@@ -277,6 +278,9 @@ class Reconstructor:
         if others := [reason.text for reason in this.misfits if not reason.aliases]:
             remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
             self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
+        if _takes(this.model, "maps") and (doubt := maps_doubt(this.kspace)):
+            remarks["Maps"] = doubt
+            self.scan.report("coil maps", f"{_name(this.kspace)}: {doubt}")
         return remarks
 
     def raise_first_error(self) -> None:
@@ -326,6 +330,10 @@ class Reconstructor:
         """Take what still waits out of the queue: the scan is over."""
         for future in list(self._waiting):
             future.cancel()
+
+
+def _takes(model: Model, name: str) -> bool:
+    return any(spec.name == name for spec in model.manifest.inputs)
 
 
 def _takes_series(model: Model) -> bool:

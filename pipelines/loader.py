@@ -15,7 +15,7 @@ from ..gadgets.gadget import Gadget
 from ..wire.errors import PipelineError, nearest
 from . import stock
 from .order import check_order
-from .xml_input import check_parts, read_xml, strip_namespaces, tag_of, text_of
+from .xml_input import at, check_parts, place, read_xml, strip_namespaces, tag_of, text_of
 
 SHIPPED = Path(__file__).parent
 NO_SUCH_PIPELINE = "no such pipeline"
@@ -230,14 +230,13 @@ def _version_1(root: Element, name: str) -> list[Step]:
     _check_number(len(root.findall("gadget")), name)
     translator, references = stock.Translator(name), _references(root, name)
     for element in root:
-        if element.tag == "gadget":
-            _add_stock(translator, element, references, name)
-        elif element.tag == "external":
-            raise PipelineError(
-                "Gadgetron ignores <external> in a version 1 configuration; write it as version 2", where=name
-            )
-        elif element.tag not in _IGNORED_V1:
-            raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration", where=name)
+        with at(place(element, name)):
+            if element.tag == "gadget":
+                _add_stock(translator, element, references, name)
+            elif element.tag == "external":
+                raise PipelineError("Gadgetron ignores <external> in a version 1 configuration; write it as version 2")
+            elif element.tag not in _IGNORED_V1:
+                raise PipelineError(f"{element.tag!r} is not known in a version 1 configuration")
     _check_io(root, name)
     return _finish(translator, name)
 
@@ -250,14 +249,15 @@ def _version_2(root: Element, stream: Element, name: str, folders: Sequence[Path
     _check_number(len(stream), name)
     translator, references = stock.Translator(name), _references(stream, name)
     for element in stream:
-        if element.tag == "gadget":
-            _add_stock(translator, element, references, name)
-        elif element.tag == "external":
-            translator.add_steps(_external(element, name, folders))
-        else:
-            raise stock.NoCounterpartError(
-                f"a node {element.tag!r} has no counterpart here", where=name, accepted="<gadget> and <external>"
-            )
+        with at(place(element, name)):
+            if element.tag == "gadget":
+                _add_stock(translator, element, references, name)
+            elif element.tag == "external":
+                translator.add_steps(_external(element, name, folders))
+            else:
+                raise stock.NoCounterpartError(
+                    f"a node {element.tag!r} has no counterpart here", accepted="<gadget> and <external>"
+                )
     return _finish(translator, name)
 
 
@@ -269,7 +269,7 @@ def _check_io(root: Element, name: str) -> None:
             if classname not in known:
                 raise stock.NoCounterpartError(
                     f"{kind} {classname!r} has no counterpart here",
-                    where=name,
+                    where=place(element, name),
                     accepted=", ".join(sorted(known)),
                 )
 
@@ -281,14 +281,11 @@ def _add_stock(translator: stock.Translator, element: Element, references: Mappi
     if classname == "PythonGadget":
         missing = [key for key in ("python_module", "python_class") if key not in properties]
         if missing:
-            raise PipelineError(f"PythonGadget needs the property {missing[0]!r}", where=name)
+            raise PipelineError(f"PythonGadget needs the property {missing[0]!r}")
         configuration = _python_configuration(properties)
         translator.add_steps([ExternalStep(configuration, properties["python_module"], properties["python_class"])])
         return
-    try:
-        translator.add(classname, properties)
-    except stock.NoCounterpartError as error:
-        raise stock.NoCounterpartError(error.what, where=name, accepted=error.accepted) from error
+    translator.add(classname, properties, place(element, name))
 
 
 def _python_configuration(properties: Mapping[str, str]) -> bytes:
@@ -302,19 +299,21 @@ def _properties(element: Element, references: Mapping[str, str] | None, name: st
     """Properties of a gadget: as attributes or as child elements; ``option@gadget`` refers to another gadget's option."""
     found: dict[str, str] = {}
     for entry in element.findall("property"):
-        check_parts(entry, ("name", "value"), ("name", "value"), name)
-        key, value = (entry.get(part) if part in entry.attrib else text_of(entry, part) for part in ("name", "value"))
-        if not key:
-            raise PipelineError("a <property> has no name", where=name)
-        if value is None:
-            raise PipelineError(f"<property> {key!r} has no value", where=name)
-        if found.get(key, value) != value:
-            raise PipelineError(f"property {key!r} is set twice, to {found[key]!r} and to {value!r}", where=name)
-        if references is not None and "@" in value:
-            if value not in references:
-                what = f"property reference {value!r} names no property of a gadget in this pipeline"
-                raise PipelineError(what, where=name)
-            value = references[value]
+        with at(place(entry, name)):
+            check_parts(entry, ("name", "value"), ("name", "value"), name)
+            key, value = (
+                entry.get(part) if part in entry.attrib else text_of(entry, part) for part in ("name", "value")
+            )
+            if not key:
+                raise PipelineError("a <property> has no name")
+            if value is None:
+                raise PipelineError(f"<property> {key!r} has no value")
+            if found.get(key, value) != value:
+                raise PipelineError(f"property {key!r} is set twice, to {found[key]!r} and to {value!r}")
+            if references is not None and "@" in value:
+                if value not in references:
+                    raise PipelineError(f"property reference {value!r} names no property of a gadget in this pipeline")
+                value = references[value]
         found[key] = value
     return found
 
@@ -333,7 +332,7 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
     """Steps of an external node: our own gadgets run here, other programs are started or connected to."""
     check_parts(element, (), ("configuration", "execute", "connect"), name)
     if len(element) > len({child.tag for child in element}):
-        raise PipelineError("<external> has two elements of the same name", where=name)
+        raise PipelineError("<external> has two elements of the same name")
     configuration = element.find("configuration")
     if configuration is not None and (
         configuration.find("gadget") is not None or configuration.find("pipeline") is not None
@@ -346,17 +345,17 @@ def _external(element: Element, name: str, folders: Sequence[Path]) -> list[Step
         if action.tag == "execute":
             if (action.get("type") or "").lower() != "python":
                 raise stock.NoCounterpartError(
-                    f"<execute type={action.get('type')!r}> has no counterpart here; only 'python' has", where=name
+                    f"<execute type={action.get('type')!r}> has no counterpart here; only 'python' has"
                 )
             if not action.get("name") or not action.get("target"):
-                raise PipelineError("<execute> needs the attributes name and target", where=name)
+                raise PipelineError("<execute> needs the attributes name and target")
             return [ExternalStep(xml, module=action.get("name", ""), target=action.get("target", ""))]
         if action.tag == "connect":
             port = action.get("port", "")
             if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
-                raise PipelineError(f"<connect> needs a port from 1 to 65535, got {port!r}", where=name)
+                raise PipelineError(f"<connect> needs a port from 1 to 65535, got {port!r}")
             return [ExternalStep(xml, address=action.get("address", "localhost"), port=int(port))]
-    raise PipelineError("an <external> node needs <execute> or <connect>", where=name)
+    raise PipelineError("an <external> node needs <execute> or <connect>")
 
 
 def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tuple[Step, ...]:
@@ -364,20 +363,18 @@ def _own_steps(configuration: Element, name: str, folders: Sequence[Path]) -> tu
     steps: list[Step] = []
     for element in configuration:
         key = element.get("name") or ""
-        if element.tag == "gadget":
-            check_parts(element, ("name",), ("property",), name)
-            gadget = load_gadget(key)
-            steps.append(GadgetStep(gadget, gadget.parse(_properties(element, None, name))))
-        elif element.tag == "pipeline":
-            check_parts(element, ("name",), (), name)
-            path = find(key, folders)
-            steps += _named_steps(path, name, folders)
-        else:
-            raise PipelineError(
-                f"{element.tag!r} is not known here",
-                where=name,
-                accepted='<gadget name="..."> and <pipeline name="...">',
-            )
+        with at(place(element, name)):
+            if element.tag == "gadget":
+                check_parts(element, ("name",), ("property",), name)
+                gadget = load_gadget(key)
+                steps.append(GadgetStep(gadget, gadget.parse(_properties(element, None, name))))
+            elif element.tag == "pipeline":
+                check_parts(element, ("name",), (), name)
+                steps += _named_steps(find(key, folders), name, folders)
+            else:
+                raise PipelineError(
+                    f"{element.tag!r} is not known here", accepted='<gadget name="..."> and <pipeline name="...">'
+                )
         _check_number(len(steps), name)
     if not steps:
         raise PipelineError(
@@ -402,8 +399,9 @@ def _finish(translator: stock.Translator, name: str) -> list[Step]:
     steps: list[Step] = []
     for entry in translator.finish():
         if isinstance(entry, tuple):
-            gadget = load_gadget(entry[0])
-            steps.append(GadgetStep(gadget, gadget.parse(entry[1])))
+            gadget, options, where = load_gadget(entry[0]), entry[1], entry[2]
+            with at(where):
+                steps.append(GadgetStep(gadget, gadget.parse(options)))
         else:
             steps.append(entry)
     if not steps:

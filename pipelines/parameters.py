@@ -12,16 +12,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..gadgets.options import accepted, meanings
+from ..gadgets.options import as_text, meanings
+from ..wire.accepted import accepted
 from ..wire.errors import OptionError, nearest
 from .loader import FireStep, GadgetStep, Pipeline
 
-OF_THE_SERVICE = {
-    "config": "name of the pipeline, in the place of the one that the configuration names",
-    "customconfig": "the same, before config",
-    "feedback": "whether what gadgets have for the sequence is sent to it (message 1028): true or false",
-}
-"""Parameters of every scan that no gadget reads."""
 _TRUTH = TypeAdapter(bool)
 
 
@@ -47,6 +42,27 @@ class Parameter:
     meaning: str
 
 
+OF_THE_SERVICE: dict[str, Parameter] = {
+    each.name: each
+    for each in (
+        Parameter(
+            "config",
+            "text",
+            "",
+            "Name of a pipeline, in the place of the one that the configuration names. Empty: that one.",
+        ),
+        Parameter("customconfig", "text", "", "The same; where both are given, this one counts."),
+        Parameter(
+            "feedback",
+            accepted(_TRUTH),
+            as_text(False),
+            "Whether what gadgets have for the sequence, such as what to measure next, is sent to it (message 1028).",
+        ),
+    )
+}
+"""Parameters of every scan that no gadget reads."""
+
+
 def parameters_of(pipeline: Pipeline) -> dict[str, Parameter]:
     """Return what a client may choose of a pipeline, by name, in the order of the steps."""
     found: dict[str, Parameter] = {}
@@ -56,7 +72,7 @@ def parameters_of(pipeline: Pipeline) -> dict[str, Parameter]:
         found[name] = Parameter(
             name,
             accepted(gadget.options[option]),
-            "" if default is None or default is inspect.Parameter.empty else str(default),
+            "" if default is None or default is inspect.Parameter.empty else as_text(default),
             meanings(gadget.function).get(option, ""),
         )
     return found

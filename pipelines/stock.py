@@ -55,8 +55,8 @@ class Translator:
         self._segment_start = 0
         self._trigger: str | None = None
 
-    def add(self, classname: str, properties: Properties) -> None:
-        """Translate a stock gadget.
+    def add(self, classname: str, properties: Properties, where: str) -> None:
+        """Translate a stock gadget; ``where`` it is goes with its steps.
 
         Raises
         ------
@@ -65,7 +65,7 @@ class Translator:
         """
         if classname == "AcquisitionAccumulateTriggerGadget":
             self._trigger = _trigger(properties)
-            self._entries.insert(self._segment_start, ("accumulate", {"trigger": self._trigger}))
+            self._entries.insert(self._segment_start, ("accumulate", {"trigger": self._trigger}, where))
         elif classname == "BucketToBufferGadget":
             self._buffer(properties)
         elif classname == "GenericReconCartesianReferencePrepGadget":
@@ -79,7 +79,7 @@ class Translator:
                 raise NoCounterpartError(
                     f"property {unknown[0]!r} of {classname} has no counterpart here; accepted are: {known}"
                 )
-            self._entries += translate(properties)
+            self._entries += [(*entry, where) for entry in translate(properties)]
         else:
             raise NoCounterpartError(
                 f"gadget {classname!r} has no counterpart here", accepted=", ".join(sorted(CLASSES))
@@ -102,7 +102,7 @@ class Translator:
         self._update_accumulate({"frames": "average", "fill_calibration": "false"})
 
     def _update_accumulate(self, options: Options) -> None:
-        for name, present in (entry for entry in self._entries if isinstance(entry, tuple)):
+        for name, present, _ in (entry for entry in self._entries if isinstance(entry, tuple)):
             if name == "accumulate":
                 present.update(options)
                 return
@@ -117,7 +117,7 @@ class Translator:
         self._segment_start = len(self._entries)
 
     def finish(self) -> list[Any]:
-        """Return ``(gadget, options)`` and steps, in order."""
+        """Return ``(gadget, options, where)`` and steps, in order."""
         return self._entries
 
 
@@ -138,6 +138,21 @@ def _one(name: str, **fixed: str) -> Callable[[Properties], list[Entry]]:
     return lambda _properties: [(name, dict(fixed))]
 
 
+def _number(properties: Properties, key: str, default: str) -> float:
+    text = properties.get(key, default)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise PipelineError(f"property {key!r} is {text[:40]!r}", accepted="a number") from error
+
+
+def _whole_number(properties: Properties, key: str, default: str) -> int:
+    value = _number(properties, key, default)
+    if not value.is_integer():
+        raise PipelineError(f"property {key!r} is {properties[key][:40]!r}", accepted="a whole number")
+    return int(value)
+
+
 def _pass(name: str, *keys: str) -> Callable[[Properties], list[Entry]]:
     return lambda properties: [(name, {key: properties[key] for key in keys if key in properties})]
 
@@ -153,7 +168,7 @@ def _generic_recon(bundle: str, method: str) -> Callable[[Properties], list[Entr
             or properties.get("send_out_snr_map", "false") == "true"
         ):
             raise NoCounterpartError("g-factor and SNR maps have no counterpart here")
-        series = str(int(properties.get("image_series", "0")) + 1)
+        series = str(_whole_number(properties, "image_series", "0") + 1)
         return [("estimate_coil_maps", {"method": method}), ("reconstruct", {"bundle": bundle, "series": series})]
 
     return translate
@@ -162,14 +177,9 @@ def _generic_recon(bundle: str, method: str) -> Callable[[Properties], list[Entr
 def _eigen_channel(properties: Properties) -> list[Entry]:
     if properties.get("upstream_coil_compression", "true") != "true":
         return []
-    kept = properties.get("upstream_coil_compression_num_modesKept", "0")
-    threshold = properties.get("upstream_coil_compression_thres", "-1")
-    return [
-        (
-            "compress_coils",
-            {"coils": kept if int(kept) > 0 else "0", "tolerance": threshold if float(threshold) > 0 else "0"},
-        )
-    ]
+    kept = _whole_number(properties, "upstream_coil_compression_num_modesKept", "0")
+    threshold = _number(properties, "upstream_coil_compression_thres", "-1")
+    return [("compress_coils", {"coils": str(max(kept, 0)), "tolerance": str(max(threshold, 0.0))})]
 
 
 def _kspace_filter(properties: Properties) -> list[Entry]:
@@ -182,7 +192,8 @@ def _kspace_filter(properties: Properties) -> list[Entry]:
     }
     for axis in ("E1", "E2"):
         for key, option in (("sigma", "sigma"), ("width", "width")):
-            if float(properties.get(f"filter{axis}_{key}", options[option])) != float(options[option]):
+            of_readout = _number(properties, f"filterRO_{key}", options[option])
+            if _number(properties, f"filter{axis}_{key}", options[option]) != of_readout:
                 raise NoCounterpartError(f"filter{axis}_{key} must equal filterRO_{key} here")
     return [("filter_kspace", options)]
 
@@ -204,7 +215,7 @@ def _extract(properties: Properties) -> list[Entry]:
     options = {
         ours: properties.get(theirs, "true" if ours == "magnitude" else "false") for theirs, ours in names.items()
     }
-    mask = int(properties.get("extract_mask", "0"))
+    mask = _whole_number(properties, "extract_mask", "0")
     for bit, ours in enumerate(("magnitude", "real", "imaginary", "phase")):
         if mask & (1 << bit):
             options[ours] = "true"

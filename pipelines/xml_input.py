@@ -1,6 +1,7 @@
 """Read XML that anybody may have sent, and refuse what nothing here would read."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 from xml.parsers import expat
@@ -8,19 +9,40 @@ from xml.parsers import expat
 import defusedxml.ElementTree as SafeElementTree
 from defusedxml.common import DefusedXmlException
 
-from ..wire.errors import PipelineError, nearest
+from ..wire.errors import IsocenterError, PipelineError, nearest
 
 MAX_ELEMENTS = 10_000
 MAX_DEPTH = 50
 
 
-class _BoundedBuilder(ElementTree.TreeBuilder):
-    """Builds a tree, and gives up where it gets larger than any pipeline is."""
+class _Placed(Element):
+    """An element that knows its line."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__()
+    line = 0
+
+
+class _BoundedBuilder(ElementTree.TreeBuilder):
+    """Builds a tree, and gives up where it gets larger than any pipeline is.
+
+    Parameters
+    ----------
+    name
+        Of the pipeline.
+    skipped
+        Lines before the text that is parsed.
+    """
+
+    def __init__(self, name: str, skipped: int) -> None:
+        super().__init__(element_factory=self._placed)
         self._name = name
+        self._skipped = skipped
         self._elements = self._depth = 0
+        self.line: Callable[[], int] = lambda: 1
+
+    def _placed(self, tag: str, attrs: dict[str, str], /) -> Element:
+        element = _Placed(tag, attrs)
+        element.line = self._skipped + self.line()
+        return element
 
     def start(self, tag: str, attrs: dict[str, str], /) -> Element:
         self._elements += 1
@@ -43,7 +65,10 @@ def read_xml(xml: bytes, name: str) -> Element:
     PipelineError
         It is no XML, larger than any pipeline, or has a DOCTYPE.
     """
-    parser = SafeElementTree.DefusedXMLParser(target=_BoundedBuilder(name), forbid_dtd=True)
+    skipped = xml[: len(xml) - len(xml.lstrip())].count(b"\n")
+    builder = _BoundedBuilder(name, skipped)
+    parser = SafeElementTree.DefusedXMLParser(target=builder, forbid_dtd=True)
+    builder.line = lambda: parser.parser.CurrentLineNumber
     try:
         parser.feed(xml.rstrip(b"\0").strip())
         return parser.close()
@@ -52,7 +77,8 @@ def read_xml(xml: bytes, name: str) -> Element:
     except ElementTree.ParseError as error:
         line, column = error.position
         reason = expat.ErrorString(error.code)
-        raise PipelineError(f"not readable as XML: {reason} in line {line}, column {column + 1}", where=name) from error
+        what = f"not readable as XML: {reason} in line {skipped + line}, column {column + 1}"
+        raise PipelineError(what, where=name) from error
     except (LookupError, ValueError) as error:
         raise PipelineError("not readable as XML: its encoding is not known", where=name) from error
 
@@ -60,6 +86,23 @@ def read_xml(xml: bytes, name: str) -> Element:
 def tag_of(element: Element) -> str:
     """Name of an element without its namespace."""
     return element.tag.rpartition("}")[2]
+
+
+def place(element: Element, name: str) -> str:
+    """Where an element is, in the pipeline of a name."""
+    return f"{name}, line {element.line}" if isinstance(element, _Placed) else name
+
+
+@contextmanager
+def at(where: str) -> Iterator[None]:
+    """Let errors say at which ``place`` they are; those that name a line already stay as they are."""
+    try:
+        yield
+    except IsocenterError as error:
+        if ", line " not in error.where:
+            inner = "" if where.startswith(f"{error.where},") else error.where
+            error.where = f"{where}, {inner}" if inner else where
+        raise
 
 
 def strip_namespaces(root: Element) -> None:

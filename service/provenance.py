@@ -25,7 +25,7 @@ OTHERS = (
 """What else is said of where an image comes from."""
 DOUBTS = (
     *("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle"),
-    *("Fallback", "OutsideDomain", "Negative", "Clipped", "Uncalibrated"),
+    *("Fallback", "OutsideDomain", "Negative", "Clipped", "Uncalibrated", "Maps"),
 )
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
 _NO_FAULT = {f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS, *DOUBTS)}

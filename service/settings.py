@@ -1,10 +1,9 @@
 """The service's settings: one typed object, from ``isocenter.yaml`` and the command line."""
 
-import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -12,17 +11,14 @@ from pydantic import (
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
-    TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from ..bundle.manifest import RuntimeChoice
-from ..gadgets.options import accepted
-from ..wire import extras
-from ..wire.errors import Limits, nearest
+from ..wire import entries, extras
+from ..wire.errors import IsocenterError, Limits
 from ..wire.home import default_home
-from .settings_file import SettingsError, read_settings
 from .spooled import Retention
 from .values import (
     MIB,
@@ -45,12 +41,17 @@ from .values import (
     Truth,
 )
 
-_SHOWN = 80
 _FORMER = {
     "queue_bytes": ("", "is not used any more: a quarter of scan_bytes takes its place"),
     "network": ("default_bundle", "is called default_bundle now"),
 }
 """Settings of earlier versions: the name for what they set, where something does, and what is said of them."""
+
+
+class SettingsError(IsocenterError):
+    """The settings cannot be read."""
+
+    kind = "settings"
 
 
 class Settings(BaseModel):
@@ -299,51 +300,28 @@ def load_settings(path: Path | None, **overrides: object) -> Settings:
     SettingsError
         The file cannot be read, or a setting is unknown or has a wrong value.
     """
-    values = {} if path is None else read_settings(path)
+    values = {} if path is None else entries.read_entries(path, "settings file", SettingsError)
     given = {name: value for name, value in overrides.items() if value is not None}
+    content = {**values, **given}
     try:
-        return Settings.model_validate({**values, **given})
+        return Settings.model_validate(content)
     except ValidationError as error:
-        problems = dict.fromkeys(str(_problem({**each}, path, given)) for each in error.errors())
-        raise SettingsError("; also ".join(problems)) from error
+        found = entries.mistakes(error, Settings, content)
+        sentences = dict.fromkeys(str(_problem(mistake, path, given)) for mistake in found)
+        raise SettingsError("; also ".join(sentences)) from error
 
 
-def _problem(error: Mapping[str, Any], path: Path | None, given: Collection[str]) -> SettingsError:
-    """Say what is wrong with a setting, where it stands, and what is accepted."""
-    name = str(error["loc"][0]) if error["loc"] else ""
+def _problem(mistake: entries.Mistake, path: Path | None, given: Collection[str]) -> SettingsError:
+    """Say where the setting stands that a mistake is in: in the file, or among the options."""
+    name, _, below = mistake.place.partition(".")
     file = f"settings file {path}" if path else "settings"
-    if error["type"] in ("extra_forbidden", "invalid_key"):
-        near = nearest(name, Settings.model_fields)
-        what = f"there is no setting {_shown(error['loc'][0])}{near}"
-        return SettingsError(what, where=file, accepted="" if near else ", ".join(Settings.model_fields))
-    if not name:
-        return SettingsError(error["msg"].removeprefix("Value error, "), where=file)
-    stands = f"option --{name.replace('_', '-')}" if name in given else f"{file}: {name}"
-    is_key = error["loc"][-1] == "[key]"
-    below = "" if is_key else "".join(f": {place}" for place in error["loc"][1:] if isinstance(place, str))
-    what = f"{'the name ' * is_key}{_shown(error['input'])} is not accepted"
-    reason = _reason(error)
-    return SettingsError(f"{what} ({reason})" if reason else what, where=f"{stands}{below}", accepted=accepted_by(name))
-
-
-def _reason(error: Mapping[str, Any]) -> str:
-    """What is said of a value beside what is accepted; empty where that says it."""
-    if error["type"] == "value_error":
-        return error["msg"].removeprefix("Value error, ")
-    if error["type"] == "tuple_type" and isinstance(error["input"], str):
-        return f"a list is written [{error['input']}]"
-    return ""
-
-
-def _shown(value: object) -> str:
-    """A value as it may be written in the file, not too long."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    stands = [f"option --{name.replace('_', '-')}", below] if name in given else [file, mistake.place]
+    return SettingsError(mistake.what, where=": ".join(filter(None, stands)), accepted=mistake.accepted)
 
 
 def accepted_by(name: str) -> str:
     """Say what a setting accepts."""
-    return accepted(TypeAdapter(get_type_hints(Settings, include_extras=True)[name]))
+    return entries.accepted_by(Settings.model_fields[name])
 
 
 def lacking_extras(settings: Settings) -> list[str]:

@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import os
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -482,6 +484,27 @@ class TestTorchScript:
         hidden = script(Plain())
         both = checked_torchscript(script(Saves()) + hidden)
         assert parts_of(both) == parts_of(checked)
+
+    def test_code_is_read_in_several_threads_at_once(self):
+        class Cycle:  # the garbage collector runs its end wherever it comes along, also within the parser
+            def __init__(self) -> None:
+                self.itself = self
+
+            def __del__(self) -> None:
+                sum(range(100))
+
+        def read(_: int) -> None:
+            [Cycle() for _ in range(10)]
+            check_code(text, "code")
+
+        text = "def f(x: Tensor) -> Tensor:\n" + "  y = torch.add(torch.mul(x, x), x)\n" * 50 + "  return x\n"
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        try:
+            with ThreadPoolExecutor(4) as threads:
+                list(threads.map(read, range(80)))
+        finally:
+            sys.setswitchinterval(before)
 
     def test_a_model_that_changes_its_weights_is_refused(self, copy):
         class Counts(Plain):

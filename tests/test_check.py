@@ -1,5 +1,6 @@
 """Faults that a site would meet at its first scan are found before it, each in a sentence."""
 
+import hashlib
 import shutil
 import socket
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from helpers import gadgetron
+from isocenter.bundle.trust import host_key
 from isocenter.commands.check import doubts, faults, known_bundles
 from isocenter.commands.cli import app
+from isocenter.commands.pinned import cannot_run
 from isocenter.commands.shipped import NAMES
 from isocenter.export.classical import METHODS
 from isocenter.export.shipped import SHIPPED
@@ -73,6 +77,8 @@ def test_the_names_of_what_is_shipped_are_those_of_what_is_built():
     ],
 )  # fmt: skip
 def test_each_fault_is_a_sentence(settings, values, fault):
+    if "handlers" in values:
+        gadgetron("external")
     found = faults(settings(**values))
     assert [each for each in found if fault in each], found
     assert len(found) == 1 or "fire_modules" in fault
@@ -130,6 +136,45 @@ def test_memory_for_the_largest_scan_of_a_domain(settings, bundles):
     (doubt,) = (each for each in doubts(small) if "'ridge'" in each)
     assert "need 800 MiB at a time, and a scan may keep 96 MiB" in doubt
     assert not [each for each in doubts(settings(bundles=(bundles,), memory_bytes=8192 * MIB)) if "memory" in each]
+
+
+@pytest.fixture
+def compiled(bundles, tmp_path):
+    """A bundle that says that it has a model for AOTInductor; nobody has signed it."""
+    folder = shutil.copytree(bundles / "rss", tmp_path / "site" / "compiled")
+    manifest = yaml.safe_load((folder / "model.yaml").read_text())
+    (folder / "model.pt2").write_bytes(b"code")
+    manifest["files"]["model.pt2"] = hashlib.sha256(b"code").hexdigest()
+    manifest["compiled_for"] = "cuda"
+    (folder / "model.yaml").write_text(yaml.safe_dump(manifest))
+    (folder / "model.yaml.minisig").unlink(missing_ok=True)
+    return folder
+
+
+class TestPinnedRuntime:
+    def test_a_default_bundle_that_it_cannot_run_is_a_fault(self, settings):
+        (found,) = faults(settings(runtime="aoti"))
+        assert found == "runtime: aoti cannot run the default bundle: 'ridge' is built without a model for aoti"
+
+    def test_other_bundles_are_warned_of(self, settings, bundles):
+        site = settings(runtime="onnx", bundles=(bundles,))
+        shutil.copytree(bundles / "rss", site.home / "bundles" / "mine")
+        (doubt,) = (each for each in doubts(site) if each.startswith("runtime: "))
+        assert "'mine'" in doubt
+        assert doubt.endswith("it has no model for onnx, but for torchscript")
+        assert faults(site) == []
+
+    def test_what_is_built_with_it_is_not(self, settings):
+        assert not cannot_run(settings(runtime="onnx"))
+        assert not cannot_run(settings(runtime="torchscript-nhwc"))
+
+    def test_machine_code_by_nobody_who_is_known_and_for_another_device(self, settings, compiled):
+        site = settings(runtime="aoti", bundles=(compiled.parent,), device="cpu")
+        assert "no key that is trusted here has signed it" in cannot_run(site)["compiled"]
+        site.home.mkdir()
+        text = (compiled / "model.yaml").read_bytes()
+        (compiled / "model.yaml.minisig").write_text(host_key(site.home).sign(text))
+        assert cannot_run(site)["compiled"] == "was compiled for cuda, not for cpu"
 
 
 def test_disk_for_the_spool(settings, tmp_path):
@@ -190,7 +235,7 @@ class TestTheCommand:
         file.write_text("prot: 9002\n")
         result = run("--config", file)
         assert result.exit_code == 2
-        assert "isocenter.yaml: there is no setting 'prot' (nearest: 'port')" in result.output
+        assert "isocenter.yaml: there is no entry 'prot' (nearest: 'port')" in result.output
 
     def test_a_damaged_bundle_of_the_site(self, tmp_path, bundles):
         damaged = tmp_path / "bundles" / "mine"

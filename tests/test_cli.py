@@ -156,7 +156,7 @@ def test_a_wrong_protocol_is_refused(tmp_path):
 def test_settings_are_checked(tmp_path):
     path = tmp_path / "isocenter.yaml"
     path.write_text("port: 99999\ncolour: red\n")
-    with pytest.raises(SettingsError, match=r"port: .*there is no setting 'colour'"):
+    with pytest.raises(SettingsError, match=r"port: .*there is no entry 'colour'"):
         load_settings(path)
     path.write_text("port: 9005\n")
     assert load_settings(path, port=None).port == 9005

@@ -38,7 +38,8 @@ CPU = torch.device("cpu")
 def faulty_bundles(tmp_path_factory):
     folder = tmp_path_factory.mktemp("faulty")
     for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory", "Signed", "Convolves"):
-        export_module(f"faulty:{name}", None, folder / name, ExportOptions(), formats=["torchscript"])
+        options = ExportOptions(weights_inside=name == "Convolves")
+        export_module(f"faulty:{name}", None, folder / name, options, formats=["torchscript"])
     return folder
 
 

@@ -23,6 +23,7 @@ from isocenter.flow.deferred import Deferred, settled
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
 from isocenter.models.networks.registry import NETWORKS
+from isocenter.wire.errors import OptionError
 from isocenter.wire.header import Encoding
 from isocenter.wire.items import ACQUISITION_HEADER
 from test_networks import SMALL
@@ -307,6 +308,7 @@ def test_a_last_step_of_sense_brings_an_image_back_to_the_data(scaling, lab):
         "inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}],
         "sense_step": 0.3,
         "scaling": scaling,
+        "weights_inside": True,
     }
     bundle = export_module(
         "mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options), ["torchscript", "onnx"]
@@ -358,6 +360,7 @@ def test_a_magnitude_cannot_end_with_sense(lab):
         "inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}],
         "arguments": {"chans": 1},
         "sense_step": 0.1,
+        "weights_inside": True,
     }
     with pytest.raises(BundleError, match=r"cannot end with SENSE \(sense_step\)"):
         export_module("mylab:FromImage", None, lab / "own", ExportOptions.model_validate(options))
@@ -366,7 +369,9 @@ def test_a_magnitude_cannot_end_with_sense(lab):
 @pytest.mark.parametrize("chans", [1, 2])
 def test_an_own_module_may_take_the_zero_filled_image(chans, lab):
     axes = ["batch", "1" if chans == 1 else "complex", "ky", "kx"]
-    options = ExportOptions.model_validate({"inputs": [{"name": "image", "axes": axes}], "arguments": {"chans": chans}})
+    options = ExportOptions.model_validate(
+        {"inputs": [{"name": "image", "axes": axes}], "arguments": {"chans": chans}, "weights_inside": True}
+    )
     bundle = export_module("mylab:FromImage", None, lab / "own", options, ["torchscript", "onnx"])
     assert [spec.name for spec in bundle.manifest.inputs] == (["kspace"] if chans == 1 else ["kspace", "maps"])
     inputs = make_case(bundle.manifest.inputs, SIZES[1][0])
@@ -439,7 +444,10 @@ def test_options_with_mistakes_are_refused_by_name(tmp_path):
         (["-o", "x"], "either --network or --module"),
         (["--network", "modl", "-o", "x"], "needs its weights"),
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x"], "network 'nonet' is not known"),
-        (["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"], "format tflite is not known"),
+        (
+            ["--network", "modl", "--checkpoint", "w.pt", "-o", "x", "--formats", "tflite"],
+            "format 'tflite' is not known",
+        ),
         (["--network", "nonet", "--checkpoint", "w.pt", "-o", "x", "--formats", "pt2"], "pt2 is called aoti now"),
         (["--network", "modl", "--checkpoint", "absent.pt", "-o", "x"], "there is no checkpoint absent.pt"),
         (["--network", "loupe", "--checkpoint", "loupe.pt", "-o", "x"], "LOUPE has no graph"),
@@ -451,7 +459,7 @@ def test_the_command_says_what_was_wrong(arguments, message, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loupe.pt").touch()
     result = CliRunner().invoke(app, ["export", *arguments])
-    assert result.exit_code == (1 if "LOUPE" in message else 2)
+    assert result.exit_code == 2
     assert message in result.output
 
 
@@ -494,7 +502,11 @@ class TestFormats:
 
         monkeypatch.setitem(RUNTIMES, "torchscript", Failing)
         options = ExportOptions.model_validate(
-            {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}], "arguments": {"chans": 1}}
+            {
+                "inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}],
+                "arguments": {"chans": 1},
+                "weights_inside": True,
+            }
         )
         bundle = export_module("mylab:FromImage", None, lab / "own", options)
         assert set(bundle.runtime_files()) == set(bundle.manifest.parity) == {"onnx"}
@@ -666,7 +678,7 @@ class Counted(torch.nn.Module):
         return x
 
 
-IMAGES = {"inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}]}
+IMAGES = {"inputs": [{"name": "image", "axes": ["batch", "complex", "ky", "kx"]}], "weights_inside": True}
 
 
 def test_an_own_module_may_count_with_numpy_attend_and_transform_real_images(tmp_path):
@@ -687,3 +699,109 @@ def test_an_axis_that_a_module_fixes_is_named(tmp_path, caplog):
     bundle = export_module("test_export:CoilByCoil", None, tmp_path / "own", options)
     assert set(bundle.runtime_files()) == {"torchscript"}
     assert "it can have no onnx: its code fixes coils of kspace to 3: a loop over them" in caplog.text
+
+
+class Plain(torch.nn.Module):
+    """An image network with weights, of so many iterations."""
+
+    def __init__(self, iterations=1):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.iterations = iterations
+
+    def forward(self, x):
+        for _ in range(self.iterations):
+            x = x + self.conv(x)
+        return x
+
+
+MAGNITUDES = {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}]}
+
+
+class TestRefused:
+    """What is wrong is told with status 2 before anything is done, and nothing is left."""
+
+    def export(self, folder, *arguments, **options):
+        (folder / "net.yaml").write_text(yaml.safe_dump(options))
+        before = set(folder.rglob("*"))
+        command = ["export", "-o", folder / "new" / "own", "--config", folder / "net.yaml", *arguments]
+        result = CliRunner().invoke(app, list(map(str, command)))
+        assert result.exit_code == 2, result.output
+        assert set(folder.rglob("*")) == before
+        assert len(result.stderr.splitlines()) == 1
+        return result.stderr
+
+    def own(self, folder, *arguments, **options):
+        torch.save(Plain().state_dict(), folder / "own.pt")
+        return self.export(folder, "--module", "test_export:Plain", *arguments, **MAGNITUDES, **options)
+
+    def test_weights_that_nobody_gave(self, tmp_path):
+        said = self.own(tmp_path)
+        assert "test_export:Plain has weights, and nobody gave them: they would be random" in said
+        assert "--checkpoint, or 'weights_inside: true'" in said
+
+    def test_weights_that_are_given_twice(self, tmp_path):
+        said = self.own(tmp_path, "--checkpoint", tmp_path / "own.pt", weights_inside=True)
+        assert "and a checkpoint is given, too; accepted: one of both" in said
+
+    def test_weights_without_effect(self, tmp_path):
+        said = self.own(tmp_path, "--checkpoint", tmp_path / "own.pt", arguments={"iterations": 0})
+        assert "the weights of test_export:Plain have no effect on its image" in said
+
+    def test_a_network_without_cascades(self, tmp_path):
+        weights = checkpoint("e2e-varnet", tmp_path, {**SMALL["e2e-varnet"], "num_cascades": 0})
+        options = {"configuration": {**SMALL["e2e-varnet"], "num_cascades": 0}}
+        said = self.export(tmp_path, "--network", "e2e-varnet", "--checkpoint", weights, **options)
+        assert "the weights of e2e-varnet have no effect on its image" in said
+
+    @pytest.mark.parametrize("value", [-1, 0, 1.5, "three", True, 10**9, float("nan"), [1], {"a": 1}, None])
+    def test_iterations_that_are_no_count(self, value, tmp_path):
+        weights = checkpoint("modl", tmp_path)
+        options = {"configuration": {**SMALL["modl"], "iterations": value}}
+        said = self.export(tmp_path, "--network", "modl", "--checkpoint", weights, **options)
+        assert "net.yaml: configuration.iterations: " in said
+        assert "is not accepted; accepted: whole number from 1 to 65535" in said
+
+    @pytest.mark.parametrize(
+        ("configuration", "said"),
+        [
+            ({"itrations": 3}, "configuration: there is no entry 'itrations' (nearest: 'iterations'"),
+            ({"chans": 60000}, "does not fit the network"),  # and no memory is taken for it
+            ({"denoiser": "unt"}, "configuration.denoiser: 'unt' is not accepted; accepted: cnn, unet or didn"),
+            ({"weight": "nan"}, "configuration.weight: 'nan' is not accepted; accepted: number"),
+        ],
+    )
+    def test_other_configurations(self, configuration, said, tmp_path):
+        weights = checkpoint("modl", tmp_path)
+        assert said in self.export(
+            tmp_path, "--network", "modl", "--checkpoint", weights, configuration={**SMALL["modl"], **configuration}
+        )
+
+    def test_entries_that_would_have_no_effect(self, tmp_path):
+        said = self.own(tmp_path, "--checkpoint", tmp_path / "own.pt", configuration={"iterations": 2})
+        assert "net.yaml: configuration would have no effect for an own module" in said
+        weights = checkpoint("modl", tmp_path)
+        said = self.export(tmp_path, "--network", "modl", "--checkpoint", weights, arguments={"iterations": 2})
+        assert "net.yaml: arguments would have no effect for a network of the literature" in said
+
+    def test_a_program_that_ends_when_it_is_imported(self, lab):
+        (lab / "script.py").write_text("import sys\nsys.exit(0)\n")
+        assert "script:Net cannot be imported" in self.export(lab, "--module", "script:Net")
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("loupe", "mnet")])
+def test_no_network_takes_counts_below_one(name):
+    parameters = inspect.signature(NETWORKS[name].make).parameters
+    counts = [each.name for each in parameters.values() if each.annotation is int and each.name != "calibration_lines"]
+    assert counts
+    for count in counts:
+        with pytest.raises(
+            OptionError, match=rf"configuration\.{count}: -1 is not accepted; accepted: whole number from"
+        ):
+            NETWORKS[name].build(**{count: -1})
+
+
+def test_weights_that_a_module_loads_itself_are_exported(tmp_path):
+    options = ExportOptions.model_validate({**MAGNITUDES, "weights_inside": True})
+    bundle = export_module("test_export:Plain", None, tmp_path / "own", options, ["torchscript"])
+    assert bundle.manifest.provenance.source == "test_export:Plain"

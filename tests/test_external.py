@@ -153,6 +153,7 @@ class TestConnectedByGadgetron:
 
 def started_by_gadgetron(scan, configuration, environment):
     """Start ``python -m gadgetron PORT isocenter.gadgets external`` as Gadgetron does, and speak to it."""
+    gadgetron("external")
     with socket.create_server(("localhost", 0)) as listener:
         port = listener.getsockname()[1]
         process = subprocess.Popen(

@@ -199,7 +199,9 @@ def test_tensors_of_another_network_are_named(checkpoint):
 
 
 def test_a_network_that_does_not_exist_is_refused_with_those_that_do(checkpoint):
-    with pytest.raises(CheckpointError, match="network 'nonet' is not known; accepted: admm-csnet"):
+    with pytest.raises(
+        CheckpointError, match=r"network 'nonet' is not known \(nearest: 'unet', 'mnet'\); accepted: admm-csnet"
+    ):
         load_network("nonet", checkpoint)
 
 

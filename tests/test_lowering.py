@@ -144,6 +144,22 @@ OPERATIONS = {
         "repeated": lambda x: x.repeat(1, 2, 1, 1, 1) + x[:, :1].expand(-1, 2 * x.shape[1], -1, -1, -1),
         "chunks": lambda x: torch.chunk(x, 2, 3)[1] * 2,
         "split": lambda x: torch.split(x, [2, x.shape[2] - 2], 2)[1],
+        "padded between transposes": lambda x: F.pad(
+            x[:, 0].movedim(-1, 1).square(), (0, x.shape[3] % 2, 0, x.shape[2] % 2)
+        ).movedim(1, -1),
+        "padded to blocks": lambda x: F.pixel_shuffle(
+            F.conv2d(
+                F.pixel_unshuffle(
+                    F.pad(x[:, 0], [0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2])
+                    .movedim(-1, 1)
+                    .reshape(x.shape[0] * 2, 1, x.shape[2] + x.shape[2] % 2, x.shape[3] + x.shape[3] % 2),
+                    2,
+                ),
+                WEIGHT[:, :1].expand(4, 4, 3, 3),
+                padding=1,
+            ),
+            2,
+        ),
         "longer of two": lambda x: F.pad(x, (0, 0, 0, torch.sym_max(x.shape[2], x.shape[3]) - x.shape[3])),
         "to a multiple": lambda x: F.pad(
             x, (0, 0, 0, -x.shape[3] % 4, 0, ((x.shape[2] - 1) // 8 + 1) * 8 - x.shape[2])

@@ -10,12 +10,12 @@ import pytest
 from isocenter import reconstruct
 from isocenter.commands.api import ReconstructionWarning
 from isocenter.gadgets.gadget import FromChain, FromClient, gadget
-from isocenter.gadgets.options import accepted
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import FireStep, GadgetStep, Pipeline
 from isocenter.pipelines.parameters import choose, complaint, parameters_of, read, unread, wants_feedback
 from isocenter.service.settings import Settings
 from isocenter.wire import Text
+from isocenter.wire.accepted import accepted
 from isocenter.wire.errors import OptionError, nearest
 from pydantic import Field, TypeAdapter
 

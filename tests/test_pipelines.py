@@ -189,6 +189,43 @@ def test_what_cannot_run_is_refused_by_name_at_load(xml, complaint):
         parse(xml)
 
 
+@pytest.mark.parametrize(
+    ("gadget", "place"),
+    [
+        ("<gadget name='reconstruckt'/>", "mine.xml, line 5: there is no gadget"),
+        ("<gadget name='finish'><property name='windows' value='3'/></gadget>", "mine.xml, line 5, gadget 'finish': it has no"),
+        ("<gadget name='finish'>\n<property name='x'/></gadget>", "mine.xml, line 6: <property> 'x' has no value"),
+        ("<pipeline name='sence'/>", "mine.xml, line 5: there is no pipeline"),
+        ("<pipeline name='other'/>", "other.xml, line 3, gadget 'finish', option 'window_percentile': 'x' is not"),
+        ("<magic/>", "mine.xml, line 5: 'magic' is not known"),
+        ("<gadget", "mine.xml: not readable as XML: not well-formed (invalid token) in line 6, column 1"),
+    ],
+)  # fmt: skip
+def test_every_error_says_in_which_file_and_line_it_is(gadget, place, tmp_path):
+    wrong = '<configuration>\n\n<gadget name="finish"><property name="window_percentile" value="x"/></gadget></configuration>'
+    (tmp_path / "other.xml").write_text(wrong)
+    xml = f"\n<configuration>\n<gadget name='accumulate'/>\n\n{gadget}\n</configuration>"
+    with pytest.raises(IsocenterError, match=f"^{re.escape(place)}"):
+        parse(xml.encode(), "mine.xml", [tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("classname", "properties", "complaint"),
+    [
+        ("CoilReductionGadget", {"coils_out": "x"}, "mine.xml, line 3, gadget 'select_coils', option 'coils_out': 'x' is not"),
+        ("GenericReconCartesianGrappaGadget", {"image_series": "x"}, "mine.xml, line 3: property 'image_series' is 'x'"),
+        ("GenericReconEigenChannelGadget", {"upstream_coil_compression_thres": "x"}, "mine.xml, line 3: property 'upstr"),
+        ("ExtractGadget", {"extract_mask": "1.5"}, "mine.xml, line 3: property 'extract_mask' is '1.5'; accepted: a whole"),
+        ("GenericReconKSpaceFilteringGadget", {"filterE1_sigma": "x"}, "mine.xml, line 3: property 'filterE1_sigma' is 'x'"),
+        ("SharpenGadget", {}, "mine.xml, line 3: gadget 'SharpenGadget' has no counterpart"),
+    ],
+)  # fmt: skip
+def test_so_do_those_of_stock_gadgets(classname, properties, complaint):
+    xml = v2(f"\n{BUFFERED}\n{node(classname, **properties)}")
+    with pytest.raises(IsocenterError, match=f"^{re.escape(complaint)}"):
+        parse(xml, "mine.xml")
+
+
 def own(content):
     return f"<configuration>{content}</configuration>".encode()
 

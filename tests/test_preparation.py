@@ -1,4 +1,4 @@
-"""Bundles are built by one process at a time, appear whole or not at all, and what cannot be built costs only itself."""
+"""Each bundle is built by one process at a time, appears whole or not at all, and costs only itself where it cannot be built."""
 
 import hashlib
 import os
@@ -54,7 +54,7 @@ def start(home):
     )
 
 
-def test_of_two_processes_with_an_empty_home_one_builds_and_the_other_waits(tmp_path):
+def test_two_processes_with_an_empty_home_build_each_bundle_once(tmp_path):
     home = tmp_path / "home"
     processes = [start(home) for _ in range(2)]
     for process in processes:
@@ -64,7 +64,8 @@ def test_of_two_processes_with_an_empty_home_one_builds_and_the_other_waits(tmp_
         process.stdin.flush()
     said = [process.communicate(timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
-    assert sum(text.count("building bundle rss") for text in said) == 1
+    for name in FEW:
+        assert sum(text.count(f"building bundle {name}") for text in said) == 1
     assert listing(home) == ["combine", "rss"]
     for name in FEW:
         assert Bundle.open(home / "bundles" / name).manifest.name == name

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
@@ -180,7 +181,7 @@ class Log:
             "python_path": [str(folder)],
             "gadgets": {"careless": "lab_own:careless"},
             "fire_modules": {"leaks": "lab_leaks"},
-            "handlers": ["lab_handler.fail"],
+            **({"handlers": ["lab_handler.fail"]} if find_spec("gadgetron") else {}),
             "spool": str(folder / "spool"),
             "log_format": style,
             "drain_timeout": 1,

@@ -196,7 +196,7 @@ class TestRegularization:
         usual, _, _ = self.images(engine, bundle="rss")
         images, meta, problems = self.images(engine, bundle="rss", regularization=2.0)
         assert np.array_equal(images, usual)
-        assert "IsocenterRegularization" not in meta
+        assert meta["IsocenterRegularization"] == f"1: {problems['lambda']}"
         assert problems["lambda"] == "bundle 'rss' has no strength that can be chosen: lambda=2 does nothing"
 
 

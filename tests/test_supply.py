@@ -62,7 +62,7 @@ class TestSupply:
 
     def test_a_bundle_that_is_to_come_is_not_used_before(self, bundles):
         engine = Engine([bundles], supply=Supply(["rss", "nothing"]))
-        with pytest.raises(BundleError, match="'rss' is not built yet"):
+        with pytest.raises(BundleError, match="'rss' is not ready yet"):
             engine.load("rss")
         engine.supply.done("rss")
         engine.supply.done("nothing", "the disk is full")
@@ -102,7 +102,7 @@ def test_a_stop_does_not_wait_for_what_is_being_built(make_service_with, bundles
     service.stop()
     waiting.join(20)
     assert results[0].failed
-    assert "bundle 'sense' is not built yet" in "".join(results[0].texts)
+    assert "bundle 'sense' is not ready yet" in "".join(results[0].texts)
 
 
 def test_a_program_builds_what_is_wanted_and_notes_it(tmp_path):

@@ -85,15 +85,15 @@ def test_a_recipe_trains_resumes_and_its_checkpoint_is_exported_and_evaluated(tm
     ("changes", "message"),
     [
         ({"network": "nonet"}, "network 'nonet' is not known"),
-        ({"network": "jotlasnet"}, "is for 2d\\+t scans, not for data.kind 'simulated-brain'"),
-        ({"network": "unet-image"}, "it reconstructs no slices or series"),
+        ({"network": "jotlasnet", "configuration": {}}, "is for 2d\\+t scans, not for data.kind 'simulated-brain'"),
+        ({"network": "unet-image", "configuration": {}}, "it reconstructs no slices or series"),
         ({"data": {"kind": "simulated-cine"}}, "is for 2d scans, not for data.kind 'simulated-cine'"),
-        ({"network": "ista-net-plus"}, "no complex or magnitude image"),
+        ({"network": "ista-net-plus", "configuration": {}}, "no complex or magnitude image"),
         ({"loss": {}}, "the loss is empty"),
-        ({"loss": {"psnr": 1}}, "loss.psnr"),
+        ({"loss": {"psnr": 1}}, r"loss: the name 'psnr' is not accepted; accepted: names with a value each \(ssim, l1"),
         ({"loss": {"maps": 1}}, "the loss 'maps' is for networks"),
-        ({"epochs": 0}, "greater than 0"),
-        ({"learning": 1}, "Extra inputs are not permitted"),
+        ({"epochs": 0}, "epochs: 0 is not accepted; accepted: whole number from 1 to 1000000"),
+        ({"learning": 1}, "there is no entry 'learning'; accepted: name, network, configuration"),
     ],
 )
 def test_recipes_with_mistakes_are_refused(tmp_path, changes, message):

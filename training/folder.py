@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-import yaml
 
+from ..wire.entries import write_entries
 from .recipe import Recipe, RecipeError, load_recipe
 
 Row = dict[str, int | float]
@@ -160,8 +160,8 @@ class RunFolder:
                 file.unlink(missing_ok=True)
             for folder in (self.samples, self.labels):
                 shutil.rmtree(folder, ignore_errors=True)
-        content = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_whole(self.recipe, lambda file: file.write(content.encode()))
+        content = write_entries(recipe.model_dump(mode="json"))
+        write_whole(self.recipe, lambda file: file.write(content))
 
     def write_metrics(self, rows: list[Row]) -> None:
         """Write the figures of all epochs so far."""

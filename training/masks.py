@@ -33,7 +33,7 @@ class Masks(Section):
     kinds: Annotated[tuple[str, ...], Field(min_length=1), BeforeValidator(listed)] = ("equispaced", "variable-density")
     """Names of patterns, or files (``.npy``, ``.mat``, ``.h5``, ``.txt``); one is drawn each time."""
     accelerations: Annotated[
-        tuple[Annotated[float, Field(ge=1, allow_inf_nan=False)], ...], Field(min_length=1), BeforeValidator(listed)
+        tuple[Annotated[float, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(listed)
     ] = (
         2,
         4,

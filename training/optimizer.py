@@ -13,7 +13,7 @@ _OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": 
 _WARM_UP = 0.05
 """Part of a cosine schedule in which the learning rate rises."""
 
-Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Limit = Annotated[float, Field(gt=0)]
 
 
 class Optimizer(Section):
@@ -21,7 +21,7 @@ class Optimizer(Section):
 
     name: Literal["adam", "adamw", "rmsprop"] = "adam"
     learning_rate: Limit = 3e-4
-    scalar_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    scalar_rate: Annotated[float, Field(ge=0)] = 1.0
     """Factor of the learning rate for parameters of one number, such as step sizes, which move far and slowly otherwise."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of PyTorch's optimiser of that name, such as ``weight_decay``."""

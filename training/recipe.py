@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..gadgets.estimate_coil_maps import FEWEST_LINES
 from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
 from ..simulate.textures import LARGEST
-from ..wire.errors import IsocenterError, nearest
+from ..wire.entries import read_entries, validated
+from ..wire.errors import IsocenterError, OptionError, nearest
 from .masks import Masks
 from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
-from .section import Range, Section, Truth, listed, pair
+from .section import Count, Counts, Section, Truth, listed, pair
 
 _SHIPPED = Path(__file__).parent.parent / "recipes"
 Precision = Literal["float32", "tf32", "bf16"]
@@ -36,10 +36,10 @@ class MadeUpData(Section):
 
     task: ClassVar[str] = "2d"
     """What networks are for that train on it; files have both."""
-    samples: Annotated[int, Field(gt=0)] = 1000
-    validation_samples: Annotated[int, Field(gt=0)] = 24
-    matrix: Range = (128, 192)
-    coils: Range = (4, 12)
+    samples: Count = 1000
+    validation_samples: Count = 24
+    matrix: Counts = (128, 192)
+    coils: Counts = (4, 12)
     noise: Annotated[tuple[float, float], BeforeValidator(pair)] = (0.002, 0.03)
     """Standard deviation of the noise in a coil image, as a fraction of the largest magnitude; drawn logarithmically."""
 
@@ -47,8 +47,6 @@ class MadeUpData(Section):
     def _check(self) -> Self:
         if self.matrix[0] < _SMALLEST_MATRIX:
             raise ValueError(f"matrix {list(self.matrix)} is too small: {_SMALLEST_MATRIX} is the smallest")
-        if self.coils[0] < 1:
-            raise ValueError("coils: there must be one at least")
         if not 0 < self.noise[0] <= self.noise[1] < 1:
             raise ValueError(f"noise {list(self.noise)} is no range between 0 and 1, the smallest value first")
         return self
@@ -65,7 +63,7 @@ class SimulatedSeries(MadeUpData):
 
     task: ClassVar[str] = "2d+t"
     kind: Literal["simulated-cine"]
-    frames: Range = (8, 16)
+    frames: Counts = (8, 16)
 
 
 class TextureData(MadeUpData):
@@ -87,7 +85,7 @@ class TextureSeries(TextureData):
 
     task: ClassVar[str] = "2d+t"
     kind: Literal["textured-cine"]  # pyright: ignore[reportIncompatibleVariableOverride]
-    frames: Range = (8, 16)
+    frames: Counts = (8, 16)
 
 
 class FileData(Section):
@@ -102,7 +100,7 @@ class FileData(Section):
     """Folder with the files of the training; sub-folders are searched as well."""
     validation_folder: Path
     """The same for validation; no file may be in both."""
-    slices: Annotated[int, Field(gt=0)] | None = None
+    slices: Count | None = None
     """Slices from the middle of each volume; all without it."""
     refused: Literal["stop", "leave-out"] = "stop"
     """What to do about files that cannot be used: name them all and stop, or name them and go on without."""
@@ -118,9 +116,9 @@ Loss = Literal["ssim", "l1", "mse", "nmse", "nrmse", "log-mse", "maps"]
 class Sampler(Section):
     """How a sampler (network ``mnet``) is trained: with which network that reconstructs, and by which scheme."""
 
-    base: Annotated[int, Field(gt=0)]
+    base: Count
     """Middle lines, which are always measured and which the sampler sees."""
-    budget: Annotated[int, Field(gt=0)]
+    budget: Count
     """Lines that it chooses."""
     network: str
     configuration: dict[str, Any] = Field(default_factory=dict)
@@ -128,14 +126,14 @@ class Sampler(Section):
     start_from: Path | None = None
     """Weights of the network that reconstructs: ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME``."""
     scheme: Literal["fixed", "alternating"] = "alternating"
-    reconstructor_steps: Annotated[int, Field(gt=0)] = 20
-    sampler_steps: Annotated[int, Field(gt=0)] = 40
+    reconstructor_steps: Count = 20
+    sampler_steps: Count = 40
     """Steps in turn, counted through all epochs."""
     optimizer: Optimizer = Optimizer()
     """Of the network that reconstructs."""
     icd: bool = False
     """Whether to make reference masks by coordinate descent, which takes thousands of reconstructions for every slice."""
-    error_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    error_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the reconstruction's error beside the cross-entropy with the reference masks."""
 
     @model_validator(mode="before")
@@ -160,13 +158,13 @@ class Recipe(Section):
     truth: Truth | None = None
     """How the coils of the true image are combined: ``combined`` by the coil maps, or ``rss``, the root of the sum of squares;
     without it, as the network combines them. A complex image is compared with ``rss`` by its magnitude."""
-    loss: dict[Loss, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    loss: dict[Loss, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Weighted sum; on complex images where the network returns them, but ``ssim``, which is on magnitudes, and ``maps``, on
     the coil maps that E2E-VarNet estimates. ``log-mse`` is the logarithm of the error, see ``training/losses.py``."""
     optimizer: Optimizer = Optimizer()
-    epochs: Annotated[int, Field(gt=0)]
-    batch: Annotated[int, Field(gt=0)] = 1
-    accumulate: Annotated[int, Field(gt=0)] = 1
+    epochs: Count
+    batch: Count = 1
+    accumulate: Count = 1
     """Batches whose gradients are added up for a step; the loss is the mean over all of their samples."""
     precision: Precision = "float32"
     """``bf16``: convolutions and matrix products in bfloat16, all else in float32. ``tf32``: those in TF32, on NVIDIA GPUs."""
@@ -189,9 +187,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> "Recipe":
         if self.network not in NETWORKS:
-            raise ValueError(f"network {self.network!r} is not known; there are {', '.join(sorted(NETWORKS))}")
+            near = nearest(self.network, NETWORKS)
+            raise ValueError(f"network {self.network!r} is not known{near}; accepted: {', '.join(sorted(NETWORKS))}")
         if (self.sampler is not None) != (self.network == "mnet"):
             raise ValueError("the network 'mnet' needs the section 'sampler', and no other network takes it")
+        _check_configuration(self.network, self.configuration)
         self._put_phase_first(self.network, self.configuration)
         if isinstance(self.data, MadeUpData):
             self._check_simulated(self.data)
@@ -270,6 +270,7 @@ class Recipe(Section):
         entry = NETWORKS.get(sampler.network)
         if entry is None or entry.task != "2d" or entry.output not in ("magnitude", "complex"):
             raise ValueError(f"sampler.network {sampler.network!r} does not reconstruct slices")
+        _check_configuration(sampler.network, sampler.configuration, "sampler.")
         check_scaling(sampler.network, sampler.scaling)
         if self._makes_maps(entry) and sampler.base < FEWEST_LINES:
             raise ValueError(
@@ -293,6 +294,13 @@ class Recipe(Section):
             if given != wanted:
                 raise ValueError(f"for {size} lines the configuration of 'mnet' must have {wanted}, not {given}")
         return self
+
+
+def _check_configuration(network: str, configuration: dict[str, Any], section: str = "") -> None:
+    try:
+        NETWORKS[network].check(**configuration)
+    except OptionError as error:
+        raise ValueError(f"{section}{error}") from error
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -327,29 +335,7 @@ def load_recipe(path: Path) -> Recipe:
         There is none, or it is not valid; the message names every wrong entry.
     """
     path = _find(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if content is None:
-            raise RecipeError(f"{path} is empty", accepted="a recipe, such as those in isocenter's folder recipes")
-        return Recipe.model_validate(content)
-    except OSError as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not a valid recipe: {error}") from error
-
-
-_WORDS = dict.fromkeys(
-    ("model_type", "model_attributes_type", "dict_type"), "it must have entries of its own, each 'name: value'"
-) | {"tuple_type": "it must be a list, such as [2]"}
-"""What is said instead of pydantic's words, which are about Python."""
-
-
-def _in_words(error: ValidationError) -> str:
-    """Name every wrong entry of a recipe."""
-    found = [
-        (".".join(map(str, one["loc"])), _WORDS.get(one["type"], one["msg"].removeprefix("Value error, ")))
-        for one in error.errors()
-    ]
-    return "; ".join(f"{place}: {what}" if place else what for place, what in found)
+    entries = read_entries(path, "recipe", RecipeError)
+    if not entries:
+        raise RecipeError(f"recipe {path} is empty", accepted="a recipe, such as those in isocenter's folder recipes")
+    return validated(Recipe, entries, f"recipe {path}", RecipeError)

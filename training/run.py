@@ -155,6 +155,9 @@ def check_run(
         raise RecipeError("a run is either gone on with or begun anew", accepted="--resume or --overwrite")
     if isinstance(recipe.data, SimulatedData):
         extras.need("nilearn", f"data of the kind {recipe.data.kind!r}")
+    sampler = recipe.sampler.start_from if recipe.sampler is not None else None
+    for checkpoint in () if resume else (*recipe.start_from, *([sampler] if sampler else [])):
+        find_weights(checkpoint)
     run.check_folder()
     chosen = choose_devices(devices, recipe.batch)
     check_precision(recipe.precision, chosen[0])

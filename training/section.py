@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 
 def pair(value: Any) -> Any:
@@ -17,13 +17,19 @@ def listed(value: Any) -> Any:
 
 
 def _in_order(ends: tuple[float, float]) -> tuple[float, float]:
-    if not 0 <= ends[0] <= ends[1]:
-        raise ValueError(f"{list(ends)} is no range: the smallest value comes first, and none is negative")
+    if ends[0] > ends[1]:
+        raise ValueError("the smallest value comes first")
     return ends
 
 
-Range = Annotated[tuple[int, int], AfterValidator(_in_order), BeforeValidator(pair)]
-"""Smallest and largest value; one number is for both."""
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""Of what there must be one at least; more than anybody needs is a slip."""
+_Lines = Annotated[int, Field(ge=0, le=65535)]
+_Length = Annotated[int, Field(ge=1, le=65535)]
+Range = Annotated[tuple[_Lines, _Lines], AfterValidator(_in_order), BeforeValidator(pair)]
+"""Smallest and largest number of lines; one number is for both."""
+Counts = Annotated[tuple[_Length, _Length], AfterValidator(_in_order), BeforeValidator(pair)]
+"""Smallest and largest number of what there is one of at least; one number is for both."""
 
 Truth = Literal["rss", "combined"]
 """How the coils of a true image are combined: by the root of the sum of squares, or by coil maps."""
@@ -32,4 +38,4 @@ Truth = Literal["rss", "combined"]
 class Section(BaseModel):
     """A part of a recipe's YAML file; what it does not know is a mistake."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -75,7 +75,7 @@ def build(network: str, configuration: dict[str, Any]) -> nn.Module:
     Raises
     ------
     RecipeError
-        It has no such configuration.
+        It cannot be built so.
     """
     try:
         return NETWORKS[network].build(**configuration)

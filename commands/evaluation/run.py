@@ -15,7 +15,7 @@ from ...training.recipe import SimulatedData, SimulatedSeries
 from ...training.section import Truth
 from ...wire import extras
 from ...wire.errors import DataError, OptionError
-from ..frame import working
+from ..frame import print_table, working
 from ..outputs import check_folder
 from ..progress import Bars, bars
 from ..shipped import NAMES
@@ -110,7 +110,7 @@ def _evaluate(
     report.note_strengths()
     for text in report.warnings():
         console.print(text, markup=False)
-    console.print(report.table())
+    print_table(report.table(), console)
     folder.mkdir(parents=True, exist_ok=True)
     report.write(folder)
     draw_pictured(pictures, folder / "images.png")

@@ -24,7 +24,7 @@ from ..evaluation.picture import Pictured
 from ..evaluation.protocol import Protocol
 from ..evaluation.report import Report, Result
 from ..evaluation.volume import Volume
-from ..frame import working
+from ..frame import print_table, working
 from ..outputs import check_folder
 from ..progress import bars
 from .battery import FULL, SHORT, Battery, Case, cases, scaled
@@ -186,7 +186,7 @@ def _print(findings: Findings, console: Console) -> None:
     table = Table("criterion", "accepted", "found", "", "where it is worst")
     for each in findings.verdicts:
         table.add_row(each.criterion, each.accepted, each.found, "passed" if each.passed else "failed", each.where)
-    console.print(table)
+    print_table(table, console)
     for text in findings.left_out:
         console.print(f"left out: {text}", markup=False)
     console.print(findings.headline, markup=False)

@@ -1,6 +1,5 @@
 """Make a network from a checkpoint: find the layout, infer the configuration, compare every tensor, load."""
 
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ...models.networks.registry import NETWORKS, Network
-from ...wire.errors import OptionError
+from ...wire.errors import nearest
 from .errors import CheckpointError
 from .files import Checkpoint, read_checkpoint
 from .layout import State
 from .layouts import LAYOUTS
 
+_NAMED = 8
+"""Tensors that are named of those that do not fit."""
 _OWN_PREFIX = "network."
 """What the names in checkpoints of this project's own training begin with."""
 
@@ -53,7 +54,9 @@ def find_network(name: str) -> Network:
         There is none of that name.
     """
     if name not in NETWORKS:
-        raise CheckpointError(f"network {name!r} is not known", accepted=", ".join(sorted(NETWORKS)))
+        raise CheckpointError(
+            f"network {name!r} is not known{nearest(name, NETWORKS)}", accepted=", ".join(sorted(NETWORKS))
+        )
     return NETWORKS[name]
 
 
@@ -72,31 +75,36 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     Raises
     ------
     CheckpointError
-        The checkpoint cannot be read, or does not fit; every tensor in question is named.
+        The checkpoint cannot be read, or does not fit; the first tensors in question are named.
     OptionError
-        The network has no such configuration.
+        The network has no such configuration, which is found out before the checkpoint is read.
     """
     entry = find_network(name)
-    _check_names(name, entry, configuration or {})
+    _outline(name, configuration or {})
     checkpoint = read_checkpoint(path)
     state, inferred = _translate(name, checkpoint, configuration or {})
     complete = {**inferred, **(configuration or {})}
-    try:
-        module = entry.build(**complete)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"network {name!r} cannot be built with {complete}: {error}") from error
+    check_state(_outline(name, complete), state, path)
+    module = entry.build(**complete)
     load_state(module, state, path)
     return ImportedNetwork(module.eval(), {**entry.configuration, **complete}, checkpoint.hyperparameters)
 
 
-def _check_names(name: str, entry: Network, configuration: dict[str, Any]) -> None:
-    parameters = inspect.signature(entry.make).parameters
-    unknown = [repr(key) for key in configuration if key not in parameters]
-    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    if unknown and not takes_any:
-        raise OptionError(
-            f"network {name!r} has no {', '.join(unknown)}", where="configuration", accepted=", ".join(parameters)
-        )
+def _outline(name: str, configuration: dict[str, Any]) -> nn.Module:
+    """Make a network without its tensors' values, which takes no memory.
+
+    Raises
+    ------
+    CheckpointError
+        It cannot be made so.
+    OptionError
+        It has no such configuration.
+    """
+    try:
+        with torch.device("meta"):
+            return find_network(name).build(**configuration)
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
+        raise CheckpointError(f"network {name!r} cannot be built with {configuration}: {error}") from error
 
 
 def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> tuple[State, dict[str, Any]]:
@@ -121,21 +129,22 @@ def _translate(name: str, checkpoint: Checkpoint, configuration: dict[str, Any])
 
 def _has_names_of(name: str, checkpoint: Checkpoint, configuration: dict[str, Any]) -> bool:
     """Whether any tensor has a name that the network uses here."""
-    with torch.device("meta"):
-        try:
-            names = find_network(name).build(**configuration).state_dict()
-        except (TypeError, ValueError):
-            return False
-    return bool(set(names) & set(checkpoint.tensors))
+    return bool(_outline(name, configuration).state_dict().keys() & checkpoint.tensors.keys())
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load tensors into a module.
+    """Load tensors into a module; parameters and errors are those of ``check_state``."""
+    check_state(module, state, path)
+    module.load_state_dict(state, strict=False)
+
+
+def check_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Make sure that tensors are those of a module.
 
     Raises
     ------
     CheckpointError
-        A tensor is missing, unexpected, of another shape, or not finite; all are named.
+        A tensor is missing, unexpected, of another shape, or not finite; the first are named.
     """
     expected = {key: value for key, value in module.state_dict().items() if not key.endswith("num_batches_tracked")}
     state = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
@@ -147,5 +156,5 @@ def load_state(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
             problems.append(f"{name} has values that are not finite")
     if problems:
-        raise CheckpointError(f"{path} does not fit the network:\n  " + "\n  ".join(problems))
-    module.load_state_dict(state, strict=False)
+        more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems[:_NAMED])}{more}")

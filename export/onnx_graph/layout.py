@@ -328,9 +328,11 @@ def pad(
     if mode not in modes:
         raise UnknownOperationError(f"padding of mode {mode!r}")
     before, after = list(padding[::2])[::-1], list(padding[1::2])[::-1]
-    axes = graph.lengths(list(range(x.rank - len(before), x.rank)))
+    # of all axes: where only some are named, ONNX Runtime 1.31 reads lengths that are not there when it moves transposes
+    others = [0] * (x.rank - len(before))
+    lengths = graph.lengths([*others, *before, *others, *after])
     number = converted(graph, 0 if value is None else value, x.dtype)
-    return graph.add("Pad", [x, graph.lengths([*before, *after]), number, axes], x.dtype, x.rank, mode=modes[mode])
+    return graph.add("Pad", [x, lengths, number], x.dtype, x.rank, mode=modes[mode])
 
 
 OPERATIONS.update(

@@ -4,6 +4,8 @@ Also its multi-coil relative VS-Net: Duan et al., "VS-Net: variable splitting ne
 reconstruction", MICCAI 2019.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,9 @@ class DcCnn(nn.Module):
         Whether the convolutions have biases.
     """
 
-    def __init__(self, cascades: int = 5, layers: int = 5, chans: int = 64, dims: int = 2, bias: bool = True) -> None:
+    def __init__(
+        self, cascades: int = 5, layers: int = 5, chans: int = 64, dims: Literal[2, 3] = 2, bias: bool = True
+    ) -> None:
         super().__init__()
         self.cascades: nn.ModuleList = nn.ModuleList(
             ConvStack([2, *[chans] * (layers - 1), 2], dims=dims, bias=bias) for _ in range(cascades)

@@ -1,5 +1,7 @@
 """MoDL: Aggarwal, Mani, Jacob, "MoDL: model-based deep learning architecture for inverse problems", IEEE TMI 2019;38:394."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -88,7 +90,7 @@ class Modl(nn.Module):
         iterations: int = 10,
         cg_iterations: int = 10,
         cg_tolerance: float = 1e-10,
-        denoiser: str = "cnn",
+        denoiser: Literal["cnn", "unet", "didn"] = "cnn",
         chans: int | None = None,
         weight: float = 0.05,
         learn_weight: bool = True,

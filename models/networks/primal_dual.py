@@ -4,6 +4,8 @@ From one to the next, more is learned (arXiv:1908.02426): PDHG-CSNet the proxima
 the data, PD-Net the whole updates. Dual variables are k-space [batch, coils, ky, kx, 2]; networks see every coil by itself.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -86,10 +88,14 @@ class PrimalDualNet(nn.Module):
         Features and convolutions of the networks.
     """
 
-    def __init__(self, learned: str = "updates", iterations: int = 10, chans: int = 32, layers: int = 3) -> None:
+    def __init__(
+        self,
+        learned: Literal["primal", "both", "updates"] = "updates",
+        iterations: int = 10,
+        chans: int = 32,
+        layers: int = 3,
+    ) -> None:
         super().__init__()
-        if learned not in ("primal", "both", "updates"):
-            raise ValueError(f"learned is {learned!r}; accepted are 'primal', 'both' and 'updates'")
         relaxed = learned == "updates"
         self.primal: nn.ModuleList = nn.ModuleList(PrimalNetwork(chans, layers, relaxed) for _ in range(iterations))
         self.dual: nn.ModuleList = nn.ModuleList(

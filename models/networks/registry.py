@@ -8,6 +8,7 @@ from torch import nn
 from ..scaling import Scaling
 from .admm_csnet import AdmmCsNet
 from .cinevn import CineVN
+from .configuration import check_configuration
 from .crnn import CrnnMri
 from .dccnn import DcCnn, VsNet
 from .deep_jsense import DeepJSense
@@ -77,8 +78,19 @@ class Network:
     equivariant: bool = False
     phase_first: dict[str, Any] = field(default_factory=dict)
 
+    def check(self, **configuration: Any) -> None:
+        """Make sure that a network can be in such a configuration.
+
+        Raises
+        ------
+        OptionError
+            Its class has no such argument, or does not take such a value.
+        """
+        check_configuration(self.make, configuration)
+
     def build(self, **configuration: Any) -> nn.Module:
-        """Make the network in its published configuration, with these changes."""
+        """Make the network in its published configuration, with these changes; errors are those of ``check``."""
+        self.check(**configuration)
         return self.make(**{**self.configuration, **configuration})
 
 
