@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..bundle.manifest import BundleError, Domain, Precision, TensorSpec, Tolerance, Uncertainty
 from ..models.scaling import Scaling
+from ..wire.errors import FileError
+from ..wire.plain_files import read_plain
 
 Direction = Literal["ky", "kx"]
 
@@ -64,7 +66,7 @@ def load_options(path: Path | None) -> ExportOptions:
     if path is None:
         return ExportOptions()
     try:
-        return ExportOptions.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        return ExportOptions.model_validate(yaml.safe_load(read_plain(path).decode()) or {})
     except ValidationError as error:
         wrong = [(".".join(map(str, one["loc"])), one["type"], one["msg"]) for one in error.errors()]
         words = [
@@ -76,7 +78,7 @@ def load_options(path: Path | None) -> ExportOptions:
             if any(kind == "extra_forbidden" for _, kind, _ in wrong)
             else "",
         ) from error
-    except OSError as error:
-        raise BundleError(f"the export configuration {path} cannot be read: {error.strerror}") from error
+    except FileError as error:
+        raise BundleError(f"the export configuration {error.what}", accepted=error.accepted) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is not a valid export configuration: {error}") from error

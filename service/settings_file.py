@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from ..wire.errors import IsocenterError
+from ..wire.errors import FileError, IsocenterError
+from ..wire.plain_files import read_plain
 
 _TAG = "tag:yaml.org,2002:"
 _TAKEN_OTHERWISE = {f"{_TAG}{kind}" for kind in ("int", "float", "timestamp")}
@@ -53,9 +54,9 @@ def read_settings(path: Path) -> dict[object, object]:
         It cannot be read, or holds no names with values.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 - a safe one
-    except OSError as error:
-        raise SettingsError(f"settings file {path} cannot be read: {error.strerror}") from error
+        content = yaml.load(read_plain(path).decode("utf-8-sig"), _Loader)  # noqa: S506 - a safe one
+    except FileError as error:
+        raise SettingsError(f"settings file {error.what}", accepted=error.accepted) from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"settings file {path} cannot be read: it is no text in UTF-8") from error
     except yaml.MarkedYAMLError as error:

@@ -11,7 +11,8 @@ from ..models.networks.registry import NETWORKS, Network
 from ..models.scaling import Scaling
 from ..simulate.sampling import SamplingError, undersamples_two
 from ..simulate.textures import LARGEST
-from ..wire.errors import IsocenterError, nearest
+from ..wire.errors import FileError, IsocenterError, nearest
+from ..wire.plain_files import read_plain
 from .masks import Masks
 from .optimizer import Optimizer
 from .scale import check_scaling, with_scaling
@@ -328,12 +329,12 @@ def load_recipe(path: Path) -> Recipe:
     """
     path = _find(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_plain(path).decode())
         if content is None:
             raise RecipeError(f"{path} is empty", accepted="a recipe, such as those in isocenter's folder recipes")
         return Recipe.model_validate(content)
-    except OSError as error:
-        raise RecipeError(f"the recipe {path} cannot be read: {error.strerror}") from error
+    except FileError as error:
+        raise RecipeError(f"the recipe {error.what}", accepted=error.accepted) from error
     except ValidationError as error:
         raise RecipeError(f"{path} is not a valid recipe: {_in_words(error)}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
