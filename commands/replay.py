@@ -163,14 +163,15 @@ def check(options: Options, *, asks: bool = False, queries: bool = False) -> Non
         They do not, or they cannot.
     """
     if asks:
-        return options.refuse(_OF_A_SCAN | _OF_A_PIPELINE, "--info")
+        options.refuse(_OF_A_SCAN | _OF_A_PIPELINE, "--info")
+        return
     options.configuration()
     if queries:
         options.refuse(_OF_A_SCAN, "--query")
-        return check_file(options.outfile, "--outfile")
-    options.parameter_message()
-    _check_scan(options)
-    ImageWriter(options.outfile, options.out_group)
+    else:
+        options.parameter_message()
+        _check_scan(options)
+        ImageWriter(options.outfile, options.out_group)
     check_file(options.outfile, "--outfile")
     if options.png is not None:
         check_picture(options.png, "--png")
