@@ -104,7 +104,8 @@ def report_rounding(image: Image, counts: NDArray[Any], scan: Scan) -> str:
         lost += [f"{text}; give a larger factor as 'scale', or take float32" for text in _coarse(steps, _noise(image))]
     text = "; ".join(lost)
     if text:
-        scan.report("rounded", f"in an image, {text}")
+        shows = f" of the {image.meta['IsocenterShows']}" if "IsocenterShows" in image.meta else ""
+        scan.report("rounded", f"in an image{shows}, {text}")
     return text
 
 

@@ -139,7 +139,8 @@ class TestConvert:
             assert "rounded" not in this.problems
         else:
             assert rounded.startswith(said)
-            assert this.problems["rounded"] == f"in an image, {rounded}"
+            what = " of the uncertainty" if "IsocenterShows" in attributes else ""
+            assert this.problems["rounded"] == f"in an image{what}, {rounded}"
 
     def test_images_of_one_factor_are_told_of_once(self):
         this = scan()
