@@ -23,6 +23,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from ..wire.errors import FileError
+from ..wire.plain_files import read_plain
 from .manifest import BundleError
 
 _LEGACY, _HASHED, _NO_PASSWORD, _CHECKSUM = b"Ed", b"ED", b"\0\0", b"B2"
@@ -144,9 +146,11 @@ class SecretKey:
             It cannot be read, is no secret key of minisign, or is protected by a password.
         """
         try:
-            lines = path.read_text(encoding="utf-8").strip().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SignatureError(f"key {path} cannot be read") from error
+            lines = read_plain(path).decode().strip().splitlines()
+        except FileError as error:
+            raise SignatureError(f"key {error.what}", accepted=error.accepted) from error
+        except UnicodeDecodeError as error:
+            raise SignatureError(f"{path} is no secret key of minisign") from error
         content = _decode(lines[-1]) if lines else b""
         start = 2 + 2 + 2 + _KDF_BYTES
         if (

@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..wire.errors import FileError
+from ..wire.plain_files import read_plain
 from .files import read_regular
 from .manifest import BundleError
 from .minisign import PublicKey, SecretKey, Signature, SignatureError
@@ -111,6 +113,6 @@ def public_key(key: str) -> PublicKey:
     """
     try:
         path = Path(key).expanduser()
-        return PublicKey.parse(path.read_text(encoding="utf-8") if path.is_file() else key)
-    except (BundleError, OSError, RuntimeError, ValueError) as error:
+        return PublicKey.parse(read_plain(path).decode() if path.is_file() else key)
+    except (BundleError, FileError, OSError, RuntimeError, ValueError) as error:
         raise SignatureError(f"key {key!r} is no public key of minisign", accepted="its line, or its file") from error

@@ -34,6 +34,7 @@ from ..wire.errors import DataError, IsocenterError, OptionError, PipelineError
 from ..wire.files import MrdFile
 from ..wire.header import NO_HEADER, Encoding, parse_encodings, parse_header
 from ..wire.items import Acquisition, Image, Waveform, header_of, make_acquisition
+from ..wire.plain_files import read_plain
 from .find_bundle import find
 from .prepare import build_if_missing
 
@@ -313,7 +314,7 @@ def _find_pipeline(pipeline: str | Path, settings: Settings) -> Pipeline:
     if path.name != str(pipeline) and not path.is_file():
         raise PipelineError(f"there is no file {path}")
     if path.suffix == ".xml" and path.is_file():
-        return loader.parse(path.read_bytes(), path.name, (path.parent, *settings.pipeline_folders))
+        return loader.parse(read_plain(path), path.name, (path.parent, *settings.pipeline_folders))
     return pipeline_by_name(str(pipeline), settings, log)
 
 

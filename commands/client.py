@@ -11,7 +11,7 @@ import ismrmrd
 import numpy as np
 
 from ..flow.channel import Stopped
-from ..service.transport import Receiver, send_buffers
+from ..service.transport import Receiver, send_buffers, set_options
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Query, Response, Text, encode
 from ..wire.arrays import Buffer, as_bytes
 from ..wire.compression import compress_nhlbi, compress_zfp
@@ -22,6 +22,8 @@ from ..wire.streams import RecordedStream
 
 TICK_SECONDS = 0.0025
 _CONNECT_RETRY_SECONDS = 0.1
+_STOP_SECONDS = 2.0
+"""For what has arrived, but is not decoded yet, when a session is stopped."""
 
 
 class ClientError(IsocenterError):
@@ -98,7 +100,7 @@ def connect(address: str, port: int, timeout: float) -> socket.socket:
             time.sleep(_CONNECT_RETRY_SECONDS)
         else:
             sock.settimeout(None)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            set_options(sock)
             return sock
 
 
@@ -218,6 +220,15 @@ class Client:
     def interrupt(self) -> None:
         """End the stream without CLOSE, as a scan ends that is cut off; what comes back is still received."""
         self._socket.shutdown(socket.SHUT_WR)
+
+    def stop(self) -> ReplayResult:
+        """End the session at once, and return what has come; nothing happens to one that has ended."""
+        self._receiver.abort()
+        self._thread.join(_STOP_SECONDS)
+        self._receiver.stop()
+        self._thread.join(_STOP_SECONDS)
+        self._socket.close()
+        return self.result
 
     def finish(self, *, timeout: float | None = None, close: bool = True) -> ReplayResult:
         """Send CLOSE, wait for the server's, and return what came.

@@ -160,21 +160,21 @@ def _panel(made: _Made, index: int, image: Numbers, white: float, geometry: Geom
 def _table(made: list[_Made]) -> Table:
     table = Table("method", "SSIM", "PSNR [dB]", "aliases [%]", "ms after the scan")
     for each in made:
-        ghosts = "-" if each.mean.ghosts is None else f"{100 * each.mean.ghosts:.1f}"
         name = each.name.replace("\n", ": ")
-        table.add_row(name, f"{each.mean.ssim:.3f}", f"{each.mean.psnr:.1f}", ghosts, f"{each.milliseconds:.0f}")
+        table.add_row(
+            name, f"{each.mean.ssim:.3f}", f"{each.mean.psnr:.1f}", each.mean.percent, f"{each.milliseconds:.0f}"
+        )
     return table
 
 
 def _verdict(network: _Made) -> str:
     """Say whether aliasing is to be seen in what should have none."""
-    ghosts = network.mean.ghosts
-    if ghosts is None:
+    if network.mean.ghosts is None:
         return "every line was measured: there is nothing to unfold"
     limit = f"seen from {100 * VISIBLE_ALIASING:g} % of the object on"
     if network.mean.is_aliased:
-        return f"the network does NOT unfold this scan: aliases of up to {100 * ghosts:.1f} % are left ({limit})"
-    return f"no aliasing is visible in the network's images: up to {100 * ghosts:.1f} % is left ({limit})"
+        return f"the network does NOT unfold this scan: aliases of up to {network.mean.percent} % are left ({limit})"
+    return f"no aliasing is visible in the network's images: up to {network.mean.percent} % is left ({limit})"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ status
 0      It is done.
 1      The work failed: the server reported an error, a scan or bundle did not pass, a disk is full.
 2      Nothing was begun: arguments, settings or files are wrong, missing, or cannot be written.
-130    Interrupted by Ctrl-C.
+130    Interrupted by Ctrl-C; a replay also by SIGTERM.
 ====== ===============================================================================================================
 """
 

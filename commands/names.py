@@ -1,4 +1,4 @@
-"""Names that a shell completes: read from files, since a shell does not wait for more."""
+"""Names on the command line: those that a shell completes, read from files since a shell does not wait for more; and pairs."""
 
 import ast
 from collections.abc import Iterable
@@ -44,3 +44,24 @@ def networks(incomplete: str) -> list[str]:
 
 def _beginning(incomplete: str, found: Iterable[str]) -> list[str]:
     return sorted({name for name in found if name.startswith(incomplete) and not name.startswith(".")})
+
+
+def parameter_pairs(entries: Iterable[str]) -> dict[str, str]:
+    """Take parameters apart that are given as ``name=value``, each once.
+
+    Raises
+    ------
+    OptionError
+        One has no name or no value, or a name is given twice.
+    """
+    from ..wire.errors import OptionError
+
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, separator, value = entry.partition("=")
+        if not (name.strip() and separator):
+            raise OptionError(f"{entry!r} must be name=value", where="--parameter")
+        if name in found:
+            raise OptionError(f"{name!r} is given twice: {found[name]!r} and {value!r}", where="--parameter")
+        found[name] = value
+    return found

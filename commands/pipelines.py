@@ -77,7 +77,7 @@ def check(
     from ..pipelines.parameters import choose, complaint
     from .check import bundle_faults
 
-    given = {name: value for name, _, value in (entry.partition("=") for entry in parameter or ())}
+    given = names.parameter_pairs(parameter or ())
     settings = _settings(config)
     if not name.is_file():
         _pipeline(name, settings)  # one that is not there is nothing to check
@@ -106,9 +106,10 @@ def _pipeline(name: Path, settings: "Settings") -> "Pipeline":
     """Load a pipeline from a file, or else by the name by which a client would ask for it."""
     from ..pipelines import loader
     from ..service.configuration import pipeline_by_name
+    from ..wire.plain_files import read_plain
 
     if name.is_file():
-        return loader.parse(name.read_bytes(), name.name, (name.parent, *settings.pipeline_folders))
+        return loader.parse(read_plain(name), name.name, (name.parent, *settings.pipeline_folders))
     strict = settings.model_copy(update={"default_pipeline": None})
     return pipeline_by_name(str(name), strict, logging.getLogger("isocenter.pipelines"))
 

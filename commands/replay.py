@@ -2,27 +2,56 @@
 
 import json
 import math
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, count, islice, pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from statistics import median
 
 import h5py
+import ismrmrd
+import numpy as np
 from rich.console import Console
 
 from ..wire import ConfigFile, ConfigScript, extras
-from ..wire.errors import IsocenterError
-from ..wire.files import ImageWriter, MrdFile
+from ..wire.errors import FileError, HeaderError, IsocenterError
+from ..wire.files import ENDED_EARLY, ImageWriter, MrdFile, open_hdf5
 from ..wire.header import parse_header
 from ..wire.items import Image
+from ..wire.plain_files import read_plain
 from ..wire.streams import RecordedStream
 from . import client as wire_client
-from .client import Client, Compression, ReplayResult
+from .client import Client, ClientError, Compression, ReplayResult
+from .names import parameter_pairs
 from .outputs import check_file, check_picture
 from .progress import bars
 
 DEFAULT_CONFIG = "default.xml"
+_LONGEST_NAME = 1023
+_COUNTERS = ("slice", "contrast", "phase", "repetition", "set")
+_NO_IMAGE = sum(
+    1 << (flag - 1)
+    for flag in (
+        *(ismrmrd.ACQ_IS_NOISE_MEASUREMENT, ismrmrd.ACQ_IS_NAVIGATION_DATA, ismrmrd.ACQ_IS_PHASECORR_DATA),
+        *(ismrmrd.ACQ_IS_HPFEEDBACK_DATA, ismrmrd.ACQ_IS_RTFEEDBACK_DATA, ismrmrd.ACQ_IS_DUMMYSCAN_DATA),
+    )
+)
+"""Flags of readouts that belong in no image."""
+_OF_A_SCAN = {
+    "filename": "--filename",
+    "parameters": "--parameter",
+    "precision": "--precision",
+    "tolerance": "--tolerance",
+    "zfp": "--ZFP",
+    "realtime": "--realtime",
+    "png": "--png",
+    "report": "--report",
+}
+"""Options that say something of the scan that is sent, or of its images, with their flags."""
+_OF_A_PIPELINE = {"config": "--config", "config_local": "--config-local"}
 
 
 class ReplayError(IsocenterError):
@@ -58,11 +87,23 @@ class Options:
         return self.config is not None or self.config_local is not None
 
     def configuration(self) -> ConfigFile | ConfigScript:
-        """Return the message that names or carries the pipeline."""
+        """Return the message that names or carries the pipeline.
+
+        Raises
+        ------
+        ReplayError, FileError
+            There is no name, or a name and a file, or the file cannot be read.
+        """
+        if self.config is not None and self.config_local is not None:
+            raise ReplayError("give the name of a pipeline (-c), or a file (-C), not both")
+        if self.config is not None and not self.config.strip():
+            raise ReplayError("an empty text names no pipeline", where="--config")
+        if len((self.config or "").encode()) > _LONGEST_NAME:
+            raise ReplayError("that is too long for a name", where="--config", accepted=f"{_LONGEST_NAME} bytes")
         return (
             ConfigFile(self.config or DEFAULT_CONFIG)
             if self.config_local is None
-            else ConfigScript(self.config_local.read_bytes())
+            else ConfigScript(read_plain(self.config_local))
         )
 
     def compression(self) -> Compression | None:
@@ -83,10 +124,27 @@ class Options:
 
     def parameter_message(self) -> str | None:
         """Return the JSON of the parameters, None if there are none."""
-        pairs = [entry.partition("=") for entry in self.parameters]
-        if bad := [name for name, separator, _ in pairs if not separator]:
-            raise ReplayError(f"parameter {bad[0]!r} must be name=value")
-        return json.dumps({"parameters": {name: value for name, _, value in pairs}}) if pairs else None
+        pairs = parameter_pairs(self.parameters)
+        return json.dumps({"parameters": pairs}) if pairs else None
+
+    def refuse(self, flags: Mapping[str, str], beside: str) -> None:
+        """Refuse options that nothing reads beside another one.
+
+        Parameters
+        ----------
+        flags
+            Their names, and their flags.
+        beside
+            The other one's flag.
+
+        Raises
+        ------
+        ReplayError
+            One is not as it is by default.
+        """
+        default = Options()
+        if given := [flag for name, flag in flags.items() if getattr(self, name) != getattr(default, name)]:
+            raise ReplayError(f"{beside} does not read {', '.join(given)}: leave it out")
 
 
 def check(options: Options, *, asks: bool = False, queries: bool = False) -> None:
@@ -105,12 +163,23 @@ def check(options: Options, *, asks: bool = False, queries: bool = False) -> Non
         They do not, or they cannot.
     """
     if asks:
+        options.refuse(_OF_A_SCAN | _OF_A_PIPELINE, "--info")
         return
     options.configuration()
     if queries:
-        check_file(options.outfile, "--outfile")
-        return
-    options.parameter_message()
+        options.refuse(_OF_A_SCAN, "--query")
+    else:
+        options.parameter_message()
+        _check_scan(options)
+        ImageWriter(options.outfile, options.out_group)
+    check_file(options.outfile, "--outfile")
+    if options.png is not None:
+        check_picture(options.png, "--png")
+    if options.report is not None:
+        check_file(options.report, "--report")
+
+
+def _check_scan(options: Options) -> None:
     compression = options.compression()
     if options.filename is None:
         raise ReplayError("name a recorded scan with -f")
@@ -119,17 +188,24 @@ def check(options: Options, *, asks: bool = False, queries: bool = False) -> Non
     if options.outfile.exists() and options.outfile.samefile(options.filename):
         raise ReplayError(f"{options.outfile} is the scan itself", where="--outfile")
     if h5py.is_hdf5(options.filename):
-        MrdFile(options.filename, options.in_group).close()
+        _check_file(options.filename, options.in_group)
     elif options.realtime or compression:
         raise ReplayError("a recorded stream is sent as it is; --realtime and compression need an MRD file (HDF5)")
     else:
         RecordedStream(options.filename)
-    ImageWriter(options.outfile, options.out_group)
-    check_file(options.outfile, "--outfile")
-    if options.png is not None:
-        check_picture(options.png, "--png")
-    if options.report is not None:
-        check_file(options.report, "--report")
+
+
+def _check_file(path: Path, group: str) -> None:
+    """Refuse an MRD file of which nothing could come: without a header that is one, or without readouts that can be used."""
+    file = MrdFile(path, group)
+    try:
+        parse_header(file.header)
+    except HeaderError as error:
+        raise FileError(str(error), where=str(path)) from error
+    if not file.acquisition_count:
+        raise FileError(f"{path} holds no readouts", accepted="a recorded scan")
+    next(file.items())
+    file.close()
 
 
 def _connect(options: Options) -> wire_client.socket.socket:
@@ -147,10 +223,25 @@ def query(options: Options) -> str:
     client.send(options.configuration())
     result = client.finish()
     lines = [f"{name}: {value}" for report in result.reports for name, value in report.values.items()]
+    if result.failed:
+        raise ClientError(" ".join(text.strip() for text in result.texts))
     text = "\n".join([*lines, *result.texts])
     if lines:
         options.outfile.write_text(text + "\n", encoding="utf-8")
     return text or "the server reported nothing"
+
+
+@contextmanager
+def interrupted_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, as `timeout` sends it, end the command as Ctrl-C does, so that what has come is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there can it be asked for
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def replay(
@@ -161,14 +252,22 @@ def replay(
     on_image: Callable[[Image], None],
     on_text: Callable[[str], None],
 ) -> ReplayResult:
-    """Send the scan and write what comes back."""
+    """Send the scan and write what comes back; also what had come of a session that ends early."""
     check(options)
     assert options.filename is not None
     writer = ImageWriter(options.outfile, options.out_group, on_text)
-    if h5py.is_hdf5(options.filename):
-        result = _replay_file(options, options.filename, on_start, on_acquisition, on_image, on_text)
-    else:
-        result = _replay_stream(options, options.filename, on_acquisition, on_image, on_text)
+    client = Client(_connect(options), on_image=on_image, on_text=on_text)
+    try:
+        if h5py.is_hdf5(options.filename):
+            result = _send_file(client, options, options.filename, on_start, on_acquisition, on_text)
+        else:
+            result = _send_stream(client, options, options.filename, on_acquisition, on_text)
+    except BaseException as error:
+        _keep(options, writer, client.stop(), str(error) or "the client was interrupted", on_text)
+        raise
+    if result.failed:
+        _keep(options, writer, result, "the server reported an error", on_text)
+        return result
     _write(options, writer, result)
     if options.png and result.images:
         from .replayed import draw_replayed
@@ -195,25 +294,23 @@ def replay_shown(options: Options, console: Console, label: str = "") -> ReplayR
         )
 
 
-def _replay_file(
+def _send_file(
+    client: Client,
     options: Options,
     path: Path,
     on_start: Callable[[int], None],
     on_acquisition: Callable[[], None],
-    on_image: Callable[[Image], None],
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     compression, parameters, configuration = options.compression(), options.parameter_message(), options.configuration()
     file = MrdFile(path, options.in_group)
-    header, items = file.header, file.items()
-    first = list(islice(items, 1))  # a file of which nothing can be used is refused before anything is sent
+    header = file.header
     on_start(file.acquisition_count)
     noise_level = _noise_level(options, header) if compression and compression.tolerance else 1.0
-    client = Client(_connect(options), on_image=on_image, on_text=on_text)
     result = wire_client.replay(
         client,
         header,
-        chain(first, items),
+        file.items(),
         configuration,
         parameters=parameters,
         realtime=options.realtime,
@@ -227,17 +324,16 @@ def _replay_file(
     return result
 
 
-def _replay_stream(
+def _send_stream(
+    client: Client,
     options: Options,
     path: Path,
     on_acquisition: Callable[[], None],
-    on_image: Callable[[Image], None],
     on_text: Callable[[str], None],
 ) -> ReplayResult:
     """Send a recorded stream byte by byte as it came; its configuration gives way to one that was chosen."""
     stream, parameters = RecordedStream(path), options.parameter_message()
     replaces = options.names_configuration or (stream.header and not stream.configuration)
-    client = Client(_connect(options), on_image=on_image, on_text=on_text)
     result = wire_client.replay_stream(
         client,
         stream,
@@ -260,6 +356,33 @@ def _noise_level(options: Options, header: bytes) -> float:
             values = wire_client.noise_statistics(_connect(options), dependency.measurementID)
             return float(values.get("min_sigma", 1.0))
     return 1.0
+
+
+def _keep(
+    options: Options, writer: ImageWriter, result: ReplayResult, reason: str, on_text: Callable[[str], None]
+) -> None:
+    """Write what had come of a session that ended early, with the reason on each image."""
+    images, path = len(result.images), options.filename
+    places = _places(path, options.in_group) if path is not None and h5py.is_hdf5(path) else 0
+    of = f" of {places}" if places >= images else ""
+    for image in result.images:
+        image.meta[ENDED_EARLY] = f"{images}{of} images had come when the session ended: {reason}"
+        writer.write(image)
+    writer.close()
+    where = f": in {options.outfile}, group {options.out_group!r}, marked {ENDED_EARLY}" if images else ""
+    on_text(f"{images}{of} images had come when the session ended{where}")
+
+
+def _places(scan: Path, group: str) -> int:
+    """Count the slices, echoes, frames and sets of an MRD file, each of which is an image at least; 0 where it does not tell."""
+    with open_hdf5(scan, "MRD file") as file:
+        try:
+            heads = file[group]["data"]["head"]  # type: ignore[index]
+            counters = np.stack([heads["idx"][name] for name in _COUNTERS], axis=1)
+            imaging = heads["flags"].astype(np.uint64) & np.uint64(_NO_IMAGE) == 0
+        except (LookupError, OSError, RuntimeError, TypeError, ValueError):
+            return 0
+    return len(np.unique(counters[imaging], axis=0))
 
 
 def _write(options: Options, writer: ImageWriter, result: ReplayResult) -> None:

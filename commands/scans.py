@@ -197,7 +197,7 @@ def replay(
         report=report,
     )
     replay_command.check(options, asks=info is not None, queries=query)
-    with working():
+    with working(), replay_command.interrupted_by_sigterm():
         if info is not None:
             out.print(replay_command.ask(options, info), markup=False)
         elif query:

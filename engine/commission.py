@@ -63,7 +63,8 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
         elif isinstance(outcome, BundleError):
             failures[name] = str(outcome)
         else:  # the programs that run models raise what they like
-            log.debug("bundle %s: %s", bundle.manifest.name, name, exc_info=outcome)
+            said = str(outcome)  # of the probe: no patient's data can be in it
+            log.warning("bundle %s: %s cannot be run here: %s", bundle.manifest.name, name, said, exc_info=outcome)
             failures[name] = f"it cannot be run here ({type(outcome).__name__})"
     if wanted == "torchscript-nhwc" and not (runtimes or failures) and "torchscript" in readers(bundle):
         return commission(bundle, device, "torchscript")  # it would do the same

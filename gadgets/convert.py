@@ -13,7 +13,7 @@ from .gadget import FromClient, Stream, gadget
 from .image_array import split_image_arrays
 from .scale import note_scale
 from .scan import Scan
-from .to_integer import report_clipping
+from .to_integer import report_clipping, report_rounding
 
 _COUNTS_PER_NOISE = 4.0
 """Of whitened images, whose noise has a standard deviation of 1: rounding adds 0.3 % to it, and an SNR of 1000 fits 12 bits."""
@@ -39,16 +39,16 @@ def convert(
 
     Magnitudes become ``round(scale * m)``; real and imaginary parts the same, with the middle of the range added; phases
     ``round(2048 * phi / pi) + 2048``, where pi becomes 0 as -pi does. The largest value is ``2^bits - 1``, with the header's
-    ``userParameterLong`` ``BitsStored`` or 12 bits. What is larger is clipped; the image says how many pixels are, and the client
-    is told. Meta attributes ``IsocenterScale`` and ``IsocenterOffset`` say how to come back:
-    ``value = (pixel - offset) / scale``.
+    ``userParameterLong`` ``BitsStored`` or 12 bits. What is larger is clipped; the image says how many pixels are, and whether
+    few grey levels are left, and the client is told. Meta attributes ``IsocenterScale`` and ``IsocenterOffset`` say how to come
+    back: ``value = (pixel - offset) / scale``.
 
     Parameters
     ----------
     items
         Images; others pass by, and so do complex images, and integers.
     scan
-        Its header says how many bits are stored. Told about clipping.
+        Its header says how many bits are stored. Told about clipping and coarse rounding.
     output
         What pixels are: ``float32``, as they were reconstructed; ``uint16`` or ``int16``.
     scale
@@ -94,13 +94,16 @@ def _converted(image: Image, factor: float, high: int, output: str, scan: Scan) 
     offset = (high + 1) // 2 if is_signed else 0
     if is_phase:
         factor, offset, high = _PHASE_MIDDLE / math.pi, _PHASE_MIDDLE, 2 * _PHASE_MIDDLE - 1
-    values = np.rint(np.nan_to_num(image.data.astype(np.float64), posinf=math.inf, neginf=-math.inf) * factor) + offset
+    counts = image.data.astype(np.float64) * factor
+    values = np.rint(np.nan_to_num(counts, posinf=math.inf, neginf=-math.inf)) + offset
     if is_phase:
         values = _wrapped(values)
     meta = image.meta
+    note_scale(meta, factor, offset)
+    if rounded := report_rounding(image, counts, scan):
+        meta["IsocenterRounded"] = rounded
     if clipped := report_clipping(values, 0, high, scan, signed=is_signed):
         meta["IsocenterClipped"] = clipped
-    note_scale(meta, factor, offset)
     return make_image(np.clip(values, 0, high).astype(output), image.getHead(), meta)
 
 

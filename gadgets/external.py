@@ -19,6 +19,7 @@ _CONFIG, _HEADER, _QUERY, _RESPONSE = 2, 3, 6, 7
 _CLOSE = struct.pack("<H", 4)
 _QUESTION = b"isocenter::version"
 _CHUNK = 2**20
+_LAST_PORT, _DIGITS = 65535, 5
 _RESIDENT_SECONDS = 5.0
 """That a resident service may take to say that it is one."""
 
@@ -42,12 +43,30 @@ def external(connection: Any) -> None:
         _copy_without_close(service, gadgetron)
 
 
+def resident_address() -> tuple[str, int]:
+    """Return host and port of the resident service, from ``ISOCENTER_ADDRESS``.
+
+    Raises
+    ------
+    SystemExit
+        It names none, which the log says in a sentence: status 2.
+    """
+    address = os.environ.get("ISOCENTER_ADDRESS") or DEFAULT_ADDRESS
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdecimal() and len(port) <= _DIGITS and 0 < int(port) <= _LAST_PORT):
+        log.error(
+            "variable ISOCENTER_ADDRESS: %r is no address; accepted: host:port, such as %s", address, DEFAULT_ADDRESS
+        )
+        raise SystemExit(2)
+    return host.strip("[]"), int(port)
+
+
 def connect_resident() -> socket.socket | None:
     """Connect to the resident service; None if there is none, or something else answers there."""
-    host, _, port = os.environ.get("ISOCENTER_ADDRESS", DEFAULT_ADDRESS).rpartition(":")
+    host, port = resident_address()
     end = time.monotonic() + _RESIDENT_SECONDS
     try:
-        service = socket.create_connection((host, int(port)), timeout=_RESIDENT_SECONDS)
+        service = socket.create_connection((host, port), timeout=_RESIDENT_SECONDS)
     except OSError:
         return None
     try:

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 from ..gadgets import load as load_gadget
 from ..gadgets.gadget import Gadget
 from ..wire.errors import PipelineError, nearest
+from ..wire.plain_files import read_plain
 from . import stock
 from .order import check_order
 from .xml_input import at, check_parts, place, read_xml, strip_namespaces, tag_of, text_of
@@ -152,7 +153,7 @@ def load(name: str, folders: Sequence[Path] = ()) -> Pipeline:
         An option of a gadget is wrong.
     """
     path = find(name, folders)
-    return parse(path.read_bytes(), path.name, folders)
+    return parse(read_plain(path), path.name, folders)
 
 
 def parse(xml: bytes, name: str = "configuration", folders: Sequence[Path] = ()) -> Pipeline:
@@ -390,7 +391,7 @@ def _named_steps(path: Path, name: str, folders: Sequence[Path]) -> tuple[Step, 
         raise PipelineError(f"a pipeline cannot name itself: {' names '.join((*chain, path.name))}", where=name)
     token = _naming.set(chain)
     try:
-        return parse(path.read_bytes(), path.name, folders).steps
+        return parse(read_plain(path), path.name, folders).steps
     finally:
         _naming.reset(token)
 

@@ -6,6 +6,7 @@ service itself reads comes besides.
 
 import inspect
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,6 +62,35 @@ OF_THE_SERVICE: dict[str, Parameter] = {
     )
 }
 """Parameters of every scan that no gadget reads."""
+
+
+def of_message(text: str) -> Mapping[str, Any] | None:
+    """Return the parameters of FIRE's JSON message, by name; None if the text is something else.
+
+    Raises
+    ------
+    OptionError
+        One is given twice: JSON does not say which of them counts.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_Members)
+    except (ValueError, RecursionError):
+        return None
+    parameters = content.get("parameters") if isinstance(content, _Members) else None
+    if not isinstance(parameters, _Members):
+        return None
+    if doubled := content.doubled or parameters.doubled:
+        raise OptionError(f"{doubled[:40]!r} is given twice", where="parameters of the scan", accepted="each name once")
+    return dict(parameters)
+
+
+class _Members(dict[str, Any]):
+    """An object of JSON that knows which of its names came twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        counts = Counter(name for name, _ in pairs)
+        self.doubled: str = next((name for name, count in counts.items() if count > 1), "")
 
 
 def parameters_of(pipeline: Pipeline) -> dict[str, Parameter]:

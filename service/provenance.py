@@ -1,6 +1,6 @@
 """What every image says of where it comes from, and whether anything is missing in it; listed in ``docs/images.md``."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from xml.etree.ElementTree import ParseError
 
@@ -25,10 +25,26 @@ OTHERS = (
 """What else is said of where an image comes from."""
 DOUBTS = (
     *("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle"),
-    *("Fallback", "OutsideDomain", "Negative", "Clipped", "Uncalibrated", "Maps"),
+    *("Fallback", "OutsideDomain", "Negative", "Clipped", "Rounded", "Uncalibrated", "Maps", "EndedEarly"),
 )
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
-_NO_FAULT = {f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS, *DOUBTS)}
+_ORIGIN = frozenset(f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS))
+_NO_FAULT = _ORIGIN | {f"{PREFIX}{name}" for name in DOUBTS}
+_COMPLETE = f"{PREFIX}Complete"
+
+
+def amiss(meta: Mapping[str, object]) -> dict[str, str]:
+    """Return what is wrong or in doubt with an image, by the names that stand after ``Isocenter``; what only informs is not.
+
+    Parameters
+    ----------
+    meta
+        Its meta attributes.
+    """
+    found = {name: str(text) for name, text in meta.items() if name.startswith(PREFIX) and name not in _ORIGIN}
+    if str(meta.get(_COMPLETE, "yes")) != "yes" and found.keys() <= _NO_FAULT:  # nothing else says what is left out
+        found[_COMPLETE] = str(meta[_COMPLETE])
+    return {name.removeprefix(PREFIX): text for name, text in found.items()}
 
 
 class Provenance:
@@ -74,7 +90,7 @@ class Provenance:
             meta[f"{PREFIX}{name}"] = value
         # another program may not have passed on what the blocks said that it got
         reasons = _left_out(meta) or ([] if is_ours else self._scan.problem_messages())
-        meta[f"{PREFIX}Complete"] = f"no: {'; '.join(reasons)}" if reasons else "yes"
+        meta[_COMPLETE] = f"no: {'; '.join(reasons)}" if reasons else "yes"
 
     def _written(self, xml: str) -> str:
         """Add to meta attributes as XML; what cannot be read stays as it is."""

@@ -27,6 +27,7 @@ from .memory import MUCH, return_freed_memory
 from .session import Session
 from .settings import Settings, reloaded
 from .spool import Spool
+from .transport import set_options
 from .watch import Refused, Watch, write_to_log
 
 log: logging.Logger = logging.getLogger("isocenter.server")
@@ -223,7 +224,7 @@ class Server:
             self._stopping.wait(_PAUSE_SECONDS)
 
     def _admit(self, sock: socket.socket, address: str, farewells: Farewells) -> None:
-        _set_options(sock)
+        set_options(sock)
         with self._lock:
             running = [slot.address for slot in self._slots]
         if refused := refusal(address, running, self.settings):
@@ -302,15 +303,6 @@ def _alive_after(seconds: float, slots: Collection[_Slot], hurry: threading.Even
         alive[0].thread.join(_TICK)
         alive = [slot for slot in alive if slot.thread.is_alive()]
     return alive
-
-
-def _set_options(sock: socket.socket) -> None:
-    """Send what there is at once, and notice within minutes that a peer is gone without a word."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
-        if hasattr(socket, option):  # not every system has them
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 def _spare_descriptor() -> int | None:

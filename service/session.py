@@ -1,6 +1,5 @@
 """One scan over one connection: a conversation, a chain, and timing."""
 
-import json
 import logging
 import os
 import socket
@@ -15,10 +14,10 @@ from ..gadgets.kspace import Item
 from ..gadgets.scan import Scan
 from ..pipelines import loader
 from ..pipelines.loader import Pipeline
-from ..pipelines.parameters import complaint
+from ..pipelines.parameters import complaint, of_message
 from ..wire import ConfigFile, ConfigScript, Header, Message, ProtocolError, Query, Text
 from ..wire.conversation import DATA, Conversation, Meaning, State
-from ..wire.errors import IsocenterError
+from ..wire.errors import IsocenterError, OptionError
 from ..wire.header import NO_HEADER
 from ..wire.items import Image, Interruption
 from . import queries
@@ -234,7 +233,7 @@ class Session:
 
     def _note(self, message: Text) -> None:
         """Take note of text; parameters that come with the data come too late, which is said."""
-        if self._chain is not None and _json_parameters(message.text):
+        if self._chain is not None and _are_parameters(message.text):
             self._chain.scan.report("late parameters", "parameters came after the first data; they are passed over")
         else:
             self.log.debug("the client says something")
@@ -287,7 +286,7 @@ class Session:
                 break
             if meaning is Meaning.STRAY:
                 _report_stray(message, chain.scan)
-            if isinstance(message, Text) and (parameters := _json_parameters(message.text)) is not None:
+            if isinstance(message, Text) and (parameters := of_message(message.text)) is not None:
                 chain = self._with_parameters(chain, pipeline, parameters)
             elif isinstance(message, Text) and message.text.lstrip().startswith("{"):
                 self._warn(_NO_PARAMETERS)
@@ -449,14 +448,11 @@ def _host_of(sock: socket.socket) -> str:
     return str(name[0]) if isinstance(name, tuple) else ""
 
 
-def _json_parameters(text: str) -> Mapping[str, Any] | None:
-    """Parameters of FIRE's JSON message; None if the text is something else."""
+def _are_parameters(text: str) -> bool:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    parameters = content.get("parameters") if isinstance(content, dict) else None
-    return parameters if isinstance(parameters, dict) else None
+        return bool(of_message(text))
+    except OptionError:
+        return True
 
 
 logging.getLogger("isocenter").addHandler(logging.NullHandler())

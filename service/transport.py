@@ -299,6 +299,15 @@ class Sender:
             self._socket.shutdown(socket.SHUT_RDWR)
 
 
+def set_options(sock: socket.socket) -> None:
+    """Send what there is at once, and notice within minutes that a peer is gone without a word."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+        if hasattr(socket, option):  # not every system has them
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
 def send_buffers(sock: socket.socket, buffers: Sequence[Buffer], *, deadline: float | None = None) -> None:
     """Send buffers one after another without joining them.
 

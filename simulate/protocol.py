@@ -160,6 +160,14 @@ class ScanProtocol:
             raise SimulationError(f"phantom {TEMPLATE!r} is one of still 2-D slices")
         if find_pattern(self.sampling).points and self.partitions == 1:
             raise self._no_readouts()
+        if (calibrated := self.calibration_lines()).any() and calibrated.sum() < self.acs:
+            rows, middle = np.flatnonzero(self.measurable_lines()), self.lines // 2
+            before, after = middle - int(rows[0]), int(rows[-1]) + 1 - middle
+            raise SimulationError(
+                f"of {self.acs} calibration lines around the middle only {calibrated.sum()} can be measured",
+                where="acs",
+                accepted=f"0 to {2 * min(before, after) + (after > before)}",
+            )
 
     @property
     def lines(self) -> int:

@@ -435,6 +435,11 @@ class TestSecondRuntime:
         assert model.runtime == "torchscript"
         assert model.compute(self.inputs(bundle)).runtime == "torchscript"
         assert f"bundle Convolves is used without a runtime, torchscript-nhwc: {reason}" in caplog.text
+        if runtime is None:  # what a program raised itself is told as well
+            told = next(each for each in caplog.records if "cannot be run here: 'NoneType'" in each.getMessage())
+            assert told.getMessage().startswith("bundle Convolves: torchscript-nhwc cannot be run here: ")
+            assert told.levelname == "WARNING"
+            assert told.exc_info
 
     def test_the_last_one_is_not_waited_for_without_end(self, bundle, monkeypatch):
         monkeypatch.setattr(commission_module, "_SECONDS", 0.1)

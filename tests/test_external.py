@@ -221,6 +221,16 @@ class TestStartedByGadgetron:
             assert connect_resident() is None
             assert time.monotonic() - start < 5
 
+    @pytest.mark.parametrize(
+        "address", ["localhost", "localhost:", "localhost:x", ":9012", "localhost:0", "a:65536", "a:²"]
+    )
+    def test_an_address_that_is_none_ends_it_in_a_sentence(self, monkeypatch, caplog, address):
+        monkeypatch.setenv("ISOCENTER_ADDRESS", address)
+        with pytest.raises(SystemExit) as ended:
+            connect_resident()
+        assert ended.value.code == 2
+        assert f"variable ISOCENTER_ADDRESS: {address!r} is no address; accepted: host:port" in caplog.text
+
     def test_starting_imports_no_torch(self):
         code = "import sys, isocenter.gadgets; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -186,6 +186,16 @@ class TestScans:
             result.texts
         )
 
+    @pytest.mark.parametrize(
+        "text",
+        ['{"parameters": {"bundle": "rss", "bundle": "sense"}}', '{"parameters": {}, "parameters": {"bundle": "rss"}}'],
+    )
+    def test_one_that_is_given_twice_gives_no_image(self, service, small_scan, text):
+        result = service.replay(small_scan, "network", parameters=text)
+        assert not result.images
+        assert result.failed
+        assert "is given twice; accepted: each name once" in str(result.texts)
+
     @pytest.mark.parametrize("text", ['{"bundle": "sense"}', "{'parameters': 1}", '{"parameters": [1]}'])
     def test_a_text_without_parameters_is_told(self, service, small_scan, text):
         result = service.replay(small_scan, "rss", parameters=text)

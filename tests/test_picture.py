@@ -12,7 +12,8 @@ from isocenter.commands.demo import PROTOCOL
 from isocenter.commands.picture import Geometry, Panel, Row, Sheet, draw, error_panels, show
 from isocenter.commands.picture.geometry import geometry_of, make_geometry, radiological
 from isocenter.commands.picture.images import MOST, complaints, image_sheet, planes
-from isocenter.commands.picture.truth import compare, matched, mean_score
+from isocenter.commands.picture.truth import Score, compare, matched, mean_score
+from isocenter.service.provenance import BUNDLE, DOUBTS, OTHERS
 from isocenter.simulate.protocol import directions
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.errors import FileError
@@ -156,6 +157,28 @@ class TestSeries:
         assert sheet.rows[0].panels[0].warning == "! Undersampled"
         assert sheet.notes == ["series 1: Undersampled: the image is aliased"]
         assert complaints(picture(np.ones((8, 8), np.float32))) == []
+
+    def test_what_an_image_only_tells_is_not_amiss(self):
+        image = picture(np.ones((8, 8), np.float32))
+        for name in (*BUNDLE, *OTHERS):
+            image.meta[f"Isocenter{name}"] = "yes" if name == "Complete" else "something"
+        assert image_sheet([image], "").rows[0].panels[0].warning == ""
+        for name in DOUBTS:
+            image.meta[f"Isocenter{name}"] = "something"
+        assert image_sheet([image], "").rows[0].panels[0].warning == f"! {', '.join(sorted(DOUBTS))}"
+
+    def test_what_is_left_out_is_shown_beside_what_is_in_doubt(self):
+        image = picture(np.ones((8, 8), np.float32))
+        image.meta["IsocenterClipped"], image.meta["IsocenterComplete"] = "1 of 9 pixels", "no: lines are missing"
+        assert complaints(image) == ["Clipped: 1 of 9 pixels", "Complete: no: lines are missing"]
+
+    @pytest.mark.parametrize(
+        ("ghosts", "said"),
+        [(0.01449, "aliases 1.4 % of the object: not visible"), (0.0146, "aliases 1.5 % of the object: visible")],
+    )
+    def test_aliases_are_judged_by_the_number_that_is_printed(self, ghosts, said):
+        assert Score(1.0, 40.0, ghosts).aliasing == f"{said} (from 1.5 %)"
+        assert Score(1.0, 40.0, ghosts).is_aliased == (" visible" in said.replace("not visible", ""))
 
 
 def test_errors_have_one_factor_that_does_not_clip_the_median_one():

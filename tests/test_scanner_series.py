@@ -21,6 +21,7 @@ SLICES = ScanProtocol(matrix=32, coils=4, slices=3, acceleration=2, acs=12, nois
 BITS = (
     "<userParameters><userParameterLong><name>BitsStored</name><value>16</value></userParameterLong></userParameters>"
 )
+WHITENED = {"IsocenterNoiseSource": "noise readouts of this scan"}
 FRONT = [(load(name), {}) for name in ("accumulate", "prewhiten", "estimate_coil_maps")]
 
 
@@ -107,9 +108,79 @@ class TestConvert:
         assert "1 of 3 pixels" in bright.meta["IsocenterClipped"]
         assert phase.data.ravel().tolist() == [2048, 2048, 2048]
 
+    @pytest.mark.parametrize(
+        ("values", "attributes", "scale", "said"),
+        [
+            (np.linspace(0, 1, 100), {}, 10, "the brightest of its pixels are 9.9 grey levels"),
+            (np.linspace(0, 1, 100), {}, 1e-3, "the brightest of its pixels are 0.00099 grey levels"),
+            (np.linspace(0, 1, 100), {}, 17, None),
+            (np.linspace(0, 40, 100), WHITENED, 1, None),
+            (np.linspace(0, 40, 100), WHITENED, 0.5, None),
+            (np.linspace(0, 40, 100), WHITENED, 0.2, "43% of the pixels that stand out of the noise have fewer than 4"),
+            (np.r_[1e5, np.linspace(6, 30, 99)], WHITENED, 0.04, "99% of the pixels that stand out of the noise"),
+            (np.linspace(900, 1000, 100), WHITENED, 0.1, None),
+            (np.linspace(0, 4, 100), WHITENED, 0.01, None),
+            (
+                np.linspace(0, 3, 100),
+                WHITENED | {"IsocenterShows": "uncertainty"},
+                4,
+                "the brightest of its pixels are 12",
+            ),
+            (np.zeros(100), {}, 1, None),
+            (np.r_[np.nan, np.linspace(0, 1, 99)], {}, 100, "1 of 100 pixels are no numbers and become zero"),
+        ],
+    )
+    def test_integers_that_show_little_of_an_image_are_told(self, values, attributes, scale, said):
+        this = scan()
+        (out,) = converted([image(values, **attributes)], this, scale=scale)
+        rounded = out.meta.get("IsocenterRounded")
+        if said is None:
+            assert rounded is None
+            assert "rounded" not in this.problems
+        else:
+            assert rounded.startswith(said)
+            what = " of the uncertainty" if "IsocenterShows" in attributes else ""
+            assert this.problems["rounded"] == f"in an image{what}, {rounded}"
+
+    def test_images_of_one_factor_are_told_of_once(self):
+        this = scan()
+        images = converted([image([1.0, 2.0]), image([0.001, 0.002]), image([0.002, 0.001])], this)
+        assert ["IsocenterRounded" in each.meta for each in images] == [False, True, True]
+        assert len(this.problems) == 1
+        assert this.problem_messages()[0].endswith("take float32 (2 times)")
+
+    def test_a_phase_has_levels_enough_whatever_it_is(self):
+        (out,) = converted([image([0, 1e-4, 1e-3], ismrmrd.IMTYPE_PHASE)])
+        assert "IsocenterRounded" not in out.meta
+
     def test_complex_images_pass(self):
         complex_image = make_image(np.ones((1, 1, 2, 2), np.complex64), ImageHeader())
         assert converted([complex_image]) == [complex_image]
+
+
+class TestToInteger:
+    def made(self, images, of_scan=None, **options):
+        return list(load("to_integer")(iter(images), of_scan or scan(), **options))
+
+    def test_images_that_were_not_scaled_are_told(self):
+        this = scan()
+        (out,) = self.made([image([0, 1e-5])], this)
+        assert out.data.max() == 0
+        assert out.meta["IsocenterRounded"].startswith("the brightest of its pixels are")
+        assert "grey levels" in this.problems["rounded"]
+        (out,) = self.made(load("scale")(iter([image(np.linspace(0, 1e-5, 100))]), scan()))
+        assert "IsocenterRounded" not in out.meta
+
+    def test_the_noise_is_scaled_with_the_image(self):
+        noisy = image(np.linspace(0, 40, 100), **WHITENED)
+        for factor, is_told in ((0.1, True), (1.0, False)):
+            (out,) = self.made(load("scale")(iter([image(noisy.data, **WHITENED)]), scan(), factor=factor))
+            assert ("IsocenterRounded" in out.meta) == is_told
+
+    def test_what_is_no_number_is_zero_also_of_parts_with_signs(self):
+        (out,) = self.made([image([np.nan, -100, 100], ismrmrd.IMTYPE_REAL)])
+        assert out.data.ravel().tolist() == [2048, 1948, 2148]
+        assert "1 of 3 pixels are no numbers" in out.meta["IsocenterRounded"]
 
 
 class TestFinish:

@@ -232,6 +232,24 @@ def test_a_wrong_protocol_is_refused():
         ScanProtocol(phantom="foot")
 
 
+@pytest.mark.parametrize(
+    ("options", "measured", "most"),
+    [
+        ({"matrix": 16, "acs": 17}, 16, 16),
+        ({"matrix": 17, "acs": 18}, 17, 17),
+        ({"matrix": 64, "partial_fourier": 0.6, "acs": 24}, 18, 13),
+        ({"matrix": 64, "phase_resolution": 0.25, "acs": 24}, 16, 16),
+    ],
+)
+def test_more_calibration_lines_than_can_be_measured_are_refused(options, measured, most):
+    refused = f"acs: of {options['acs']} calibration lines around the middle only {measured} can be measured"
+    with pytest.raises(SimulationError, match=f"{refused}; accepted: 0 to {most}$"):
+        ScanProtocol(**options, acceleration=2)
+    assert ScanProtocol(**options | {"acs": most}, acceleration=2).calibration_lines().sum() == most
+    ScanProtocol(**options)  # without acceleration there are none
+    ScanProtocol(**options, acceleration=2, calibration="none")
+
+
 @pytest.mark.parametrize("pattern", ["poisson-disc", "points-variable-density"])
 def test_scans_with_partitions_measure_points_of_ky_and_kz(pattern):
     protocol = ScanProtocol(

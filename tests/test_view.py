@@ -12,6 +12,7 @@ from isocenter.simulate.files import FileLayout
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.files import ImageWriter
 from isocenter.wire.image_files import image_series
+from isocenter.wire.items import ImageHeader, make_image
 from typer.testing import CliRunner
 
 
@@ -196,6 +197,19 @@ class TestAnythingElse:
             said = view(tmp_path / name, status=2)
             assert "error: " in said
             assert complaint in said.replace("\n", " "), name
+
+    def test_a_group_that_is_not_there_is_told_with_those_that_are(self, slices, tmp_path):
+        slices.save(tmp_path / "scan.h5")
+        writer = ImageWriter(tmp_path / "scan.h5", "first try")
+        writer.write(make_image(np.ones((1, 1, 8, 8), np.float32), ImageHeader()))
+        writer.close()
+        for group in ("first tri", "first"):
+            said = view(tmp_path / "scan.h5", "-g", group, status=2).replace("\n", " ")
+            assert f"has no group {group!r} of images or of a scan" in said
+            assert "accepted: dataset, first try" in said
+        assert "(nearest: 'first try')" in view(tmp_path / "scan.h5", "-g", "first tri", status=2)
+        for group in ("first try", "first try/image_0", "/first try/", "dataset", "/dataset"):
+            view(tmp_path / "scan.h5", "-g", group)
 
     def test_a_picture_that_cannot_be_written_is_refused_before_the_work(self, tmp_path):
         said = view(tmp_path / "nothing", "-o", tmp_path / "no folder" / "x.png", status=2)

@@ -8,7 +8,6 @@ of one name, and ``010`` for 8.
 
 import json
 import re
-import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from .accepted import accepted
-from .errors import IsocenterError, nearest
+from .errors import FileError, IsocenterError, nearest
+from .plain_files import read_plain
 
 _TAG = "tag:yaml.org,2002:"
 _TAKEN_OTHERWISE = {f"{_TAG}{kind}" for kind in ("int", "float", "timestamp")}
@@ -99,25 +99,17 @@ def read_entries(path: Path, what: str, error: type[IsocenterError]) -> dict[str
     IsocenterError
         It cannot be read, or holds no names with values.
     """
-    where = f"{what} {path}"
     try:
-        # to open a pipe would wait for whoever writes into it
-        if not stat.S_ISREG(path.stat().st_mode):
-            kind = "a folder" if path.is_dir() else "no plain file"
-            raise error(f"{where} cannot be read: it is {kind}")
-        with path.open("rb") as file:
-            text = file.read(_LONGEST + 1)
-    except OSError as reason:
-        raise error(f"{where} cannot be read: {reason.strerror}") from reason
-    except ValueError as reason:  # a path with a zero
-        raise error(f"{where} cannot be read: {reason}") from reason
-    return parse_entries(text, where, error)
+        text = read_plain(path, longest=_LONGEST)
+    except FileError as reason:
+        raise error(f"{what} {reason.what}", accepted=reason.accepted) from reason
+    return parse_entries(text, f"{what} {path}", error)
 
 
 def parse_entries(text: bytes, where: str, error: type[IsocenterError]) -> dict[str, Any]:
     """Return what the text of a file says; parameters and errors are those of ``read_entries``, ``where`` being what it is."""
     if len(text) > _LONGEST:
-        raise error(f"{where} cannot be read: it is too long", accepted=f"{_LONGEST} bytes")
+        raise error(f"{where} cannot be read: it is too long", accepted="up to 1 MiB")
     try:
         content = yaml.load(text.decode("utf-8-sig"), _Loader)  # noqa: S506 - a safe one
     except UnicodeDecodeError as reason:

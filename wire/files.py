@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from .errors import FileError
 from .items import ACQUISITION_HEADER, Acquisition, AcquisitionHeader, Image, Waveform, make_acquisition
 
+ENDED_EARLY = "IsocenterEndedEarly"
+"""Meta attribute of images whose session did not come to its end: why, so that nobody takes them for all there are."""
+
 _CHUNK = 128
 _MOST = 65535
 _COUNTED = frozenset(

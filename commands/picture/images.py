@@ -8,6 +8,7 @@ import ismrmrd
 import numpy as np
 from numpy.typing import NDArray
 
+from ...service.provenance import amiss
 from ...wire.items import Image
 from .geometry import Geometry, geometry_of, radiological
 from .panel import Panel, Row, Sheet, brightest, in_rows
@@ -24,14 +25,6 @@ _TYPES = {
     ismrmrd.IMTYPE_COMPLEX: "complex",
 }
 _COUNTERS = ("slice", "contrast", "phase", "repetition", "set", "average")
-ORIGIN = frozenset(
-    (
-        *("Version", "Pipeline", "PipelineHash", "Bundle", "BundleVersion", "BundleHash", "Runtime", "Device"),
-        *("Network", "Batch", "Programs", "NoiseSource", "NoiseTime", "NoiseSamples", "NoiseHash"),
-        *("Parameters", "Scale", "Offset", "Shows", "Uncertainty", "Regularization"),
-    )
-)
-"""Attributes that say where an image comes from; what else begins with ``Isocenter`` says what is amiss or in doubt."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ def varying(every: Sequence[Plane]) -> list[str]:
 def plane_panels(plane: Plane, counters: Sequence[str]) -> list[Panel]:
     """Make the panel of a plane; of a complex one magnitude and phase."""
     image, label = plane.image, label_of(plane, counters)
-    marked = ", ".join(name for name in sorted(dict(_amiss(image)))).replace("Isocenter", "")
+    marked = ", ".join(sorted(amiss(image.meta)))
     panel = Panel(plane.data, label, None, plane.geometry, warning=f"! {marked}" if marked else "")
     if np.iscomplexobj(plane.data):
         phase = np.angle(plane.data).astype(np.float32)
@@ -197,16 +190,4 @@ def origin(image: Image) -> str:
 
 def complaints(image: Image) -> list[str]:
     """What an image says is amiss or in doubt, a sentence each."""
-    return [f"{name.removeprefix('Isocenter')}: {text}" for name, text in _amiss(image)]
-
-
-def _amiss(image: Image) -> list[tuple[str, str]]:
-    found = [
-        (name, str(value))
-        for name, value in image.meta.items()
-        if name.startswith("Isocenter") and name.removeprefix("Isocenter") not in {*ORIGIN, "Complete"}
-    ]
-    complete = str(image.meta.get("IsocenterComplete", "yes"))
-    if complete != "yes" and not found:
-        found.append(("IsocenterComplete", complete))
-    return found
+    return [f"{name}: {text}" for name, text in amiss(image.meta).items()]

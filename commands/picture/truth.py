@@ -42,9 +42,14 @@ class Score:
     ghosts: float | None = None
 
     @property
+    def percent(self) -> str:
+        """What is left of aliases in percent of the object, as it is printed; ``-`` where it cannot be measured."""
+        return "-" if self.ghosts is None else f"{100 * self.ghosts:.1f}"
+
+    @property
     def is_aliased(self) -> bool:
-        """Whether aliasing is to be seen."""
-        return self.ghosts is not None and self.ghosts > VISIBLE_ALIASING
+        """Whether aliasing is to be seen, of the number as it is printed: nobody is to read that 1.5 is less than 1.5."""
+        return self.ghosts is not None and float(self.percent) >= 100 * VISIBLE_ALIASING
 
     def __str__(self) -> str:
         return f"SSIM {self.ssim:.3f}, PSNR {self.psnr:.1f} dB"
@@ -55,7 +60,7 @@ class Score:
         if self.ghosts is None:
             return ""
         seen = "visible" if self.is_aliased else "not visible"
-        return f"aliases {100 * self.ghosts:.1f} % of the object: {seen} (from {100 * VISIBLE_ALIASING:g} %)"
+        return f"aliases {self.percent} % of the object: {seen} (from {100 * VISIBLE_ALIASING:g} %)"
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

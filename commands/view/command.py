@@ -88,7 +88,7 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
 def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_stored: bool) -> "Sheet":
     import h5py
 
-    from ...wire.errors import FileError
+    from ...wire.errors import FileError, nearest
     from .images import images_sheet
     from .scan import scan_sheet
 
@@ -111,8 +111,17 @@ def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_store
         with open_hdf5(path) as file:
             names = ", ".join(sorted(file)[:8]) or "nothing"
         raise FileError(f"{path} holds neither a scan nor images; it holds: {names}", accepted="MRD files")
-    chosen = [each for each in series if each.name == group or each.name.startswith(f"{group.strip('/')}/")]
-    return images_sheet(path, chosen, as_stored=as_stored) if chosen else scan_sheet(path, settings, group)
+    name = group.strip("/")
+    if chosen := [each for each in series if not name or each.name == name or each.name.startswith(f"{name}/")]:
+        return images_sheet(path, chosen, as_stored=as_stored)
+    there_are = dict.fromkeys([*scans, *(each.name.rpartition("/")[0] or each.name for each in series)])
+    if group not in there_are and name not in there_are:
+        raise FileError(
+            f"{path} has no group {group!r} of images or of a scan{nearest(group, there_are)}",
+            where="--group",
+            accepted=", ".join(there_are) or "none, the file has neither",
+        )
+    return scan_sheet(path, settings, group)
 
 
 def _scans(path: Path) -> list[str]:

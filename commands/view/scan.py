@@ -22,6 +22,7 @@ from ...gadgets.domain import describe_sampling, measure_acceleration, misfits
 from ...gadgets.kspace import Kspace
 from ...gadgets.scan import Scan
 from ...models.fourier import ifft
+from ...service.provenance import PREFIX, amiss
 from ...service.settings import Settings
 from ...wire import Header
 from ...wire.errors import FileError, IsocenterError
@@ -31,7 +32,7 @@ from ...wire.items import Acquisition, Waveform, header_of
 from ...wire.streams import RecordedStream, read_messages
 from ..picture import Facts, Geometry, Panel, Row, Sheet
 from ..picture.geometry import make_geometry, radiological
-from ..picture.images import ORIGIN, some
+from ..picture.images import some
 from ..picture.panel import brightest, in_rows
 
 _FLAGS = {
@@ -179,7 +180,7 @@ def _blocks(scan: Scan, tally: Tally, items: Iterator[Acquisition | Waveform]) -
         for item in stream:
             if isinstance(item, Kspace):
                 blocks.add(item)
-                remarks += [text for name, text in item.notes.items() if name not in ORIGIN]
+                remarks += amiss({f"{PREFIX}{name}": text for name, text in item.notes.items()}).values()
     except FileError:
         raise
     except IsocenterError as error:

@@ -50,7 +50,7 @@ class Oddity:
         Raises
         ------
         SimulationError
-            A parameter is not known, or its value is of the wrong type.
+            A parameter is not known or given twice, or its value is of the wrong type.
         """
         found = {}
         for entry in filter(None, text.split(",")):
@@ -58,6 +58,8 @@ class Oddity:
             if key not in self.parameters:
                 accepted = ", ".join(self.parameters) or "none"
                 raise SimulationError(f"oddity {self.name!r} has no parameter {key!r}", accepted=accepted)
+            if key in found:
+                raise SimulationError(f"parameter {key!r} of oddity {self.name!r} is given twice")
             kind = type(self.parameters[key])
             try:
                 found[key] = kind(int(value)) if kind is bool else kind(value)
