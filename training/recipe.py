@@ -172,7 +172,7 @@ class Recipe(Section):
     """Decay of the weights' moving average, which then is what is validated, kept and exported."""
     checkpoint_gradients: bool = False
     """Whether to compute cascades anew for their gradients instead of keeping what they computed: less memory, more time."""
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 1
     start_from: Annotated[tuple[Path, ...], BeforeValidator(listed)] = ()
     """Checkpoints whose weights training starts from, later ones last: all that have a place of their shape in the network.
     ``runs/NAME/weights.pt``, from the current folder, or ``shipped:NAME`` for weights that come with Isocenter."""
