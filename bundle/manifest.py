@@ -317,4 +317,4 @@ def parse_manifest(text: bytes, path: Path) -> Manifest:
         It is not valid; the message names every mistake.
     """
     where = f"manifest {path}"
-    return validated(Manifest, parse_entries(text, where, BundleError), where, BundleError)
+    return validated(Manifest, parse_entries(text, where, BundleError, from_others=True), where, BundleError)

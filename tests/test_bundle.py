@@ -128,7 +128,7 @@ def test_a_file_outside_the_bundle_is_refused(copy):
 )
 def test_a_manifest_that_is_not_valid_is_refused(copy, change):
     edit(copy, **change)
-    with pytest.raises(BundleError, match="not a valid manifest"):
+    with pytest.raises(BundleError, match=r"^manifest .*model\.yaml: "):
         Bundle.open(copy)
 
 

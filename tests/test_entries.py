@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from isocenter.bundle.manifest import BundleError, Domain, TensorSpec
 from isocenter.training.recipe import RecipeError, load_recipe
-from isocenter.wire.entries import read_entries, validated, write_entries
+from isocenter.wire.entries import parse_entries, read_entries, validated, write_entries
 from isocenter.wire.errors import DataError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -76,7 +76,7 @@ def house(text, folder):
         (PET + "doors: 4\nopen: true", "plan house.yaml: so many doors cannot be open"),
         (PET + "doors: 1\ndoors: 2", "house.yaml cannot be read: line 3, column 1: 'doors' is given before, in line 2"),
         (PET + "doors:\t3", "line 2, column 7: found character '\\t' that cannot start any token (lines are indented with"),
-        ("pet: &a {kind: cat}\nrooms: [*a]", "line 2, column 9: the reference *a is not accepted: write out what it stands"),
+        ("pet: &a [*a]", "pet: [[...]] is not accepted; accepted: names with a value each"),
         ("a: " + "[" * 5000, "cannot be read: it is nested too deeply"),
         ("- pet", "house.yaml must hold names and values"),
         (b"\xff\x00", "house.yaml cannot be read: it is no text in UTF-8"),
@@ -105,6 +105,13 @@ def test_what_is_no_file_is_refused(name, tmp_path):
 def test_what_is_right_is_taken_as_it_looks(tmp_path):
     made = house(PET + "doors: 010\nheight: 1e1\nsizes: [2, 3]\nopen: no\n", tmp_path)
     assert (made.doors, made.height, made.sizes, made.open) == (10, 10.0, (2, 3), False)
+
+
+def test_references_are_for_files_of_ones_own(tmp_path):
+    text = "pet: &a {kind: cat}\nrooms: [*a]"
+    assert house(text, tmp_path).rooms == (Cat(kind="cat"),)
+    with pytest.raises(DataError, match=r"bundle cannot be read: line 2, column 9: the reference \*a is not accepted"):
+        parse_entries(text.encode(), "bundle", DataError, from_others=True)
 
 
 def test_what_is_written_is_read_again(tmp_path):

@@ -198,7 +198,7 @@ def test_what_cannot_be_gone_on_with_is_said(tmp_path):
     with pytest.raises(RecipeError, match=r"is finished, but .*weights\.pt is missing; accepted: --overwrite"):
         run(folder.path, {"optimizer": {"schedule": "cosine"}}, resume=True)
     folder.recipe.write_text("epochs: many")
-    with pytest.raises(RecipeError, match=r"recipe\.yaml is not a valid recipe: .*epochs: Input"):
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: .*epochs: 'many' is not accepted"):
         run(folder.path, {}, resume=True)
     with pytest.raises(RecipeError, match="--resume or --overwrite"):
         run(folder.path, {}, resume=True, overwrite=True)
@@ -449,13 +449,16 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
     path.write_bytes(b"\xff\x00")
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
-    assert "is not a valid recipe" in result.output
+    assert "recipe.yaml cannot be read: it is no text in UTF-8" in result.output
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"masks": {"accelerations": [float("inf")]}}, "masks.accelerations.0: .*finite"),
+        (
+            {"masks": {"accelerations": [float("inf")]}},
+            "masks.accelerations: '.inf' is not accepted; accepted: list of: number from 1",
+        ),
         (
             {"masks": {"accelerations": 2, "acs": 8, "offset": 99}},
             "masks.offset: line 99 beside the middle is none of 32",
@@ -468,23 +471,36 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
             {"masks": {"kinds": "equispaced", "accelerations": 64, "acs": 8}},
             "an acceleration of 64 leaves nothing of 32",
         ),
-        ({"masks": {"acs": 1.0}}, "masks.acs: 1.0 is a decimal, and so a fraction, which must be below 1"),
-        ({"masks": 3}, "masks: it must have entries of its own"),
-        ({"masks": {"accelerations": {"a": 1}}}, r"masks.accelerations: it must be a list, such as \[2\]"),
-        ({"precision": "fp16"}, "precision: Input should be 'float32', 'tf32' or 'bf16'"),
-        ({"accumulate": 0}, "accumulate: .*greater than 0"),
-        ({"ema": 1.0}, "ema: .*less than 1"),
-        ({"seed": -1}, "seed: .*greater than or equal to 0"),
+        (
+            {"masks": {"acs": 1.0}},
+            "masks.acs: 1.0 is not accepted .1.0 is a decimal, and so a fraction, which must be below 1",
+        ),
+        ({"masks": 3}, "masks: 3 is not accepted; accepted: names with a value each"),
+        (
+            {"masks": {"accelerations": {"a": 1}}},
+            'masks.accelerations: {"a": 1} is not accepted; accepted: list of: number from 1',
+        ),
+        ({"precision": "fp16"}, "precision: 'fp16' is not accepted; accepted: float32, tf32 or bf16"),
+        ({"accumulate": 0}, "accumulate: 0 is not accepted; accepted: whole number from 1"),
+        ({"ema": 1.0}, "ema: 1.0 is not accepted; accepted: number above 0 below 1"),
+        ({"seed": -1}, "seed: -1 is not accepted; accepted: whole number from 0"),
+        ({"seed": 2**32}, "seed: 4294967296 is not accepted; accepted: whole number from 0 to 4294967295"),
         ({"seed": 5000}, "simulated scans have seeds up to 4293"),
-        ({"loss": {"l1": 0}}, "loss.l1: .*greater than 0"),
-        ({"loss": {"l1": float("nan")}}, "loss.l1: .*finite"),
-        ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: .*greater than 0"),
-        ({"optimizer": {"clip_norm": 0}}, "optimizer.clip_norm: .*greater than 0"),
+        ({"loss": {"l1": 0}}, "loss.l1: 0 is not accepted; accepted: .*number above 0"),
+        ({"loss": {"l1": float("nan")}}, "loss.l1: '.nan' is not accepted"),
+        ({"optimizer": {"learning_rate": -1}}, "optimizer.learning_rate: -1 is not accepted; accepted: number above 0"),
+        ({"optimizer": {"clip_norm": 0}}, "optimizer.clip_norm: 0 is not accepted; accepted: number above 0"),
         ({"optimizer": {"options": {"momentun": 1}}}, "optimizer: options of adam: .*momentun"),
         ({"optimizer": {"options": {"lr": 1}}}, "the learning rate is 'learning_rate'"),
-        ({"data": {**DATA, "matrix": [34, 32]}}, r"\[34, 32\] is no range"),
+        (
+            {"data": {**DATA, "matrix": [34, 32]}},
+            r"data.matrix: \[34, 32\] is not accepted \(the smallest value comes first\)",
+        ),
         ({"data": {**DATA, "matrix": [8, 8]}}, "too small"),
-        ({"data": {**DATA, "coils": [0, 2]}}, "coils: there must be one"),
+        (
+            {"data": {**DATA, "coils": [0, 2]}},
+            "data.coils: 0 is not accepted; accepted: list of 2: whole number from 1",
+        ),
         ({"data": {**DATA, "noise": [0, 0.1]}}, "noise .* is no range"),
         (
             {"masks": {"accelerations": [1], "acs": [8, 33]}},
@@ -498,7 +514,17 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
         ({"data": FILES, "masks": {"accelerations": [2], "acs": 0}}, "masks.acs: coil maps need .* 0 may be drawn"),
         ({**LOUPE, "configuration": {"shape": [32, 40]}}, "works for one size only"),
         ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "budget": 150}}, "leave out no line of 162"),
-        ({**SAMPLER, "sampler": {**SAMPLER["sampler"], "sampler_steps": 0}}, "sampler.sampler_steps: .*greater than 0"),
+        ({"configuration": {"layers_of": 3}}, "configuration: there is no entry 'layers_of'"),
+        ({"configuration": {**MODL, "iterations": "five"}}, "configuration.iterations: 'five' is not accepted"),
+        (
+            {"configuration": {**MODL, "iterations": -1}},
+            "configuration.iterations: -1 is not accepted; accepted: whole",
+        ),
+        ({"network": "mdl"}, r"network 'mdl' is not known \(nearest: 'modl'"),
+        (
+            {**SAMPLER, "sampler": {**SAMPLER["sampler"], "sampler_steps": 0}},
+            "sampler.sampler_steps: 0 is not accepted; accepted: whole number from 1",
+        ),
     ],
 )
 def test_recipes_that_cannot_work_are_refused_by_name(tmp_path, changes, message):
@@ -518,7 +544,7 @@ def test_one_number_or_name_stands_for_a_list_or_range():
 
 def test_files_that_are_no_recipe_and_folders_that_are_none_are_refused(tmp_path):
     (tmp_path / "empty.yaml").touch()
-    for name, message in (("nothere.yaml", "No such file"), (".", "Is a directory"), ("empty.yaml", "is empty")):
+    for name, message in (("nothere.yaml", "No such file"), (".", "it is a folder"), ("empty.yaml", "is empty")):
         with pytest.raises(RecipeError, match=message):
             load_recipe(tmp_path / name)
     with pytest.raises(RecipeError, match=r"--output: .*empty\.yaml is a file"):
@@ -528,11 +554,9 @@ def test_files_that_are_no_recipe_and_folders_that_are_none_are_refused(tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"configuration": {"layers_of": 3}}, "configuration: network 'modl' cannot be built"),
-        ({"configuration": {**MODL, "iterations": "five"}}, "configuration: network 'modl' does not run with .*'five'"),
         (
-            {"configuration": {**MODL, "iterations": -1}},
-            "configuration: network 'modl' has no weights .*'iterations': -1",
+            {"network": "e2e-varnet", "configuration": {"num_cascades": 0, "sens_chans": 2, "sens_pools": 1}},
+            "configuration: network 'e2e-varnet' has no weights .*'num_cascades': 0",
         ),
         ({"start_from": ["nowhere.pt"]}, "there is no file nowhere.pt"),
         ({"network": "e2e-varnet", "configuration": {"num_cascades": 1, "chans": 1, "pools": 9}}, "failed"),

@@ -30,19 +30,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its surprises: a name that is given twice is a mistake, 010 is not 8, 1:30 not 90, and 1e9 a number.
-
-    It has no references either, of which a few lines can stand for gigabytes.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
-            event = cast("Any", self).peek_event()
-            raise yaml.MarkedYAMLError(
-                problem=f"the reference *{event.anchor} is not accepted: write out what it stands for",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
+    """YAML without its surprises: a name that is given twice is a mistake, 010 is not 8, 1:30 not 90, and 1e9 a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         lines: dict[object, int] = {}
@@ -65,6 +53,19 @@ _add_resolver(f"{_TAG}int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+012345
 _add_resolver(
     f"{_TAG}float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"), list("-+.0123456789")
 )
+
+
+class _LoaderOfOthers(_Loader):
+    """YAML without references, of which a few lines can stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):  # pyright: ignore[reportUnknownMemberType] - PyYAML's stubs leave it out
+            event = cast("Any", self).peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"the reference *{event.anchor} is not accepted: write out what it stands for",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -106,12 +107,24 @@ def read_entries(path: Path, what: str, error: type[IsocenterError]) -> dict[str
     return parse_entries(text, f"{what} {path}", error)
 
 
-def parse_entries(text: bytes, where: str, error: type[IsocenterError]) -> dict[str, Any]:
-    """Return what the text of a file says; parameters and errors are those of ``read_entries``, ``where`` being what it is."""
+def parse_entries(text: bytes, where: str, error: type[IsocenterError], *, from_others: bool = False) -> dict[str, Any]:
+    """Return what the text of a file says; errors are those of ``read_entries``.
+
+    Parameters
+    ----------
+    text
+        Of the file.
+    where
+        What it is, and its path.
+    error
+        To raise.
+    from_others
+        Whether anybody may have written it: then references are refused.
+    """
     if len(text) > _LONGEST:
         raise error(f"{where} cannot be read: it is too long", accepted="up to 1 MiB")
     try:
-        content = yaml.load(text.decode("utf-8-sig"), _Loader)  # noqa: S506 - a safe one
+        content = yaml.load(text.decode("utf-8-sig"), _LoaderOfOthers if from_others else _Loader)  # noqa: S506 - a safe one
     except UnicodeDecodeError as reason:
         raise error(f"{where} cannot be read: it is no text in UTF-8") from reason
     except RecursionError as reason:
@@ -297,6 +310,8 @@ def _bent(
     given: object, taken: object, place: tuple[int | str, ...] = ()
 ) -> Iterator[tuple[tuple[int | str, ...], object]]:
     """Name the entries that were taken for numbers, and are none: true, and texts."""
+    if given is taken:
+        return
     if isinstance(taken, BaseModel):
         taken = dict(taken)
     if isinstance(given, Mapping) and isinstance(taken, Mapping):
@@ -315,5 +330,8 @@ def _bent(
 
 def shown(value: object) -> str:
     """Show a value as it may be written in the file, not too long."""
-    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    try:
+        text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
+    except (TypeError, ValueError):  # names that are no texts, or what holds itself
+        text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
