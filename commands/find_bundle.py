@@ -47,13 +47,18 @@ def find(bundle: Path | str, settings: Settings) -> Path:
         from .prepare import build_if_missing
 
         shelf = Shelf(settings.bundle_folders)
-        known = {*shelf.available(), *NAMES}
+        known = known_names(settings)
         if path.name not in known:
             raise no_such_bundle(path.name, known)
         build_if_missing(path.name, settings, shelf.available())
         return shelf.find(path.name)
     built = f"; named without a folder, {path.name!r} is built" if path.name in NAMES else ""
     raise BundleError(f"{path} is no bundle: it has no {MANIFEST}{built}")
+
+
+def known_names(settings: Settings) -> set[str]:
+    """Return the names of the bundles that there are, and of those that come with Isocenter and can be built."""
+    return {*Shelf(settings.bundle_folders).available(), *NAMES}
 
 
 def open_bundle(bundle: Path | str, settings: Settings) -> Bundle:

@@ -77,7 +77,9 @@ def print_table(table: Table, console: Console = out) -> None:
         return
     if table.title:
         console.print(str(table.title), markup=False)
-    columns = [[str(column.header), *map(str, column.cells)] for column in table.columns]
+    columns = [
+        [*([str(column.header)] if table.show_header else []), *map(str, column.cells)] for column in table.columns
+    ]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))

@@ -67,6 +67,13 @@ def test_bundles_that_lack_a_format_are_built_again_and_those_with_more_are_kept
     assert "building bundle rss: it has no onnx" in caplog.text
 
 
+def test_one_that_is_not_there_is_no_damaged_folder(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        assert find_current(tmp_path / "rss", "", DEFAULT_FORMATS) is None
+    assert "building bundle rss: it comes with Isocenter, and is built once" in caplog.text
+    assert "is no bundle" not in caplog.text
+
+
 @pytest.mark.parametrize("how", [["--onnx"], ["--config", "settings.yaml"]])
 def test_onnx_is_written_on_request_and_where_the_settings_pin_it(tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
@@ -209,12 +216,13 @@ class Weighted(torch.nn.Module):
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("make", [Weighted, METHODS["combine"].make])
-def test_a_module_is_compiled_ahead_of_time_and_runs_on_no_other_kind_of_device(tmp_path, make, monkeypatch):
+def test_a_module_is_compiled_ahead_of_time_and_runs_on_no_other_kind_of_device(tmp_path, make):
     # the compiler is not tried first with every instruction set that the processor says it has
-    monkeypatch.setattr(importlib.import_module("torch._inductor.config").cpp, "vec_isa_ok", True)
+    as_said = importlib.import_module("torch._inductor.config").patch("cpp.vec_isa_ok", True)
     method = METHODS["combine"]
     cases = [make_case(method.inputs, dict(zip(AXES, shape, strict=True))) for shape in ((2, 3, 4, 18, 14), SHAPES[1])]
-    bundle = build_bundle(make(), combine_manifest(), cases, tmp_path / "compiled", formats=["aoti"])
+    with as_said:
+        bundle = build_bundle(make(), combine_manifest(), cases, tmp_path / "compiled", formats=["aoti"])
     assert LoadedModel(bundle, torch.device("cpu"), "aoti").runtime == "aoti"
     inputs = make_case(method.inputs, dict(zip(AXES, (1, 5, 6, 31, 22), strict=True)))
     runtime = RUNTIMES["aoti"](bundle.folder / "model.pt2", bundle.manifest, torch.device("cpu"))

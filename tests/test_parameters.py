@@ -9,15 +9,25 @@ import numpy as np
 import pytest
 from isocenter import reconstruct
 from isocenter.commands.api import ReconstructionWarning
+from isocenter.commands.cli import app
 from isocenter.gadgets.gadget import FromChain, FromClient, gadget
 from isocenter.pipelines import loader
 from isocenter.pipelines.loader import FireStep, GadgetStep, Pipeline
-from isocenter.pipelines.parameters import choose, complaint, parameters_of, read, unread, wants_feedback
+from isocenter.pipelines.parameters import (
+    OF_THE_SERVICE,
+    choose,
+    complaint,
+    parameters_of,
+    read,
+    unread,
+    wants_feedback,
+)
 from isocenter.service.settings import Settings
 from isocenter.wire import Text
 from isocenter.wire.accepted import accepted
 from isocenter.wire.errors import OptionError, nearest
 from pydantic import Field, TypeAdapter
+from typer.testing import CliRunner
 
 
 @gadget
@@ -285,3 +295,14 @@ class TestNamesThatAreNotThere:
             "configuration 'whatever' is not known: pipeline 'rss.xml' is used instead"
         )
         assert "WARNING: configuration 'whatever' is not known" in str(result.texts)
+
+
+def test_pipelines_show_is_a_row_a_line_in_a_pipe_and_says_what_each_means():
+    result = CliRunner().invoke(app, ["pipelines", "show", "network"])
+    shown = dict(line.split("  ", 1) for line in result.stdout.splitlines() if "  " in line)
+    pipeline = loader.load("network")
+    for parameter in (*parameters_of(pipeline).values(), *OF_THE_SERVICE.values()):
+        assert shown[parameter.name].endswith(f"  {parameter.meaning}")
+    assert shown["feedback"].strip().split("  ")[0] == "true or false"
+    assert [shown[name].split()[3] for name in ("magnitude", "phase", "feedback")] == ["true", "false", "false"]
+    assert len({shown["magnitude"], shown["phase"], shown["complex"]}) == 3

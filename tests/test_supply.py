@@ -7,7 +7,7 @@ import pytest
 from helpers import wait_until
 from isocenter.bundle.manifest import BundleError
 from isocenter.commands import stamp
-from isocenter.commands.builder import Builder
+from isocenter.commands.builder import Builder, supply_of
 from isocenter.commands.client import ask
 from isocenter.commands.shipped import NAMES
 from isocenter.engine import Engine, Supply
@@ -50,6 +50,22 @@ class TestSupply:
         assert next(said).endswith("(0 of 2 are done); 0 s so far")
         supply.done("b")
         assert list(said) == []
+
+    def test_what_is_there_is_checked_and_not_said_to_be_built(self):
+        supply = Supply(["a", "b"], there=["a"])
+        supply.want(["a", "b"])
+        assert supply.state == "bundle 'a' is to be checked, and built again if it is out of date (0 of 2 are done)"
+        supply.take()
+        assert supply.state.startswith("bundle 'a' is being checked, and built again if")
+        supply.done("a")
+        assert supply.state.startswith("bundle 'b' is to be built")
+
+    def test_what_is_there_is_told_by_its_manifest(self, tmp_path):
+        (tmp_path / "bundles" / "rss").mkdir(parents=True)
+        (tmp_path / "bundles" / "rss" / "model.yaml").touch()
+        supply = supply_of(Settings(home=tmp_path))
+        assert "is to be checked" in next(supply.wait(["rss"], never))
+        assert "is to be built" in next(supply.wait(["sense"], never))
 
     def test_who_leaves_or_is_let_go_waits_no_longer(self):
         supply = Supply(["a"])

@@ -170,6 +170,11 @@ class TestBundles:
         assert "there is no file and no bundle 'rigde'" in said
         assert "ridge" in said
 
+    def test_one_that_is_not_built_yet_is_built(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("ISOCENTER_HOME", str(tmp_path / "new"))
+        assert "combine" in view("combine", "-o", tmp_path / "x.png")
+        assert (tmp_path / "new" / "bundles" / "combine" / "model.yaml").is_file()
+
     def settings(self, tmp_path, bundles):
         path = tmp_path / "settings.yaml"
         path.write_text(f"bundles: ['{bundles}']\n")

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch.nn.functional import interpolate
 
+from ..frame import print_table
 from .panel import Panel, Row, Sheet
 
 _RAMP = " .:-=+*#%@"
@@ -38,7 +39,7 @@ def show(sheet: Sheet, console: Console, most: int = 6) -> None:
         grid.add_column(overflow="fold")
         for name, text in sheet.facts:
             grid.add_row(Text(name), Text(text))
-        console.print(grid)
+        print_table(grid, console)
     left = most
     for row in sheet.rows:
         if left > 0 and row.panels:

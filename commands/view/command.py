@@ -64,6 +64,7 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
     from ...bundle.manifest import MANIFEST
     from ...bundle.trust import Trust
     from ...wire.errors import FileError, nearest
+    from ..find_bundle import known_names, open_bundle
     from .bundle import bundle_sheet
 
     path = Path(what)
@@ -74,13 +75,11 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
         return bundle_sheet(Bundle.open(path, trust))
     if path.exists():
         return _file_sheet(path, group, settings, as_stored=as_stored)
-    from ...engine.device import Shelf
-
-    shelf = Shelf(settings.bundle_folders, trust)
-    if what in shelf.available():
-        return bundle_sheet(shelf.open(what))
+    known = known_names(settings)
+    if what in known:
+        return bundle_sheet(open_bundle(what, settings))
     raise FileError(
-        f"there is no file and no bundle {what!r}{nearest(what, shelf.available())}",
+        f"there is no file and no bundle {what!r}{nearest(what, known)}",
         accepted="a scan, images or a bundle",
     )
 
