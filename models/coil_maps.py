@@ -40,8 +40,8 @@ def espirit(
     2. The projector, averaged over all positions of a patch, is a matrix of coils x coils at every pixel, eq. 12.
     3. Its dominant eigenvector is the map; where the eigenvalue is not close to one there is no signal. How close it comes to
        one where there is signal depends on how well the patches span the subspace, so that of few lines less is to be asked.
-    4. At the ends of a field of view that the object fills, where patches see both at once, the eigenvector that continues the map
-       of its side is taken, if the calibration data is clearly better explained so (`map_ends`).
+    4. At the ends of a field of view that the object fills, where patches see both at once, the eigenvector that continues the
+       map of its side is taken, if the calibration data is clearly better explained so (``map_ends``).
 
     Parameters
     ----------
