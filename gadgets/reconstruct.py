@@ -68,6 +68,7 @@ def reconstruct(
     regularization: Annotated[float, Field(ge=0.001, le=1000), FromClient("lambda")] = 1.0,
     beside: Annotated[str, FromClient()] = "",
     uncertainty: Annotated[bool, FromClient()] = False,
+    longest_wait: Annotated[float, Field(ge=0), FromClient()] = 0.0,
     unknown: Literal["refuse", "fallback"] = "refuse",
     series: Annotated[int, Field(ge=0, le=65535)] = 1,
     numbering: Literal["counters", "running"] = "counters",
@@ -105,6 +106,9 @@ def reconstruct(
         Whether a series of its own shows how far the images of the first one are likely to be off: the standard deviation of the
         error of their magnitude at each pixel, in their units, by the same run. Its number is higher by 200. There is none of an
         image whose bundle tells no calibrated one, and the client is told.
+    longest_wait
+        Seconds after which the fallback takes over a block that the bundle has not begun, as blocks come faster than it computes
+        them. The images say so, and the client is told. 0: every block waits for its turn.
     unknown
         What is done where there is no bundle of one of the names: ``refuse`` makes no image, and says which names come nearest;
         ``fallback`` goes on with the others.
@@ -125,7 +129,9 @@ def reconstruct(
     names = bundle_names(scan.require_engine().default_bundle, bundle, fallback)
     if unknown == "refuse":
         _require_known(scan, [*names, *filter(None, [beside])])
-    first = Reconstructor(scan, names, demand, regularization, uncertainty=uncertainty, recon_grid=recon_grid)
+    first = Reconstructor(
+        scan, names, demand, regularization, uncertainty=uncertainty, longest_wait=longest_wait, recon_grid=recon_grid
+    )
     makers = [first, *_second(scan, names[0], beside, recon_grid=recon_grid)]
     numbers = _Numbers(series, numbering)
     waiting: deque[Reconstruction] = deque()

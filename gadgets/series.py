@@ -1,5 +1,7 @@
 """A series of images, block by block, by the first of several bundles that can make it."""
 
+import math
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field, replace
@@ -40,6 +42,8 @@ class Reconstruction:
     untried: list[Model]
     model: Model
     future: Future[Result] | None = None
+    due: float = math.inf
+    """When another bundle takes over unless ``model`` has begun, by ``time.monotonic``."""
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
     misfits: list[Misfit] = field(default_factory=list)
@@ -63,7 +67,7 @@ class Reconstructor:
 
     Parameters
     ----------
-    scan, demand, regularization, uncertainty, recon_grid
+    scan, demand, regularization, uncertainty, longest_wait, recon_grid
         As ``reconstruct`` has them.
     names
         Of the bundles, in the order in which they are tried.
@@ -79,12 +83,14 @@ class Reconstructor:
         regularization: float = 1.0,
         *,
         uncertainty: bool = False,
+        longest_wait: float = 0.0,
         recon_grid: bool,
         series: int = 0,
     ) -> None:
         self.scan = scan
         self.series = series
         self._uncertainty = uncertainty
+        self._longest_wait = longest_wait
         self._recon_grid = recon_grid
         self.engine = scan.require_engine()
         self._refused: list[str] = []
@@ -93,6 +99,7 @@ class Reconstructor:
         self._regularization = regularization
         self.models = self._load(names)
         self._waiting: set[Future[Result]] = set()
+        self._under_way: list[Reconstruction] = []
         self._account = scan.ledger.account("engine", of_blocks=True)
         self._told = ""
         self._patience = _PATIENCE
@@ -125,7 +132,9 @@ class Reconstructor:
     def start(self, kspace: Kspace) -> Reconstruction:
         """Queue a block for the first bundle that was made for it."""
         first, *others = self.models
-        reconstruction = Reconstruction(self, kspace, kspace, others, first, failures=list(self._refused))
+        due = time.monotonic() + self._longest_wait if self._longest_wait else math.inf
+        reconstruction = Reconstruction(self, kspace, kspace, others, first, due=due, failures=list(self._refused))
+        self._under_way.append(reconstruction)
         self._submit(reconstruction, urgent=False)
         return reconstruction
 
@@ -196,6 +205,8 @@ class Reconstructor:
             message = f"there is no image of {_name(this.kspace)}{which}: {error}"
             self.scan.report(f"no image{which}: {error.kind}", message)
             return
+        finally:
+            self._under_way.remove(this)
         self.made_any = True
         yield from images
 
@@ -292,8 +303,8 @@ class Reconstructor:
         """Return images [frames, z, y, x], from the first bundle that makes any."""
         while this.future is not None:
             try:
-                result = self._result(this.future)
-                return _finite_volume(this, result), result
+                if (result := self._result(this)) is not None:
+                    return _finite_volume(this, result), result
             except (Exception, CancelledError) as error:  # noqa: BLE001 - whatever a model raises
                 this.fail(error, self._reason_to_tell(error))
             finally:
@@ -307,15 +318,32 @@ class Reconstructor:
         kind = this.error.kind if isinstance(this.error, IsocenterError) else ""
         raise IsocenterError("no bundle could reconstruct it: " + "; ".join(this.failures), kind=kind)
 
-    def _result(self, future: Future[Result]) -> Result:
-        """Wait for a job, however long others go before it; the client is told, less and less often."""
-        while not wait([future], timeout=self._patience).done:
+    def _result(self, this: Reconstruction) -> Result | None:
+        """Wait for a job, however long others go before it; the client is told, less and less often. None if there is no job."""
+        while (future := this.future) is not None:
+            if wait([future], timeout=max(min(self._patience, this.due - time.monotonic()), 0.0)).done:
+                return future.result()
+            if time.monotonic() >= this.due:
+                self._hurry()
+                continue
             reason = self.engine.reason_to_wait(future)
             if reason and reason != self._told:
                 self._told = reason
                 self._patience *= 2
                 self.scan.inform(f"the reconstruction waits: {reason}")
-        return future.result()
+        return None
+
+    def _hurry(self) -> None:
+        """Give all blocks that are due to the next bundle, but for those that are computed now: the first one is too slow."""
+        for this in [each for each in self._under_way if each.due <= time.monotonic()]:
+            this.due = math.inf
+            future = this.future
+            if future is not None and this.untried and future.cancel():
+                self._waiting.discard(future)
+                late = f"it had not begun {self._longest_wait:g} s after its data came"
+                this.failures.append(f"{this.model.manifest.name!r} is too slow here ({late})")
+                this.model = this.untried.pop(0)
+                self._submit(this, urgent=True)
 
     def _reason_to_tell(self, error: BaseException) -> str:
         """Return what may be said of an error: our own are written for users, others go to the log."""

@@ -1,20 +1,21 @@
 """Coil sensitivity maps from calibration data: ESPIRiT, and the faster adaptive combination."""
 
 import math
-from functools import cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .fourier import ifft
+from .map_ends import ComputedMaps, everywhere, scaled
+from .map_misfit import misfit_energy
 from .planar import box_mean
 
 Shape = tuple[int, int, int]
 _FINE = 8
 """How many pixels are computed for each edge of a patch; those between them are interpolated."""
-_REACH = 3
-"""How many computed pixels to either side of a pixel it is interpolated from."""
+_CLEARLY = 0.85
+"""What maps that are followed must at most leave unexplained, of what dominant vectors leave of the calibration data's energy."""
 _CROPPED_ENERGY = 1e-4
 """Fraction of the energy of the calibration image that an adapted crop may cut away at most."""
 _CROPS = (0.5, 0.99)
@@ -39,6 +40,8 @@ def espirit(
     2. The projector, averaged over all positions of a patch, is a matrix of coils x coils at every pixel, eq. 12.
     3. Its dominant eigenvector is the map; where the eigenvalue is not close to one there is no signal. How close it comes to
        one where there is signal depends on how well the patches span the subspace, so that of few lines less is to be asked.
+    4. At the ends of a field of view that the object fills, where patches see both at once, the eigenvector that continues the
+       map of its side is taken, if the calibration data is clearly better explained so (``map_ends``).
 
     Parameters
     ----------
@@ -86,26 +89,69 @@ def espirit(
         vectors, values = _eigenvectors_of_plane(plane, transform, image, iterations)
         if crop == "auto":
             signal.append((values, (vectors.conj() * image).sum(dim=1).abs().square()))
-        vectors, values = vectors.unflatten(0, (len(transform), -1)), values.unflatten(0, (len(transform), -1))
-        for dim in (1, 0):
-            if strides[dim] > 1:
-                weights = _interpolation(shape[1 + dim], strides[dim]).to(plane.device)
-                vectors = _interpolate_vectors(vectors, weights, dim)
-                values = _interpolate(values[..., None], weights, dim)[..., 0]
+        computed = ComputedMaps(
+            vectors.unflatten(0, (len(transform), -1)), values.unflatten(0, (len(transform), -1)), plane, transform
+        )
+        vectors = _best(computed, shape, strides, image, _plane_of(calibration, shape, z), mask)
+        values = computed.values_everywhere(shape[1:], strides)
         maps[:, z] = _align_phase(vectors.flatten(0, 1).T, principal).unflatten(1, shape[1:])
         eigenvalues[z] = values
     return maps * (eigenvalues >= (_adapted_crop(signal) if crop == "auto" else crop))
 
 
+def _plane_of(calibration: Tensor, shape: Shape, z: int) -> Tensor:
+    """K-space [coils, 1, ky, kx] of a plane, of the resolution along z that the calibration data has."""
+    part = calibration.shape[1]
+    row = _fourier_rows(shape[0], part, calibration)[z] * _window(part, shape[0], calibration.device)
+    return torch.einsum("czyx,z->cyx", calibration, row)[:, None]
+
+
 def _calibration_image(calibration: Tensor, shape: Shape, z: int, strides: list[int]) -> Tensor:
     """Image [pixels, coils] of the calibration data in a plane, at the pixels whose maps are computed."""
-    image = calibration
-    pixels = (slice(z, z + 1), slice(None, None, strides[0]), slice(None, None, strides[1]))
-    for full, which in zip(shape, pixels, strict=True):
-        part = image.shape[1]
-        rows = _fourier_rows(full, part, image)[which] * _window(part, full, image.device)
+    image = _plane_of(calibration, shape, z)[:, 0]
+    for axis, stride in enumerate(strides, start=1):
+        full, part = shape[axis], image.shape[1]
+        rows = _fourier_rows(full, part, image)[::stride] * _window(part, full, image.device)
         image = image.movedim(1, -1) @ rows.T  # the axis after it comes first now
     return image.flatten(1).T
+
+
+def _best(
+    computed: ComputedMaps, shape: Shape, strides: list[int], image: Tensor, data: Tensor, mask: Tensor | None
+) -> Tensor:
+    """Maps [y, x, coils] at all pixels of a plane: dominant vectors, or those that are followed to the ends of an axis.
+
+    Where an object reaches both ends, only vectors that are followed are those of either side; where it is larger than the field
+    of view, they are those of one of its parts and miss the other. The calibration data tells: they must explain clearly more.
+
+    Parameters
+    ----------
+    computed
+        The vectors.
+    shape, strides
+        Of the maps, and how many pixels there are for each computed one.
+    image
+        Calibration data's [pixels, coils] at the computed pixels.
+    data, mask
+        Its k-space [coils, 1, ky, kx], and which of its lines were measured.
+    """
+    vectors = computed.extended(())
+    maps = everywhere(vectors, shape[1:], strides)
+    if len(data) == 1 or (mask is not None and len(mask) > 1):
+        return maps
+    lines = torch.ones(1, data.shape[2], dtype=torch.bool, device=data.device) if mask is None else mask
+    followed: tuple[int, ...] = ()
+    left = -1.0
+    for axis in (0, 1):
+        other_vectors = computed.extended((*followed, axis))
+        if computed.alike(vectors, other_vectors, image):
+            continue
+        others = everywhere(other_vectors, shape[1:], strides)
+        left = misfit_energy(data, lines, maps.permute(2, 0, 1)[:, None]) if left < 0 else left
+        less = misfit_energy(data, lines, others.permute(2, 0, 1)[:, None])
+        if less < _CLEARLY * left:
+            maps, vectors, left, followed = others, other_vectors, less, (*followed, axis)
+    return maps
 
 
 def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -129,58 +175,8 @@ def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, start: Tensor, iter
     lines_at_once = max(pixels // samples, 1)
     for rows, begin in zip(transform.split(lines_at_once), start.split(lines_at_once * samples), strict=True):
         matrices = (rows @ plane.flatten(1)).reshape(-1, coils, coils)
-        parts.append(_power_iteration(matrices, _scaled(begin[..., None]), iterations))
+        parts.append(_power_iteration(matrices, scaled(begin[..., None]), iterations))
     return torch.cat([vector for vector, _ in parts]), torch.cat([value for _, value in parts])
-
-
-@cache
-def _interpolation(size: int, stride: int) -> Tensor:
-    """Weights [size, padded] that interpolate all pixels from every ``stride``-th by polynomials, Lagrange's formula.
-
-    Maps are periodic: the computed pixels are padded as in ``_padded``.
-    """
-    computed = torch.arange(0, size, stride, dtype=torch.float64)
-    padded = torch.cat((computed[1 - _REACH :] - size, computed, computed[:_REACH] + size))
-    pixels = torch.arange(size)
-    nearest = pixels[:, None] // stride + torch.arange(2 * _REACH)
-    nodes = padded[nearest]
-    itself = torch.eye(2 * _REACH, dtype=torch.bool)
-    distances = (nodes[:, :, None] - nodes[:, None, :]).masked_fill(itself, 1)
-    factors = (pixels[:, None] - nodes)[:, None, :].expand_as(distances).masked_fill(itself, 1)
-    weights = torch.zeros(size, len(padded), dtype=torch.float64)
-    return weights.scatter_(1, nearest, (factors / distances).prod(dim=2)).to(torch.float32)
-
-
-def _interpolate(values: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Interpolate real [y, x, n] along one of the first two axes."""
-    return _weighted(_padded(values, dim, torch.ones((), device=values.device)), weights, dim)
-
-
-def _interpolate_vectors(vectors: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Interpolate unit vectors [y, x, coils], known up to their phases, along one of the first two axes.
-
-    Each is given the phase that brings it closest to the one before it. The Fourier coefficients of the matrices end at the
-    kernel's size, and those of their eigenvectors fall off fast beyond it, so that the deviation is about 1e-5 where there is
-    signal.
-    """
-    along = (vectors.roll(-1, dim).conj() * vectors).sum(dim=2, keepdim=True)
-    turns = (along / along.abs().clamp_min(1e-30)).cumprod(dim)
-    around = turns.narrow(dim, -1, 1)
-    phases = torch.cat((torch.ones_like(around), turns.narrow(dim, 0, turns.shape[dim] - 1)), dim)
-    padded = _padded(vectors * phases, dim, around)
-    result = torch.view_as_complex(_weighted(torch.view_as_real(padded), weights, dim))
-    return result * torch.view_as_real(result).square().sum(dim=(2, 3))[..., None].clamp_min(1e-30).rsqrt()
-
-
-def _padded(x: Tensor, dim: int, around: Tensor) -> Tensor:
-    """Continue a periodic axis on both sides; ``around`` is what a whole round multiplies by."""
-    before = x.narrow(dim, 1 - _REACH, _REACH - 1) * around.conj()
-    return torch.cat((before, x, x.narrow(dim, 0, _REACH) * around), dim)
-
-
-def _weighted(x: Tensor, weights: Tensor, dim: int) -> Tensor:
-    """Multiply one of the first two axes of real [y, x, ...] by a matrix."""
-    return (weights @ x.flatten(1 + dim)).unflatten(1 + dim, x.shape[1 + dim :])
 
 
 def _patch_projector(
@@ -277,9 +273,9 @@ def _power_iteration(matrices: Tensor, start: Tensor, iterations: int) -> tuple[
     left = iterations - 2
     for exponent in reversed(range(len(powers))):
         for _ in range(left // 2**exponent):
-            vector = torch.bmm(powers[exponent], _scaled(vector))
+            vector = torch.bmm(powers[exponent], scaled(vector))
         left %= 2**exponent
-    vector = _scaled(vector)
+    vector = scaled(vector)
     vector = vector * torch.view_as_real(vector).square().sum(dim=(1, 3), keepdim=True)[..., 0].clamp_min(1e-30).rsqrt()
     value = (vector.conj() * torch.bmm(matrices, vector)).sum(dim=(1, 2)).real
     return vector.squeeze(-1), value
@@ -288,11 +284,6 @@ def _power_iteration(matrices: Tensor, start: Tensor, iterations: int) -> tuple[
 def _squarings(n: int, iterations: int) -> int:
     """How often matrices of n x n are worth squaring, which halves the multiplications and costs about n / 6 of them."""
     return max(round(math.log2(iterations * 6 / n * math.log(2))), 0)
-
-
-def _scaled(vector: Tensor) -> Tensor:
-    """Scale vectors [pixels, n, 1] to entries around one. Sums of magnitudes of real numbers are much faster than a norm."""
-    return vector * torch.view_as_real(vector).abs().sum(dim=(1, 3), keepdim=True)[..., 0].clamp_min(1e-37).reciprocal()
 
 
 def adaptive(calibration: Tensor, shape: Shape, *, smoothing: int = 5) -> Tensor:

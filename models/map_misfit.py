@@ -19,6 +19,8 @@ _BAND = (8, 32, 32)
 """Samples along kz, ky and kx that are looked at: those with most of the signal."""
 _GRID = 2
 """Pixels of the image for each of these samples, so that it has what the maps move into them."""
+_FINE_GRID = 4
+"""The same where rows at the ends of the field of view count."""
 _ITERATIONS, _WEIGHT = 20, 1e-3
 """Of the SENSE image; fewer leave up to 6 % of it that maps could explain."""
 _AXES = [-4, -3, -2]
@@ -58,11 +60,7 @@ def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
     window = _middle(_window(band)[None], band, grid)
     measured = torch.view_as_real(_middle(kspace, band, grid))[None]
     coarse = torch.view_as_real(_coarse(maps, grid))[None]
-    weight = torch.full((1, 1, 1, 1, 1), _WEIGHT)
-    image = ProximalStep(_ITERATIONS)(
-        adjoint_model(measured, coarse, _AXES), coarse, lines[None, ..., None], _AXES, weight
-    )
-    predicted = forward_model(image, coarse, _AXES)
+    predicted = _explained(measured, lines, coarse)
     density = float((window * lines).sum() / window.sum())
     seen = _power(predicted, window)
     left = _power((measured - predicted * lines[None, ..., None]) / density, window)
@@ -73,6 +71,35 @@ def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
     row = int(above.amax(dim=(0, 2)).argmax())
     pixel = (row - grid[1] // 2) * shape[1] // grid[1] + shape[1] // 2
     return (math.sqrt(float(above.max()) / largest) if largest > 0 else 0.0), pixel
+
+
+def misfit_energy(kspace: Tensor, mask: Tensor, maps: Tensor) -> float:
+    """Energy of calibration data that maps leave unexplained, noise included, relative to all of it.
+
+    Parameters
+    ----------
+    kspace
+        complex64 [coils, kz, ky, kx], the middle of k-space.
+    mask
+        bool [kz, ky], the lines of it that were measured.
+    maps
+        complex64 [coils, z, y, x], of unit norm.
+    """
+    band = list(kspace.shape[1:])
+    grid = [min(size, _FINE_GRID * part) for size, part in zip(maps.shape[1:], band, strict=True)]
+    lines = _middle(mask[None, :, :, None].expand(-1, -1, -1, band[2]).to(torch.float32), band, grid)
+    measured = torch.view_as_real(_middle(kspace, band, grid))[None]
+    predicted = _explained(measured, lines, torch.view_as_real(_coarse(maps, grid))[None])
+    left = measured - predicted * lines[None, ..., None]
+    return float(left.square().sum() / measured.square().sum().clamp_min(1e-30))
+
+
+def _explained(measured: Tensor, lines: Tensor, maps: Tensor) -> Tensor:
+    """K-space [1, coils, kz, ky, kx, 2] of the SENSE image of measured lines [1, kz, ky, kx]."""
+    weight = torch.full((1, 1, 1, 1, 1), _WEIGHT, device=measured.device)
+    target = adjoint_model(measured, maps, _AXES)
+    image = ProximalStep(_ITERATIONS)(target, maps, lines[None, ..., None], _AXES, weight)
+    return forward_model(image, maps, _AXES)
 
 
 def _middle(x: Tensor, band: list[int], grid: list[int]) -> Tensor:
@@ -94,7 +121,7 @@ def _coarse(maps: Tensor, grid: list[int]) -> Tensor:
     """Take the maps of the pixels that are nearest to those of a coarser grid."""
     for axis, size in enumerate(grid, start=1):
         full = maps.shape[axis]
-        pixels = ((torch.arange(size) - size // 2) * full / size).round().long() + full // 2
+        pixels = ((torch.arange(size, device=maps.device) - size // 2) * full / size).round().long() + full // 2
         maps = maps.index_select(axis, pixels.clamp(0, full - 1))
     return maps
 

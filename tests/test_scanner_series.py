@@ -7,6 +7,7 @@ from dataclasses import replace
 import ismrmrd
 import numpy as np
 import pytest
+import torch
 from helpers import collect
 from isocenter.bundle.manifest import BundleError
 from isocenter.export.options import ExportOptions
@@ -354,3 +355,53 @@ def test_phases_of_sets_differ_as_those_of_the_object_do(engine):
     difference = np.angle(np.exp(1j * (second - first)))
     assert np.median(difference) == pytest.approx(0.7, abs=0.01)
     assert difference.std() < 0.1
+
+
+class Slow(torch.nn.Module):
+    """Root-sum-of-squares of k-space itself, after some tenths of a second of work without any use."""
+
+    def forward(self, kspace: torch.Tensor) -> torch.Tensor:
+        wasted = torch.zeros(1000)
+        for _ in range(6000):
+            wasted = wasted + 1.0
+        return kspace.square().sum(dim=-1).sum(dim=1).sqrt() + wasted[0] * 0
+
+
+class TestLongestWait:
+    """Slices that come at once, to a bundle that computes a few of them in a second."""
+
+    @pytest.fixture(scope="class")
+    def slow(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("slow")
+        options = ExportOptions.model_validate(
+            {"inputs": [{"name": "kspace", "axes": ("batch", "coils", "ky", "kx", "complex")}]}
+        )
+        export_module(f"{__name__}:Slow", None, folder / "Slow", options, formats=["torchscript"])
+        return folder
+
+    def bundles(self, engine, **options):
+        engine.prepare("Slow", {})[0].result(60)
+        images, this = collect(
+            [*FRONT, (load("reconstruct"), {"bundle": "Slow", "fallback": "sense rss", **options})],
+            simulate(replace(SLICES, slices=20)),
+            engine=engine,
+        )
+        assert sorted(each.slice for each in images) == list(range(20))
+        return images, [each.meta["IsocenterBundle"] for each in images], this.problems
+
+    def test_a_faster_bundle_makes_the_images_that_would_pile_up(self, make_engine, slow):
+        images, made_by, problems = self.bundles(make_engine(slow), longest_wait=0.2)
+        assert made_by[0] == "Slow"
+        assert made_by[-1] == "sense"
+        assert set(made_by) == {"Slow", "sense"}
+        assert made_by.count("sense") > 5
+        reason = "'Slow' is too slow here (it had not begun 0.2 s after its data came); 'sense' made the images instead"
+        assert images[-1].meta["IsocenterFallback"] == reason
+        assert "IsocenterFallback" not in images[0].meta
+        assert problems["fallback"] == f"bundle {reason}"
+
+    @pytest.mark.parametrize("options", [{}, {"longest_wait": 60.0}, {"longest_wait": 0.2, "fallback": ""}])
+    def test_all_wait_where_there_is_time_or_no_other_bundle(self, make_engine, slow, options):
+        _, made_by, problems = self.bundles(make_engine(slow), **options)
+        assert set(made_by) == {"Slow"}
+        assert "fallback" not in problems
