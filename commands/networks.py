@@ -114,7 +114,7 @@ def export(
         else:
             usage("--network needs its weights, --checkpoint")
     except OptionError as error:
-        error.where = f"export configuration {config}"
+        error.where = f"export configuration {config}" if config is not None else f"checkpoint {checkpoint}"
         raise
     key = _host_key()
     with working(), bars() as shown:

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, cast
 
-from ..bundle.manifest import Domain
+from ..bundle.manifest import BundleError, Domain
 from ..models.networks.registry import Network
+from ..wire.entries import validated
 from .options import Direction, ExportOptions
 
 CHOICES = ("base", "budget")
@@ -37,7 +38,7 @@ def completed(options: ExportOptions, network: Network, training: Mapping[str, A
     recipe = training.get("recipe", {})
     domain = _domain(network, recipe, training.get("seen", {})) if recipe else {}
     given = {name: getattr(options.domain, name) for name in options.domain.model_fields_set}
-    update: dict[str, Any] = {"domain": Domain.model_validate(domain | given)}
+    update: dict[str, Any] = {"domain": validated(Domain, domain | given, "domain of the training", BundleError)}
     if recipe and "training_data" not in options.model_fields_set:
         update["training_data"] = _training_data(recipe, training.get("sources", ()))
     if recipe and network.output == "logits" and options.matrix is None:
