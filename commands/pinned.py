@@ -1,10 +1,14 @@
 """Whether the runtime that settings pin can run the bundles that there are, told without running any."""
 
-from ..bundle.folder import Bundle
+from typing import TYPE_CHECKING
+
 from ..bundle.trust import Trust
 from ..service.settings import Settings
 from ..wire.errors import IsocenterError
 from . import stamp
+
+if TYPE_CHECKING:
+    from ..bundle.folder import Bundle
 
 
 def cannot_run(settings: Settings) -> dict[str, str]:
@@ -44,7 +48,7 @@ def cannot_run(settings: Settings) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def _why(bundle: Bundle, runtime: str, kinds: set[str]) -> str:
+def _why(bundle: "Bundle", runtime: str, kinds: set[str]) -> str:
     """Why a runtime cannot run a bundle on every one of some kinds of devices; empty if it can."""
     from ..engine.runtimes import MACHINE_CODE, readers
 

@@ -35,7 +35,12 @@ def pages() -> dict[str, str]:
         "reference/settings.md": settings(),
         "troubleshooting.md": troubleshooting(),
     }
-    return {name: MADE + re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n" for name, text in made.items()}
+    return {name: MADE + re.sub(r"\n{3,}", "\n\n", _linked(text, name)).rstrip() + "\n" for name, text in made.items()}
+
+
+def _linked(text: str, page: str) -> str:
+    """Make links of the pages that the code names by their files."""
+    return re.sub(r"`?\bdocs/([a-z-]+\.md)`?", lambda named: f"[{named[1]}]({'../' * page.count('/')}{named[1]})", text)
 
 
 def table(*columns: str, rows: list[tuple[str, ...]]) -> str:
