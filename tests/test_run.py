@@ -510,7 +510,7 @@ def test_one_number_or_name_stands_for_a_list_or_range():
 
 def test_files_that_are_no_recipe_and_folders_that_are_none_are_refused(tmp_path):
     (tmp_path / "empty.yaml").touch()
-    for name, message in (("nothere.yaml", "No such file"), (".", "Is a directory"), ("empty.yaml", "is empty")):
+    for name, message in (("nothere.yaml", "No such file"), (".", "it is a folder"), ("empty.yaml", "is empty")):
         with pytest.raises(RecipeError, match=message):
             load_recipe(tmp_path / name)
     with pytest.raises(RecipeError, match=r"--output: .*empty\.yaml is a file"):
