@@ -230,7 +230,7 @@ def test_a_bundle_that_is_refused_costs_only_itself(make_service_with, bundles, 
             "hostile": "the operator 'torch.save'",
             "unlisted": "'more.bin' is in its folder",
             "pipe": "model.ts cannot be read: it is a pipe",
-            "no manifest at all": "model.yaml cannot be read: it is a folder",
+            "no manifest at all": "model.yaml cannot be read: it is a pipe",
             "unsigned": "it is not signed",
         }[how] in said
     assert not Path("/tmp/isocenter-test-hostile").exists()
