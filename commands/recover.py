@@ -312,19 +312,27 @@ def beside_service(settings: Settings) -> Iterator["subprocess.Popen[bytes] | No
     if settings.spool is None or not settings.recover_at_start:
         yield None
         return
-    command = [sys.executable, "-m", "isocenter.commands.cli", "recover", "--beside-service", "--config", "/dev/stdin"]
     try:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.__stderr__)  # noqa: S603
+        process = _start(settings)
     except OSError as error:
         log.error("earlier scans are not recovered: %s", error)
         yield None
         return
-    assert process.stdin is not None
     try:
-        with suppress(BrokenPipeError), process.stdin as settings_file:
-            settings_file.write(settings.model_dump_json().encode())
         yield process
     finally:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(_STOP_SECONDS)
+
+
+def _start(settings: Settings) -> "subprocess.Popen[bytes]":
+    file = os.memfd_create("settings")  # in memory alone, and yet a plain file for the program
+    try:
+        os.write(file, settings.model_dump_json().encode())
+        command = [sys.executable, "-m", "isocenter.commands.cli", "recover", "--beside-service"]
+        return subprocess.Popen(  # noqa: S603 - this program
+            [*command, "--config", f"/dev/fd/{file}"], stdin=subprocess.DEVNULL, stdout=sys.__stderr__, pass_fds=(file,)
+        )
+    finally:
+        os.close(file)

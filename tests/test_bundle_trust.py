@@ -90,7 +90,7 @@ class TestFolder:
             os.mkfifo(path)
         else:
             path.mkdir()
-        with pytest.raises(BundleError, match=r"link|no file"):
+        with pytest.raises(BundleError, match=f"{kind}|no file"):
             Bundle.open(copy)
 
     def test_what_was_measured_may_lie_in_it(self, copy):

@@ -491,7 +491,10 @@ def test_images_from_outside_may_hold_anything(name, fov, attribute):
     out, scan = collect([(load(name), {})], simulate(ScanProtocol(matrix=16, coils=2)), images)
     assert len(out) == 2
     assert all(np.isfinite(each.data).all() for each in out)
-    assert scan.problem_messages() == ["an image without pixels came and is left out (2 times)"]
+    said = scan.problem_messages()
+    assert said[0] == "an image without pixels came and is left out (2 times)"
+    assert all("the brightest of its pixels are 1 grey levels" in each for each in said[1:])
+    assert len(said) == (2 if name == "to_integer" else 1)
 
 
 FAR = [

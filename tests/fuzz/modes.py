@@ -127,9 +127,9 @@ def read_header(xml: bytes) -> str:
 
 @lru_cache(512)
 def read_parameters(text: str) -> str:
-    from isocenter.service.session import _json_parameters
+    from isocenter.pipelines.parameters import of_message
 
-    return "none" if _json_parameters(text) is None else "parameters"
+    return "none" if of_message(text) is None else "parameters"
 
 
 class SessionMode:
