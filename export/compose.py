@@ -147,7 +147,12 @@ def _check_effect(module: nn.Module, manifest: Manifest, inputs: Inputs) -> None
             change = torch.rand(weights.shape, generator=random).to(weights.dtype)
             weights.add_((0.1 + change) * (0.1 + weights.abs().mean()))
     image = manifest.outputs[0].name
-    if torch.equal(run_module(module, manifest, inputs)[image], run_module(other, manifest, inputs)[image]):
+    same = run_module(module, manifest, inputs)[image]
+    try:
+        changed = run_module(other, manifest, inputs)[image]
+    except BundleError:  # weights that nobody trained may well end in numbers that some step refuses
+        return
+    if torch.equal(same, changed):
         raise BundleError(
             f"the weights of {manifest.network} have no effect on its image with the configuration {manifest.configuration}"
         )

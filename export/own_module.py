@@ -105,13 +105,31 @@ class OwnModule:
 
 def find_wrapper(target: str, checkpoint: Path | None, options: ExportOptions) -> OwnModule:
     """Load a module, and find out what has to be converted around it; parameters and errors are those of ``plan_module``."""
+    module = _load(target, checkpoint, options)
+    arguments = find_arguments(module, target, options)
+    inputs = bundle_inputs(arguments, target, options)
+    form, output = _find_form(module, target, arguments, inputs, options)
+    if checkpoint is not None or options.weights_inside or not any(True for _ in module.parameters()):
+        _check_again(module, _load(target, checkpoint, options), target, form, make_case(inputs, _TRIAL))
+    return OwnModule(wrap(module, form), wrapper_source(form), inputs, output)
+
+
+def _load(target: str, checkpoint: Path | None, options: ExportOptions) -> nn.Module:
     module = _make_module(target, options.arguments)
     if checkpoint is not None:
         _load_own(module, checkpoint)
-    arguments = find_arguments(module, target, options)
-    inputs = bundle_inputs(arguments, target, options)
-    form, output = _find_form(module.eval(), target, arguments, inputs, options)
-    return OwnModule(wrap(module, form), wrapper_source(form), inputs, output)
+    return module.eval()
+
+
+def _check_again(module: nn.Module, again: nn.Module, target: str, form: Form, case: Inputs) -> None:
+    """Refuse a module that is another one when it is made again: buffers and other tensors are random that nobody gave."""
+    first = _run(module, form, case)
+    if torch.equal(first, _run(module, form, case)) and not torch.equal(first, _run(again, form, case)):
+        raise BundleError(
+            f"{target} returns another image when it is made again: something in it is random that "
+            "neither a checkpoint nor a seed of its own determines",
+            accepted="tensors that the checkpoint holds (parameters and buffers), or that are made without chance",
+        )
 
 
 def _make_module(target: str, arguments: dict[str, Any]) -> nn.Module:

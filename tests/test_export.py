@@ -18,7 +18,7 @@ from isocenter.export.half_precision import in_precision
 from isocenter.export.importers.errors import CheckpointError
 from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
-from isocenter.export.own_module import export_module, find_wrapper
+from isocenter.export.own_module import export_module, find_wrapper, plan_module
 from isocenter.flow.deferred import Deferred, settled
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
@@ -661,6 +661,7 @@ class Counted(torch.nn.Module):
         super().__init__()
         if fail:
             raise ValueError("so many channels there are not")
+        torch.manual_seed(1)
         self.conv = torch.nn.Conv2d(2, int(chans), 1)
         self.back = torch.nn.ModuleList([torch.nn.Conv2d(int(chans), 2, 1)])
         self.conv.in_channels = np.int64(2)
@@ -715,6 +716,36 @@ class Plain(torch.nn.Module):
         return x
 
 
+class Loaded(Plain):
+    """Has its weights from somewhere else than a checkpoint."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.no_grad():
+            self.conv.weight.fill_(0.1)
+            self.conv.bias.fill_(0.2)
+
+
+class Random(Plain):
+    """Has a random tensor that no checkpoint holds."""
+
+    def __init__(self, kept=False):
+        super().__init__()
+        self.register_buffer("direction", torch.rand(3, 3), persistent=kept)
+
+    def forward(self, x):
+        return super().forward(x) + torch.nn.functional.conv2d(x, self.direction[None, None], padding=1)
+
+
+class Fragile(Plain):
+    """Fails with weights that nobody trained."""
+
+    def forward(self, x):
+        if bool((self.conv.weight.abs() > 0.35).any()):
+            raise ValueError("these weights are too large")
+        return super().forward(x)
+
+
 MAGNITUDES = {"inputs": [{"name": "image", "axes": ["batch", "1", "ky", "kx"]}]}
 
 
@@ -747,6 +778,13 @@ class TestRefused:
     def test_weights_without_effect(self, tmp_path):
         said = self.own(tmp_path, "--checkpoint", tmp_path / "own.pt", arguments={"iterations": 0})
         assert "the weights of test_export:Plain have no effect on its image" in said
+
+    def test_what_is_random_and_in_no_checkpoint(self, tmp_path):
+        torch.save(Random().state_dict(), tmp_path / "own.pt")
+        said = self.export(
+            tmp_path, "--module", "test_export:Random", "--checkpoint", tmp_path / "own.pt", **MAGNITUDES
+        )
+        assert "returns another image when it is made again: something in it is random" in said
 
     def test_a_network_without_cascades(self, tmp_path):
         weights = checkpoint("e2e-varnet", tmp_path, {**SMALL["e2e-varnet"], "num_cascades": 0})
@@ -803,5 +841,14 @@ def test_no_network_takes_counts_below_one(name):
 
 def test_weights_that_a_module_loads_itself_are_exported(tmp_path):
     options = ExportOptions.model_validate({**MAGNITUDES, "weights_inside": True})
-    bundle = export_module("test_export:Plain", None, tmp_path / "own", options, ["torchscript"])
-    assert bundle.manifest.provenance.source == "test_export:Plain"
+    bundle = export_module("test_export:Loaded", None, tmp_path / "own", options, ["torchscript"])
+    assert bundle.manifest.provenance.source == "test_export:Loaded"
+    with pytest.raises(BundleError, match="something in it is random"):
+        plan_module("test_export:Plain", None, options)
+
+
+@pytest.mark.parametrize(("module", "arguments"), [(Random, {"kept": True}), (Fragile, {})])
+def test_weights_that_are_given_are_enough(module, arguments, tmp_path):
+    torch.save(module(**arguments).state_dict(), tmp_path / "own.pt")
+    options = ExportOptions.model_validate({**MAGNITUDES, "arguments": arguments})
+    assert plan_module(f"test_export:{module.__name__}", tmp_path / "own.pt", options).manifest.inputs

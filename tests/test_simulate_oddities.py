@@ -54,7 +54,7 @@ def test_an_oddity_says_what_it_does_and_changes_a_scan_but_not_the_one_it_was_g
         ("lines-lost:number=3", "has no parameter 'number'; accepted: count"),
         ("lines-lost:count=3,count=4", "parameter 'count' of oddity 'lines-lost' is given twice"),
         ("lines-lost:count=few", "parameter 'count' of oddity 'lines-lost' must be int, got 'few'"),
-        ("lines-lost:count=100", "no 100 lines to lose"),
+        ("lines-lost:count=100", "cannot lose 100 lines; accepted: 1 to"),
         ("elliptical-scanning", "the scan is 2-D"),
         ("reference-after-image", "no calibration lines of their own"),
         ("flagged:flag=green", "'green' is no MRD flag"),

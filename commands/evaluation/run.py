@@ -46,7 +46,7 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     MissingExtraError
         Brains are to be simulated without nilearn.
     DataError
-        There is nothing to compare.
+        There is nothing to compare, or no image of a bundle.
     """
     # ours may have to be built: first is found out whether there is something to compare on
     others = open_bundles([bundle for bundle in bundles if str(bundle) not in NAMES])
@@ -67,9 +67,11 @@ def run_evaluation(bundles: list[Path], data: str, protocol: Protocol, folder: P
     report = Report(protocol.describe(data, truth), protocol.reference, protocol.seed)
     with working(), bars() as shown:
         scans = _simulated(protocol, series=series) if files is None else _of_files(files, protocol, report, console)
-        return _evaluate(
-            scans, methods, protocol, truth, report, folder, "series" if series else "slices", console, shown
-        )
+        unit = "series" if series else "slices"
+        _evaluate(scans, methods, protocol, truth, report, folder, unit, console, shown)
+    if nothing := sorted(models.keys() - {result.method for result in report.results}):
+        raise DataError(f"no image of {', '.join(nothing)} could be judged; {folder / 'table.md'} says why")
+    return report
 
 
 def _of_series(models: dict[str, LoadedModel]) -> bool:
@@ -86,7 +88,7 @@ def _evaluate(
     unit: str,
     console: Console,
     shown: Bars,
-) -> Report:
+) -> None:
     """Reconstruct all scans by all methods, and write what came out."""
     pictures: list[Pictured] = []
     kept = folder / "reconstructions" if protocol.keep_images else None
@@ -114,7 +116,6 @@ def _evaluate(
     folder.mkdir(parents=True, exist_ok=True)
     report.write(folder)
     draw_pictured(pictures, folder / "images.png")
-    return report
 
 
 def _volumes(scans: Iterator[FullScan]) -> Iterator[list[FullScan]]:

@@ -45,8 +45,8 @@ def lines_lost(scan: SimulatedScan, random: np.random.Generator, *, count: int =
     """Lines of an image never come; the FIRST and LAST flags do."""
     edges = ismrmrd.ACQ_FIRST_IN_SLICE, ismrmrd.ACQ_LAST_IN_SLICE
     readouts = [item for item in image_readouts(scan) if not any(item.is_flag_set(flag) for flag in edges)]
-    if len(readouts) <= count:
-        raise SimulationError(f"the scan has no {count} lines to lose")
+    if not 0 < count < len(readouts):
+        raise SimulationError(f"the scan cannot lose {count} lines", accepted=f"1 to {len(readouts) - 1}")
     chosen = {id(readouts[index]) for index in random.choice(len(readouts), count, replace=False)}
     return with_items(scan, [item for item in scan.items if id(item) not in chosen])
 

@@ -30,6 +30,8 @@ _IMAGE, _KSPACE = 0.25, 0.5
 """Share of the energy in the middle below which data may be an image, and above which it is k-space."""
 _FEWEST = 16
 """Samples along an axis from which on its middle is told from the rest."""
+_LOST_POINTS = 0.01
+"""Fraction of single samples that may be zero in all coils by chance."""
 _CLEARLY = 4.0
 """Ratio of energies from which on the brightest line says that the middle of k-space is elsewhere."""
 
@@ -86,6 +88,7 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     measured = _measured(kspace, power, where, reading)
     _check_middle(power, where)
     _check_domain(kspace.data[:, 0], where)
+    _check_points(kspace, power, where)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
     wanted = kspace.encoding.recon_matrix[1::-1]
     if wanted[0] > data.shape[-2] or wanted[1] > data.shape[-1]:
@@ -158,6 +161,21 @@ def _measured(kspace: Kspace, power: NDArray[np.float32], where: str, reading: R
             check_lines(plane[kz], "lines", f"{where}, kz {kz}")
         reading.remark("the corners of its volume of k-space were not measured (elliptical scanning), and are zero")
     return None if lines.all() else torch.from_numpy(lines)
+
+
+def _check_points(kspace: Kspace, power: NDArray[np.float32], where: str) -> None:
+    """Refuse lines of which single samples are zero in all coils: undersampled by points, where the others have them."""
+    samples = (power > 0).any(axis=(0, 1))
+    for frame, lines in enumerate(kspace.mask.numpy()):
+        points = (kspace.data[:, frame] != 0).any(dim=0).numpy()[lines][:, samples]
+        missing = int((~points).sum())
+        if missing > _LOST_POINTS * points.size:
+            raise FileError(
+                f"{missing} of the {points.size} samples of its lines were not measured"
+                + (f" (frame {frame})" if kspace.mask.shape[0] > 1 else ""),
+                where=where,
+                accepted="fully sampled scans",
+            )
 
 
 def check_lines(present: NDArray[np.bool_], what: str, where: str) -> None:
