@@ -201,9 +201,9 @@ def cache(
     from ..training.files.kept import kept, remove
     from ..wire.home import default_home
 
-    folder = folder or default_home() / "cache"
-    if folder.exists() and not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         usage(f"--folder: {folder} is no folder")
+    folder = folder or default_home() / "cache"
     with working():
         entries = kept(folder)
         unwanted = [] if unused is None else [entry for entry in entries if entry.unused_days >= unused]

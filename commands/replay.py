@@ -213,8 +213,19 @@ def _connect(options: Options) -> wire_client.socket.socket:
 
 
 def ask(options: Options, question: str) -> str:
-    """Ask the server a question."""
-    return wire_client.ask(_connect(options), question)
+    """Ask the server a question.
+
+    Raises
+    ------
+    ClientError
+        It has no answer.
+    """
+    answer = wire_client.ask(_connect(options), question)
+    if answer == "Unknown query":
+        raise ClientError(
+            f"the server knows no query {question!r}", accepted="such as gadgetron::info, isocenter::ready"
+        )
+    return answer
 
 
 def query(options: Options) -> str:

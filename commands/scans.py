@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import names
-from .frame import FAILED, ConfigOption, VerboseOption, err, out, working
+from .frame import FAILED, ConfigOption, VerboseOption, err, out, usage, working
 
 if TYPE_CHECKING:
     from .replay import Options
@@ -24,14 +24,16 @@ def simulate(
     fov: Annotated[float, typer.Option(help="Field of view in mm.")] = 240.0,
     orientation: Annotated[str, typer.Option(help="transverse, sagittal, coronal, oblique or flipped.")] = "transverse",
     offset: Annotated[
-        tuple[float, float, float], typer.Option(help="Middle of the slices from the isocentre in mm (LPS).")
+        tuple[float, float, float],
+        typer.Option(help="Middle of the slices from the isocentre in mm (LPS), such as 10 0 -20."),
     ] = (0.0, 0.0, 0.0),
     patient_position: Annotated[str, typer.Option(help="HFS, FFS, HFP, ...")] = "HFS",
     recon_matrix: Annotated[
-        tuple[int, int], typer.Option(help="Pixels of the image along x and y, 0 for those measured.")
+        tuple[int, int], typer.Option(help="Pixels of the image along x and y, such as 128 96; 0 for those measured.")
     ] = (0, 0),
     recon_fov: Annotated[
-        tuple[float, float], typer.Option(help="Field of view of the image along x and y, 0 for that measured.")
+        tuple[float, float],
+        typer.Option(help="Field of view of the image along x and y in mm, such as 240 180; 0 for that measured."),
     ] = (0.0, 0.0),
     oversampling: Annotated[int, typer.Option(help="Of the readout: 1 or 2.")] = 2,
     acceleration: Annotated[int, typer.Option(min=1, help="Every how many lines one is measured.")] = 1,
@@ -106,11 +108,14 @@ def simulate(
         return
     options["measurement_id"] = measurement_id or f"simulator_phantom_1_{seed}"
     options["sampling"] = current_name("random" if random else sampling)
+    options["noise_scan"] = noise_scan and noise > 0  # nothing but zeros would be damaged noise
     protocol = ScanProtocol(**options)
     for request in oddity or []:
         check_oddity(request)
     check_host(protocol)
     protocol.imaging_lines(0)  # which reads the file of a pattern
+    if output.suffix not in (".h5", ".hdf5", ".mrd"):
+        usage(f"--output: {output} would be an MRD file; accepted: a name that ends with .h5, .hdf5 or .mrd")
     check_file(output, "--output")
     check_file(truth_path(output), "--output")
     with working(), bars() as shown:

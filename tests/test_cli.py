@@ -137,6 +137,8 @@ def test_replay_without_a_server(scan_file):
 
 def test_questions(service, tmp_path):
     assert "System Memory size" in isocenter("replay", "-p", service.port, "-Q", "gadgetron::info", cwd=tmp_path)
+    said = isocenter("replay", "-p", service.port, "-Q", "gadgetron::nfo", cwd=tmp_path, status=1)
+    assert "the server knows no query 'gadgetron::nfo'" in said
 
 
 def test_pipelines_are_listed_and_checked(tmp_path):

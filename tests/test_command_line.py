@@ -48,7 +48,7 @@ WRONG = {
     "simulate": (
         ("--matrix", "16", "--coils", "2", "-o", "out.h5"),
         {
-            "--output": NO_OUTPUT,
+            "--output": (*NO_OUTPUT, "out.png"),
             "--phantom": NO_NAME,
             "--matrix": (*NO_WHOLE, "7", "20000", "100000"),
             "--coils": (*NO_WHOLE, "0", "65536"),
@@ -61,7 +61,7 @@ WRONG = {
             "--recon-matrix": ("-1 0", "0 99999", "x x"),
             "--recon-fov": ("-1 0", "0 nan", "x x"),
             "--oversampling": (*NO_WHOLE, "0", "3"),
-            "--acceleration": (*NO_WHOLE, "0"),
+            "--acceleration": (*NO_WHOLE, "0", "17"),
             "--acs": NO_WHOLE,
             "--calibration": NO_NAME,
             "--sampling": (*NO_NAME, "missing.npy", "rubbish.npy", "poisson-disc"),
@@ -80,7 +80,7 @@ WRONG = {
             "--repetition-time": (*NO_NUMBER, "-1"),
             "--seed": NO_WHOLE[:3],
             "--measurement-id": ("\x1b[31mred",),
-            "--oddity": (*NO_NAME, "reversed:x=1"),
+            "--oddity": (*NO_NAME, "reversed:x=1", "lines-lost:count=x", "empty-readout:instead=maybe"),
         },
     ),
     "check": (
@@ -209,7 +209,7 @@ WRONG = {
             "--formats": (*NO_NAME, "onnx,tflite"),
         },
     ),
-    "cache": ((), {"--folder": ("file",), "--unused": (*NO_WHOLE, "36501")}),
+    "cache": ((), {"--folder": ("file", "missing"), "--unused": (*NO_WHOLE, "36501")}),
     "textures": (
         ("new",),
         {

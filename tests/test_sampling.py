@@ -251,6 +251,11 @@ def test_golden_angles_go_on_from_frame_to_frame():
         ),
         ("uniform-random", Request(4, acceleration=16), "leaves none of 4 lines"),
         (
+            "equispaced",
+            Request(40, acceleration=500),
+            "the acceleration is 500, and there are 40 lines; accepted: 1 to 40",
+        ),
+        (
             "poisson-disc",
             Request(40, 40, 1, 30, 8),
             "leaves 53 of 1600 points, fewer than the 64 of the calibration region",

@@ -53,7 +53,7 @@ def test_an_oddity_says_what_it_does_and_changes_a_scan_but_not_the_one_it_was_g
         ("sharpened", "oddity 'sharpened' is not known; accepted: acceleration-one-factor"),
         ("lines-lost:number=3", "has no parameter 'number'; accepted: count"),
         ("lines-lost:count=3,count=4", "parameter 'count' of oddity 'lines-lost' is given twice"),
-        ("lines-lost:count=few", "parameter 'count' of oddity 'lines-lost' must be int, got 'few'"),
+        ("lines-lost:count=few", "parameter 'count' of oddity 'lines-lost' is 'few'; accepted: a whole number"),
         ("lines-lost:count=100", "cannot lose 100 lines; accepted: 1 to"),
         ("elliptical-scanning", "the scan is 2-D"),
         ("reference-after-image", "no calibration lines of their own"),

@@ -62,13 +62,16 @@ class Oddity:
                 raise SimulationError(f"parameter {key!r} of oddity {self.name!r} is given twice")
             kind = type(self.parameters[key])
             try:
-                found[key] = kind(int(value)) if kind is bool else kind(value)
-            except ValueError:
+                found[key] = _TRUTH[value.lower()] if kind is bool else kind(value)
+            except (ValueError, KeyError):
                 raise SimulationError(
-                    f"parameter {key!r} of oddity {self.name!r} must be {kind.__name__}, got {value!r}"
+                    f"parameter {key!r} of oddity {self.name!r} is {value!r}", accepted=_ACCEPTED[kind]
                 ) from None
         return found
 
+
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+_ACCEPTED = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 ODDITIES: dict[str, Oddity] = {}
 

@@ -69,6 +69,10 @@ class Pattern:
         """
         if not request.acceleration >= 1:
             raise SamplingError(f"the acceleration is {request.acceleration:g}", accepted="at least 1")
+        if not self.budget and request.acceleration > (lines := int(request.rows.sum())):
+            raise SamplingError(
+                f"the acceleration is {request.acceleration:g}, and there are {lines} lines", accepted=f"1 to {lines}"
+            )
         request.check_acs()
         if self.whole and request.acceleration != round(request.acceleration):
             raise SamplingError(
