@@ -354,6 +354,11 @@ def without(kspace, lines):
     return kspace
 
 
+def in_one_coil(kspace):
+    kspace[:, 0] += noise(1, 2, 24, 40)[:, 0]
+    return kspace
+
+
 def without_points(kspace):
     chance = np.random.default_rng(1).random(kspace.shape[-2:]) < 0.5
     return np.where(chance, kspace, 0)
@@ -376,6 +381,11 @@ MASK = np.arange(40) % 2 == 0
         (without(noise(1, 2, 24, 40), ~MASK), {"mask": MASK}, r"mask: 20 of 40 lines were not measured \(1, 3, 5,"),
         (without(noise(1, 2, 24, 40), ~MASK), {}, r"slice 0: 20 of 40 lines were not measured"),
         (without(noise(1, 2, 24, 40), ~MASK) + 1e-10 * noise(1, 2, 24, 40), {}, r"slice 0: 20 of 40 lines were not"),
+        (
+            in_one_coil(without(noise(1, 2, 24, 40), ~MASK)),
+            {},
+            r"slice 0: 20 of 40 lines are zero in coil 1 and not in",
+        ),
         (without_points(noise(1, 2, 24, 40)), {}, r"slice 0: \d+ of the 960 samples of its lines were not measured"),
         (without(noise(1, 2, 24, 40), slice(30, 40)), {}, r"10 of 40 lines .*\(30 to 39\), .*partial Fourier"),
         (with_nan(noise(1, 2, 24, 16)), {}, "it holds NaN, infinite"),

@@ -89,6 +89,7 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     _check_middle(power, where)
     _check_domain(kspace.data[:, 0], where)
     _check_points(kspace, power, where)
+    _check_coils(kspace, where, reading)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
     wanted = kspace.encoding.recon_matrix[1::-1]
     if wanted[0] > data.shape[-2] or wanted[1] > data.shape[-1]:
@@ -173,6 +174,21 @@ def _check_points(kspace: Kspace, power: NDArray[np.float32], where: str) -> Non
             raise FileError(
                 f"{missing} of the {points.size} samples of its lines were not measured"
                 + (f" (frame {frame})" if kspace.mask.shape[0] > 1 else ""),
+                where=where,
+                accepted="fully sampled scans",
+            )
+
+
+def _check_coils(kspace: Kspace, where: str, reading: Reading) -> None:
+    """Refuse lines that only some coils have; a coil without any signal is told."""
+    measured = (kspace.data != 0).any(dim=-1)
+    for coil, lines in enumerate(measured):
+        missing = int((kspace.mask & ~lines).sum())
+        if not lines.any():
+            reading.remark(f"coil {coil} has no signal")
+        elif missing:
+            raise FileError(
+                f"{missing} of {int(kspace.mask.sum())} lines are zero in coil {coil} and not in others",
                 where=where,
                 accepted="fully sampled scans",
             )

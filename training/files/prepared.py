@@ -25,7 +25,7 @@ from ..section import Section
 from .full_scans import full_scans
 from .layouts import Block, Layout, Reading, refusing
 
-_FORMAT = 4
+_FORMAT = 5
 """Of the cache, and of the checks: one more whenever they change what is made of a file."""
 
 
