@@ -22,7 +22,7 @@ def maps_doubt(kspace: Kspace) -> str:
     """
     if kspace.coil_maps is None or kspace.trajectory is not None:
         return ""
-    misfit, row = map_misfit(kspace.data[:, 0], kspace.mask[0], kspace.coil_maps.get())
+    misfit, row = map_misfit(kspace.data[:, 0], kspace.mask[0], kspace.coil_maps.get(), ACCEPTED)
     if misfit <= ACCEPTED:
         return ""
     return (

@@ -44,6 +44,8 @@ class Reconstruction:
     future: Future[Result] | None = None
     due: float = math.inf
     """When another bundle takes over unless ``model`` has begun, by ``time.monotonic``."""
+    maps_doubt: str | None = None
+    """What coil maps do not explain, once a bundle that takes them is waited for."""
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
     misfits: list[Misfit] = field(default_factory=list)
@@ -289,9 +291,9 @@ class Reconstructor:
         if others := [reason.text for reason in this.misfits if not reason.aliases]:
             remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
             self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
-        if _takes(this.model, "maps") and (doubt := maps_doubt(this.kspace)):
-            remarks["Maps"] = doubt
-            self.scan.report("coil maps", f"{_name(this.kspace)}: {doubt}")
+        if this.maps_doubt and _takes(this.model, "maps"):
+            remarks["Maps"] = this.maps_doubt
+            self.scan.report("coil maps", f"{_name(this.kspace)}: {this.maps_doubt}")
         return remarks
 
     def raise_first_error(self) -> None:
@@ -320,6 +322,8 @@ class Reconstructor:
 
     def _result(self, this: Reconstruction) -> Result | None:
         """Wait for a job, however long others go before it; the client is told, less and less often. None if there is no job."""
+        if this.maps_doubt is None and _takes(this.model, "maps"):
+            this.maps_doubt = maps_doubt(this.kspace)  # while the bundle runs
         while (future := this.future) is not None:
             if wait([future], timeout=max(min(self._patience, this.due - time.monotonic()), 0.0)).done:
                 return future.result()

@@ -26,7 +26,7 @@ _ITERATIONS, _WEIGHT = 20, 1e-3
 _AXES = [-4, -3, -2]
 
 
-def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
+def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor, accepted: float = 0.0) -> tuple[float, int]:
     """Return what is left of the middle of k-space after the image that explains it best.
 
     1. A SENSE image of the middle of k-space, of low resolution but of the whole field of view.
@@ -42,6 +42,8 @@ def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
         bool [kz, ky], the lines that were measured.
     maps
         complex64 [coils, z, y, x], of unit norm.
+    accepted
+        What is returned as 0 where even with its noise no more is left: that saves the search for the noise.
 
     Returns
     -------
@@ -53,7 +55,6 @@ def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
     coils, *shape = kspace.shape
     if coils == 1:
         return 0.0, 0  # the map of one coil explains everything
-    noise = float(noise_level(torch.view_as_real(kspace)[None], mask[None].to(torch.float32)))
     band = [min(size, most) for size, most in zip(shape, _BAND, strict=True)]
     grid = [min(size, _GRID * part) for size, part in zip(shape, band, strict=True)]
     lines = _middle(mask[None, :, :, None].expand(-1, -1, -1, shape[2]).to(torch.float32), band, grid)
@@ -64,13 +65,16 @@ def map_misfit(kspace: Tensor, mask: Tensor, maps: Tensor) -> tuple[float, int]:
     density = float((window * lines).sum() / window.sum())
     seen = _power(predicted, window)
     left = _power((measured - predicted * lines[None, ..., None]) / density, window)
+    largest = max(float(seen.max()), float(left.max()))
+    if float(left.max()) <= accepted**2 * largest:
+        return 0.0, 0
+    noise = float(noise_level(torch.view_as_real(kspace)[None], mask[None].to(torch.float32)))
     several = coils + math.sqrt(2 * coils * math.log(math.prod(band))) + math.log(math.prod(band))
     bound = several * (noise / density) ** 2 * float((window * lines).square().mean())
     above = (left - bound).clamp_min(0)
-    largest = max(float(seen.max()), float(left.max()))
     row = int(above.amax(dim=(0, 2)).argmax())
     pixel = (row - grid[1] // 2) * shape[1] // grid[1] + shape[1] // 2
-    return (math.sqrt(float(above.max()) / largest) if largest > 0 else 0.0), pixel
+    return math.sqrt(float(above.max()) / largest), pixel
 
 
 def misfit_energy(kspace: Tensor, mask: Tensor, maps: Tensor) -> float:
