@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Processes share out the tests, and who is done first takes over from others: one more than the cores of a small host, as tests also wait
-SHARE := -n 3 --dist worksteal
+# two processes share out the tests, each one half, and who is done first takes over from the other
+SHARE := -n 2 --dist worksteal
 # The package of Gadgetron, which some tests compare with, comes with wheels that contain FFTW, which is under the GPL:
 # `make setup GADGETRON=yes` installs it, and nothing else does.
 GADGETRON ?=

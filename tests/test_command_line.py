@@ -410,7 +410,7 @@ def test_a_reader_that_ends_early_is_no_fault():
 def test_an_interrupted_command_says_so():
     code = (
         "import os, signal, isocenter.commands.scans as scans\n"
-        "scans.working = lambda: os.kill(os.getpid(), signal.SIGINT)\n" + APP
+        "scans.working = lambda: signal.raise_signal(signal.SIGINT)\n" + APP
     )
     result = program(code, "simulate", "--matrix", "8", "-o", "/tmp/never.h5", capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (128 + signal.SIGINT, "interrupted\n")

@@ -252,9 +252,9 @@ def fail(connection):
 
 def die(connection):
     for number, item in enumerate(connection):
-        connection.send(item)
-        if number == 60:
-            os._exit(1)
+        if number <= 60:
+            connection.send(item)
+    os._exit(1)  # all is read: what is left unread would take back what was sent
 """
 
 FIRE = """

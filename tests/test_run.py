@@ -469,7 +469,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
         ),
         (
             {"masks": {"kinds": "equispaced", "accelerations": 64, "acs": 8}},
-            "an acceleration of 64 leaves nothing of 32",
+            "the acceleration is 64, and there are 32 lines; accepted: 1 to 32",
         ),
         (
             {"masks": {"acs": 1.0}},
