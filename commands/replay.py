@@ -388,7 +388,7 @@ def _places(scan: Path, group: str) -> int:
     """Count the slices, echoes, frames and sets of an MRD file, each of which is an image at least; 0 where it does not tell."""
     with open_hdf5(scan, "MRD file") as file:
         try:
-            heads = file[group]["data"]["head"]  # type: ignore[index]
+            heads = file[group]["data"]["head"]  # pyright: ignore[reportIndexIssue] - h5py does not say what a name stands for
             counters = np.stack([heads["idx"][name] for name in _COUNTERS], axis=1)
             imaging = heads["flags"].astype(np.uint64) & np.uint64(_NO_IMAGE) == 0
         except (LookupError, OSError, RuntimeError, TypeError, ValueError):
