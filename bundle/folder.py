@@ -34,6 +34,8 @@ from torch import Tensor
 from .files import open_regular, read_regular
 from .manifest import (
     CARD,
+    CARD_DATA,
+    CARD_TEXT,
     MANIFEST,
     MEASURED,
     PROBE,
@@ -132,7 +134,7 @@ class Bundle:
                 )
         if PROBE not in self.manifest.files or not any(name in self.manifest.files for name in RUNTIME_FILES.values()):
             raise BundleError(f"bundle {self.manifest.name!r} lists no probe or no model")
-        if (self.manifest.gate is not None) != all(name in self.manifest.files for name in CARD):
+        if (self.manifest.gate is not None) != all(name in self.manifest.files for name in (CARD_DATA, CARD_TEXT)):
             raise BundleError(
                 "its manifest tells of a gate without its report card, or lists one without telling", where=where
             )

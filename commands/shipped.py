@@ -2,7 +2,7 @@
 
 NAMES: tuple[str, ...] = (
     *("rss", "combine", "sense"),
-    *("ridge", "varnet-brain", "modl-brain"),
-    *("jsense", "tv", "l1-wavelet", "ridge-cine"),
+    *("ridge", "tv", "varnet-brain", "modl-brain"),
+    *("jsense", "l1-wavelet", "ridge-cine"),
 )
-"""In the order in which a service builds them: what is built in a moment, the default network, what takes longest."""
+"""In the order in which a service builds them: what is built in a moment, what `network.xml` needs, what takes longest."""

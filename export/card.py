@@ -25,7 +25,8 @@ class Card:
     gate
         What the manifest tells of it.
     files
-        Content by name, all that ``bundle.manifest.CARD`` names.
+        Content by name, of those that ``bundle.manifest.CARD`` names. Cards that come with Isocenter have no picture: the scans
+        that it would show are others' to hand on.
     """
 
     gate: Gate
@@ -65,8 +66,8 @@ def attach_card(bundle: Bundle, card: Card, key: SecretKey | None) -> Bundle:
                 shutil.copyfile(folder / name, place / name)
                 if sha256(place / name) != bundle.manifest.files[name]:
                     raise BundleError(f"{name} has just changed", where=f"bundle {bundle.manifest.name!r}")
-            for name in CARD:
-                (place / name).write_bytes(card.files[name])
+            for name, content in card.files.items():
+                (place / name).write_bytes(content)
             files = {path.name: sha256(path) for path in sorted(place.iterdir())}
             write_manifest(bundle.manifest.model_copy(update={"files": files, "gate": card.gate}), place, key)
             move(place, folder)
@@ -80,7 +81,7 @@ def with_shipped_card(bundle: Bundle, key: SecretKey | None) -> Bundle:
     place = CARDS / bundle.manifest.name
     if bundle.manifest.gate is not None or not place.is_dir():
         return bundle
-    files = {name: (place / name).read_bytes() for name in CARD}
+    files = {path.name: path.read_bytes() for path in place.iterdir()}
     data = json.loads(files[CARD_DATA])
     if data["of"] != of_what(bundle.manifest):
         return bundle

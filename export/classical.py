@@ -47,6 +47,7 @@ class _Method:
     intended_use: str
     formats: tuple[str, ...] = DEFAULT_FORMATS
     unfolds: bool = True
+    volumes: bool = True
 
 
 METHODS: dict[str, _Method] = {
@@ -71,6 +72,7 @@ METHODS: dict[str, _Method] = {
         "Cartesian compressed sensing; the total variation's weight follows the noise level",
         # an ONNX graph would hold all iterations one after the other, some ten thousand operations
         ("torchscript",),
+        volumes=False,  # their strength was chosen on slices
     ),
     "l1-wavelet": _Method(
         Wavelets,
@@ -79,6 +81,7 @@ METHODS: dict[str, _Method] = {
         _COMPLEX,
         "Cartesian compressed sensing; the wavelets' weight follows the noise level",
         ("torchscript",),
+        volumes=False,
     ),
     "jsense": _Method(
         JSense,
@@ -87,6 +90,7 @@ METHODS: dict[str, _Method] = {
         _SLICE_MAGNITUDE,
         "Cartesian parallel imaging that refines the coil maps of few calibration lines",
         ("torchscript",),
+        volumes=False,
     ),
 }
 """The classical bundles by name."""
@@ -138,7 +142,7 @@ def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str], ke
         outputs=(method.output,),
         conventions=Conventions(coil_maps="unit norm" if _MAPS in method.inputs else "none"),
         domain=Domain(
-            dimensions=("2d", "3d") if "kz" in method.output.axes else ("2d",),
+            dimensions=("2d", "3d") if method.volumes else ("2d",),
             acceleration=None if method.unfolds else (1.0, 1.0),
         ),
         provenance=Provenance(source="isocenter.models.classical", licence="MIT", fingerprint=fingerprint),
@@ -150,4 +154,4 @@ def _ensure(name: str, method: _Method, folder: Path, formats: Sequence[str], ke
 
 def _fingerprint(method: _Method) -> str:
     """Hash of what the bundle is made from, besides code."""
-    return hashlib.sha256(f"{method.configuration} {method.unfolds} {VERSION}".encode()).hexdigest()
+    return hashlib.sha256(f"{method.configuration} {method.unfolds} {method.volumes} {VERSION}".encode()).hexdigest()

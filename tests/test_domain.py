@@ -216,7 +216,7 @@ def test_a_network_is_not_used_on_a_scan_that_it_was_not_made_for(service):
     protocol = ScanProtocol(phantom="template", matrix=96, coils=6, noise=0.3)
     result = service.replay(simulate(protocol), "network.xml", parameters='{"parameters": {"bundle": "modl-brain"}}')
     (image,) = result.images
-    assert image.meta["IsocenterBundle"] == "sense"
+    assert image.meta["IsocenterBundle"] == "tv"
     assert "was not made for this scan (acceleration 1, accepted is 2.5 to 8)" in image.meta["IsocenterFallback"]
     assert any("acceleration 1" in text and "WARNING" in text for text in result.texts)
 

@@ -23,6 +23,7 @@ from isocenter.export import card as cards
 from isocenter.export.card import Card, attach_card, of_what, with_shipped_card
 from isocenter.gadgets import load
 from isocenter.models.fourier import ifft
+from isocenter.service.settings import Settings
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import FullScan
@@ -273,6 +274,13 @@ def test_the_card_that_comes_with_isocenter_is_put_into_the_bundle_that_it_is_of
     assert with_shipped_card(bundle, None).manifest.gate == PASSED
     own = give_card(copy, Gate(passed=False, battery="full", scans=3, date="2026-01-02"))
     assert with_shipped_card(own, None) is own  # what was found here stays
+
+
+def test_the_network_that_is_the_default_comes_with_the_card_of_a_passed_gate(bundles):
+    bundle = Bundle.open(bundles / Settings().default_bundle)
+    assert bundle.manifest.gate is not None
+    assert bundle.manifest.gate.passed
+    assert bundle.manifest.gate.battery == "full"
 
 
 @pytest.fixture
