@@ -296,6 +296,17 @@ def bundles_of(pipeline: "Pipeline", settings: Settings) -> list[str]:
     ]
 
 
+def _clients_name_the_bundle(pipeline: "Pipeline", settings: Settings) -> bool:
+    """Whether a pipeline runs a bundle that neither it nor the settings name, and leaves it to clients to do so."""
+    from ..pipelines.parameters import parameters_of
+
+    try:
+        bundles_of(pipeline, settings)
+    except IsocenterError:
+        return "bundle" in parameters_of(pipeline)
+    return False
+
+
 def bundle_faults(pipeline: "Pipeline", settings: Settings, beside: str | None = None) -> list[str]:
     """Return which bundles of a pipeline are not there, a sentence each; without one that is told ``beside``."""
     known = known_bundles(settings)
@@ -319,6 +330,11 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
         except IsocenterError as error:
             yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ').removeprefix(f'{name}, ')}"
         else:
+            if _clients_name_the_bundle(pipeline, settings):
+                yield Doubt(
+                    f"pipeline {name}: clients have to send the parameter 'bundle', as there is no default_bundle"
+                )
+                continue
             told = bundle_faults(pipeline, settings, beside=settings.default_bundle)
             yield from (f"pipeline {name}: {reason}" for reason in told)
 
@@ -434,6 +450,9 @@ def _what_can_run(settings: Settings) -> Table:
             pipeline = loader.load(name, settings.pipeline_folders)
         except IsocenterError:
             table.add_row(name, "", "no")
+            continue
+        if _clients_name_the_bundle(pipeline, settings):
+            table.add_row(name, "parameter 'bundle'", "yes")
             continue
         wrong = bundle_faults(pipeline, settings)
         names = [] if wrong else bundles_of(pipeline, settings)

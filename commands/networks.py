@@ -164,8 +164,8 @@ def textures(
 
     Example: isocenter textures photographs
     """
-    from ..training.debian import MIRROR
-    from ..training.textures import build_textures, sources
+    from ..training.debian import MIRROR, find
+    from ..training.textures import PACKAGES, build_textures, sources
     from ..wire.extras import need
     from .outputs import check_folder
     from .progress import bars
@@ -174,8 +174,11 @@ def textures(
     check_folder(folder, "FOLDER")
     if mirror is not None and not mirror.startswith(("http://", "https://")):
         usage(f"--mirror is {mirror!r}; accepted: an address such as {MIRROR}")
-    if packages is not None and not packages.is_dir():
-        usage(f"--packages: there is no folder {packages}")
+    if packages is not None:
+        if not packages.is_dir():
+            usage(f"--packages: there is no folder {packages}")
+        for package in PACKAGES:
+            find(package, packages)
     with working(), bars() as shown:
         path = build_textures(folder, shown.update, packages=packages, mirror=mirror or MIRROR)
     for source in sources(path):

@@ -166,7 +166,8 @@ def replay(
     ] = 0.0,
     zfp: Annotated[bool, typer.Option("--ZFP", "-Z", help="Compress with ZFP instead; with -T.")] = False,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it.")
+        list[str] | None,
+        typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it; may be given several times."),
     ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Keep to the recorded time stamps.")] = False,
     png: Annotated[Path | None, typer.Option("--png", help="Write a montage of the images.")] = None,

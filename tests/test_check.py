@@ -40,6 +40,27 @@ def test_a_plain_service_has_no_faults_and_nothing_is_made(settings, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_a_default_bundle_clients_have_to_name_one_and_all_else_runs(settings, tmp_path):
+    site = settings(default_bundle=None)
+    assert faults(site) == []
+    assert {doubt.partition(":")[0] for doubt in doubts(site)} == {
+        f"pipeline network{ending}.xml" for ending in ("", "-scanner", "_execute")
+    }
+    path = tmp_path / "isocenter.yaml"
+    path.write_text(f"default_bundle: null\nport: 0\nhome: {tmp_path / 'home'}\n")
+    said = CliRunner().invoke(app, ["check", "--config", str(path)])
+    assert said.exit_code == 0
+    assert "network.xml: clients have to send the parameter 'bundle'" in said.stderr
+    assert any(line.split() == ["network.xml", "parameter", "'bundle'", "yes"] for line in said.stdout.splitlines())
+
+
+def test_a_pipeline_that_can_never_name_a_bundle_is_a_fault(settings, tmp_path):
+    step = "<gadget name='reconstruct'><property name='bundle' value=''/></gadget>"
+    (tmp_path / "own.xml").write_text(OWN.format(step))
+    found = faults(settings(default_bundle=None, pipelines=(tmp_path,)))
+    assert [each.partition(": ")[2].partition(":")[0] for each in found] == ["no bundle is named"]
+
+
 def test_the_names_of_what_is_shipped_are_those_of_what_is_built():
     assert set(NAMES) == {*METHODS, *SHIPPED}
 

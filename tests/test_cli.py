@@ -146,7 +146,7 @@ def test_pipelines_are_listed_and_checked(tmp_path):
     assert "sense.xml" in listed
     assert "SENSE" in listed
     (tmp_path / "bad.xml").write_text("<configuration><gadget name='sharpen'/></configuration>")
-    assert "there is no gadget 'sharpen'" in isocenter("pipelines", "check", "bad.xml", cwd=tmp_path, status=1)
+    assert "there is no gadget 'sharpen'" in isocenter("pipelines", "check", "bad.xml", cwd=tmp_path, status=2)
     (tmp_path / "good.xml").write_text("<configuration><gadget name='accumulate'/></configuration>")
     assert "good.xml is valid" in isocenter("pipelines", "check", "good.xml", cwd=tmp_path)
 

@@ -122,10 +122,14 @@ WRONG = {
         },
     ),
     "pipelines": ((), CONFIG),
-    "pipelines show": ((), {"NAME": NO_INPUT, "--config": ("missing", "rubbish")}),
+    "pipelines show": (("network",), {"NAME": (*NO_FILE, "wrong.xml"), "--config": ("missing", "rubbish")}),
     "pipelines check": (
-        (),
-        {"NAME": NO_INPUT, "--config": ("missing", "rubbish")},
+        ("network",),
+        {
+            "NAME": (*NO_FILE, "wrong.xml"),
+            "--parameter": ("x", "", "nothing=1", "bundle=missing", "lambda=much"),
+            "--config": ("missing", "rubbish"),
+        },
     ),
     "bundle list": ((), CONFIG),
     "bundle prepare": (
@@ -233,7 +237,6 @@ ELSEWHERE = {
     ("replay", "--out-group"),  # any name will do
     ("evaluate", "--gate"),  # needs a bundle, as does --reference; test_gate, test_evaluation
     ("evaluate", "--reference"),
-    ("pipelines check", "--parameter"),  # a verdict, status 1: test_parameters
 }
 
 
@@ -267,6 +270,7 @@ def place(tmp_path, monkeypatch):
     for name in ("rubbish", "rubbish.npy"):
         (place / name).write_bytes(b"\x01\x02\xff\x00rubbish: [")
     (place / "zeros").write_bytes(b"\x01\x00" + bytes(5000))
+    (place / "wrong.xml").write_text("<other/>")
     (place / "settings.yaml").write_text("port: many\ncolour: red\n")
     (place / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     simulate(ScanProtocol(matrix=8, coils=1)).save(place / "scan.h5")
@@ -312,7 +316,7 @@ def test_wrong_arguments_are_refused_in_a_sentence_and_leave_nothing(place, comm
             result = run(*arguments, place=place)
             try:
                 # a mirror's faults come out at work only; a service tells its log
-                statuses = (1, 2) if command == "textures" else (2,)
+                statuses = (1, 2) if option == "--mirror" else (2,)
                 assert_refused(result, statuses, least=0 if command == "serve" else 1)
                 assert contents(place) == before
             except AssertionError as error:
@@ -330,6 +334,25 @@ def test_every_option_of_every_command_is_tried():
                 if option not in WRONG[name][1] and (name, option) not in ELSEWHERE:
                     untried.add((name, option))
     assert untried == set()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_option_of_one_value_is_not_taken_twice(command):
+    for parameter in COMMANDS[command].params:
+        if parameter.param_type_name == "option" and not parameter.hidden:
+            if parameter.multiple:
+                assert "several times" in parameter.help, (command, parameter.name)
+                continue
+            values = [] if parameter.is_flag else ["1"] * parameter.nargs
+            for first in (*parameter.opts, *parameter.secondary_opts):
+                said = CliRunner().invoke(app, [*command.split(), first, *values, parameter.opts[0], *values])
+                assert (said.exit_code, "given more than once" in said.stderr) == (2, True), (first, said.output)
+
+
+def test_a_settings_file_that_nothing_would_read_is_refused():
+    said = CliRunner().invoke(app, ["pipelines", "--config", "a", "show", "network"])
+    assert said.exit_code == 2
+    assert "--config belongs behind `pipelines show`" in said.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

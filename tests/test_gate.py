@@ -26,6 +26,7 @@ from isocenter.models.fourier import ifft
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import FullScan
+from isocenter.training.files.folder import FileScans
 from isocenter.wire.errors import OptionError
 from typer.testing import CliRunner
 
@@ -141,7 +142,9 @@ def test_turns_and_odd_sizes_keep_the_object_in_its_place():
 
 def test_the_battery_has_everything_that_it_names(tmp_path):
     write(tmp_path / "data" / "one.h5")
-    found = list(battery.cases(replace(TINY, brains=1, coils=(3,), sizes=(24,), turns=(2,)), tmp_path / "data"))
+    found = list(
+        battery.cases(replace(TINY, brains=1, coils=(3,), sizes=(24,), turns=(2,)), FileScans(tmp_path / "data"))
+    )
     groups = [case.group for case in found]
     assert groups == ["scans", "brains", "noise", "turns", "coils", "sizes", "sizes", *["anatomies"] * 3]
     by_group = {case.group: case.scan for case in found}
@@ -211,6 +214,13 @@ def test_either_a_bundle_or_a_gate_is_named(copy):
         result = CliRunner().invoke(app, ["evaluate", *arguments])
         assert result.exit_code == 2
         assert "name either --bundle or --gate" in result.output
+
+
+def test_files_that_cannot_be_used_are_found_before_the_gate_begins(copy, tmp_path):
+    for data in ("missing", "home"):
+        result = CliRunner().invoke(app, ["evaluate", "--gate", str(copy), "--data", str(tmp_path / data)])
+        assert result.exit_code == 2, result.output
+        assert f"error: {tmp_path / data} has no files" in result.output
 
 
 def test_series_are_refused(monkeypatch):
