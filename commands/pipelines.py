@@ -79,7 +79,7 @@ def check(
     from ..pipelines.order import limits
     from ..pipelines.parameters import choose, complaint
     from ..wire.errors import PipelineError
-    from .check import bundle_faults
+    from .named_bundles import bundle_faults
 
     given = names.parameter_pairs(parameter or ())
     settings = _settings(config)

@@ -14,7 +14,6 @@ from isocenter.bundle.folder import Bundle
 from isocenter.bundle.manifest import CARD, BundleError, Gate
 from isocenter.bundle.minisign import SecretKey
 from isocenter.bundle.trust import Trust, host_key
-from isocenter.commands import start
 from isocenter.commands.cli import app
 from isocenter.commands.evaluation.volume import object_masks
 from isocenter.commands.gate import battery, criteria, run
@@ -312,20 +311,6 @@ def test_a_pipeline_that_demands_a_passed_gate_falls_back_without_one(copy, make
     assert any(reason in problem for problem in scan.problem_messages())
     with pytest.raises(BundleError, match=re.escape(reason)):
         reconstructed(engine, protocol, bundle="mine", demand="gate")
-
-
-def test_the_service_warns_of_a_default_bundle_without_a_passed_gate(copy, make_engine, caplog):
-    def said(name):
-        caplog.clear()
-        start.check_default_bundle(make_engine(copy.parent, default_bundle=name))
-        return caplog.text
-
-    assert "the default bundle 'mine' has not been through the gate" in said("mine")
-    assert "the default bundle cannot be used: there is no bundle 'yours'" in said("yours")
-    give_card(copy, PASSED.model_copy(update={"passed": False}))
-    assert "the default bundle 'mine' did not pass the gate" in said("mine")
-    give_card(copy, PASSED)
-    assert said("mine") == said(None) == ""
 
 
 def test_what_is_demanded_is_written_in_one_place():
