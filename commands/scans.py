@@ -158,6 +158,10 @@ def replay(
     info: Annotated[str | None, typer.Option("--info", "-Q", help="Ask a question, such as gadgetron::info.")] = None,
     loops: Annotated[int, typer.Option("--loops", "-l", min=1, help="Send the scan this often.")] = 1,
     timeout: Annotated[int, typer.Option("--timeout", "-t", min=1, help="Milliseconds to connect.")] = 10000,
+    silence: Annotated[
+        int,
+        typer.Option(min=1, help="Seconds that the server may be silent while it is waited for; then it has failed."),
+    ] = 1800,
     precision: Annotated[
         int, typer.Option("--precision", "-P", min=0, max=32, help="Compress samples to this many bits, 2 or more.")
     ] = 0,
@@ -194,6 +198,7 @@ def replay(
         in_group=in_group,
         out_group=out_group or f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         timeout=timeout / 1000,
+        silence=silence,
         precision=precision,
         tolerance=tolerance,
         zfp=zfp,

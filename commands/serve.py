@@ -86,7 +86,7 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings], listeners:
     except IsocenterError as error:
         _end([str(error)])
     if doubt := gate_doubt(settings):
-        show_names((settings.default_bundle,))
+        show_names((settings.default_bundle or "",))
         log.warning("%s", doubt)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

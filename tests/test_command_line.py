@@ -104,6 +104,7 @@ WRONG = {
             "--in-group": ("other",),
             "--loops": (*NO_WHOLE[:3], "0"),
             "--timeout": (*NO_WHOLE[:3], "0"),
+            "--silence": (*NO_WHOLE[:3], "0"),
             "--precision": (*NO_WHOLE, "1", "33"),
             "--tolerance": (*NO_NUMBER[:3], "-1"),
             "--parameter": ("x", ""),
