@@ -240,14 +240,14 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has a run.")] = False,
     devices: Annotated[
-        str, typer.Option(help="auto, cpu, a number of devices, or a list of GPUs such as 0,1.")
+        str, typer.Option(help="auto, cpu, a number of devices, or GPUs such as cuda:0 or 0,1.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
     memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
     """Train a network by a recipe; writes weights, metrics, curves and sample images.
 
-    It takes hours; docs/training.md tells how long for each recipe, what they train on, and how to write one.
+    It takes hours, and shows how long each epoch takes; docs/training.md tells what the recipes train on, and how to write one.
 
     Example: isocenter train modl-brain -o run
     """
