@@ -502,7 +502,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
         ({"data": {**DATA, "matrix": [8, 8]}}, "too small"),
         (
             {"data": {**DATA, "coils": [0, 2]}},
-            "data.coils: 0 is not accepted; accepted: list of 2 (the least and the most): whole number from 1",
+            "data.coils: 0 is not accepted; accepted: list of 2 .the least and the most.: whole number from 1",
         ),
         ({"data": {**DATA, "noise": [0, 0.1]}}, "noise .* is no range"),
         (
