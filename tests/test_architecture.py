@@ -24,7 +24,7 @@ ALLOWED = {
     "gadgets": {"wire", "flow", "bundle", "models"},
     "pipelines": {"gadgets", "wire"},
     "training": {"models", "gadgets", "wire", "simulate"},
-    "export": {"models", "bundle", "engine", "wire.errors", "wire.accepted", "wire.entries", "wire.extras"},
+    "export": {"models", "bundle", "engine", "wire.errors", "wire.entries", "wire.extras"},
     "service": {"pipelines", "gadgets", "engine", "bundle", "flow", "wire"},
     "commands": set(FOLDERS),
     "__init__": set(FOLDERS),
