@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import GetJsonSchemaHandler, TypeAdapter
-from pydantic_core import CoreSchema
 
 _KINDS = {
     "boolean": "true or false",
@@ -35,7 +34,7 @@ class Named:
 
     words: str
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {**handler(schema), "title": self.words}
 
 
