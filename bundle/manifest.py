@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from ..wire.accepted import ENDS
 from ..wire.entries import parse_entries, validated
 from ..wire.errors import IsocenterError
 
@@ -52,9 +53,9 @@ _Line = Annotated[int, Field(ge=0)]
 _Factor = Annotated[float, Field(ge=1)]
 _Half = Annotated[float, Field(ge=0.5, le=1)]
 _Tesla = Annotated[float, Field(gt=0)]
-Counts = Annotated[tuple[_Count, _Count], AfterValidator(_in_order)]
+Counts = Annotated[tuple[_Count, _Count], AfterValidator(_in_order), ENDS]
 """The least and the most of what there is one of at least."""
-_Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_in_order)]
+_Factors = Annotated[tuple[_Factor, _Factor], AfterValidator(_in_order), ENDS]
 
 
 class _Strict(BaseModel):
@@ -171,13 +172,13 @@ class Domain(_Strict):
     dimensions: tuple[Literal["2d", "3d", "2d+t"], ...] = ()
     acceleration: _Factors | None = None
     net_acceleration: _Factors | None = None
-    acs: Annotated[tuple[_Line, _Line], AfterValidator(_in_order)] | None = None
+    acs: Annotated[tuple[_Line, _Line], AfterValidator(_in_order), ENDS] | None = None
     sampling: tuple[Literal["uniform", "random"], ...] = ()
-    partial_fourier: Annotated[tuple[_Half, _Half], AfterValidator(_in_order)] | None = None
+    partial_fourier: Annotated[tuple[_Half, _Half], AfterValidator(_in_order), ENDS] | None = None
     coils: Counts | None = None
     matrix: Counts | None = None
     frames: Counts | None = None
-    field_strength_t: Annotated[tuple[_Tesla, _Tesla], AfterValidator(_in_order)] | None = None
+    field_strength_t: Annotated[tuple[_Tesla, _Tesla], AfterValidator(_in_order), ENDS] | None = None
     contrast: tuple[str, ...] = ()
     anatomy: tuple[str, ...] = ()
 

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import FAILED, Commands, ConfigOption, out, print_table, usage, working
+from .frame import FAILED, App, ConfigOption, out, print_table, usage, working
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from ..service.settings import Settings
     from .progress import Bars
 
-app: typer.Typer = typer.Typer(
-    cls=Commands, help="Bundles: the reconstructions that pipelines name.\n\nExample: isocenter bundle list"
-)
+app: typer.Typer = App(help="Bundles: the reconstructions that pipelines name.\n\nExample: isocenter bundle list")
 
 BundleArgument = Annotated[Path, typer.Argument(help="Its folder, or its name.", autocompletion=names.bundles)]
 

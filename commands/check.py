@@ -12,26 +12,32 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Column, Table
 
-from ..bundle.manifest import MANIFEST, BundleError, parse_manifest
 from ..bundle.trust import public_key
 from ..service.settings import MIB, Settings, accepted_by, lacking_extras
 from ..wire import extras
 from ..wire.errors import IsocenterError, nearest
 from . import stamp
 from .frame import err, out, print_table
+from .home import home_doubt, home_fault
+from .named_bundles import (
+    bundle_faults,
+    bundles_of,
+    clients_name_the_bundle,
+    gate_doubt,
+    known_bundles,
+    largest_scans,
+    unknown,
+)
 from .pinned import cannot_run
 from .shipped import NAMES
-
-if TYPE_CHECKING:
-    from ..pipelines.loader import Pipeline
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,7 @@ def _findings(settings: Settings) -> Iterator[str | Doubt]:
     yield from _pipelines(settings)
     yield from _pinned(settings)
     yield from _room(settings)
+    yield from map(Doubt, filter(None, (home_doubt(settings.home), gate_doubt(settings))))
 
 
 def _quick_findings(settings: Settings) -> Iterator[str]:
@@ -110,9 +117,10 @@ def _folders(settings: Settings) -> Iterator[str]:
         for folder in getattr(settings, name):
             if reason := _unreadable(folder):
                 yield f"{name}: {reason}"
-    for name, folder in (("home", settings.home), ("spool", settings.spool)):
-        if folder is not None and (reason := _unwritable(folder)):
-            yield f"{name}: {reason}"
+    if reason := home_fault(settings.home) or _unwritable(settings.home):
+        yield f"home: {reason}"
+    if settings.spool is not None and (reason := _unwritable(settings.spool)):
+        yield f"spool: {reason}"
 
 
 def _unreadable(folder: Path) -> str:
@@ -223,38 +231,11 @@ def _defined(tree: ast.Module) -> set[str] | None:
     return found
 
 
-def known_bundles(settings: Settings) -> set[str]:
-    """Names of the bundles in the settings' folders, and of those that come with Isocenter and will be built."""
-    folders = (folder for folder in settings.bundle_folders if folder.is_dir() and not _unreadable(folder))
-    there = {path.name for folder in folders for path in folder.iterdir() if (path / MANIFEST).is_file()}
-    return {name for name in there if not name.startswith(".")} | set(NAMES)
-
-
-def largest_scans(settings: Settings) -> Iterator[tuple[str, int]]:
-    """Name bundles whose largest scan is known from their domain, with the bytes that a slice of it takes.
-
-    It is kept as it comes, complex64 [coils, ky, kx] with a readout that is oversampled twice, and once more while it is handed
-    on.
-    """
-    for folder in settings.bundle_folders:
-        for path in sorted(folder.glob(f"[!.]*/{MANIFEST}")):
-            try:
-                domain = parse_manifest(path.read_bytes(), path).domain
-            except (OSError, BundleError):
-                continue  # said when it is opened
-            if domain.matrix is not None and domain.coils is not None:
-                yield path.parent.name, 2 * 8 * domain.coils[1] * domain.matrix[1] * 2 * domain.matrix[1]
-
-
-def _unknown(name: str, known: Collection[str]) -> str:
-    return f"there is no bundle {name!r}{nearest(name, known)}; accepted: {', '.join(sorted(known))}"
-
-
 def _bundles(settings: Settings) -> Iterator[str]:
     """A bundle that the settings name."""
     known = known_bundles(settings)
     if settings.default_bundle is not None and settings.default_bundle not in known:
-        yield f"default_bundle: {_unknown(settings.default_bundle, known)}"
+        yield f"default_bundle: {unknown(settings.default_bundle, known)}"
 
 
 def _names(settings: Settings) -> Iterator[str]:
@@ -278,34 +259,6 @@ def _names(settings: Settings) -> Iterator[str]:
         yield f"aliases: {alias!r} would hide the FIRE module of this name; accepted: a name that none has"
 
 
-def bundles_of(pipeline: "Pipeline", settings: Settings) -> list[str]:
-    """Return the names of the bundles that a pipeline tries with these settings, in order.
-
-    Raises
-    ------
-    IsocenterError
-        A step needs a bundle, and none is named.
-    """
-    from ..pipelines.loader import GadgetStep
-
-    return [
-        name
-        for step in pipeline.steps
-        if isinstance(step, GadgetStep) and step.gadget.traits.bundles is not None
-        for name in step.gadget.traits.bundles(settings.default_bundle, step.complete)
-    ]
-
-
-def bundle_faults(pipeline: "Pipeline", settings: Settings, beside: str | None = None) -> list[str]:
-    """Return which bundles of a pipeline are not there, a sentence each; without one that is told ``beside``."""
-    known = known_bundles(settings)
-    try:
-        names = bundles_of(pipeline, settings)
-    except IsocenterError as error:
-        return [str(error)]
-    return [_unknown(name, known) for name in dict.fromkeys(names) if name not in known and name != beside]
-
-
 def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
     """Pipelines that cannot be run here, or lack a bundle."""
     from ..pipelines import loader
@@ -319,6 +272,11 @@ def _pipelines(settings: Settings) -> Iterator[str | Doubt]:
         except IsocenterError as error:
             yield f"pipeline {name}: {str(error).removeprefix(f'{name}: ').removeprefix(f'{name}, ')}"
         else:
+            if clients_name_the_bundle(pipeline, settings):
+                yield Doubt(
+                    f"pipeline {name}: clients have to send the parameter 'bundle', as there is no default_bundle"
+                )
+                continue
             told = bundle_faults(pipeline, settings, beside=settings.default_bundle)
             yield from (f"pipeline {name}: {reason}" for reason in told)
 
@@ -434,6 +392,9 @@ def _what_can_run(settings: Settings) -> Table:
             pipeline = loader.load(name, settings.pipeline_folders)
         except IsocenterError:
             table.add_row(name, "", "no")
+            continue
+        if clients_name_the_bundle(pipeline, settings):
+            table.add_row(name, "parameter 'bundle'", "yes")
             continue
         wrong = bundle_faults(pipeline, settings)
         names = [] if wrong else bundles_of(pipeline, settings)

@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 
 from . import bundles, networks, pipelines, scans
-from .frame import USAGE, Commands, ConfigOption, VerboseOption, out, working
+from .frame import USAGE, App, ConfigOption, VerboseOption, out, working
 from .view.command import view
 
 _BEGIN, _SERVICE, _NETWORKS = "First steps", "A service and its scans", "Networks"
 
-app: typer.Typer = typer.Typer(
+app: typer.Typer = App(
     name="isocenter",
-    cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inline MRI reconstruction: serves scanners and clients, with classical methods and with networks.\n\n"

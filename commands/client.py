@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,6 +20,7 @@ from ..wire.cursor import U32
 from ..wire.errors import IsocenterError
 from ..wire.items import Acquisition, DependencyReport, DicomFile, Feedback, Image, Waveform
 from ..wire.streams import RecordedStream
+from .silence import Silence
 
 TICK_SECONDS = 0.0025
 _CONNECT_RETRY_SECONDS = 0.1
@@ -113,6 +115,10 @@ class Client:
         Connected socket, for instance from ``connect``.
     on_image, on_text
         Called as images and texts arrive.
+    silence
+        Seconds that the server may be silent while it is waited for; None: it is waited for until the connection ends.
+    on_wait
+        Told what is waited for when that takes longer than a few seconds.
     """
 
     def __init__(
@@ -121,6 +127,8 @@ class Client:
         *,
         on_image: Callable[[Image], None] | None = None,
         on_text: Callable[[str], None] | None = None,
+        silence: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self._socket = sock
         self.result: ReplayResult = ReplayResult()
@@ -131,8 +139,24 @@ class Client:
         self._closed = False
         self._receiver = Receiver(sock)
         self._failure: BaseException | None = None
+        self._silence: Silence | None = None
+        if silence is not None:
+            self._silence = Silence(silence, self._moved, on_wait or (lambda _text: None), self._give_up)
         self._thread = threading.Thread(target=self._collect, name="collector", daemon=True)
         self._thread.start()
+
+    def _moved(self) -> int:
+        return self.result.bytes_sent + self._receiver.bytes_received
+
+    def _wait_for(self, what: str) -> None:
+        if self._silence is not None:
+            self._silence.waits_for = what
+
+    def _give_up(self, reason: str) -> None:
+        """End the session from the thread that watches it; whoever sends or waits for answers goes on at once."""
+        self._failure = ClientError(reason)
+        with suppress(OSError):  # it has ended meanwhile
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _collect(self) -> None:
         try:
@@ -172,7 +196,9 @@ class Client:
         self._send(encode(message))
 
     def _send(self, buffers: list[Buffer]) -> None:
+        self._wait_for("the server to read what is sent")
         send_buffers(self._socket, buffers)
+        self._wait_for("")
         self.result.bytes_sent += sum(len(buffer) for buffer in buffers)
 
     def send_recorded(self, data: bytes, acquisitions: int) -> None:
@@ -217,12 +243,17 @@ class Client:
                 self._send(encode(item))
         self.result.send_seconds = (self._last_sent or start) - start
 
+    def _end_watch(self) -> None:
+        if self._silence is not None:
+            self._silence.close()
+
     def interrupt(self) -> None:
         """End the stream without CLOSE, as a scan ends that is cut off; what comes back is still received."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def stop(self) -> ReplayResult:
         """End the session at once, and return what has come; nothing happens to one that has ended."""
+        self._end_watch()
         self._receiver.abort()
         self._thread.join(_STOP_SECONDS)
         self._receiver.stop()
@@ -251,7 +282,10 @@ class Client:
                 self.send(Close())
         except OSError:
             self._failure = self._failure or ClientError("the server closed the connection while the scan was sent")
+        readouts = self.result.acquisitions
+        self._wait_for(f"the server's answer{f' to {readouts} readouts' if readouts else ''}")
         self._thread.join(timeout)
+        self._end_watch()
         self._receiver.stop()
         self._socket.close()
         self.result.arrivals = [moment - self._last_sent for moment in self._times]
@@ -333,9 +367,9 @@ def replay_stream(
     return client.finish(close=not stream.is_closed and not stream.is_interrupted)
 
 
-def ask(sock: socket.socket, question: str) -> str:
-    """Ask a server a question (message 6) and return its answer."""
-    client = Client(sock)
+def ask(sock: socket.socket, question: str, silence: float | None = None) -> str:
+    """Ask a server a question (message 6) and return its answer; ``silence`` is that of ``Client``."""
+    client = Client(sock, silence=silence)
     client.send(Query(question, 1))
     responses = client.finish().responses
     if not responses:
@@ -352,9 +386,9 @@ NOISE_QUERY = """<?xml version="1.0" encoding="utf-8"?>
 """
 
 
-def noise_statistics(sock: socket.socket, measurement_id: str) -> dict[str, str]:
-    """Ask a server for the noise statistics of an earlier scan; empty if it has none."""
-    client = Client(sock)
+def noise_statistics(sock: socket.socket, measurement_id: str, silence: float | None = None) -> dict[str, str]:
+    """Ask a server for the noise statistics of an earlier scan, empty if it has none; ``silence`` is that of ``Client``."""
+    client = Client(sock, silence=silence)
     client.send(ConfigScript(NOISE_QUERY.format(name=f"GadgetronNoiseCovarianceMatrix_{measurement_id}").encode()))
     reports = client.finish().reports
     return reports[0].values if reports and reports[0].values.get("status") == "success" else {}

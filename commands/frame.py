@@ -8,8 +8,8 @@ and puts its work into ``with working():``.
 status
 ====== ===============================================================================================================
 0      It is done.
-1      The work failed: the server reported an error, a scan or bundle did not pass, a disk is full.
-2      Nothing was begun: arguments, settings or files are wrong, missing, or cannot be written.
+1      The work failed: the server reported an error, a bundle did not pass its probe or the gate, a disk is full.
+2      Nothing was begun: arguments, settings or files are wrong, missing, or cannot be written; also of what is only checked.
 130    Interrupted by Ctrl-C; a replay also by SIGTERM.
 ====== ===============================================================================================================
 """
@@ -25,7 +25,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 FAILED = 1
 USAGE = 2
@@ -39,6 +39,15 @@ err: Console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 # the base class of click's errors, which typer has brought under its own name in some versions and imported in others
 _ClickError: Any = typer.BadParameter.__mro__[2]
+
+
+class Command(TyperCommand):
+    """A command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments."""
+        _refuse_repeated(self, ctx, args)
+        return super().parse_args(ctx, args)
 
 
 class Commands(TyperGroup):
@@ -62,12 +71,34 @@ class Commands(TyperGroup):
         """Read the arguments; without any there is help."""
         if not (args or self.invoke_without_command or ctx.resilient_parsing):
             args = [ctx.help_option_names[0]]
+        _refuse_repeated(self, ctx, args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         with _told(USAGE):
             return super().invoke(ctx)
+
+
+class App(typer.Typer):
+    """Typer's, with our groups and commands."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=Commands, **options)
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Return the decorator of a command."""
+        return super().command(name, cls=Command, **options)
+
+
+def _refuse_repeated(command: Any, ctx: Any, args: list[str]) -> None:
+    """Refuse an option that is given twice and has one value: the parser would take the last without a word."""
+    if ctx.resilient_parsing:
+        return
+    *_, given = command.make_parser(ctx).parse_args(args=list(args))
+    for parameter in given:
+        if given.count(parameter) > 1 and not (parameter.multiple or parameter.is_eager):
+            raise typer.BadParameter("it is given more than once: give it once", ctx=ctx, param=parameter)
 
 
 def print_table(table: Table, console: Console = out) -> None:

@@ -164,8 +164,8 @@ def textures(
 
     Example: isocenter textures photographs
     """
-    from ..training.debian import MIRROR
-    from ..training.textures import build_textures, sources
+    from ..training.debian import MIRROR, find
+    from ..training.textures import PACKAGES, build_textures, sources
     from ..wire.extras import need
     from .outputs import check_folder
     from .progress import bars
@@ -174,8 +174,11 @@ def textures(
     check_folder(folder, "FOLDER")
     if mirror is not None and not mirror.startswith(("http://", "https://")):
         usage(f"--mirror is {mirror!r}; accepted: an address such as {MIRROR}")
-    if packages is not None and not packages.is_dir():
-        usage(f"--packages: there is no folder {packages}")
+    if packages is not None:
+        if not packages.is_dir():
+            usage(f"--packages: there is no folder {packages}")
+        for package in PACKAGES:
+            find(package, packages)
     with working(), bars() as shown:
         path = build_textures(folder, shown.update, packages=packages, mirror=mirror or MIRROR)
     for source in sources(path):
@@ -237,14 +240,14 @@ def train(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew in a folder that has a run.")] = False,
     devices: Annotated[
-        str, typer.Option(help="auto, cpu, a number of devices, or a list of GPUs such as 0,1.")
+        str, typer.Option(help="auto, cpu, a number of devices, or GPUs such as cuda:0 or 0,1.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that make samples; 0: the training's own.")] = 0,
     memory: Annotated[float, typer.Option(min=0, help="Gigabytes of samples that are kept from epoch to epoch.")] = 8.0,
 ) -> None:
     """Train a network by a recipe; writes weights, metrics, curves and sample images.
 
-    It takes hours; docs/training.md tells how long for each recipe, what they train on, and how to write one.
+    It takes hours, and shows how long each epoch takes; docs/training.md tells what the recipes train on, and how to write one.
 
     Example: isocenter train modl-brain -o run
     """

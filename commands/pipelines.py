@@ -8,13 +8,13 @@ import typer
 from rich.table import Table
 
 from . import names
-from .frame import Commands, ConfigOption, err, out, print_table, working
+from .frame import App, ConfigOption, err, out, print_table, usage
 
 if TYPE_CHECKING:
     from ..pipelines.loader import Pipeline
     from ..service.settings import Settings
 
-app: typer.Typer = typer.Typer(cls=Commands, invoke_without_command=True)
+app: typer.Typer = App(invoke_without_command=True)
 NameArgument = Annotated[
     Path,
     typer.Argument(metavar="NAME", help="Its name on the server, or its file.", autocompletion=names.pipelines),
@@ -28,6 +28,8 @@ def pipelines(context: typer.Context, config: ConfigOption = None) -> None:
     Example: isocenter pipelines
     """
     if context.invoked_subcommand is not None:
+        if config is not None:
+            usage(f"--config belongs behind `pipelines {context.invoked_subcommand}`, which reads it")
         return
     from ..pipelines import loader
     from ..wire.errors import IsocenterError
@@ -65,7 +67,8 @@ def show(name: NameArgument, config: ConfigOption = None) -> None:
 def check(
     name: NameArgument,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", help="name=value, as a client would send it.")
+        list[str] | None,
+        typer.Option("--parameter", help="name=value, as a client would send it; may be given several times."),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
@@ -75,21 +78,17 @@ def check(
     """
     from ..pipelines.order import limits
     from ..pipelines.parameters import choose, complaint
-    from .check import bundle_faults
+    from ..wire.errors import PipelineError
+    from .named_bundles import bundle_faults
 
     given = names.parameter_pairs(parameter or ())
     settings = _settings(config)
-    if not name.is_file():
-        _pipeline(name, settings)  # one that is not there is nothing to check
-    with working():
-        pipeline = choose(_pipeline(name, settings), given)
-        _print_steps(pipeline)
-        if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
-            from ..wire.errors import PipelineError
-
-            raise PipelineError("; ".join(faults), where=pipeline.name)
-        for limit in limits(pipeline):
-            err.print(f"note: {limit}", markup=False)
+    pipeline = choose(_pipeline(name, settings), given)
+    _print_steps(pipeline)
+    if faults := [*filter(None, [complaint(pipeline, given)]), *bundle_faults(pipeline, settings)]:
+        raise PipelineError("; ".join(faults), where=pipeline.name)
+    for limit in limits(pipeline):
+        err.print(f"note: {limit}", markup=False)
     out.print(f"{name} is valid; its steps have the SHA-256 {pipeline.digest}", markup=False)
 
 

@@ -15,6 +15,7 @@ from ..export.formats import check_formats
 from ..export.shipped import SHIPPED, ensure_shipped
 from ..service.settings import Settings
 from . import stamp
+from .home import make_home
 from .progress import Bars, bars
 from .shipped import NAMES
 
@@ -72,6 +73,7 @@ def prepare_bundles(
     BundleError
         Some of them cannot be built; the others are there.
     """
+    make_home(settings.home)
     folder = settings.home / "bundles"
     formats = formats_of(settings, onnx=onnx)
     builders = dict.fromkeys(METHODS, ensure_classical) | dict.fromkeys(SHIPPED, ensure_shipped)

@@ -73,6 +73,7 @@ class Options:
     in_group: str = "dataset"
     out_group: str = "images"
     timeout: float = 10.0
+    silence: float = 1800.0
     precision: int = 0
     tolerance: float = 0.0
     zfp: bool = False
@@ -220,7 +221,7 @@ def ask(options: Options, question: str) -> str:
     ClientError
         It has no answer.
     """
-    answer = wire_client.ask(_connect(options), question)
+    answer = wire_client.ask(_connect(options), question, options.silence)
     if answer == "Unknown query":
         raise ClientError(
             f"the server knows no query {question!r}", accepted="such as gadgetron::info, isocenter::ready"
@@ -230,7 +231,7 @@ def ask(options: Options, question: str) -> str:
 
 def query(options: Options) -> str:
     """Send the pipeline without a scan and save what the server reports, as a list of names and values."""
-    client = Client(_connect(options))
+    client = Client(_connect(options), silence=options.silence)
     client.send(options.configuration())
     result = client.finish()
     lines = [f"{name}: {value}" for report in result.reports for name, value in report.values.items()]
@@ -267,7 +268,7 @@ def replay(
     check(options)
     assert options.filename is not None
     writer = ImageWriter(options.outfile, options.out_group, on_text)
-    client = Client(_connect(options), on_image=on_image, on_text=on_text)
+    client = Client(_connect(options), on_image=on_image, on_text=on_text, silence=options.silence, on_wait=on_text)
     try:
         if h5py.is_hdf5(options.filename):
             result = _send_file(client, options, options.filename, on_start, on_acquisition, on_text)
@@ -364,7 +365,7 @@ def _noise_level(options: Options, header: bytes) -> float:
     information = parse_header(header).measurementInformation
     for dependency in getattr(information, "measurementDependency", None) or []:
         if str(dependency.dependencyType).lower() == "noise" and dependency.measurementID:
-            values = wire_client.noise_statistics(_connect(options), dependency.measurementID)
+            values = wire_client.noise_statistics(_connect(options), dependency.measurementID, options.silence)
             return float(values.get("min_sigma", 1.0))
     return 1.0
 

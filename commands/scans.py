@@ -158,6 +158,10 @@ def replay(
     info: Annotated[str | None, typer.Option("--info", "-Q", help="Ask a question, such as gadgetron::info.")] = None,
     loops: Annotated[int, typer.Option("--loops", "-l", min=1, help="Send the scan this often.")] = 1,
     timeout: Annotated[int, typer.Option("--timeout", "-t", min=1, help="Milliseconds to connect.")] = 10000,
+    silence: Annotated[
+        int,
+        typer.Option(min=1, help="Seconds that the server may be silent while it is waited for; then it has failed."),
+    ] = 1800,
     precision: Annotated[
         int, typer.Option("--precision", "-P", min=0, max=32, help="Compress samples to this many bits, 2 or more.")
     ] = 0,
@@ -166,7 +170,8 @@ def replay(
     ] = 0.0,
     zfp: Annotated[bool, typer.Option("--ZFP", "-Z", help="Compress with ZFP instead; with -T.")] = False,
     parameter: Annotated[
-        list[str] | None, typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it.")
+        list[str] | None,
+        typer.Option("--parameter", help="name=value for the pipeline, as FIRE sends it; may be given several times."),
     ] = None,
     realtime: Annotated[bool, typer.Option("--realtime", help="Keep to the recorded time stamps.")] = False,
     png: Annotated[Path | None, typer.Option("--png", help="Write a montage of the images.")] = None,
@@ -193,6 +198,7 @@ def replay(
         in_group=in_group,
         out_group=out_group or f"{datetime.now():%Y-%m-%d %H:%M:%S}",
         timeout=timeout / 1000,
+        silence=silence,
         precision=precision,
         tolerance=tolerance,
         zfp=zfp,

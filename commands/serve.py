@@ -13,13 +13,15 @@ from ..service import settings as service_settings
 from ..service.json_lines import only_json
 from ..service.listening import listen
 from ..service.log_writer import open_closed_streams
-from ..service.logs import change_logging, configure_logging, show_everything
+from ..service.logs import change_logging, configure_logging, show_everything, show_names
 from ..service.outside import only_the_log
 from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
 from .check import faults
 from .frame import USAGE
+from .home import make_home
+from .named_bundles import gate_doubt
 
 log: logging.Logger = logging.getLogger("isocenter.serve")
 
@@ -79,6 +81,13 @@ def _serve(settings: Settings, load_settings: Callable[[], Settings], listeners:
     port, folder = listeners[0].getsockname()[1], settings.home / "pipelines"
     log.info("listening on %s:%d, pipelines in %s", settings.host, port, folder)
     notify(status=f"listening on {settings.host}:{port}")
+    try:
+        make_home(settings.home)
+    except IsocenterError as error:
+        _end([str(error)])
+    if doubt := gate_doubt(settings):
+        show_names((settings.default_bundle or "",))
+        log.warning("%s", doubt)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

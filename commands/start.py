@@ -15,6 +15,7 @@ from ..service.settings import Settings
 from ..service.systemd import notify
 from ..wire.errors import IsocenterError
 from .builder import Builder, supply_of
+from .named_bundles import gate_doubt
 from .recover import beside_service
 from .shipped import NAMES
 
@@ -59,6 +60,7 @@ class Start:
         self._builder = Builder(settings, self._supply)
         self._stopped = threading.Event()
         self._begin = time.monotonic()
+        self._doubt = gate_doubt(settings)
         self.engine: Engine = make_engine(settings, self._supply)
         self.failed = False
 
@@ -90,7 +92,7 @@ class Start:
         if self._stopped.is_set():
             return
         self._supply.loading = ""
-        check_default_bundle(self.engine)
+        self._check_default_bundle()
         devices = ", ".join(device.name for device in self.engine.devices)
         log.info("ready after %.1f s: bundles are loaded on %s", time.monotonic() - self._begin, devices)
         notify(ready=True, status="ready")
@@ -112,16 +114,12 @@ class Start:
             names = ", ".join(sorted(available))
             log.error("not all bundles that come with Isocenter could be built; what there is: %s", names)
 
-
-def check_default_bundle(engine: Engine) -> None:
-    """Warn where pipelines that name no bundle get one that did not pass the gate."""
-    if engine.default_bundle is None:
-        return
-    try:
-        gate = engine.load(engine.default_bundle).manifest.gate
-    except BundleError as error:
-        log.warning("the default bundle cannot be used: %s", error)
-        return
-    if gate is None or not gate.passed:
-        how = "has not been through" if gate is None else "did not pass"
-        log.warning("the default bundle %r %s the gate; see `isocenter bundle show`", engine.default_bundle, how)
+    def _check_default_bundle(self) -> None:
+        """Warn where it cannot be used, or has been built again and lost the gate that it had passed."""
+        try:
+            if self.engine.default_bundle is not None:
+                self.engine.load(self.engine.default_bundle)
+        except BundleError as error:
+            log.warning("the default bundle cannot be used: %s", error)
+        if (doubt := gate_doubt(self._settings)) != self._doubt and doubt:
+            log.warning("%s", doubt)

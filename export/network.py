@@ -99,7 +99,7 @@ def plan_network(name: str, checkpoint: Path, options: ExportOptions) -> Plan:
     for key, value in options.configuration.items():
         if key not in given and (type(value) is not int or value < 1):
             raise OptionError(f"configuration.{key}: {shown(value)} is not accepted", accepted="whole number from 1")
-    imported = load_network(name, checkpoint, given)
+    imported = load_network(name, checkpoint, given, options.checkpoint_entry)
     if network.task == "image":
         channels = imported.configuration.get("in_chans", 1)
         if channels not in _OF_SCANS:

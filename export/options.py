@@ -37,6 +37,8 @@ class ExportOptions(BaseModel):
     version: str = "1.0"
     configuration: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
+    checkpoint_entry: str | None = None
+    """Entry of the checkpoint that has the weights, where there are several, such as those of the last step and their average."""
     scaling: Scaling | None = None
     """What k-space is divided by in front of the network; without it, what the network's published weights expect."""
     sense_step: Annotated[float, Field(gt=0)] | None = None

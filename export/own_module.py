@@ -19,7 +19,7 @@ from .arguments import bundle_inputs, find_arguments
 from .cases import SIZES, Inputs, edge_cases, make_case
 from .compose import Plan, compose
 from .importers.errors import CheckpointError
-from .importers.files import read_checkpoint
+from .importers.files import Checkpoint, read_checkpoint
 from .importers.load import load_state
 from .options import ExportOptions
 from .wrapper import Form, argument_of, wrap, wrapper_source
@@ -69,6 +69,8 @@ def plan_module(target: str, checkpoint: Path | None, options: ExportOptions) ->
             f"{target} is said to load its weights itself (weights_inside), and a checkpoint is given, too",
             accepted="one of both",
         )
+    if checkpoint is None and options.checkpoint_entry is not None:
+        raise BundleError("checkpoint_entry is said, and no checkpoint is given", accepted="--checkpoint, or neither")
     own = find_wrapper(target, checkpoint, options)
     return compose(
         own.wrapped,
@@ -105,16 +107,17 @@ class OwnModule:
 
 def find_wrapper(target: str, checkpoint: Path | None, options: ExportOptions) -> OwnModule:
     """Load a module, and find out what has to be converted around it; parameters and errors are those of ``plan_module``."""
-    module = _load(target, checkpoint, options)
+    read = None if checkpoint is None else read_checkpoint(checkpoint, options.checkpoint_entry)
+    module = _load(target, read, options)
     arguments = find_arguments(module, target, options)
     inputs = bundle_inputs(arguments, target, options)
     form, output = _find_form(module, target, arguments, inputs, options)
     if checkpoint is not None or options.weights_inside or not any(True for _ in module.parameters()):
-        _check_again(module, _load(target, checkpoint, options), target, form, make_case(inputs, _TRIAL))
+        _check_again(module, _load(target, read, options), target, form, make_case(inputs, _TRIAL))
     return OwnModule(wrap(module, form), wrapper_source(form), inputs, output)
 
 
-def _load(target: str, checkpoint: Path | None, options: ExportOptions) -> nn.Module:
+def _load(target: str, checkpoint: Checkpoint | None, options: ExportOptions) -> nn.Module:
     module = _make_module(target, options.arguments)
     if checkpoint is not None:
         _load_own(module, checkpoint)
@@ -165,16 +168,16 @@ def _use_plain_numbers(module: nn.Module) -> None:
                 vars(part)[name] = tuple(each.item() if isinstance(each, np.generic) else each for each in value)
 
 
-def _load_own(module: nn.Module, path: Path) -> None:
+def _load_own(module: nn.Module, checkpoint: Checkpoint) -> None:
     """Load a state dict; a prefix that all its names share and the module does not have is taken off, as Lightning adds one."""
-    tensors = read_checkpoint(path).tensors
+    tensors = checkpoint.tensors
     names = module.state_dict().keys()
     prefixes = ["", *sorted({key.split(".", 1)[0] + "." for key in tensors})]
     stripped = (
         {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         for prefix in prefixes
     )
-    load_state(module, next((own for own in stripped if names & own.keys()), tensors), path)
+    load_state(module, next((own for own in stripped if names & own.keys()), tensors), checkpoint.path)
 
 
 def _find_form(

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,6 @@ from ..bundle.manifest import RuntimeChoice
 from ..wire import entries, extras
 from ..wire.errors import IsocenterError, Limits
 from ..wire.home import default_home
-from .spooled import Retention
 from .values import (
     MIB,
     Address,
@@ -40,6 +39,9 @@ from .values import (
     Text,
     Truth,
 )
+
+if TYPE_CHECKING:
+    from .spooled import Retention
 
 _FORMER = {
     "queue_bytes": ("", "is not used any more: a quarter of scan_bytes takes its place"),
@@ -230,8 +232,10 @@ class Settings(BaseModel):
         return self.home / "noise"
 
     @property
-    def retention(self) -> Retention:
+    def retention(self) -> "Retention":
         """What the spool keeps."""
+        from .spooled import Retention  # which imports what reads scans, and a service opens its port first
+
         return Retention(self.spool_days, self.spool_unfinished_days, self.spool_bytes)
 
     @property

@@ -19,7 +19,7 @@ ALLOWED = {
     "flow": set(),
     "models": {"wire.errors", "wire.entries"},
     "simulate": {"wire"},
-    "bundle": {"wire.errors", "wire.entries", "wire.plain_files"},
+    "bundle": {"wire.errors", "wire.accepted", "wire.entries", "wire.plain_files"},
     "engine": {"bundle", "flow", "wire.errors", "wire.extras"},
     "gadgets": {"wire", "flow", "bundle", "models"},
     "pipelines": {"gadgets", "wire"},

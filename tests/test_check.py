@@ -10,8 +10,9 @@ import torch
 import yaml
 from helpers import gadgetron
 from isocenter.bundle.trust import host_key
-from isocenter.commands.check import doubts, faults, known_bundles
+from isocenter.commands.check import doubts, faults
 from isocenter.commands.cli import app
+from isocenter.commands.named_bundles import gate_doubt, known_bundles
 from isocenter.commands.pinned import cannot_run
 from isocenter.commands.shipped import NAMES
 from isocenter.export.classical import METHODS
@@ -34,10 +35,61 @@ def settings(tmp_path):
     return lambda **values: Settings(**{"home": tmp_path / "home", "port": 0, **values})
 
 
+def other_doubts(settings):
+    """All but those that a new home and the shipped default bundle are worth."""
+    return [doubt for doubt in doubts(settings) if not doubt.startswith(("home: ", "the default bundle "))]
+
+
 def test_a_plain_service_has_no_faults_and_nothing_is_made(settings, tmp_path):
     assert faults(settings()) == []
-    assert doubts(settings()) == []
+    assert [doubt.partition(tmp_path.name)[0] for doubt in doubts(settings())] == [
+        f"home: there is no folder {tmp_path.parent}/",
+        "the default bundle 'ridge' has not been through the gate; see `isocenter bundle show ridge`",
+    ]
+    assert other_doubts(settings()) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_is_made_only_where_it_may_be_meant(settings, tmp_path, monkeypatch):
+    (fault,) = faults(settings(home=tmp_path / "typed" / "wrongly"))
+    assert fault.startswith(f"home: there is no folder {tmp_path}/typed/wrongly, and none is made")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "home: " not in "".join(doubts(settings(home=tmp_path / ".isocenter")))  # the one that nobody has named
+    (tmp_path / "home").mkdir()
+    assert "home: " not in "".join(doubts(settings()))
+
+
+def test_the_gate_that_a_default_bundle_has_passed_is_told_by_its_manifest(settings, bundles, tmp_path):
+    folder = tmp_path / "home" / "bundles" / "mine"
+    shutil.copytree(bundles / "sense", folder)
+    manifest = yaml.safe_load((folder / "model.yaml").read_text())
+    for passed, said in ((None, "has not been through"), (False, "did not pass"), (True, "")):
+        gate = None if passed is None else {"passed": passed, "battery": "full", "scans": 4, "date": "2026-01-01"}
+        (folder / "model.yaml").write_text(yaml.safe_dump({**manifest, "gate": gate}))
+        doubt = gate_doubt(settings(default_bundle="mine"))
+        assert doubt == (f"the default bundle 'mine' {said} the gate; see `isocenter bundle show mine`" if said else "")
+    assert gate_doubt(settings(default_bundle=None)) == ""
+
+
+def test_without_a_default_bundle_clients_have_to_name_one_and_all_else_runs(settings, tmp_path):
+    site = settings(default_bundle=None)
+    assert faults(site) == []
+    assert {doubt.partition(":")[0] for doubt in other_doubts(site)} == {
+        f"pipeline network{ending}.xml" for ending in ("", "-scanner", "_execute")
+    }
+    path = tmp_path / "isocenter.yaml"
+    path.write_text(f"default_bundle: null\nport: 0\nhome: {tmp_path / 'home'}\n")
+    said = CliRunner().invoke(app, ["check", "--config", str(path)])
+    assert said.exit_code == 0
+    assert "network.xml: clients have to send the parameter 'bundle'" in said.stderr
+    assert any(line.split() == ["network.xml", "parameter", "'bundle'", "yes"] for line in said.stdout.splitlines())
+
+
+def test_a_pipeline_that_can_never_name_a_bundle_is_a_fault(settings, tmp_path):
+    step = "<gadget name='reconstruct'><property name='bundle' value=''/></gadget>"
+    (tmp_path / "own.xml").write_text(OWN.format(step))
+    found = faults(settings(default_bundle=None, pipelines=(tmp_path,)))
+    assert [each.partition(": ")[2].partition(":")[0] for each in found] == ["no bundle is named"]
 
 
 def test_the_names_of_what_is_shipped_are_those_of_what_is_built():
@@ -120,7 +172,7 @@ def test_a_pipeline_of_gadgetron_without_counterpart_may_lie_there(settings, tmp
     node = "<gadget><classname>GriddingGadget</classname></gadget>"
     (tmp_path / "spiral.xml").write_text(f"<configuration><version>2</version><stream>{node}</stream></configuration>")
     assert faults(settings(pipelines=(tmp_path,))) == []
-    (doubt,) = doubts(settings(pipelines=(tmp_path,)))
+    (doubt,) = other_doubts(settings(pipelines=(tmp_path,)))
     assert "'GriddingGadget' has no counterpart here" in doubt
 
 
@@ -133,9 +185,11 @@ def test_a_bundle_of_the_site_is_found_by_its_name(settings, tmp_path):
 
 def test_memory_for_the_largest_scan_of_a_domain(settings, bundles):
     small = settings(bundles=(bundles,), memory_bytes=256 * MIB, scan_bytes=128 * MIB)
-    (doubt,) = (each for each in doubts(small) if "'ridge'" in each)
+    (doubt,) = (each for each in other_doubts(small) if "'ridge'" in each)
     assert "need 800 MiB at a time, and a scan may keep 96 MiB" in doubt
-    assert not [each for each in doubts(settings(bundles=(bundles,), memory_bytes=8192 * MIB)) if "memory" in each]
+    assert not [
+        each for each in other_doubts(settings(bundles=(bundles,), memory_bytes=8192 * MIB)) if "memory" in each
+    ]
 
 
 @pytest.fixture
@@ -159,7 +213,7 @@ class TestPinnedRuntime:
     def test_other_bundles_are_warned_of(self, settings, bundles):
         site = settings(runtime="onnx", bundles=(bundles,))
         shutil.copytree(bundles / "rss", site.home / "bundles" / "mine")
-        (doubt,) = (each for each in doubts(site) if each.startswith("runtime: "))
+        (doubt,) = (each for each in other_doubts(site) if each.startswith("runtime: "))
         assert "'mine'" in doubt
         assert doubt.endswith("it has no model for onnx, but for torchscript")
         assert faults(site) == []
@@ -180,7 +234,7 @@ class TestPinnedRuntime:
 def test_disk_for_the_spool(settings, tmp_path):
     free = shutil.disk_usage(tmp_path).free
     spool = tmp_path / "spool"
-    (doubt,) = doubts(settings(spool=spool, spool_queue_bytes=2 * free))
+    (doubt,) = other_doubts(settings(spool=spool, spool_queue_bytes=2 * free))
     assert doubt.startswith(f"spool: the disk of {spool} has ")
     assert not spool.exists()
 

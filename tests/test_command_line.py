@@ -104,6 +104,7 @@ WRONG = {
             "--in-group": ("other",),
             "--loops": (*NO_WHOLE[:3], "0"),
             "--timeout": (*NO_WHOLE[:3], "0"),
+            "--silence": (*NO_WHOLE[:3], "0"),
             "--precision": (*NO_WHOLE, "1", "33"),
             "--tolerance": (*NO_NUMBER[:3], "-1"),
             "--parameter": ("x", ""),
@@ -122,10 +123,14 @@ WRONG = {
         },
     ),
     "pipelines": ((), CONFIG),
-    "pipelines show": ((), {"NAME": NO_INPUT, "--config": ("missing", "rubbish")}),
+    "pipelines show": (("network",), {"NAME": (*NO_FILE, "wrong.xml"), "--config": ("missing", "rubbish")}),
     "pipelines check": (
-        (),
-        {"NAME": NO_INPUT, "--config": ("missing", "rubbish")},
+        ("network",),
+        {
+            "NAME": (*NO_FILE, "wrong.xml"),
+            "--parameter": ("x", "", "nothing=1", "bundle=missing", "lambda=much"),
+            "--config": ("missing", "rubbish"),
+        },
     ),
     "bundle list": ((), CONFIG),
     "bundle prepare": (
@@ -233,7 +238,6 @@ ELSEWHERE = {
     ("replay", "--out-group"),  # any name will do
     ("evaluate", "--gate"),  # needs a bundle, as does --reference; test_gate, test_evaluation
     ("evaluate", "--reference"),
-    ("pipelines check", "--parameter"),  # a verdict, status 1: test_parameters
 }
 
 
@@ -267,6 +271,7 @@ def place(tmp_path, monkeypatch):
     for name in ("rubbish", "rubbish.npy"):
         (place / name).write_bytes(b"\x01\x02\xff\x00rubbish: [")
     (place / "zeros").write_bytes(b"\x01\x00" + bytes(5000))
+    (place / "wrong.xml").write_text("<other/>")
     (place / "settings.yaml").write_text("port: many\ncolour: red\n")
     (place / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
     simulate(ScanProtocol(matrix=8, coils=1)).save(place / "scan.h5")
@@ -312,7 +317,7 @@ def test_wrong_arguments_are_refused_in_a_sentence_and_leave_nothing(place, comm
             result = run(*arguments, place=place)
             try:
                 # a mirror's faults come out at work only; a service tells its log
-                statuses = (1, 2) if command == "textures" else (2,)
+                statuses = (1, 2) if option == "--mirror" else (2,)
                 assert_refused(result, statuses, least=0 if command == "serve" else 1)
                 assert contents(place) == before
             except AssertionError as error:

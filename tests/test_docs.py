@@ -16,6 +16,8 @@ from isocenter.service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+LONGEST_LINE = 100
+"""Of a block of code: as wide as the site's text."""
 
 
 def generator():
@@ -43,6 +45,12 @@ def made():
 def test_pages_that_are_made_from_the_code_are_those_of_this_code(made, page):
     assert page in made
     assert (DOCS / page).read_text() == made[page], "it is old: python docs/generate.py"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
+def test_lines_of_code_do_not_scroll_sideways(page):
+    blocks = re.findall(r"^```.*?\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert not [line for block in blocks for line in block.splitlines() if len(line) > LONGEST_LINE]
 
 
 def test_every_kind_of_error_has_its_entry_and_no_entry_is_old():

@@ -91,6 +91,13 @@ def test_a_mistake_is_one_sentence(text, said, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_a_list_of_two_says_what_they_are():
+    with pytest.raises(
+        DataError, match=r"acs: \[12\] is not accepted; accepted: nothing or list of 2 \(the least and the most\)"
+    ):
+        validated(Domain, {"acs": [12]}, "", DataError)
+
+
 def test_all_mistakes_are_told_at_once(tmp_path):
     with pytest.raises(DataError, match=r"doors: 'x' is not.*; also plan house\.yaml: there is no entry 'colour'"):
         house(PET + "doors: x\ncolour: red\n", tmp_path)

@@ -14,7 +14,6 @@ from isocenter.bundle.folder import Bundle
 from isocenter.bundle.manifest import CARD, BundleError, Gate
 from isocenter.bundle.minisign import SecretKey
 from isocenter.bundle.trust import Trust, host_key
-from isocenter.commands import start
 from isocenter.commands.cli import app
 from isocenter.commands.evaluation.volume import object_masks
 from isocenter.commands.gate import battery, criteria, run
@@ -27,6 +26,7 @@ from isocenter.service.settings import Settings
 from isocenter.simulate.coils import random_coil_maps
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.training.data import FullScan
+from isocenter.training.files.folder import FileScans
 from isocenter.wire.errors import OptionError
 from typer.testing import CliRunner
 
@@ -142,7 +142,9 @@ def test_turns_and_odd_sizes_keep_the_object_in_its_place():
 
 def test_the_battery_has_everything_that_it_names(tmp_path):
     write(tmp_path / "data" / "one.h5")
-    found = list(battery.cases(replace(TINY, brains=1, coils=(3,), sizes=(24,), turns=(2,)), tmp_path / "data"))
+    found = list(
+        battery.cases(replace(TINY, brains=1, coils=(3,), sizes=(24,), turns=(2,)), FileScans(tmp_path / "data"))
+    )
     groups = [case.group for case in found]
     assert groups == ["scans", "brains", "noise", "turns", "coils", "sizes", "sizes", *["anatomies"] * 3]
     by_group = {case.group: case.scan for case in found}
@@ -212,6 +214,13 @@ def test_either_a_bundle_or_a_gate_is_named(copy):
         result = CliRunner().invoke(app, ["evaluate", *arguments])
         assert result.exit_code == 2
         assert "name either --bundle or --gate" in result.output
+
+
+def test_files_that_cannot_be_used_are_found_before_the_gate_begins(copy, tmp_path):
+    for data in ("missing", "home"):
+        result = CliRunner().invoke(app, ["evaluate", "--gate", str(copy), "--data", str(tmp_path / data)])
+        assert result.exit_code == 2, result.output
+        assert f"error: {tmp_path / data} has no files" in result.output
 
 
 def test_series_are_refused(monkeypatch):
@@ -310,20 +319,6 @@ def test_a_pipeline_that_demands_a_passed_gate_falls_back_without_one(copy, make
     assert any(reason in problem for problem in scan.problem_messages())
     with pytest.raises(BundleError, match=re.escape(reason)):
         reconstructed(engine, protocol, bundle="mine", demand="gate")
-
-
-def test_the_service_warns_of_a_default_bundle_without_a_passed_gate(copy, make_engine, caplog):
-    def said(name):
-        caplog.clear()
-        start.check_default_bundle(make_engine(copy.parent, default_bundle=name))
-        return caplog.text
-
-    assert "the default bundle 'mine' has not been through the gate" in said("mine")
-    assert "the default bundle cannot be used: there is no bundle 'yours'" in said("yours")
-    give_card(copy, PASSED.model_copy(update={"passed": False}))
-    assert "the default bundle 'mine' did not pass the gate" in said("mine")
-    give_card(copy, PASSED)
-    assert said("mine") == said(None) == ""
 
 
 def test_what_is_demanded_is_written_in_one_place():

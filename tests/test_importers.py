@@ -11,6 +11,7 @@ from isocenter.export.importers import tensorflow
 from isocenter.export.importers.errors import CheckpointError
 from isocenter.export.importers.files import read_checkpoint
 from isocenter.export.importers.load import load_network
+from isocenter.export.options import ExportOptions
 from isocenter.models.networks.registry import NETWORKS
 from test_networks import SMALL
 
@@ -173,6 +174,39 @@ def test_complex_varnet_takes_the_weights_of_varnet(checkpoint, tmp_path):
         assert all(torch.equal(state[name], plain[name]) for name in plain)
     with pytest.raises(CheckpointError, match="is a checkpoint of network 'e2e-varnet', not 'modl'"):
         load_network("modl", tmp_path / "own.pt")
+
+
+def test_which_of_several_weights_are_taken_is_told_and_chosen(checkpoint, tmp_path, caplog):
+    """Those of the last step, and their average as torch.optim.swa_utils.AveragedModel has it."""
+    last = torch.load(checkpoint, weights_only=True)["state_dict"]
+    average = {f"module.{name}": value / 2 for name, value in last.items()}
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": []}
+    path = tmp_path / "both.pt"
+    torch.save({"model": last, "ema": {**average, "n_averaged": torch.tensor(3)}, "optimizer": optimizer}, path)
+    name = "cascades.1.dc_weight"
+    taken = load_network("e2e-varnet", path).module.state_dict()[name]
+    (record,) = caplog.records
+    assert "in 'model' and 'ema': those of 'model' are taken; 'checkpoint_entry: ema'" in record.getMessage()
+    options = ExportOptions(checkpoint_entry="ema")
+    other = load_network("e2e-varnet", path, checkpoint_entry=options.checkpoint_entry).module.state_dict()[name]
+    assert torch.equal(other, taken / 2)
+    assert len(caplog.records) == 1  # nothing more: it was said which
+    with pytest.raises(CheckpointError, match=r"no entry 'emma' with weights \(nearest: 'ema'\); accepted: model, ema"):
+        load_network("e2e-varnet", path, checkpoint_entry="emma")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({}, "holds no weights where they are looked for: it is empty"),
+        ({"epoch": 3}, "its entries are epoch"),
+        ({"ema": {"a": torch.zeros(1)}}, "its entries are ema; 'checkpoint_entry: ema' in the export configuration"),
+    ],
+)
+def test_a_checkpoint_without_weights_says_what_it_has(tmp_path, content, said):
+    torch.save(content, tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match=f"{said}.*"):
+        read_checkpoint(tmp_path / "none.pt")
 
 
 def test_missing_misshapen_and_not_finite_tensors_are_named(checkpoint):

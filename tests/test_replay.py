@@ -1,10 +1,12 @@
 """`isocenter replay` where something is amiss: what it refuses before it sends, and what it keeps when it ends early."""
 
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import h5py
@@ -12,7 +14,9 @@ import ismrmrd
 import numpy as np
 import pytest
 from helpers import joined
+from isocenter.commands import silence
 from isocenter.commands.cli import app
+from isocenter.commands.client import Client, ClientError
 from isocenter.commands.picture.images import complaints
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, Text
@@ -196,3 +200,42 @@ def test_a_query_that_fails_is_one_line_and_has_status_1(tmp_path):
         said = replay("-p", port, "-q", "-c", "x", "-o", tmp_path / "out.txt", status=1)
     assert said == "error: [Isocenter] ERROR: there is no pipeline 'x'\n"
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_server_that_is_silent_is_waited_for_aloud_and_not_for_ever(scan, tmp_path, monkeypatch):
+    monkeypatch.setattr(silence, "_TELL_SECONDS", 0.3)
+    with server(b"", holds=True) as port:
+        said = replay("-p", port, "-f", scan, "-o", tmp_path / "out.h5", "--silence", 2, status=1)
+        *_, last = said.splitlines()
+        assert re.search(r"waiting for the server's answer to \d+ readouts: it is silent for [01] of 2 seconds\n", said)
+        assert re.fullmatch(
+            r"error: gave up waiting for the server's answer to \d+ readouts: it was silent for 2 seconds \(--silence\)",
+            last,
+        )
+        said = replay("-p", port, "-Q", "isocenter::version", "--silence", 1, status=1)
+        assert said == "error: gave up waiting for the server's answer: it was silent for 1 seconds (--silence)\n"
+
+
+def test_a_server_that_says_something_now_and_then_is_waited_for():
+    ours, theirs = socket.socketpair()
+
+    def speak():
+        for _ in range(6):
+            time.sleep(0.4)
+            theirs.sendall(joined(Text("still at it")))
+        theirs.sendall(joined(Close()))
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    with theirs:
+        assert len(Client(ours, silence=1).finish().texts) == 6
+        speaker.join()
+
+
+def test_a_server_that_does_not_read_is_given_up_as_well():
+    ours, theirs = socket.socketpair()
+    client = Client(ours, silence=1)
+    with theirs, pytest.raises(BrokenPipeError):
+        client.send(Text("x" * 2**24))
+    with pytest.raises(ClientError, match="gave up waiting for the server to read what is sent"):
+        client.finish()

@@ -344,10 +344,13 @@ def test_the_parts_of_all_devices_are_the_batches_of_one(count):
         ("2", 0, 2, ["cpu", "cpu"]),
         ("2", 4, 4, ["cuda:0", "cuda:1"]),
         ("1,3", 4, 2, ["cuda:1", "cuda:3"]),
+        ("cuda:3", 4, 1, ["cuda:3"]),
+        ("cuda:3, cuda:1", 4, 2, ["cuda:3", "cuda:1"]),
         ("0,1", 0, 2, "no GPU 0: there is none here"),
         ("0,4", 4, 2, "no GPU 4: there are GPUs 0 to 3"),
         ("1,1", 4, 2, "named twice"),
-        ("0", 0, 1, "cannot train on 0 devices: it must be positive"),
+        ("0", 0, 1, "a number alone says on how many devices to train, and 0 are none; the first GPU alone is cuda:0"),
+        ("cuda:1", 1, 1, "no GPU 1: there are GPUs 0 to 0"),
         ("5", 4, 5, "cannot train on 5 devices: there are 4 GPUs"),
         ("gpu", 4, 1, "'gpu' names no devices; accepted: 'auto', 'cpu', a number"),
         ("0,", 4, 1, "'0,' names no devices"),
@@ -499,7 +502,7 @@ def test_the_command_line_says_how_to_go_on_and_what_is_wrong(tmp_path, monkeypa
         ({"data": {**DATA, "matrix": [8, 8]}}, "too small"),
         (
             {"data": {**DATA, "coils": [0, 2]}},
-            "data.coils: 0 is not accepted; accepted: list of 2: whole number from 1",
+            "data.coils: 0 is not accepted; accepted: list of 2 .the least and the most.: whole number from 1",
         ),
         ({"data": {**DATA, "noise": [0, 0.1]}}, "noise .* is no range"),
         (

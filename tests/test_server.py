@@ -239,6 +239,16 @@ def test_sighup_reloads_what_can_be(tmp_path, bundles):
         assert version(port).startswith("isocenter")
 
 
+def test_what_a_site_should_know_is_said_with_the_open_port(tmp_path, bundles):
+    """That its home is new, and that its default bundle has not passed the gate: nothing is loaded before."""
+    with serving(tmp_path, bundles, default_bundle="sense", home=tmp_path / "home"):
+        assert (tmp_path / "home").is_dir()
+        first, *others = (tmp_path / "log").read_text().splitlines()
+        assert "listening on" in first
+        assert f"WARNING home: there is no folder {tmp_path}/home: it is made" in others[0]
+        assert "WARNING the default bundle 'sense' has not been through the gate" in others[1]
+
+
 def test_a_second_sigterm_does_not_wait_for_scans(tmp_path, bundles, small_scan):
     with serving(tmp_path, bundles, shutdown_timeout=100) as (process, port, _):
         with connect("127.0.0.1", port, 5) as sock:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .recipe import Precision, RecipeError
 
 T = TypeVar("T")
-_ACCEPTED = "'auto', 'cpu', a number of devices such as 2, or a list of GPUs such as 0,1"
+_ACCEPTED = "'auto', 'cpu', a number of devices such as 2, or GPUs by their names or numbers such as cuda:0 or 0,1"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def choose_devices(text: str, batch: int) -> list[torch.device]:
     ----------
     text
         ``auto``: as many GPUs as divide a batch, or the CPU. ``cpu``. A number: of GPUs, or of processes on the CPU where
-        there are no GPUs. ``0,1``: these GPUs.
+        there are no GPUs. ``0,1``, ``cuda:1``: these GPUs.
     batch
         Samples of a batch, which are divided among the devices.
 
@@ -96,10 +96,10 @@ def choose_devices(text: str, batch: int) -> list[torch.device]:
         number = max((count for count in range(1, gpus + 1) if batch % count == 0), default=0)
         return [torch.device("cuda", index) for index in range(number)] or [torch.device("cpu")]
     try:
-        numbers = [int(part) for part in text.split(",")]
+        numbers = [int(part.strip().removeprefix("cuda:")) for part in text.split(",")]
     except ValueError:
         raise RecipeError(f"{text!r} names no devices", where="--devices", accepted=_ACCEPTED) from None
-    devices = _of_list(numbers, gpus) if "," in text else _of_number(numbers[0], gpus)
+    devices = _of_list(numbers, gpus) if "," in text or "cuda:" in text else _of_number(numbers[0], gpus)
     if batch % len(devices):
         raise RecipeError(
             f"a batch of {batch} cannot be divided among {len(devices)} devices",
@@ -121,8 +121,11 @@ def _of_list(indices: list[int], gpus: int) -> list[torch.device]:
 
 def _of_number(number: int, gpus: int) -> list[torch.device]:
     if number < 1 or (gpus and number > gpus):
-        there = f"there are {gpus} GPUs" if gpus else "it must be positive"
-        raise RecipeError(f"cannot train on {number} devices: {there}", where="--devices", accepted=_ACCEPTED)
+        if number < 1:
+            what = f"a number alone says on how many devices to train, and {number} are none; the first GPU alone is cuda:0"
+        else:
+            what = f"cannot train on {number} devices: there are {gpus} GPUs"
+        raise RecipeError(what, where="--devices", accepted=_ACCEPTED)
     return [torch.device("cuda", index) if gpus else torch.device("cpu") for index in range(number)]
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..wire.accepted import ENDS
+
 
 def pair(value: Any) -> Any:
     """Let one number stand for the range that has it alone."""
@@ -26,9 +28,9 @@ Count = Annotated[int, Field(ge=1, le=10**6)]
 """Of what there must be one at least; more than anybody needs is a slip."""
 _Lines = Annotated[int, Field(ge=0, le=65535)]
 _Length = Annotated[int, Field(ge=1, le=65535)]
-Range = Annotated[tuple[_Lines, _Lines], AfterValidator(_in_order), BeforeValidator(pair)]
+Range = Annotated[tuple[_Lines, _Lines], AfterValidator(_in_order), BeforeValidator(pair), ENDS]
 """Smallest and largest number of lines; one number is for both."""
-Counts = Annotated[tuple[_Length, _Length], AfterValidator(_in_order), BeforeValidator(pair)]
+Counts = Annotated[tuple[_Length, _Length], AfterValidator(_in_order), BeforeValidator(pair), ENDS]
 """Smallest and largest number of what there is one of at least; one number is for both."""
 
 Truth = Literal["rss", "combined"]

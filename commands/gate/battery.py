@@ -103,22 +103,17 @@ class Case:
     sampling: str = "equispaced"
 
 
-def cases(battery: Battery, folder: Path | None) -> Iterator[Case]:
+def cases(battery: Battery, measured: FileScans | None) -> Iterator[Case]:
     """Make up or read all scans.
 
     Parameters
     ----------
     battery
         What is tried.
-    folder
+    measured
         Fully sampled files, which the bundle has never seen; None: there are none.
-
-    Raises
-    ------
-    FileError
-        The folder has no files that can be used.
     """
-    files = [] if folder is None else list(_file_scans(battery, folder))
+    files = [] if measured is None else list(_file_scans(battery, measured))
     brains = [_brain(battery.matrix, FIRST_SEED + index, f"brain {index + 1}") for index in range(battery.brains)]
     for group, scans in ((SCANS_GROUP, files), ("brains", brains)):
         for scan in scans:
@@ -179,8 +174,7 @@ def turn(scan: FullScan, quarters: int) -> FullScan:
     )
 
 
-def _file_scans(battery: Battery, folder: Path) -> Iterator[FullScan]:
-    scans = FileScans(folder)
+def _file_scans(battery: Battery, scans: FileScans) -> Iterator[FullScan]:
     for index in spread(min(battery.most_scans, len(scans)), len(scans)):
         scan = scans.scan(index)
         yield replace(scan, name=Path(scan.name).name, volume="")

@@ -16,6 +16,7 @@ from ...engine import LoadedModel
 from ...export.card import attach_card
 from ...models.metrics import ghost
 from ...models.noise_level import noise_level
+from ...training.files.folder import FileScans
 from ...training.section import Truth
 from ...wire import extras
 from ...wire.errors import OptionError
@@ -64,18 +65,17 @@ def run_gate(folder: Path, data: Path | None, *, short: bool, key: SecretKey | N
     if any("frames" in spec.axes for spec in model.manifest.inputs):
         raise OptionError(f"bundle {name!r} reconstructs series", where="option --gate", accepted="bundles of slices")
     check_folder(model.bundle.folder.parent, "option --gate")
-    if data is not None and not data.is_dir():
-        raise OptionError(f"there is no folder {data}", where="option --data")
+    measured = None if data is None else FileScans(data)
     with working():
-        return _try(name, model, data, SHORT if short else FULL, key, console)
+        return _try(name, model, measured, SHORT if short else FULL, key, console)
 
 
 def _try(
-    name: str, model: LoadedModel, data: Path | None, battery: Battery, key: SecretKey | None, console: Console
+    name: str, model: LoadedModel, measured: FileScans | None, battery: Battery, key: SecretKey | None, console: Console
 ) -> Bundle:
     trial = _Trial(name, all_methods({name: model}), Protocol([], []).truth_for({name: model}), battery)
     with bars() as shown:
-        for number, case in enumerate(cases(battery, data)):
+        for number, case in enumerate(cases(battery, measured)):
             shown.update("cases tried", number)
             console.print(trial.compare(case), markup=False)
     for factor in battery.scales:

@@ -1,6 +1,7 @@
 """Read checkpoints of any kind without running code from them."""
 
 import collections
+import logging
 import pickle
 import re
 import warnings
@@ -13,11 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...wire.errors import nearest
 from .errors import CheckpointError
 from .tensorflow import read_tensorflow
 
+log: logging.Logger = logging.getLogger("isocenter.export")
+
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "params")
 """Keys under which training programs keep the tensors."""
+_SAME_NAMES = 0.5
+"""Part of the tensors' names from which on two entries are weights of one network, such as those of a step and their average."""
 
 
 @dataclass(frozen=True)
@@ -51,26 +57,32 @@ _STAND_INS: list[Any] = [(collections.OrderedDict, name) for name in _SETTINGS_C
 """Classes of settings that pickles may name, and the harmless one that is made instead."""
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, entry: str | None = None) -> Checkpoint:
     """Read a PyTorch file (also Lightning's), a NumPy archive, or a TensorFlow checkpoint (folder, prefix or index).
 
-    Names lose what ``DataParallel`` puts in front.
+    Names lose what ``DataParallel`` puts in front. Where several entries have weights of the network, such as those of the last
+    step and their average, the log tells which are taken, and how to take the others.
+
+    Parameters
+    ----------
+    path
+        The file.
+    entry
+        That has the weights; None: the first of those under which training programs keep them, or else the file itself.
 
     Raises
     ------
     CheckpointError
-        The file is missing, damaged, of no known kind, or would run code while it is read.
+        The file is missing, damaged, of no known kind, or would run code while it is read; or it has no such entry.
     """
     if path.is_dir() or path.suffix == ".index" or path.with_name(path.name + ".index").is_file():
         values = {name: torch.from_numpy(np.array(value)) for name, value in read_tensorflow(path).items()}
-        return Checkpoint(path, values)
+        return Checkpoint(path, values if entry is None else _entry(path, values, entry))
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}")
     content = _read_numpy(path) if path.suffix == ".npz" else _read_torch(path)
     hyperparameters = content.get("hyper_parameters") or content.get("hparams")
-    tensors = _tensors(content)
-    if not tensors:
-        raise CheckpointError(f"{path} holds no tensors; its entries are {', '.join(map(str, content))[:300]}")
+    tensors = _usual(path, content) if entry is None else _entry(path, content, entry)
     return Checkpoint(path, tensors, dict(hyperparameters) if isinstance(hyperparameters, dict) else {})
 
 
@@ -102,9 +114,59 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return content
 
 
+def _usual(path: Path, content: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that are taken where nobody says which, and log which others there are."""
+    tensors, entries = _tensors(content), _entries(content)
+    if not tensors:
+        found = f"its entries are {', '.join(map(str, content))[:300]}" if content else "it is empty"
+        how = (
+            f"; 'checkpoint_entry: {next(iter(entries))}' in the export configuration takes that one" if entries else ""
+        )
+        raise CheckpointError(f"{path} holds no weights where they are looked for: {found}{how}")
+    taken = next((name for name in _WRAPPERS if name in entries), None)
+    others = [name for name, each in entries.items() if name != taken and _are_alike(tensors, each)]
+    if others:
+        log.warning(
+            "%s holds weights of this network in %s: those of %s are taken; 'checkpoint_entry: %s' in the export configuration "
+            "takes others",
+            path,
+            " and ".join(map(repr, filter(None, (taken, *others)))),
+            "the file itself" if taken is None else repr(taken),
+            others[0],
+        )
+    return tensors
+
+
+def _are_alike(tensors: dict[str, Tensor], others: dict[str, Tensor]) -> bool:
+    return len(tensors.keys() & others.keys()) >= _SAME_NAMES * len(tensors)
+
+
+def _entry(path: Path, content: dict[str, Any], entry: str) -> dict[str, Tensor]:
+    """Return the weights of an entry."""
+    entries = _entries(content)
+    if entry not in entries:
+        raise CheckpointError(
+            f"{path} has no entry {entry!r} with weights{nearest(entry, entries)}",
+            where="checkpoint_entry",
+            accepted=", ".join(entries) or "none: leave it out, as no entry has",
+        )
+    return entries[entry]
+
+
+def _entries(content: dict[str, Any]) -> dict[str, dict[str, Tensor]]:
+    """Return the entries that have weights, by their names."""
+    found = {str(name): _tensors(value) for name, value in content.items() if isinstance(value, dict)}
+    return {name: tensors for name, tensors in found.items() if tensors}
+
+
 def _tensors(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Return tensors by their names, without the count that PyTorch keeps beside an average of weights."""
     for wrapper in _WRAPPERS:
         inner = content.get(wrapper)
         if isinstance(inner, dict):
             return _tensors(inner)
-    return {name.removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    return {
+        str(name).removeprefix("module."): value
+        for name, value in content.items()
+        if isinstance(value, Tensor) and name != "n_averaged"
+    }

@@ -60,7 +60,9 @@ def find_network(name: str) -> Network:
     return NETWORKS[name]
 
 
-def load_network(name: str, path: Path, configuration: dict[str, Any] | None = None) -> ImportedNetwork:
+def load_network(
+    name: str, path: Path, configuration: dict[str, Any] | None = None, checkpoint_entry: str | None = None
+) -> ImportedNetwork:
     """Make a network with a checkpoint's weights.
 
     Parameters
@@ -71,6 +73,8 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
         Checkpoint of this project's training, of the network's published program, or one with the names used here.
     configuration
         Takes precedence over what the checkpoint says.
+    checkpoint_entry
+        That has the weights, where there are several.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def load_network(name: str, path: Path, configuration: dict[str, Any] | None = N
     """
     entry = find_network(name)
     _outline(name, configuration or {})
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, checkpoint_entry)
     state, inferred = _translate(name, checkpoint, configuration or {})
     complete = {**inferred, **(configuration or {})}
     check_state(_outline(name, complete), state, path)
