@@ -45,7 +45,7 @@ class Reconstruction:
     due: float = math.inf
     """When another bundle takes over unless ``model`` has begun, by ``time.monotonic``."""
     doubts: dict[str, str] = field(default_factory=dict)
-    """What is in doubt about the images by ``doubted``, which is ``model`` once that is waited for."""
+    """About images by ``doubted``, which is ``model`` once that is waited for; by kind."""
     doubted: Model | None = None
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None

@@ -41,10 +41,39 @@ class ExpectedError(NamedTuple):
     noise: float
 
 
+class LocalErrors(NamedTuple):
+    """Errors at some positions along the readout, in the unit of the image.
+
+    Attributes
+    ----------
+    brightest
+        float32 [], the largest magnitude of the image.
+    ghosts, noise
+        float32 [positions, z, y], as in ``ExpectedError``: the root mean square of every neighbourhood.
+    """
+
+    brightest: Tensor
+    ghosts: Tensor
+    noise: Tensor
+
+
 def expected_error(kspace: Tensor, mask: Tensor, maps: Tensor, iterations: int, weight: float) -> ExpectedError:
     """Predict how wrong the SENSE image of a scan is.
 
-    1. The image, and that of noise, at some positions along the readout.
+    Parameters
+    ----------
+    kspace, mask, maps, iterations, weight
+        As ``local_errors`` has them.
+    """
+    errors = local_errors(kspace, mask, maps, iterations, weight)
+    ghosts, noise = (float(ratio_or_zero(error.max(), errors.brightest)) for error in (errors.ghosts, errors.noise))
+    return ExpectedError(ghosts, noise)
+
+
+def local_errors(kspace: Tensor, mask: Tensor, maps: Tensor, iterations: int, weight: float) -> LocalErrors:
+    """Predict how wrong a SENSE image is, at some positions along the readout.
+
+    1. The image, and that of noise.
     2. A made-up image, as bright as the one of the scan in every neighbourhood, and with its spectrum along the phase encodings,
        but with random phases. What does not come back of it are ghosts.
     3. The noise of a sample is what the fit leaves of it (as in ``error_level``).
@@ -54,7 +83,7 @@ def expected_error(kspace: Tensor, mask: Tensor, maps: Tensor, iterations: int, 
     kspace
         complex64 [coils, kz, ky, kx], zero where nothing was measured.
     mask
-        bool [kz, ky], the lines that were measured.
+        bool [kz, ky], the lines that were measured, at least one.
     maps
         complex64 [coils, z, y, x], of unit norm.
     iterations, weight
@@ -66,21 +95,17 @@ def expected_error(kspace: Tensor, mask: Tensor, maps: Tensor, iterations: int, 
     both = torch.cat((measured, noise))
     targets = adjoint_model(both, coils, _AXES)
     images = _solve(targets, coils, lines, iterations, weight)
-    image, replica = images[:1], images[1:]
-    brightest = float(magnitude(image).max())
-    if brightest <= 0:
-        return ExpectedError(0.0, 0.0)
     left = both - forward_model(images, coils, _AXES) * lines
     alone = torch.view_as_real(kspace[:, None, mask])[None]  # the lines that were measured: there are fewer of them
     outside = noise_level(alone, torch.ones(alone.shape[:1] + alone.shape[2:4], device=kspace.device))
     level = noise_of_residual(left[:1], left[1:], noise, outside)
-    made_up = _local(image) * _with_spectrum(measured, lines, level, image)
+    made_up = _local(images[:1]) * _with_spectrum(measured, lines, level, images[:1])
     seen = adjoint_model(forward_model(made_up, coils, _AXES) * lines, coils, _AXES)
-    inside = coils.square().sum(dim=(1, -1))
-    lost = _solve(seen, coils, lines, iterations, weight) - made_up * inside[..., None]
+    inside = coils.square().sum(dim=(1, -1))[..., None]
+    lost = _solve(seen, coils, lines, iterations, weight) - made_up * inside
     unfolded = targets[1:] / lines.mean()
-    amplified = (_local(replica).square() - _local(unfolded).square()).clamp_min(0).sqrt()
-    return ExpectedError(float(_local(lost).max()) / brightest, float(amplified.max() * level.max()) / brightest)
+    amplified = (_local(images[1:]).square() - _local(unfolded).square()).clamp_min(0).sqrt()
+    return LocalErrors(magnitude(images[0]).max(), _local(lost)[0, ..., 0], level * amplified[0, ..., 0])
 
 
 def _positions(x: Tensor) -> Tensor:
