@@ -228,7 +228,7 @@ def test_images_and_client_are_told(service):
     for config, options in {"sense": {}, "network.xml": {"parameters": network}}.items():
         mark, told, meta = problems(6, config, **options)
         assert ("IsocenterFallback" in meta) == (config != "sense")
-        assert "the coils are too few, or too alike, for the acceleration" in mark
+        assert "the coils are too few, or too alike, for the lines that were left out" in mark
         assert meta["IsocenterBundle"] == "sense"
         assert meta["IsocenterComplete"] == "yes"
         assert "Aliasing" in amiss(meta)
