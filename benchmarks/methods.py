@@ -2,7 +2,7 @@
 
 All bundles run in turns on one slice, as the service runs them. A figure is the median over rounds of a method's time over that
 of SENSE in the same round. Beside it stand the time of 64 slices one after the other, and the time over that in which a scanner
-measures the slice (``--repetition-time`` per line).
+measures the slice (``--repetition-time`` per line). ``ghosts`` is not a method: it predicts those of SENSE while SENSE runs.
 
 Run with ``python benchmarks/methods.py [--matrix 256] [--coils 8] [--threads 2] [--methods sense,ridge]``.
 """
@@ -15,6 +15,7 @@ import torch
 from classical import CALIBRATION, make_data
 from isocenter.engine.device import LocalDevice, Shelf
 from isocenter.flow.deferred import Deferred, settled
+from isocenter.gadgets.aliasing_check import aliasing_doubt
 from isocenter.gadgets.kspace import block_of
 from isocenter.gadgets.model_inputs import arrange_inputs
 from isocenter.models.coil_maps import espirit
@@ -52,6 +53,7 @@ def main():
         inputs = settled(arrange_inputs(shelf.manifest(name), block))
         runs[name] = lambda model=model, inputs=inputs: model.infer(inputs)
         runs[name]()
+    runs["ghosts"] = lambda: aliasing_doubt(block, shelf.manifest("sense"))
     times = {name: [] for name in runs}
     for _ in range(arguments.rounds):
         for name, run in runs.items():

@@ -16,9 +16,9 @@ from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
 from .domain import Misfit, misfits, uncalibrated
+from .doubts import ATTRIBUTES, doubts_about
 from .image_header import image_header, image_meta
 from .kspace import Kspace
-from .maps_check import maps_doubt
 from .model_inputs import arrange_inputs, arrange_output
 from .recon_grid import Lengths, grid_fov, must_interpolate, to_recon_grid
 from .scan import Model, Result, Scan
@@ -44,8 +44,9 @@ class Reconstruction:
     future: Future[Result] | None = None
     due: float = math.inf
     """When another bundle takes over unless ``model`` has begun, by ``time.monotonic``."""
-    maps_doubt: str | None = None
-    """What coil maps do not explain, once a bundle that takes them is waited for."""
+    doubts: dict[str, str] = field(default_factory=dict)
+    """About images by ``doubted``, which is ``model`` once that is waited for; by kind."""
+    doubted: Model | None = None
     failures: list[str] = field(default_factory=list)
     error: BaseException | None = None
     misfits: list[Misfit] = field(default_factory=list)
@@ -291,9 +292,9 @@ class Reconstructor:
         if others := [reason.text for reason in this.misfits if not reason.aliases]:
             remarks["OutsideDomain"] = f"bundle {name!r} was not made for this scan ({'; '.join(others)})"
             self.scan.report("domain", f"{remarks['OutsideDomain']}, and there is no other")
-        if this.maps_doubt and _takes(this.model, "maps"):
-            remarks["Maps"] = this.maps_doubt
-            self.scan.report("coil maps", f"{_name(this.kspace)}: {this.maps_doubt}")
+        for kind, doubt in this.doubts.items():
+            remarks[ATTRIBUTES[kind]] = doubt
+            self.scan.report(kind, f"{_name(this.kspace)}: {doubt}")
         return remarks
 
     def raise_first_error(self) -> None:
@@ -322,9 +323,10 @@ class Reconstructor:
 
     def _result(self, this: Reconstruction) -> Result | None:
         """Wait for a job, however long others go before it; the client is told, less and less often. None if there is no job."""
-        if this.maps_doubt is None and _takes(this.model, "maps"):
-            this.maps_doubt = maps_doubt(this.kspace)  # while the bundle runs
         while (future := this.future) is not None:
+            if this.doubted is not this.model:  # while the bundle runs
+                this.doubted = this.model
+                this.doubts = doubts_about(this.model.manifest, this.kspace, self._regularization)
             if wait([future], timeout=max(min(self._patience, this.due - time.monotonic()), 0.0)).done:
                 return future.result()
             if time.monotonic() >= this.due:

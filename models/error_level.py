@@ -83,13 +83,8 @@ class ErrorLevel(nn.Module):
         replica = self.solve(adjoint_model(noise, maps, axes), maps, mask, axes)
         left = measured - forward_model(image, maps, axes) * mask
         left_of_noise = noise - forward_model(replica, maps, axes) * mask
-        # a fit leaves less of the noise than there is; how much less, the replica knows. A single coil leaves next to nothing
-        told = energy(left_of_noise) > 0.01 * energy(noise)
-        variance = ratio_or_zero(energy(left), energy(left_of_noise))
         outside = noise_level(kspace[:, :, None], mask[:, 0, :, 0, 0][:, None])
-        outside = outside[:, None, None]
-        bounded = torch.minimum(variance.sqrt()[..., 0, 0], outside)
-        level = ratio_or_zero(torch.where(told[..., 0, 0], bounded, outside), scale[..., 0])
+        level = ratio_or_zero(noise_of_residual(left, left_of_noise, noise, outside)[:, None, None], scale[..., 0])
 
         fine = (unit - box_mean(unit, self.detail)).square().sum(dim=-1, keepdim=True)
         phases = random_phases(1, maps.shape[2], maps.shape[3], 2, maps)[:, 0]
@@ -105,6 +100,25 @@ class ErrorLevel(nn.Module):
         norm = energy(target).sqrt()
         weight = torch.full_like(target[:1, :1, :1, :1], self.weight)
         return self.step(ratio_or_zero(target, norm), maps, mask, axes, weight) * norm
+
+
+def noise_of_residual(left: Tensor, left_of_noise: Tensor, noise: Tensor, outside: Tensor) -> Tensor:
+    """Return the standard deviation [batch] of the noise of a sample, model errors of the coil maps included.
+
+    A fit leaves less of the noise than there is; how much less, made-up noise tells. A single coil leaves next to nothing.
+
+    Parameters
+    ----------
+    left, left_of_noise
+        float32 [batch, ...], what the fit leaves of the measured samples, and of made-up ones.
+    noise
+        float32 [1 or batch, ...], these: noise of unit variance.
+    outside
+        float32 [batch], a bound from above (``noise_level``), taken where the fit leaves too little to tell.
+    """
+    told = (energy(left_of_noise) > 0.01 * energy(noise)).flatten()
+    variance = ratio_or_zero(energy(left), energy(left_of_noise)).flatten()
+    return torch.where(told, torch.minimum(variance.sqrt(), outside), outside)
 
 
 def brightness(image: Tensor) -> Tensor:
