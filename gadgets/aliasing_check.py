@@ -7,8 +7,8 @@ from .kspace import Kspace
 ACCEPTED = 0.06
 """Strongest ghosts, and strongest amplified noise, that nothing is said of, relative to the brightest signal.
 
-On fully sampled heads and a phantom of 2 to 16 coils, undersampled 2 to 6 times, it tells images whose errors anybody sees from those
-that pass for good (``benchmarks/ghosts.py``, ``docs/quality.md``).
+On fully sampled heads and a phantom of 2 to 16 coils, undersampled 2 to 6 times, it parts images whose errors anybody sees
+from those that pass for good (``benchmarks/ghosts.py``, ``docs/quality.md``).
 """
 
 
