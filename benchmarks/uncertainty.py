@@ -4,7 +4,7 @@ Every scan of a folder is undersampled in several ways, as it is and with noise 
 left, as the service does it. An error is the difference of the magnitude from that of the fully sampled scan as it was measured,
 whose coils are combined by maps of all of its lines: noise of lines that were left out is an error that no method avoids. Told is
 how many pixels of the object lie within one, two and three standard deviations, and both are drawn against one another. Sizes of
-errors are relative to the median of the object.
+errors are relative to the median of the object. Told is, too, whether images whose error is visible say so (``IsocenterError``).
 
 Run with ``python benchmarks/uncertainty.py SCANS [--bundle ridge] [--accelerations 3,4,6] [--acs 12,24] [--snr 0,20,8]
 [--sampling equispaced] [--every 1] [--plot errors.png]``. With ``--fit OUT.yaml --checkpoint WEIGHTS`` the error of ridge-net's
@@ -29,6 +29,7 @@ from isocenter.engine import LoadedModel
 from isocenter.export.importers.load import load_network
 from isocenter.flow.deferred import Deferred, settled
 from isocenter.gadgets.domain import uncalibrated
+from isocenter.gadgets.error_check import ACCEPTED, local_error
 from isocenter.gadgets.kspace import Kspace
 from isocenter.gadgets.model_inputs import arrange_inputs, arrange_output
 from isocenter.gadgets.scan import Scan
@@ -75,6 +76,8 @@ class Comparison:
     variances: Tensor
     seen: Seen
     outside: str
+    largest: tuple[float, float]
+    """Largest error of a neighbourhood over the brightest pixel, true and told."""
 
     def deviations(self, shares: Tensor) -> Tensor:
         """Return standard deviations [pixels] for shares [terms] of the variances."""
@@ -137,6 +140,7 @@ def compare(told: Told, folder: Path, cases: list[Case], every: int) -> Iterator
             block = block_of_lines(scan.kspace + added, lines)
             block.coil_maps = Deferred.known(measured_maps(block)[:, None])
             image, variances, outside = told(block)
+            top = float(image.max())
             yield Comparison(
                 scan.name,
                 case,
@@ -146,7 +150,13 @@ def compare(told: Told, folder: Path, cases: list[Case], every: int) -> Iterator
                     {"kspace": torch.view_as_real(block.data[None, :, 0, 0]), "mask": lines[None, :, :, None, None]}
                 ),
                 outside,
+                largest=(largest((image - truth) * inside) / top, largest(variances.sum(dim=0).sqrt()) / top),
             )
+
+
+def largest(error: Tensor) -> float:
+    """Return the largest error of a neighbourhood of [y, x]."""
+    return float(local_error(error[None, None]).max())
 
 
 def some(values: Tensor) -> Tensor:
@@ -191,6 +201,12 @@ def report(comparisons: Iterator[Comparison]) -> list[Comparison]:
         _print(f"{scan}, all", [each for each in done if each.scan == scan])
     _print("all", done)
     shares = _coverage(done)
+    bad, good = ([each.largest for each in done if (each.largest[0] > ACCEPTED) == is_bad] for is_bad in (True, False))
+    unmarked = [true for true, told in bad if told <= ACCEPTED]
+    print(
+        f"figure uncertainty.bad_unmarked {len(unmarked)}  (of {len(bad)}, of at most {max(unmarked, default=0):.3f})"
+    )
+    print(f"figure uncertainty.good_marked {sum(told > ACCEPTED for _, told in good)}  (of {len(good)})")
     print("\n".join(f"figure uncertainty.within_{times} {share:.3f}" for times, share in enumerate(shares, start=1)))
     return done
 

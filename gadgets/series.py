@@ -17,6 +17,7 @@ from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
 from .domain import Misfit, misfits, uncalibrated
 from .doubts import ATTRIBUTES, doubts_about
+from .error_check import error_doubt
 from .image_header import image_header, image_meta
 from .kspace import Kspace
 from .model_inputs import arrange_inputs, arrange_output
@@ -197,6 +198,7 @@ class Reconstructor:
             remarks = self._remarks(this, result)
             if not volume.is_complex():
                 volume = self._magnitudes(this, volume, remarks)
+            self._look_at_errors(this, volume, result, remarks)
             images = self._images(this, volume, result, remarks)
             if self._uncertainty:
                 images += self._error_images(this, result, remarks)
@@ -249,6 +251,16 @@ class Reconstructor:
             )
             self.scan.report("negative", f"{_name(this.kspace)}: {remarks['Negative']}")
         return volume.abs()
+
+    def _look_at_errors(self, this: Reconstruction, volume: Tensor, result: Result, remarks: dict[str, str]) -> None:
+        """Say so where a bundle that tells the error of its images expects a large one."""
+        manifest, shown = this.model.manifest, this.kspace.shown
+        if manifest.uncertainty is None:
+            return
+        deviation = arrange_output(manifest, result.outputs["error"], this.kspace, "error")
+        if doubt := error_doubt(volume[shown], deviation[shown]):
+            remarks["Error"] = doubt
+            self.scan.report("expected error", f"{_name(this.kspace)}: {doubt}")
 
     def _error_images(self, this: Reconstruction, result: Result, remarks: Mapping[str, str]) -> list[Image]:
         """Show how far the block's images are likely to be off; the client is told where that is not known."""

@@ -25,7 +25,18 @@ OTHERS = (
 """What else is said of where an image comes from."""
 DOUBTS = (
     *("Configuration", "Unread", "Header", "Limits", "Partitions", "Middle"),
-    *("Fallback", "OutsideDomain", "Negative", "Clipped", "Rounded", "Uncalibrated", "Maps", "Aliasing", "EndedEarly"),
+    *(
+        "Fallback",
+        "OutsideDomain",
+        "Negative",
+        "Clipped",
+        "Rounded",
+        "Uncalibrated",
+        "Maps",
+        "Aliasing",
+        "Error",
+        "EndedEarly",
+    ),
 )
 """What may be wrong with an image that has everything. All else that it says of itself means that something is left out."""
 _ORIGIN = frozenset(f"{PREFIX}{name}" for name in (*BUNDLE, *OTHERS))

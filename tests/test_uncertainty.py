@@ -1,5 +1,6 @@
 """The uncertainty of images: the standard deviation of their error, in a series beside them."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +13,11 @@ from isocenter.export.network import export_network
 from isocenter.export.options import ExportOptions, load_options
 from isocenter.export.shipped import SHIPPED
 from isocenter.gadgets import load
+from isocenter.gadgets.error_check import error_doubt
 from isocenter.models.error_level import SenseStart
 from isocenter.models.error_map import ErrorMap
 from isocenter.models.networks.ridge_net import RidgeNet, RidgeNetWithError
+from isocenter.service.provenance import amiss
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire.errors import IsocenterError
 
@@ -156,7 +159,7 @@ class TestSeries:
         reason = "it was not calibrated for this scan (acceleration 4, accepted is 2 to 3)"
         assert images[1].meta["IsocenterUncalibrated"] == reason
         assert "IsocenterUncalibrated" not in images[0].meta
-        assert list(this.problems.values()) == [f"the uncertainty is a guess: {reason}"]
+        assert this.problems["calibration of the uncertainty"] == f"the uncertainty is a guess: {reason}"
 
     def test_a_bundle_without_sends_none_and_it_is_told(self, engine):
         images, this = self.images(engine, bundle="sense")
@@ -191,6 +194,41 @@ def test_a_client_gets_it_and_most_errors_of_the_shipped_network_are_within_it(s
     assert shares[0] > 0.5
     assert shares[1] > 0.85
     assert shares[2] > 0.95
+
+
+class TestMark:
+    def test_it_is_the_local_error_over_the_brightest_signal(self):
+        image, deviation = torch.zeros(1, 1, 40, 30), torch.full((1, 1, 40, 30), 0.03)
+        image[0, 0, 5, 5] = 1
+        assert error_doubt(image, deviation) == ""
+        deviation[0, 0, 28:35, 10:17] = 0.1  # 49 of the 121 pixels around row 31
+        expected = (49 * 0.1**2 + 72 * 0.03**2) / 121
+        assert error_doubt(image, deviation).startswith(f"errors of up to {100 * expected**0.5:.0f} % of the brightest signal ")
+        row = int(re.search(r"row (\d+) of 40", error_doubt(image, deviation))[1])
+        assert 29 <= row <= 33
+        for factor in (1e-12, 1e12):
+            assert error_doubt(image * factor, deviation * factor) == error_doubt(image, deviation)
+
+    def test_a_neighbourhood_counts_not_a_pixel(self):
+        deviation = torch.zeros(1, 1, 40, 30)
+        deviation[0, 0, 20, 20] = 0.4
+        assert error_doubt(torch.ones(1, 1, 40, 30), deviation) == ""
+
+    def test_of_nothing_nothing_is_said(self):
+        nothing = torch.zeros(1, 2, 8, 8)
+        assert error_doubt(nothing, nothing) == ""
+        assert error_doubt(nothing + 1, nothing / 0) == ""
+
+    @pytest.mark.parametrize(("acceleration", "coils", "marked"), [(2, 8, False), (8, 4, True)])
+    def test_images_of_the_shipped_network_and_the_client_are_told(self, service, acceleration, coils, marked):
+        scan = simulate(replace(SCAN, slices=1, matrix=128, acceleration=acceleration, coils=coils, noise=0.3))
+        result = service.replay(scan, "network.xml", parameters='{"parameters": {"bundle": "ridge"}}')
+        (image,) = result.images
+        assert image.meta["IsocenterBundle"] == "ridge"
+        told = [text for text in result.texts if "are to be expected (accepted: 4 %)" in text]
+        assert (len(told), "IsocenterError" in image.meta, "Error" in amiss(image.meta)) == (marked,) * 3
+        if marked:
+            assert image.meta["IsocenterError"] in told[0]
 
 
 def test_whoever_asks_for_something_else_is_refused(engine):

@@ -1,0 +1,39 @@
+"""Whether an image is likely to be off by more than anybody would take for nothing, where its bundle tells how far it is off."""
+
+from torch import Tensor
+
+from ..models.planar import box_mean
+
+ACCEPTED = 0.04
+"""Largest error of a neighbourhood that nothing is said of, relative to the brightest signal (`benchmarks/uncertainty.py`)."""
+_WINDOW = 11
+"""Edge in pixels of the neighbourhood that an error is the root mean square of."""
+
+
+def error_doubt(image: Tensor, deviation: Tensor) -> str:
+    """Say how large the errors of an image are likely to be; empty if they are small.
+
+    A network's image looks clean where it is wrong, so that noise and ghosts count alike.
+
+    Parameters
+    ----------
+    image
+        Magnitude or complex [frames, z, y, x].
+    deviation
+        Standard deviation of the error of its magnitude, float32 of the same shape, as the bundle tells it.
+    """
+    brightest, local = float(image.abs().max()), local_error(deviation)
+    largest = float(local.max())
+    if not largest > ACCEPTED * brightest:
+        return ""
+    row = int(local.amax(dim=(0, 1, 3)).argmax())
+    return (
+        f"errors of up to {100 * largest / brightest:.0f} % of the brightest signal are to be expected (accepted: "
+        f"{100 * ACCEPTED:g} %), most around row {row} of {local.shape[2]}: too few lines were measured for these coils, or with "
+        "too much noise"
+    )
+
+
+def local_error(error: Tensor) -> Tensor:
+    """Root mean square over the neighbourhoods of an error float32 [frames, z, y, x], of the same shape."""
+    return box_mean(error.square().flatten(0, 1)[..., None], _WINDOW)[..., 0].reshape(error.shape).sqrt()
