@@ -29,6 +29,7 @@ from pathlib import Path
 
 import torch
 from gpu_bundles import parity, prepare
+from gpu_exports import failed_exports
 from gpu_figures import figure
 from gpu_scans import lost, memory, serve
 
@@ -53,7 +54,8 @@ def gpu(arguments):
     command += ["--small"] if arguments.small else []
     command += ["--exports", str(arguments.exports)] if arguments.exports else []
     code = subprocess.run(command, check=False).returncode
-    return [f"gpu.py ended with status {code}"] if code else []
+    failed = failed_exports(arguments.exports) if arguments.exports else []
+    return [f"gpu.py ended with status {code}"] * (code != 0) + [f"the export of {name} failed" for name in failed]
 
 
 PARTS = {part.__name__: part for part in (prepare, tests, parity, lost, memory, serve, gpu)}

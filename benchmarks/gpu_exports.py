@@ -47,9 +47,12 @@ TOLERANCES = {"float32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}
 STAGES = (
     ("isocenter.export.lowering", "trace"),
     ("torch._inductor", "aoti_compile_and_package"),
-    ("isocenter.export.build", "_check_parity"),
+    ("isocenter.export.build", "Comparison"),
+    ("isocenter.export.build", "_load"),
 )
 """Functions whose time is printed."""
+_FAILED = "its export failed"
+"""Last words in the log of an export."""
 _CHANGE = 0.03
 """What the last convolutions are multiplied with."""
 
@@ -135,7 +138,9 @@ def export(folder: Path, device: torch.device, small: bool, seconds: float) -> N
             )
     for name, process in processes.items():
         try:
-            process.wait(max(begun + seconds - time.monotonic(), 0))
+            status = process.wait(max(begun + seconds - time.monotonic(), 0))
+            with (folder / f"{name}.log").open("a") as log:
+                log.write(_FAILED if status else "")
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -151,6 +156,11 @@ def exported(folder: Path) -> dict[str, Bundle]:
         if EXPORTS[name][0] != "stages" and (folder / name).is_dir():
             bundles[name] = Bundle.open(folder / name)
     return bundles
+
+
+def failed_exports(folder: Path) -> list[str]:
+    """Return what could not be exported; what was only not done in time is told, and no fault."""
+    return [name for name in EXPORTS if (folder / f"{name}.log").read_text().endswith(_FAILED)]
 
 
 def show_time(module: str, name: str) -> None:

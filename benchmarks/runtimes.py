@@ -3,7 +3,7 @@
 Every network is exported with random weights; all runtimes then reconstruct the same inputs in turn, in one process, so that
 the ratios hold on a noisy machine. Peak memory is that of a process that only loads one runtime and runs it once.
 
-    python benchmarks/runtimes.py [--networks e2e-varnet,modl] [--formats torchscript,onnx,aoti] [--full]
+    python benchmarks/runtimes.py [--networks e2e-varnet,modl] [--formats torchscript,onnx,aoti] [--full] [--shares]
 """
 
 import argparse
@@ -59,7 +59,16 @@ def memory_of(folder, runtime, sizes):
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
 
 
-def measure(name, configuration, formats, folder):
+def print_shares(program):
+    """Print which operations of eager mode take most of its time, and how much."""
+    with torch.profiler.profile() as record:
+        program()
+    rows = sorted(record.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total = sum(row.self_cpu_time_total for row in rows)
+    print("eager:", ", ".join(f"{row.key} {row.self_cpu_time_total / total:.0%}" for row in rows[:8]), flush=True)
+
+
+def measure(name, configuration, formats, folder, shares):
     network = NETWORKS[name]
     torch.manual_seed(1)
     module = network.build(**configuration).eval()
@@ -104,6 +113,8 @@ def measure(name, configuration, formats, folder):
             print(f"figure {key}.{runtime}.over_eager {min(durations[runtime]) / base:.3f}")
         print(f"figure {key}.best_over_eager {min(durations[best]) / base:.3f}")
         print(f"figure {key}.worst_error {max(errors.values()):.2e}", flush=True)
+        if shares:
+            print_shares(programs["eager"])
 
 
 def main():
@@ -111,6 +122,7 @@ def main():
     parser.add_argument("--networks", default="e2e-varnet,modl,deep-jsense,dynamic-dccnn,jotlasnet")
     parser.add_argument("--formats", default="torchscript,onnx")
     parser.add_argument("--full", action="store_true", help="networks at their published size")
+    parser.add_argument("--shares", action="store_true", help="also print what eager mode's time goes to")
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -121,7 +133,7 @@ def main():
     for name in arguments.networks.split(","):
         with tempfile.TemporaryDirectory() as folder:
             configuration = {} if arguments.full else SMALL.get(name, {})
-            measure(name, configuration, arguments.formats.split(","), Path(folder))
+            measure(name, configuration, arguments.formats.split(","), Path(folder), arguments.shares)
 
 
 if __name__ == "__main__":

@@ -160,6 +160,9 @@ class OnnxRuntime:
         # threads that spin while they wait take the cores away from the stream
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.intra_op_num_threads = torch.get_num_threads()
+        # planning which tensor may lie where another one was takes time by the square of the number of nodes, half a minute for
+        # ten thousand; a tensor's memory is freed after its last use without it, so that neither time nor memory is lost
+        options.enable_mem_reuse = False
         options.add_session_config_entry("session.load_model_format", "ONNX")
         content = read_listed(path, manifest)
         check_onnx(content)

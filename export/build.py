@@ -39,9 +39,9 @@ log: logging.Logger = logging.getLogger("isocenter.export")
 DEFAULT_FORMATS = ("torchscript", "onnx")
 """What a bundle gets where nobody says which formats it must have, as far as its module can have them."""
 SHIPPED_FORMATS = ("torchscript",)
-"""Of the bundles that come with Isocenter. ONNX is left to ``isocenter bundle prepare --onnx``: on a CPU it takes 0.46 of eager
-mode's time for E2E-VarNet and more than eager mode's for all others, and writing and verifying it would be most of what the first
-start takes."""
+"""Of the bundles that come with Isocenter. ONNX is left to ``isocenter bundle prepare --onnx``: on a CPU it takes 0.46 (AMD
+EPYC) to 1.05 (Intel Xeon) of eager mode's time for E2E-VarNet and more than eager mode's for all others, and writing and
+verifying it would be most of what the first start takes."""
 PARTIAL = ".partial"
 """How the names of folders end in which bundles are being built."""
 _LEFT_BEHIND_SECONDS = 86400.0

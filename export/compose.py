@@ -23,7 +23,7 @@ from .trained import shareable
 
 
 @dataclass(frozen=True)
-class Plan:
+class BundlePlan:
     """A bundle that can be written.
 
     Parameters
@@ -68,7 +68,7 @@ def compose(
     source: str = "",
     training: Mapping[str, Any] | None = None,
     impossible: Mapping[str, str] | None = None,
-) -> Plan:
+) -> BundlePlan:
     """Plan the bundle of a module that takes k-space of any size.
 
     Parameters
@@ -127,7 +127,7 @@ def compose(
     )
     whole = _finished(scaled(module, scaling, names), manifest).eval()
     _check_effect(whole, manifest, min(comparison_cases(inputs), key=_size))
-    return Plan(whole, manifest, impossible or {})
+    return BundlePlan(whole, manifest, impossible or {})
 
 
 def _size(inputs: Inputs) -> int:

@@ -64,9 +64,11 @@ class FourierRules:
         """Write a transform; lengths that it is told to pad or cut to are those of its matrices."""
         if name == "centred":
             axes, inverse = args
-            for axis in axes:
-                x = self.along(self.matrix(x, axis, centred=True, inverse=inverse, norm="ortho"), x, axis)
-            return x
+            matrices = [
+                self.matrix(self._length(x, axis), x.dtype, centred=True, inverse=inverse, norm="ortho")
+                for axis in axes
+            ]
+            return self._along_all(matrices, x, axes)
         if name in _LOW:
             return self._low(name, x, *args)
         transform = TRANSFORMS[name]
@@ -96,29 +98,36 @@ class FourierRules:
     ) -> Any:
         """Transform along axes, of which the last one is special where one side is real; -1 is a size that stays."""
         wanted = dict(zip(axes, [-1] * len(axes) if sizes is None else sizes, strict=True))
-        last = axes[-1]
+        *others, last = axes
+        others = axes if kind == "complex" else others
+        matrices = [
+            self.matrix(self._length(x, axis), x.dtype, centred=False, inverse=inverse, norm=norm, size=wanted[axis])
+            for axis in others
+        ]
         if kind == "from real":
             matrix = self._from_real(x, last, wanted[last], norm)
             parts = (matrix.real, matrix.imaginary)
             x = Complex(*(self._product(part, matrix, x.real, last) for part in parts))
-        for axis in axes if kind == "complex" else axes[:-1]:
-            matrix = self.matrix(x, axis, centred=False, inverse=inverse, norm=norm, size=wanted[axis])
-            x = self.along(matrix, x, axis)
+        x = self._along_all(matrices, x, others)
         return self._to_real(x, last, wanted[last], norm) if kind == "to real" else x
 
-    def matrix(self, x: Complex, axis: int, *, centred: bool, inverse: bool, norm: Norm, size: Any = -1) -> Matrix:
-        """Return the Fourier matrix for an axis; for another ``size`` what is beyond it, or missing, counts as zero."""
-        given = self._compute("sym_size", x.real, axis)
+    def _length(self, x: Complex, axis: int) -> Any:
+        return self._compute("sym_size", x.real, axis)
+
+    def matrix(
+        self, given: Any, dtype: torch.dtype, *, centred: bool, inverse: bool, norm: Norm, size: Any = -1
+    ) -> Matrix:
+        """Return the Fourier matrix for a length; for another ``size`` what is beyond it, or missing, counts as zero."""
         length = given if _stays(size) else size
         rows, columns = self._places(given), self._places(length)
         if centred:
             rows = columns = self._compute("sub", rows, self._whole(given // 2))
         weights = None if given is length or given == length else self._compute("lt", rows, self._whole(length))
-        return self._made(rows, columns, length, inverse, norm, x.dtype, weights)
+        return self._made(rows, columns, length, inverse, norm, dtype, weights)
 
     def _from_real(self, x: Complex, axis: int, size: Any, norm: Norm) -> Matrix:
         """Return the matrix of the first half of the frequencies."""
-        given = self._compute("sym_size", x.real, axis)
+        given = self._length(x, axis)
         length = given if _stays(size) else size
         rows, columns = self._places(given), self._places(length // 2 + 1)
         weights = None if given is length or given == length else self._compute("lt", rows, self._whole(length))
@@ -127,7 +136,7 @@ class FourierRules:
     def _to_real(self, x: Complex, axis: int, size: Any, norm: Norm) -> Any:
         """Return the real inverse: frequencies between zero and the highest one count twice, their other halves are missing."""
         compute = self._compute
-        given = compute("sym_size", x.real, axis)
+        given = self._length(x, axis)
         length = (given - 1) * 2 if _stays(size) else size
         rows, columns = self._places(given), self._places(length)
         twice, whole = compute("mul", rows, 2), self._whole(length)
@@ -171,6 +180,16 @@ class FourierRules:
             column = compute("to", compute("unsqueeze", weights, 1), torch.float64)
             parts = tuple(compute("mul", part, column) for part in parts)
         return Matrix(*(compute("to", part, dtype) for part in parts), symmetric=symmetric and weights is None)
+
+    def _along_all(self, matrices: Sequence[Matrix], x: Complex, axes: Sequence[int]) -> Complex:
+        """Multiply the vectors along each axis with its matrix.
+
+        All matrices are made before the first product, from lengths of the tensor that comes in: that these are the lengths of
+        others is known, so that one matrix serves all transforms of a length, and nothing is known of what lies between.
+        """
+        for matrix, axis in zip(matrices, axes, strict=True):
+            x = self.along(matrix, x, axis)
+        return x
 
     def along(self, matrix: Matrix, x: Complex, axis: int) -> Complex:
         """Multiply a matrix with the vectors along an axis, counted from the front."""

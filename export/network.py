@@ -14,7 +14,7 @@ from ..models.networks.registry import Network
 from ..models.networks.ridge_net import RidgeNet, RidgeNetWithError
 from ..wire.entries import shown
 from ..wire.errors import OptionError
-from .compose import Plan, compose
+from .compose import BundlePlan, compose
 from .importers.load import find_network, load_network
 from .options import ExportOptions
 from .trained import CHOICES, choices, completed, undersampled
@@ -60,11 +60,11 @@ def export_network(
     formats: Sequence[str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
-    """Write the bundle of a network of the literature: plan it, then ``Plan.write``; parameters and errors are those of both."""
+    """Write the bundle of a network of the literature: plan it, then ``BundlePlan.write``; both say what may be wrong."""
     return plan_network(name, checkpoint, options).write(folder, formats, key)
 
 
-def plan_network(name: str, checkpoint: Path, options: ExportOptions) -> Plan:
+def plan_network(name: str, checkpoint: Path, options: ExportOptions) -> BundlePlan:
     """Plan the bundle of a network of the literature, of which nothing is written yet.
 
     Parameters

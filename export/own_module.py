@@ -17,7 +17,7 @@ from ..bundle.manifest import BundleError, TensorSpec
 from ..bundle.minisign import SecretKey
 from .arguments import bundle_inputs, find_arguments
 from .cases import SIZES, Inputs, edge_cases, make_case
-from .compose import Plan, compose
+from .compose import BundlePlan, compose
 from .importers.errors import CheckpointError
 from .importers.files import Checkpoint, read_checkpoint
 from .importers.load import load_state
@@ -36,11 +36,11 @@ def export_module(
     formats: Sequence[str] | None = None,
     key: SecretKey | None = None,
 ) -> Bundle:
-    """Write the bundle of somebody's own module: plan it, then ``Plan.write``; parameters and errors are those of both."""
+    """Write the bundle of somebody's own module: plan it, then ``BundlePlan.write``; both say what may be wrong."""
     return plan_module(target, checkpoint, options).write(folder, formats, key)
 
 
-def plan_module(target: str, checkpoint: Path | None, options: ExportOptions) -> Plan:
+def plan_module(target: str, checkpoint: Path | None, options: ExportOptions) -> BundlePlan:
     """Plan the bundle of somebody's own ``torch.nn.Module``, of which nothing is written yet.
 
     Its inputs are those that ``options`` names, or else the arguments of ``forward`` that are called ``kspace``, ``mask`` and

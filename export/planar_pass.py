@@ -280,7 +280,8 @@ class PlanarRules:
         compute, matmul = self._compute, partial(self._compute, "matmul")
         data = self.op_view_as_complex(x)
         along_rows = axis % x.dim() == data.rank - 1
-        matrix = self._fourier.matrix(data, axis % x.dim(), centred=True, inverse=False, norm="ortho")
+        length = compute("sym_size", x, axis % x.dim())
+        matrix = self._fourier.matrix(length, data.dtype, centred=True, inverse=False, norm="ortho")
         c, t = matrix.real, matrix.imaginary
         lines = compute("select", mask, -1, 0)
         lines = compute("transpose", lines, -2, -1) if along_rows else lines

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bundle.folder import Bundle
-from ..bundle.manifest import Domain
+from ..bundle.manifest import Domain, Uncertainty
 from ..bundle.minisign import SecretKey
 from .build import SHIPPED_FORMATS, find_current
 from .card import with_shipped_card
-from .network import export_network
+from .compose import BundlePlan
+from .network import plan_network
 from .options import ExportOptions, load_options
 
 log: logging.Logger = logging.getLogger("isocenter.export")
@@ -116,20 +117,33 @@ def ensure_shipped(
     ]
 
 
-def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
-    uncertainty = None if shipped.uncertainty is None else load_options(shipped.uncertainty).uncertainty
-    bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats, key)
-    if bundle is not None:
-        same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
-        if same_step and bundle.manifest.domain == shipped.domain and bundle.manifest.uncertainty == uncertainty:
-            return bundle
-        log.info("building bundle %s: its domain, its last step or its uncertainty have changed", name)
+def plan_shipped(name: str) -> BundlePlan:
+    """Plan the bundle of a shipped network, by its name."""
+    shipped = SHIPPED[name]
     options = ExportOptions(
         domain=shipped.domain,
-        uncertainty=uncertainty,
+        uncertainty=_uncertainty(shipped),
         sense_step=shipped.sense_step,
         licence="MIT",
         training_data=f"{shipped.data}; see the recipe of the same name",
         intended_use=_USE,
     )
-    return export_network(shipped.network, shipped.file, folder, options, formats, key)
+    return plan_network(shipped.network, shipped.file, options)
+
+
+def _uncertainty(shipped: ShippedNetwork) -> Uncertainty | None:
+    return None if shipped.uncertainty is None else load_options(shipped.uncertainty).uncertainty
+
+
+def _ensure(name: str, shipped: ShippedNetwork, folder: Path, formats: Sequence[str], key: SecretKey | None) -> Bundle:
+    bundle = find_current(folder, hashlib.sha256(shipped.file.read_bytes()).hexdigest(), formats, key)
+    if bundle is not None:
+        same_step = bundle.manifest.conventions.sense_step == shipped.sense_step
+        if (
+            same_step
+            and bundle.manifest.domain == shipped.domain
+            and bundle.manifest.uncertainty == _uncertainty(shipped)
+        ):
+            return bundle
+        log.info("building bundle %s: its domain, its last step or its uncertainty have changed", name)
+    return plan_shipped(name).write(folder, formats, key)

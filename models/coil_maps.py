@@ -182,7 +182,12 @@ def _eigenvectors_of_plane(plane: Tensor, transform: Tensor, start: Tensor, iter
 def _patch_projector(
     calibration: Tensor, edges: tuple[int, ...], threshold: float, mask: Tensor | None = None
 ) -> Tensor:
-    """Projector [coils * patch, coils * patch] onto the signal subspace of all patches that were measured completely."""
+    """Projector [coils * patch, coils * patch] onto the signal subspace of all patches that were measured completely.
+
+    The rows of the calibration matrix ``A`` are the patches. Of ``A = U S V^H`` those right singular vectors ``V_s`` count whose
+    singular values exceed the threshold, and ``V_s V_s^H`` is returned. They are the eigenvectors of ``A^H A``, or, where there
+    are fewer patches than samples in one, ``A^H U_s / S_s`` with those of ``A A^H``, which is smaller.
+    """
     patches = calibration
     for axis, edge in enumerate(edges, start=1):
         patches = patches.unfold(axis, edge, 1)
@@ -201,7 +206,12 @@ def _patch_projector(
 
 
 def _correlate_offsets(projector: Tensor, coils: int, edges: tuple[int, ...]) -> Tensor:
-    """Sum the projector over all pairs of patch positions with equal offset: [coils, coils, dz, dy, dx]."""
+    """Sum the projector over all pairs of patch positions with equal offset: [coils, coils, dz, dy, dx].
+
+    Applying ``P = V_s V_s^H`` to every patch of k-space and averaging what the patches say of one sample is a convolution of
+    k-space by ``W(d) = sum over q - p = d of P(p, q) / patch``, and thus a multiplication by its Fourier transform, a matrix of
+    coils x coils, at every pixel (eq. 12).
+    """
     blocks = projector.reshape(coils, *edges, coils, *edges)
     sizes = [2 * edge - 1 for edge in edges]
     result = torch.zeros((coils, coils, *sizes), dtype=projector.dtype, device=projector.device)
@@ -262,7 +272,10 @@ def dominant_eigenvector(matrices: Tensor, *, iterations: int) -> tuple[Tensor, 
 
 
 def _power_iteration(matrices: Tensor, start: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
-    """Iterate on [pixels, n, n] from a start [pixels, n, 1] or [n, 1]; return vectors [pixels, n] and values [pixels]."""
+    """Iterate on [pixels, n, n] from a start [pixels, n, 1] or [n, 1]; return vectors [pixels, n] and values [pixels].
+
+    ``A^k x`` is taken as a product of the powers ``A, A^2, A^4, ...``; the vector is scaled between them.
+    """
     powers = [matrices]
     for _ in range(_squarings(matrices.shape[1], iterations)):
         squared = torch.bmm(powers[-1], powers[-1])
@@ -270,7 +283,7 @@ def _power_iteration(matrices: Tensor, start: Tensor, iterations: int) -> tuple[
         trace = squared.diagonal(dim1=1, dim2=2).real.sum(dim=1)
         powers.append(squared * trace.clamp_min(1e-30).reciprocal()[:, None, None])
     vector = matrices @ start
-    left = iterations - 2
+    left = iterations - 2  # one was just now, and one more gives the eigenvalue
     for exponent in reversed(range(len(powers))):
         for _ in range(left // 2**exponent):
             vector = torch.bmm(powers[exponent], scaled(vector))

@@ -16,6 +16,8 @@ from isocenter.commands.client import Client, connect, replay  # noqa: E402
 from isocenter.commands.prepare import prepare_bundles  # noqa: E402
 from isocenter.engine import Engine  # noqa: E402
 from isocenter.export.classical import METHODS  # noqa: E402
+from isocenter.export.options import ExportOptions  # noqa: E402
+from isocenter.export.own_module import export_module  # noqa: E402
 from isocenter.service import logs  # noqa: E402
 from isocenter.service.server import Server  # noqa: E402
 from isocenter.service.settings import Settings  # noqa: E402
@@ -137,6 +139,29 @@ def service(make_service):
 @pytest.fixture(scope="session")
 def small_scan():
     return simulate(ScanProtocol(matrix=32, coils=4, noise=0.5))
+
+
+@pytest.fixture(scope="session")
+def large_scan():
+    """More than sockets hold."""
+    return simulate(ScanProtocol(matrix=128, coils=16, slices=2))
+
+
+@pytest.fixture(scope="session")
+def faulty_bundles(tmp_path_factory) -> Path:
+    """Bundles of the modules in ``faulty.py``."""
+    folder = tmp_path_factory.mktemp("faulty")
+    for name in ("ReturnsNan", "Raises", "Hangs", "NeedsMemory", "Signed", "Convolves"):
+        options = ExportOptions(weights_inside=name == "Convolves")
+        export_module(f"faulty:{name}", None, folder / name, options, formats=["torchscript"])
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """An empty folder for files of scans, with room for a cache beside it."""
+    (tmp_path / "scans").mkdir()
+    return tmp_path / "scans"
 
 
 @pytest.fixture(autouse=True)

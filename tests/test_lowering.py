@@ -380,6 +380,33 @@ def test_what_is_computed_twice_is_written_once_and_what_nobody_reads_not_at_all
     assert [node.op_type for node in model.graph.node] == ["Mul", "Add", "Identity"]
 
 
+class Repeated(nn.Module):
+    """Goes to k-space and back several times, as unrolled networks and conjugate gradients do."""
+
+    def __init__(self, dims):
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, kspace, mask):
+        for _ in range(3):
+            kspace = fourier.fft_planar(kspace, [-3, -2])
+            kspace = fourier.keep_measured(kspace, mask, self.dims)
+            kspace = fourier.ifft_planar(kspace, [-3, -2])
+        return kspace
+
+
+@pytest.mark.parametrize(("dims", "lines", "matrices"), [([-3, -2], "kx", 4), ([-3], "1", 2)])
+def test_the_fourier_matrices_of_a_length_are_made_once(dims, lines, matrices):
+    mask = TensorSpec(name="mask", axes=("batch", "1", "ky", lines, "1"))
+    inputs = random(SHAPES[0]), (random((2, 1, 7, 10 if lines == "kx" else 1, 1), 1) > 0).float()
+    program, manifest = lower(Repeated(dims), *inputs, specs=(KSPACE, mask))
+    model = lowering.to_onnx(program, manifest)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("Cos") == matrices  # centred, and around a mask along two axes from the first sample on
+    assert operators.count("MatMul") == (4 if lines == "1" else 0) + 3 * (4 * 4 + (4 if lines == "1" else 16))
+    torch.testing.assert_close(run_onnx(model, *inputs)[0], Repeated(dims)(*inputs), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("a", [-7, -1, 0, 5, 12])
 def test_lengths_are_computed_as_python_does(a):
     graph = Graph()

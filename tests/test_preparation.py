@@ -23,7 +23,7 @@ from isocenter.export import classical, shipped
 from isocenter.export.build import PARTIAL
 from isocenter.export.classical import METHODS
 from isocenter.service.settings import Settings
-from test_engine import PIPELINE, scan_of
+from test_engine_faults import PIPELINE, scan_of
 
 FEW = ("rss", "combine")
 PREPARE = """

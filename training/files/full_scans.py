@@ -88,8 +88,9 @@ def full_scans(block: Block, reading: Reading) -> Iterator[tuple[int, FullScan]]
     measured = _measured(kspace, power, where, reading)
     _check_middle(power, where)
     _check_domain(kspace.data[:, 0], where)
-    _check_points(kspace, power, where)
-    _check_coils(kspace, where, reading)
+    present = kspace.data != 0
+    _check_points(present, kspace.mask, power, where)
+    _check_coils(present, kspace.mask, where, reading)
     data = crop_readout(kspace.data, kspace.encoding.cropped_readout) if _is_oversampled(kspace) else kspace.data
     wanted = kspace.encoding.recon_matrix[1::-1]
     if wanted[0] > data.shape[-2] or wanted[1] > data.shape[-1]:
@@ -164,31 +165,33 @@ def _measured(kspace: Kspace, power: NDArray[np.float32], where: str, reading: R
     return None if lines.all() else torch.from_numpy(lines)
 
 
-def _check_points(kspace: Kspace, power: NDArray[np.float32], where: str) -> None:
-    """Refuse lines of which single samples are zero in all coils: undersampled by points, where the others have them."""
+def _check_points(present: Tensor, mask: Tensor, power: NDArray[np.float32], where: str) -> None:
+    """Refuse lines of which single samples are zero in all coils: undersampled by points, where the others have them.
+
+    ``present`` is bool [coils, frames, kz, ky, kx], where a sample is not zero; ``mask`` bool [frames, kz, ky].
+    """
     samples = (power > 0).any(axis=(0, 1))
-    for frame, lines in enumerate(kspace.mask.numpy()):
-        points = (kspace.data[:, frame] != 0).any(dim=0).numpy()[lines][:, samples]
+    for frame, lines in enumerate(mask.numpy()):
+        points = present[:, frame].any(dim=0).numpy()[lines][:, samples]
         missing = int((~points).sum())
         if missing > _LOST_POINTS * points.size:
             raise FileError(
                 f"{missing} of the {points.size} samples of its lines were not measured"
-                + (f" (frame {frame})" if kspace.mask.shape[0] > 1 else ""),
+                + (f" (frame {frame})" if mask.shape[0] > 1 else ""),
                 where=where,
                 accepted="fully sampled scans",
             )
 
 
-def _check_coils(kspace: Kspace, where: str, reading: Reading) -> None:
-    """Refuse lines that only some coils have; a coil without any signal is told."""
-    measured = (kspace.data != 0).any(dim=-1)
-    for coil, lines in enumerate(measured):
-        missing = int((kspace.mask & ~lines).sum())
+def _check_coils(present: Tensor, mask: Tensor, where: str, reading: Reading) -> None:
+    """Refuse lines that only some coils have; a coil without any signal is told. Parameters are those of ``_check_points``."""
+    for coil, lines in enumerate(present.any(dim=-1)):
+        missing = int((mask & ~lines).sum())
         if not lines.any():
             reading.remark(f"coil {coil} has no signal")
         elif missing:
             raise FileError(
-                f"{missing} of {int(kspace.mask.sum())} lines are zero in coil {coil} and not in others",
+                f"{missing} of {int(mask.sum())} lines are zero in coil {coil} and not in others",
                 where=where,
                 accepted="fully sampled scans",
             )
