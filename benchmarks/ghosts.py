@@ -70,7 +70,8 @@ def cases(kspace: Tensor, arguments: argparse.Namespace) -> Iterator[tuple[str, 
             if sampling.possible(pattern, request):
                 lines = sampling.draw(pattern, request, np.random.default_rng(1))[0]
                 how = f"{count} coils{'' if compressed else ' of them'}, R = {acceleration}, {acs} lines, {pattern}"
-                yield how, acceleration, coils, torch.from_numpy(lines)
+                if lines.sum() > acs:  # else it is a whole scan of low resolution
+                    yield how, acceleration, coils, torch.from_numpy(lines)
 
 
 def main() -> None:

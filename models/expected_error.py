@@ -131,8 +131,8 @@ def _local(image: Tensor) -> Tensor:
 def _with_spectrum(measured: Tensor, lines: Tensor, level: Tensor, image: Tensor) -> Tensor:
     """Random values [1, positions, z, y, 2] of unit variance with the spectrum along the phase encodings that was measured.
 
-    Of lines that were not measured, the energy is interpolated, over the distance from the middle of k-space; farther out than
-    all that were there is none, as the image is not meant to have that resolution.
+    Of lines that were not measured, the energy is interpolated, over the distance from the middle of k-space. Farther out than
+    all that were, by more than the largest gap between these, there is none: the image is not meant to have that resolution.
     """
     mask = lines[0, 0, 0, :, :, 0] > 0
     spectrum = measured.square().sum(dim=(0, 1, 2, -1))
@@ -142,11 +142,12 @@ def _with_spectrum(measured: Tensor, lines: Tensor, level: Tensor, image: Tensor
     distance = (z[:, None].square() + y.square()).sqrt()
     order = distance[mask].argsort()
     at, value = distance[mask][order], spectrum[mask][order].log()
+    reach = at[-1] + torch.diff(at, prepend=at[:1]).max()
     after = torch.searchsorted(at, distance).clamp(1, max(len(at) - 1, 1))
     before = after - 1
     after = after.clamp(max=len(at) - 1)
     part = ratio_or_zero(distance - at[before], at[after] - at[before]).clamp(0, 1)
-    interpolated = torch.lerp(value[before], value[after], part).exp() * (distance <= at[-1])
+    interpolated = torch.lerp(value[before], value[after], part).exp() * (distance <= reach)
     colour = (interpolated / interpolated.mean()).sqrt()[..., None]
     white = random_phases(1, image.shape[1], mask.numel(), 2, image).reshape(image.shape)
     return ifft_planar(fft_planar(white, _AXES) * colour, _AXES)
