@@ -203,7 +203,9 @@ class TestMark:
         assert error_doubt(image, deviation) == ""
         deviation[0, 0, 28:35, 10:17] = 0.1  # 49 of the 121 pixels around row 31
         expected = (49 * 0.1**2 + 72 * 0.03**2) / 121
-        assert error_doubt(image, deviation).startswith(f"errors of up to {100 * expected**0.5:.0f} % of the brightest signal ")
+        assert error_doubt(image, deviation).startswith(
+            f"errors of up to {100 * expected**0.5:.0f} % of the brightest signal "
+        )
         row = int(re.search(r"row (\d+) of 40", error_doubt(image, deviation))[1])
         assert 29 <= row <= 33
         for factor in (1e-12, 1e12):
