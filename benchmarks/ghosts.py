@@ -98,7 +98,7 @@ def main() -> None:
     counts: dict[float, Counter[str]] = {}
     number = -1
     for index in range(len(scans)):
-        kspace = torch.from_numpy(np.array(scans.scan(index).kspace))
+        kspace = scans.scan(index).kspace
         for how, acceleration, coils, lines in cases(kspace, arguments):
             number += 1
             if number % arguments.every:

@@ -6,7 +6,7 @@ from .kspace import Kspace
 
 ACCEPTED = {"Sense": 0.06, "TotalVariation": 0.1, "Wavelets": 0.1}
 """Strongest ghosts, and strongest amplified noise, of SENSE that nothing is said of, relative to the brightest signal, by the
-method that makes the image: compressed sensing leaves about half of them. Of other methods it is not known what they leave.
+method that makes the image: compressed sensing leaves a part of them. Of other methods it is not known what they leave.
 
 On fully sampled heads and a phantom of 2 to 16 coils, undersampled 2 to 6 times, it parts images whose errors anybody sees
 from those that pass for good (``benchmarks/ghosts.py``, ``docs/quality.md``).
@@ -38,7 +38,7 @@ def aliasing_doubt(kspace: Kspace, manifest: Manifest, regularization: float = 1
     error = expected_error(kspace.data[:, 0], kspace.mask[0], kspace.coil_maps.get(), iterations, weight)
     if not max(error) > accepted:
         return ""
-    whose = "are to be expected" if is_sense else "are to be expected of SENSE, of which this method leaves about half"
+    whose = "are to be expected" if is_sense else "are to be expected of SENSE, of which this method leaves a part"
     return (
         f"ghosts of up to {100 * error.ghosts:.0f} % and amplified noise of up to {100 * error.noise:.0f} % of the brightest "
         f"signal {whose} (accepted: {100 * accepted:g} % each): the coils are too few, or too alike, for the lines "
