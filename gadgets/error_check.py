@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..bundle.manifest import Uncertainty
 from ..models.planar import box_mean
 
 ACCEPTED = 0.04
@@ -37,3 +38,10 @@ def error_doubt(image: Tensor, deviation: Tensor) -> str:
 def local_error(error: Tensor) -> Tensor:
     """Root mean square over the neighbourhoods of an error float32 [frames, z, y, x], of the same shape."""
     return box_mean(error.square().flatten(0, 1)[..., None], _WINDOW)[..., 0].reshape(error.shape).sqrt()
+
+
+def meaning_of(uncertainty: Uncertainty) -> str:
+    """Say what the pixels of an image of the uncertainty are, and how good they were found to be."""
+    shares = ", ".join(f"{100 * share:.0f} %" for share in uncertainty.coverage)
+    found = f"within one, two and three of them were {shares} of the pixels of {uncertainty.scans} fully sampled scans"
+    return f"standard deviation of the error of the magnitude; {found}"

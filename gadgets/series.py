@@ -10,14 +10,14 @@ import ismrmrd
 import torch
 from torch import Tensor
 
-from ..bundle.manifest import BundleError, Uncertainty
+from ..bundle.manifest import BundleError
 from ..flow.deferred import Deferred
 from ..models.fourier import fft, ifft
 from ..wire.errors import IsocenterError
 from ..wire.items import Image, make_image
 from .domain import Misfit, misfits, uncalibrated
-from .doubts import ATTRIBUTES, doubts_about
-from .error_check import error_doubt
+from .doubts import ATTRIBUTES, doubts_about, doubts_of_image
+from .error_check import meaning_of
 from .image_header import image_header, image_meta
 from .kspace import Kspace
 from .model_inputs import arrange_inputs, arrange_output
@@ -195,10 +195,10 @@ class Reconstructor:
         """
         try:
             volume, result = self._finish(this)
+            this.doubts |= doubts_of_image(this.model.manifest, this.kspace, volume, result.outputs)
             remarks = self._remarks(this, result)
             if not volume.is_complex():
                 volume = self._magnitudes(this, volume, remarks)
-            self._look_at_errors(this, volume, result, remarks)
             images = self._images(this, volume, result, remarks)
             if self._uncertainty:
                 images += self._error_images(this, result, remarks)
@@ -252,16 +252,6 @@ class Reconstructor:
             self.scan.report("negative", f"{_name(this.kspace)}: {remarks['Negative']}")
         return volume.abs()
 
-    def _look_at_errors(self, this: Reconstruction, volume: Tensor, result: Result, remarks: dict[str, str]) -> None:
-        """Say so where a bundle that tells the error of its images expects a large one."""
-        manifest, shown = this.model.manifest, this.kspace.shown
-        if manifest.uncertainty is None:
-            return
-        deviation = arrange_output(manifest, result.outputs["error"], this.kspace, "error")
-        if doubt := error_doubt(volume[shown], deviation[shown]):
-            remarks["Error"] = doubt
-            self.scan.report("expected error", f"{_name(this.kspace)}: {doubt}")
-
     def _error_images(self, this: Reconstruction, result: Result, remarks: Mapping[str, str]) -> list[Image]:
         """Show how far the block's images are likely to be off; the client is told where that is not known."""
         manifest = this.model.manifest
@@ -274,7 +264,7 @@ class Reconstructor:
         if doubts:
             self.scan.report("calibration of the uncertainty", f"the uncertainty is a guess: {doubts}")
             remarks = {**remarks, "Uncalibrated": doubts}
-        remarks = {**remarks, "Shows": "uncertainty", "Uncertainty": _meaning(manifest.uncertainty)}
+        remarks = {**remarks, "Shows": "uncertainty", "Uncertainty": meaning_of(manifest.uncertainty)}
         deviations = arrange_output(manifest, result.outputs["error"], this.kspace, "error")
         return self._images(this, deviations, result, remarks, _SERIES_UNCERTAINTY)
 
@@ -404,10 +394,3 @@ def _finite_volume(this: Reconstruction, result: Result) -> Tensor:
     if not torch.isfinite(result.outputs["image"].sum()):
         raise IsocenterError(f"bundle {manifest.name!r} returned values that are not finite")
     return arrange_output(manifest, result.outputs["image"], this.kspace)
-
-
-def _meaning(uncertainty: Uncertainty) -> str:
-    """Say what the pixels of an image of the uncertainty are, and how good they were found to be."""
-    shares = ", ".join(f"{100 * share:.0f} %" for share in uncertainty.coverage)
-    found = f"within one, two and three of them were {shares} of the pixels of {uncertainty.scans} fully sampled scans"
-    return f"standard deviation of the error of the magnitude; {found}"

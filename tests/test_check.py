@@ -44,7 +44,6 @@ def test_a_plain_service_has_no_faults_and_nothing_is_made(settings, tmp_path):
     assert faults(settings()) == []
     assert [doubt.partition(tmp_path.name)[0] for doubt in doubts(settings())] == [
         f"home: there is no folder {tmp_path.parent}/",
-        "the default bundle 'ridge' has not been through the gate; see `isocenter bundle show ridge`",
     ]
     assert other_doubts(settings()) == []
     assert list(tmp_path.iterdir()) == []

@@ -260,7 +260,7 @@ class TestRegularization:
         assert np.array_equal(usual, self.images(engine, bundle="sense", regularization=1.0)[0])
         strong, meta, problems = self.images(engine, bundle="sense", regularization=100.0)
         assert meta["IsocenterRegularization"] == "100"
-        assert not problems
+        assert set(problems) == {"aliasing"}  # as it keeps little of what was not measured
         # (E^H E + 0.5)^-1 E^H E has no eigenvalue above 1 / 1.5
         assert np.linalg.norm(strong) < 0.7 * np.linalg.norm(usual)
 

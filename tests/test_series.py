@@ -73,13 +73,13 @@ def test_a_network_of_slices_gets_one_frame_after_the_other(send):
 
 def test_a_scan_that_is_no_series_goes_to_the_fallback_which_says_why(send):
     (image,) = send(replace(CINE, frames=1), "SharedLines")
-    assert image.meta["IsocenterBundle"] == "sense"
+    assert image.meta["IsocenterBundle"] == "tv"
     assert "'SharedLines' was not made for this scan (a 2d scan, accepted is 2d+t)" in image.meta["IsocenterFallback"]
 
 
-@pytest.mark.parametrize(("lines", "bundle"), [(48, "OneSize"), (40, "sense")])
+@pytest.mark.parametrize(("lines", "bundle"), [(48, "OneSize"), (40, "tv")])
 def test_a_network_of_one_size_is_used_for_it_and_falls_back_for_others(send, lines, bundle):
     (image,) = send(replace(CINE, frames=1, phantom="shepp-logan", phase_oversampling=lines / 32), bundle="OneSize")
     assert image.meta["IsocenterBundle"] == bundle
-    if bundle == "sense":
+    if bundle == "tv":
         assert "(ky 40, accepted is 48)" in image.meta["IsocenterFallback"]
