@@ -15,7 +15,7 @@ from .gadget import Options
 from .head_start import HeadStart
 from .kspace import Kspace
 from .kspace_buffer import KspaceBuffer
-from .missing import Missing, find_missing
+from .missing import Missing, find_missing, short_reach
 from .plan import Grid
 from .scan import Scan
 
@@ -174,6 +174,8 @@ class Assembler:
                 f"readouts have {buffer.readout_samples} samples around the middle of k-space where the header has "
                 f"{buffer.samples}: the resolution along the readout is lower"
             )
+        elif not missing.lines and (short := short_reach(kspace.mask.any(dim=0).numpy(), grid)):
+            kspace.notes["Resolution"] = short
         if found is not None and found.borrowed:
             kspace.notes["Calibration"] = found.borrowed
         return kspace

@@ -86,6 +86,18 @@ def describe_sampling(mask: Tensor) -> Sampling:
     return Sampling(high - low, max(acceleration, 1.0), pattern, (1 + symmetry) / 2)
 
 
+def measured_echo(kspace: Kspace) -> float:
+    """Return the length of the readouts, as a fraction of what it were if both sides of the echo were as long as the longer one.
+
+    1 where headers do not tell.
+    """
+    header = kspace.central_header(0)
+    before = header.center_sample - header.discard_pre
+    after = header.number_of_samples - header.discard_post - header.center_sample
+    shorter, longer = sorted((before, after))
+    return (1 + shorter / longer) / 2 if shorter >= 0 < longer else 1.0
+
+
 def _gaps(lines: list[int]) -> list[int]:
     return [after - before for before, after in pairwise(lines)]
 
@@ -149,6 +161,7 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
         _outside("lines per measured line", _net_acceleration(kspace.mask), domain.net_acceleration),
         _outside("calibration lines", _calibration_lines(kspace, sampling), domain.acs),
         _outside("partial Fourier", round(sampling.partial_fourier, 3), domain.partial_fourier),
+        _outside("extent of the echo", round(measured_echo(kspace), 3), domain.partial_fourier),
         _outside("field strength in tesla", _field_strength(scan), domain.field_strength_t),
     ]
     if domain.sampling and sampling.pattern not in ("full", *domain.sampling):

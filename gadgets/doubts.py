@@ -7,11 +7,17 @@ from torch import Tensor
 from ..bundle.manifest import Manifest
 from .aliasing_check import aliasing_doubt
 from .error_check import error_doubt
+from .extent_check import extent_doubt
 from .kspace import Kspace
 from .maps_check import maps_doubt
 from .model_inputs import arrange_output
 
-ATTRIBUTES = {"coil maps": "Maps", "aliasing": "Aliasing", "expected error": "Error"}
+ATTRIBUTES = {
+    "coil maps": "Maps",
+    "aliasing": "Aliasing",
+    "expected error": "Error",
+    "extent": "PartialFourier",
+}
 """What images call such a doubt, by its kind."""
 
 
@@ -28,6 +34,7 @@ def doubts_about(manifest: Manifest, kspace: Kspace, regularization: float) -> d
         What the bundle's own strength is multiplied by.
     """
     doubts: dict[str, str] = {}
+    doubts["extent"] = extent_doubt(kspace, manifest)
     if any(spec.name == "maps" for spec in manifest.inputs):
         doubts["coil maps"] = maps_doubt(kspace)
         doubts["aliasing"] = aliasing_doubt(kspace, manifest, regularization)

@@ -34,6 +34,9 @@ class Missing:
 
 COMPLETE = Missing()
 
+_FAR_ENOUGH = 0.9
+"""Of the way to the farthest announced line, where the farthest that came is taken for it."""
+
 
 def find_missing(
     grid: Grid, buffer: KspaceBuffer, also: NDArray[np.bool_] | None, frames: int, averages: int
@@ -70,6 +73,24 @@ def find_missing(
         worst.text,
         sum(max(1, entry.least) for entry in lacking),
     )
+
+
+def short_reach(mask: NDArray[np.bool_], grid: Grid) -> str:
+    """Say along which axis lines [kz, ky] end nearer to the middle of k-space than the header announces; empty if along none.
+
+    A random pattern may end as far from the last announced line as its lines lie apart.
+    """
+    for axis, name in enumerate(("kz", "ky")):
+        rows, middle = np.flatnonzero(mask.any(axis=1 - axis)), mask.shape[axis] // 2
+        first, last = grid.expected[axis]
+        announced, reach = max(middle - first, last + 1 - middle), max(middle - rows[0], rows[-1] + 1 - middle)
+        apart = max(int(np.diff(rows).max(initial=1)), grid.encoding.acceleration[1 - axis])
+        if reach + apart < _FAR_ENOUGH * announced:
+            return (
+                f"lines reach {reach} rows from the middle of k-space along {name} where the header announces {announced}: the "
+                f"resolution along {name} is {100 * reach / announced:.0f} % of what the pixels suggest"
+            )
+    return ""
 
 
 def _are_irregular(frames: NDArray[np.bool_], acceleration: tuple[int, int]) -> bool:

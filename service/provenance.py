@@ -35,6 +35,7 @@ DOUBTS = (
         "Maps",
         "Aliasing",
         "Error",
+        "PartialFourier",
         "EndedEarly",
     ),
 )
