@@ -159,7 +159,7 @@ def misfits(manifest: Manifest, kspace: Kspace, scan: Scan) -> list[Misfit]:
         _outside("samples", samples, domain.matrix),
         _outside("frames", frames, domain.frames),
         _outside("lines per measured line", _net_acceleration(kspace.mask), domain.net_acceleration),
-        _outside("calibration lines", _calibration_lines(kspace, sampling), domain.acs),
+        _outside("calibration lines", calibration_lines(kspace), domain.acs),
         _outside("partial Fourier", round(sampling.partial_fourier, 3), domain.partial_fourier),
         _outside("extent of the echo", round(measured_echo(kspace), 3), domain.partial_fourier),
         _outside("field strength in tesla", _field_strength(scan), domain.field_strength_t),
@@ -205,10 +205,12 @@ def _net_acceleration(mask: Tensor) -> float:
     return round(float(extent) / min(counts, default=1), 1)
 
 
-def _calibration_lines(kspace: Kspace, sampling: Sampling) -> int:
+def calibration_lines(kspace: Kspace) -> int:
+    """Return the number of adjacent lines around the middle of k-space, of the first frame or measured for calibration."""
+    own = describe_sampling(kspace.mask[0].any(dim=0)).acs
     if kspace.calibration is None:
-        return sampling.acs
-    return max(sampling.acs, int((kspace.calibration[0] != 0).any(dim=0).any(dim=1).sum()))
+        return own
+    return max(own, int((kspace.calibration[0] != 0).any(dim=0).any(dim=1).sum()))
 
 
 def _dimensions(kspace: Kspace) -> set[str]:

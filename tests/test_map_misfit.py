@@ -138,3 +138,12 @@ def test_images_and_client_are_told(service):
     assert len(told) == 1
     assert mark in told[0]
     assert problems(0.6, "rss")[:2] == ("", [])
+
+
+@pytest.mark.parametrize(("lines", "marked"), [(6, True), (8, False)])
+def test_maps_of_few_calibration_lines_are_told(service, lines, marked):
+    scan = simulate(ScanProtocol(matrix=96, coils=8, acceleration=3, acs=lines, noise=0.3))
+    result = service.replay(scan, "sense.xml")
+    (image,) = result.images
+    assert ("calibration lines (needed: 8 and more)" in image.meta.get("IsocenterMaps", "")) == marked
+    assert any("needed: 8 and more" in text for text in result.texts) == marked
