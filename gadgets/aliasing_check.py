@@ -41,7 +41,7 @@ def aliasing_doubt(kspace: Kspace, manifest: Manifest, regularization: float = 1
         return ""
     whose = "are to be expected" if is_sense else "are to be expected of SENSE, of which this method leaves a part"
     return (
-        f"ghosts of up to {percent_up_to(error.ghosts)} and amplified noise of up to {percent_up_to(error.noise)} of the brightest "
-        f"signal {whose} (accepted: {100 * accepted:g} % each): the coils are too few, or too alike, for the lines "
+        f"ghosts of up to {percent_up_to(error.ghosts)} and amplified noise of up to {percent_up_to(error.noise)} of the "
+        f"brightest signal {whose} (accepted: {100 * accepted:g} % each): the coils are too few, or too alike, for the lines "
         "that were left out"
     )
