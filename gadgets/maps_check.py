@@ -28,6 +28,6 @@ def maps_doubt(kspace: Kspace) -> str:
         return ""
     return (
         f"the coil maps leave up to {percent_up_to(misfit)} of the brightest signal unexplained "
-        f"(accepted: {100 * ACCEPTED:g} %), most around row {row} of {kspace.data.shape[3]}: the object is larger than the field of "
-        "view, it moved after its calibration lines were measured, or there are too few of these"
+        f"(accepted: {100 * ACCEPTED:g} %), most around row {row} of {kspace.data.shape[3]}: the object is larger than the "
+        "field of view, it moved after its calibration lines were measured, or there are too few of these"
     )
