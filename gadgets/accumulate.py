@@ -27,7 +27,7 @@ from .head_start import HeadStart
 from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .plan import Grid
-from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING, NOT_FOR_THE_IMAGE, Inspection, flag_mask
+from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING, NOT_FOR_THE_IMAGE, Inspection, flag_mask, off_grid
 from .recon_data import of_bucket, to_acquisitions
 from .scan import Scan
 
@@ -387,6 +387,8 @@ class _Accumulator:
         """Make a block of what came; None, with a word, if it makes no image."""
         block = self.blocks[key]
         if self.inspection.is_off_grid(key[0], block.readouts):
+            error = off_grid()
+            self.scan.report(error.kind, str(error), times=block.readouts)
             return None
         self.inspection.left_out.update(block.others())
         for reason in block.others():

@@ -3,6 +3,7 @@
 from ..bundle.manifest import Manifest
 from ..models.expected_error import expected_error
 from .kspace import Kspace
+from .percent import percent_up_to
 
 ACCEPTED = {"Sense": 0.06, "TotalVariation": 0.1, "Wavelets": 0.1}
 """Strongest ghosts, and strongest amplified noise, of SENSE that nothing is said of, relative to the brightest signal, by the
@@ -40,7 +41,7 @@ def aliasing_doubt(kspace: Kspace, manifest: Manifest, regularization: float = 1
         return ""
     whose = "are to be expected" if is_sense else "are to be expected of SENSE, of which this method leaves a part"
     return (
-        f"ghosts of up to {100 * error.ghosts:.0f} % and amplified noise of up to {100 * error.noise:.0f} % of the brightest "
-        f"signal {whose} (accepted: {100 * accepted:g} % each): the coils are too few, or too alike, for the lines "
+        f"ghosts of up to {percent_up_to(error.ghosts)} and amplified noise of up to {percent_up_to(error.noise)} of the "
+        f"brightest signal {whose} (accepted: {100 * accepted:g} % each): the coils are too few, or too alike, for the lines "
         "that were left out"
     )

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from ..bundle.manifest import Uncertainty
 from ..models.planar import box_mean
+from .percent import percent_up_to
 
 ACCEPTED = 0.04
 """Largest error of a neighbourhood that nothing is said of, relative to the brightest signal (`benchmarks/uncertainty.py`)."""
@@ -29,7 +30,7 @@ def error_doubt(image: Tensor, deviation: Tensor) -> str:
         return ""
     row = int(local.amax(dim=(0, 1, 3)).argmax())
     return (
-        f"errors of up to {100 * largest / brightest:.0f} % of the brightest signal are to be expected (accepted: "
+        f"errors of up to {percent_up_to(largest / brightest)} of the brightest signal are to be expected (accepted: "
         f"{100 * ACCEPTED:g} %), most around row {row} of {local.shape[2]}: too few lines were measured for these coils, or with "
         "too much noise"
     )

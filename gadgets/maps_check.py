@@ -3,6 +3,7 @@
 from ..models.map_misfit import map_misfit
 from .domain import calibration_lines
 from .kspace import Kspace
+from .percent import percent_up_to
 
 ACCEPTED = 0.05
 """Largest signal that maps may leave unexplained, relative to the brightest.
@@ -36,7 +37,7 @@ def maps_doubt(kspace: Kspace) -> str:
     if misfit <= ACCEPTED:
         return ""
     return (
-        f"the coil maps leave up to {100 * misfit:.0f} % of the brightest signal unexplained (accepted: {100 * ACCEPTED:g} %), "
-        f"most around row {row} of {kspace.data.shape[3]}: the object is larger than the field of view, it moved after its "
-        "calibration lines were measured, or there are too few of these"
+        f"the coil maps leave up to {percent_up_to(misfit)} of the brightest signal unexplained "
+        f"(accepted: {100 * ACCEPTED:g} %), most around row {row} of {kspace.data.shape[3]}: the object is larger than the "
+        "field of view, it moved after its calibration lines were measured, or there are too few of these"
     )

@@ -66,12 +66,18 @@ class Plan:
     ----------
     encodings
         Encoding spaces as the header has them.
+
+    Attributes
+    ----------
+    has_data
+        Whether readouts came that are of lines, be they refused: the scan is not one of noise.
     """
 
     def __init__(self, encodings: Sequence[Encoding]) -> None:
         self.encodings: tuple[Encoding, ...] = tuple(encodings)
         self._decided: dict[int, Grid] = {}
         self._images: set[int] = set()
+        self.has_data: bool = False
 
     def refusal(self, index: int) -> DataError | None:
         """Say why nothing can be made of an encoding space; None if it can."""

@@ -32,6 +32,7 @@ NOT_FOR_THE_IMAGE = {
     31: "phase stabilisation",
 }
 """Flags of readouts that belong in no image, with their names."""
+_NOISE = f"flagged {NOT_FOR_THE_IMAGE[ismrmrd.ACQ_IS_NOISE_MEASUREMENT]}"
 _CORRECTIONS = (ismrmrd.ACQ_IS_PHASECORR_DATA, 30, 31)
 """Readouts that an image would have to be corrected with, which nothing here does."""
 
@@ -51,6 +52,14 @@ def is_cartesian(trajectory: NDArray[np.float32], *, reverse: bool = False) -> b
     return largest == 0 or bool(even and forwards and np.abs(across).max(initial=0) <= 1e-3 * largest)
 
 
+def off_grid() -> DataError:
+    """Return what is said of readouts that lie on no grid."""
+    return DataError(
+        "readouts carry a trajectory that is not Cartesian, though the header says 'cartesian'; they are left out",
+        kind="trajectory",
+    )
+
+
 class Inspection:
     """Looks at readouts as they come, and counts those that are left out.
 
@@ -62,7 +71,7 @@ class Inspection:
     Attributes
     ----------
     left_out
-        How many readouts went into no image, by the reason.
+        How many readouts went into no image, by the reason, as far as that was not reported for each.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -87,12 +96,11 @@ class Inspection:
         DataError
             It is of an encoding space that cannot be reconstructed, holds no samples (kind ``empty``), or is not Cartesian.
         """
+        self._plan.has_data = True
         if error := self._plan.refusal(fields.encoding):
-            self.left_out[error.what] += 1
             raise error
         discarded = fields.discard_pre + fields.discard_post
         if fields.channels == 0 or fields.samples <= discarded:
-            self.left_out["without samples"] += 1
             raise DataError(
                 f"a readout holds no samples: {fields.channels} channels, {fields.samples} samples of which "
                 f"{discarded} are discarded",
@@ -101,18 +109,11 @@ class Inspection:
         reverse = bool(fields.flags & _REVERSE)
         if fields.trajectory_dimensions and not is_cartesian(acquisition.traj, reverse=reverse):
             self._off_grid[fields.encoding] += 1
-            self.left_out["its trajectory is not Cartesian"] += 1
-            raise DataError(
-                "readouts carry a trajectory that is not Cartesian, though the header says 'cartesian'; they are left out",
-                kind="trajectory",
-            )
+            raise off_grid()
 
     def is_off_grid(self, encoding: int, readouts: int) -> bool:
         """Whether so many readouts only seem Cartesian, among others of their encoding space that are not."""
-        if self._off_grid[encoding] <= readouts // 10:
-            return False
-        self.left_out["among others whose trajectory is not Cartesian"] += readouts
-        return True
+        return self._off_grid[encoding] > readouts // 10
 
     def missed_corrections(self) -> str:
         """Say that images lack a correction for which readouts came; empty if none did."""
@@ -122,9 +123,10 @@ class Inspection:
         return f"readouts were not applied ({which}): nothing here corrects images with them"
 
     def reasons(self) -> list[str]:
-        """Say how many readouts were left out, and why."""
+        """Say how many readouts were left out, and why; noise is nothing to speak of, unless nothing else came."""
+        expected = _NOISE if self._plan.has_data else ""
         return [
             f"{count} readout{'s were' if count > 1 else ' was'} left out: {reason}"
             for reason, count in self.left_out.items()
-            if count
+            if count and reason != expected
         ]

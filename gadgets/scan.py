@@ -228,7 +228,7 @@ class Scan:
         if self._inform is not None:
             self._inform(text)
 
-    def report(self, kind: str, message: str, *, each: bool = False) -> None:
+    def report(self, kind: str, message: str, *, each: bool = False, times: int = 1) -> None:
         """Note a problem that does not stop the scan. The first of each kind is kept and logged, the others are counted.
 
         Parameters
@@ -239,6 +239,8 @@ class Scan:
             What is said.
         each
             Whether other messages of the kind are kept as well, as long as they are few.
+        times
+            How often it came up.
         """
         if each and self.problems.get(kind, message) != message:
             alike = sum(other.startswith(f"{kind}: ") for other in self.problems)
@@ -246,8 +248,8 @@ class Scan:
             message = message if alike < _MOST_ALIKE else "the same is to be said of further images in other words"
         if kind not in self._problem_counts and len(self._problem_counts) >= _MOST_KINDS:
             kind, message = "others", "there are problems of further kinds"
-        self._problem_counts[kind] += 1
-        if self._problem_counts[kind] == 1:
+        self._problem_counts[kind] += times
+        if kind not in self.problems:
             self.problems[kind] = message
             self.log.warning("%s", message)
 

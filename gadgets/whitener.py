@@ -234,13 +234,13 @@ class Whitener:
                 fault = f"the noise covariance {fault}"
             else:
                 self._own = own
-                self._save(own, for_others=channels is None and not self._decided)
+                self._save(own, for_others=channels is None and not self._decided and not self.scan.plan.has_data)
         if fault:
             self._problem = fault
             self._tell("noise covariance", f"{fault}; it is not used")
 
     def _save(self, own: NoiseCovariance, *, for_others: bool) -> None:
-        """Keep on disk; a scan that has images of its own needs no word of it if that is refused."""
+        """Keep on disk; a scan that measured more than noise needs no word of it if that is refused."""
         information = self.scan.header.measurementInformation
         identifier = str(getattr(information, "measurementID", None) or "").strip()
         if not identifier or self._store is None:

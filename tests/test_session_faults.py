@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import joined, random_acquisition, stream, wait_until
 from isocenter.commands.client import Client, ClientError, replay
+from isocenter.simulate.oddities import make_odd
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, ConfigFile, ConfigScript, Decoder, ErrorReport, Header, Text
 from isocenter.wire.items import AcquisitionBucket, Image, ImageArray
@@ -66,6 +67,18 @@ class TestBadInput:
         assert "ERROR" in texts(messages)
         assert isinstance(messages[-1], Close)
         assert works(service, small_scan)
+
+    @pytest.mark.parametrize(
+        ("oddity", "why"), [("radial-trajectory", "(64 times)"), ("simultaneous-slices", "multiband")]
+    )
+    def test_a_scan_that_is_refused_is_refused_once(self, service, oddity, why):
+        """Nothing is said against its noise readouts, nor of noise of the same id that is kept already."""
+        scans = [simulate(ScanProtocol(matrix=32, coils=coils, slices=2)) for coils in (2, 3)]
+        service.replay(scans[0], "rss")
+        answer = service.replay(make_odd(scans[1], oddity, np.random.default_rng(1)), "rss")
+        assert len(answer.texts) == 2
+        assert why in answer.texts[0]
+        assert "no image was made" in answer.texts[1]
 
     @pytest.mark.parametrize(
         ("rubbish", "complaint"),

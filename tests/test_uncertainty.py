@@ -1,5 +1,6 @@
 """The uncertainty of images: the standard deviation of their error, in a series beside them."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -204,10 +205,14 @@ class TestMark:
         deviation[0, 0, 28:35, 10:17] = 0.1  # 49 of the 121 pixels around row 31
         expected = (49 * 0.1**2 + 72 * 0.03**2) / 121
         assert error_doubt(image, deviation).startswith(
-            f"errors of up to {100 * expected**0.5:.0f} % of the brightest signal "
+            f"errors of up to {math.ceil(100 * expected**0.5)} % of the brightest signal "
         )
         row = int(re.search(r"row (\d+) of 40", error_doubt(image, deviation))[1])
         assert 29 <= row <= 33
+        just_over = torch.full_like(deviation, 0.0401)
+        assert "of up to 5 % of the brightest signal are to be expected (accepted: 4 %)" in error_doubt(
+            image, just_over
+        )
         for factor in (1e-12, 1e12):
             assert error_doubt(image * factor, deviation * factor) == error_doubt(image, deviation)
 
