@@ -39,6 +39,9 @@ from .named_bundles import (
 from .pinned import cannot_run
 from .shipped import NAMES
 
+_ANSWER_SECONDS = 2.0
+"""How long a program that listens on the port may take to say that it is Isocenter."""
+
 
 @dataclass(frozen=True)
 class Doubt:
@@ -62,17 +65,22 @@ def faults(settings: Settings, *, quick: bool = False) -> list[str]:
     list of str
         Empty where everything that the settings name is there.
     """
-    found = _quick_findings(settings) if quick else _findings(settings)
+    found = [*_quick_findings(settings), *_addresses(settings)] if quick else _findings(settings, beside=False)
     return [each for each in found if isinstance(each, str)]
 
 
 def doubts(settings: Settings) -> list[str]:
     """Return what a site should know though the service can run: pipelines that nothing here can run, room that may not do."""
-    return [each.text for each in _findings(settings) if isinstance(each, Doubt)]
+    return [each.text for each in _findings(settings, beside=False) if isinstance(each, Doubt)]
 
 
-def _findings(settings: Settings) -> Iterator[str | Doubt]:
+def _findings(settings: Settings, *, beside: bool) -> Iterator[str | Doubt]:
+    """What is to be said; ``beside`` a service that runs, which is no fault where nothing is to be started."""
     yield from _quick_findings(settings)
+    for fault in _addresses(settings):
+        version = _service_at(settings.host, settings.port) if beside else ""
+        where = f"port: {settings.host}:{settings.port}"
+        yield Doubt(f"{where} is that of a service that runs already ({version})") if version else fault
     yield from _code(settings)
     yield from _names(settings)
     yield from _pipelines(settings)
@@ -86,7 +94,6 @@ def _quick_findings(settings: Settings) -> Iterator[str]:
     yield from _folders(settings)
     yield from _keys(settings)
     yield from _bundles(settings)
-    yield from _addresses(settings)
 
 
 def _devices(settings: Settings) -> Iterator[str]:
@@ -304,6 +311,17 @@ def _addresses(settings: Settings) -> Iterator[str]:
         yield reason
 
 
+def _service_at(host: str, port: int) -> str:
+    """Version of the Isocenter that answers there; empty where none does."""
+    from .client import ask, connect
+
+    try:
+        answer = ask(connect(host, port, _ANSWER_SECONDS), "isocenter::version", _ANSWER_SECONDS)
+    except (IsocenterError, OSError):
+        return ""
+    return answer if answer.startswith("isocenter ") else ""
+
+
 def _taken(addresses: Sequence[tuple[Any, ...]], host: str, port: int) -> str:
     """Why none of a host's addresses can be listened on, or one is in use; empty otherwise."""
     reasons: list[OSError] = []
@@ -350,7 +368,7 @@ def _room(settings: Settings) -> Iterator[str | Doubt]:
 
 def report(settings: Settings) -> bool:
     """Print what a service would lack, a line each, and what can run; tell whether nothing is wrong."""
-    found = [*_findings(settings), *_damaged(settings)]
+    found = [*_findings(settings, beside=True), *_damaged(settings)]
     for each in found:
         if isinstance(each, Doubt):
             err.print(f"warning: {each.text}", markup=False)

@@ -9,8 +9,10 @@ import h5py
 import ismrmrd
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from ..gadgets.domain import describe_sampling
+from ..gadgets.domain import describe_sampling, measure_acceleration
 from ..gadgets.readouts import NOT_FOR_THE_IMAGE, flag_mask
 from ..wire.errors import IsocenterError
 from ..wire.files import open_hdf5
@@ -22,30 +24,35 @@ from .picture.images import Plane, complaints, image_sheet, label_of, origin, pl
 from .picture.truth import Score, compare, comparison_rows, matched, mean_score, read_truth
 
 _NOT_FOR_THE_IMAGE = flag_mask(*NOT_FOR_THE_IMAGE)
+_IMAGE = ("slice", "contrast", "phase", "repetition", "set")
+"""Counters of an image."""
 
 
 @dataclass(frozen=True)
 class Lines:
-    """How the lines of a scan's slice lie.
+    """How the lines lie that one image was made from; of a volume, the points of ky and kz.
 
     Attributes
     ----------
     measured, of
         How many were measured, calibration lines among them, and how many there are.
+    what
+        What is counted.
     acceleration
-        Outside the calibration lines.
+        Outside the calibration lines; 1 where all were measured.
     uniform
         Whether the others lie at equal distances.
     """
 
     measured: int
     of: int
+    what: str
     acceleration: float
     uniform: bool
 
     def __str__(self) -> str:
-        factor = f"R {self.acceleration:.3g}" if self.acceleration > 1 else "complete"
-        return f"{factor}, {self.measured} of {self.of} lines"
+        factor = "complete" if self.measured == self.of else f"R {self.acceleration:.3g}"
+        return f"{factor}, {self.measured} of {self.of} {self.what}"
 
 
 def draw_replayed(path: Path, scan: Path, group: str, result: ReplayResult, say: Callable[[str], None]) -> None:
@@ -84,25 +91,41 @@ def latency(result: ReplayResult) -> str:
 
 
 def read_lines(scan: Path, group: str) -> tuple[Encoding | None, Lines | None]:
-    """Return the first encoding of an MRD file and the lines of its first slice; None where the file does not tell them."""
+    """Return the first encoding of an MRD file and the lines of its first image; None where the file does not tell them."""
     with open_hdf5(scan, "MRD file") as file:
         try:
             own = file[group]
             encoding = parse_encodings(parse_header(np.asarray(own["xml"][()]).ravel()[0]))[0]
             heads = own["data"]["head"]
-            lines, slices = heads["idx"]["kspace_encode_step_1"].astype(int), heads["idx"]["slice"].astype(int)
+            steps = [heads["idx"][f"kspace_encode_step_{axis}"].astype(int) for axis in (2, 1)]
+            images = np.stack([heads["idx"][name] for name in _IMAGE], axis=1)
             usable = (heads["flags"].astype(np.uint64) & np.uint64(_NOT_FOR_THE_IMAGE)) == 0
+            usable &= heads["encoding_space_ref"] == 0
         except (AttributeError, IndexError, KeyError, TypeError, ValueError, IsocenterError):
             return None, None
-    usable &= slices == slices[usable][:1]
-    count = encoding.encoded_matrix[1]
-    limit = encoding.limits.get("kspace_encoding_step_1")
-    centre = limit.center if limit is not None and limit.center is not None else count // 2
-    places = np.unique(lines[usable]) + count // 2 - centre
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[torch.from_numpy(places[(places >= 0) & (places < count)])] = True
-    sampling = describe_sampling(mask)
-    return encoding, Lines(int(mask.sum()), count, sampling.acceleration, sampling.pattern == "uniform")
+    usable &= (images == images[usable][:1]).all(axis=1)
+    mask = _mask(encoding, *(each[usable] for each in steps))
+    if not mask.any():
+        return encoding, None
+    measured, count, is_volume = int(mask.sum()), mask.numel(), mask.shape[0] > 1
+    uniform = describe_sampling(mask.any(dim=0)).pattern == "uniform"
+    # points that were chosen one by one have no distance: then how many were left out says it
+    acceleration = count / measured if is_volume and not uniform else measure_acceleration(mask)
+    return encoding, Lines(measured, count, "kz-ky points" if is_volume else "lines", acceleration, uniform)
+
+
+def _mask(encoding: Encoding, partitions: NDArray[np.int_], lines: NDArray[np.int_]) -> Tensor:
+    """Mark the places bool [kz, ky] of readouts on the encoded grid, by their counters."""
+    sizes = encoding.encoded_matrix[2], encoding.encoded_matrix[1]
+    mask = torch.zeros(sizes, dtype=torch.bool)
+    places: list[NDArray[np.int_]] = []
+    for axis, size, counters in zip((2, 1), sizes, (partitions, lines), strict=True):
+        limit = encoding.limits.get(f"kspace_encoding_step_{axis}")
+        centre = limit.center if limit is not None and limit.center is not None else size // 2
+        places.append(counters + size // 2 - centre)
+    inside = (places[0] >= 0) & (places[0] < sizes[0]) & (places[1] >= 0) & (places[1] < sizes[1])
+    mask[torch.from_numpy(places[0][inside]), torch.from_numpy(places[1][inside])] = True
+    return mask
 
 
 def ghost_distance(encoding: Encoding | None, lines: Lines | None) -> int:

@@ -118,12 +118,14 @@ def simulate(
         usage(f"--output: {output} would be an MRD file; accepted: a name that ends with .h5, .hdf5 or .mrd")
     check_file(output, "--output")
     check_file(truth_path(output), "--output")
-    with working(), bars() as shown:
-        scan = simulate_scan(protocol, lambda done, total: shown.update("slices simulated", done, total))
+    with bars() as shown:
+        with working():
+            scan = simulate_scan(protocol, lambda done, total: shown.update("slices simulated", done, total))
         draw = numpy.random.default_rng(seed)
-        for request in oddity or []:
+        for request in oddity or []:  # whether the scan has what they change is only known now
             scan = make_odd(scan, request, draw)
-        scan.save(output)
+        with working():
+            scan.save(output)
     out.print(
         f"{len(scan.items)} acquisitions and waveforms in {output}; the true image is in {truth_path(output)}",
         markup=False,

@@ -27,7 +27,7 @@ from .head_start import HeadStart
 from .kspace import Item, Kspace, PartialKspace
 from .kspace_buffer import KspaceBuffer, Readout, read_fields
 from .plan import Grid
-from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING, NOT_FOR_THE_IMAGE, Inspection, flag_mask, off_grid
+from .readouts import CALIBRATION, CALIBRATION_AND_IMAGING, NOT_FOR_THE_IMAGE, Inspection, flag_mask
 from .recon_data import of_bucket, to_acquisitions
 from .scan import Scan
 
@@ -307,7 +307,7 @@ class _Accumulator:
         return self.blocks[key].readouts + (own.readouts if own is not None and self.assembler.fills(key[0]) else 0)
 
     def _note_end(self, fields: Readout, key: Key) -> list[Key]:
-        """Note what a readout's flags say to be at its end, and return the blocks that may be complete with it."""
+        """Note what a readout's flags end, and return the blocks that may be complete with it."""
         if fields.flags & _LAST_IN_SLICE and key in self.blocks and self._belongs_to_image(fields):
             self.blocks[key].ended = True
         over = self._ended_by(fields)
@@ -351,7 +351,7 @@ class _Accumulator:
         return list(self._hand_on(key, grid))
 
     def flush(self) -> Iterator[Item]:
-        """Hand on every block, in ascending order of the counters: nothing more can come."""
+        """Hand on every block, in the order of the counters: nothing more can come."""
         self.blocks.weigh()
         for key in sorted(self.blocks):
             yield from self._hand_on(key)
@@ -361,7 +361,7 @@ class _Accumulator:
         self._report_left_out()
 
     def _report_left_out(self) -> None:
-        """Say how many readouts went into no image, where that may be what is wrong."""
+        """Say how many readouts went into no image, where none was made."""
         self.inspection.left_out.update(self.store.others())
         if self.handed_on:
             return
@@ -386,8 +386,7 @@ class _Accumulator:
     def _assemble(self, key: Key, grid: Grid | None) -> Kspace | None:
         """Make a block of what came; None, with a word, if it makes no image."""
         block = self.blocks[key]
-        if self.inspection.is_off_grid(key[0], block.readouts):
-            error = off_grid()
+        if error := self.inspection.off_grid(key[0], block.readouts):
             self.scan.report(error.kind, str(error), times=block.readouts)
             return None
         self.inspection.left_out.update(block.others())

@@ -52,7 +52,7 @@ def is_cartesian(trajectory: NDArray[np.float32], *, reverse: bool = False) -> b
     return largest == 0 or bool(even and forwards and np.abs(across).max(initial=0) <= 1e-3 * largest)
 
 
-def off_grid() -> DataError:
+def _off_grid() -> DataError:
     """Return what is said of readouts that lie on no grid."""
     return DataError(
         "readouts carry a trajectory that is not Cartesian, though the header says 'cartesian'; they are left out",
@@ -109,11 +109,11 @@ class Inspection:
         reverse = bool(fields.flags & _REVERSE)
         if fields.trajectory_dimensions and not is_cartesian(acquisition.traj, reverse=reverse):
             self._off_grid[fields.encoding] += 1
-            raise off_grid()
+            raise _off_grid()
 
-    def is_off_grid(self, encoding: int, readouts: int) -> bool:
-        """Whether so many readouts only seem Cartesian, among others of their encoding space that are not."""
-        return self._off_grid[encoding] > readouts // 10
+    def off_grid(self, encoding: int, readouts: int) -> DataError | None:
+        """Say that so many readouts only seem Cartesian, among others of their encoding space that are not; None if they are."""
+        return _off_grid() if self._off_grid[encoding] > readouts // 10 else None
 
     def missed_corrections(self) -> str:
         """Say that images lack a correction for which readouts came; empty if none did."""

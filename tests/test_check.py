@@ -148,6 +148,17 @@ def test_a_port_in_use(settings):
     assert faults(settings(port=port)) == []
 
 
+def test_a_port_that_another_isocenter_has_is_no_fault_beside_it(service, bundles, tmp_path):
+    file = tmp_path / "isocenter.yaml"
+    file.write_text(yaml.safe_dump({"home": str(tmp_path), "bundles": [str(bundles)], "port": service.port}))
+    result = run("--config", file)
+    assert result.exit_code == 0, result.output
+    assert f":{service.port} is that of a service that runs already (isocenter " in result.output
+    assert "fault: " not in result.output
+    with socket.create_server(("localhost", 0)) as other:
+        assert run("--config", file, "--port", other.getsockname()[1]).exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("steps", "fault"),
     [

@@ -182,3 +182,5 @@ def test_a_command_makes_and_lists_oddities(tmp_path):
         assert truth["image"].shape == (1, 1, 20, 24)
     said = isocenter("simulate", "--matrix", 16, "--oddity", "sharpened", "-o", "odd.h5", cwd=tmp_path, status=2)
     assert "oddity 'sharpened' is not known" in said
+    lost = ("--matrix", 16, "--oddity", "lines-lost:count=100", "-o", "odd.h5")
+    assert "cannot lose 100 lines" in isocenter("simulate", *lost, cwd=tmp_path, status=2)

@@ -255,7 +255,12 @@ def _block_facts(block: Kspace, count: int) -> Facts:
     sampling = describe_sampling(mask.any(dim=0))
     planes = f" in {mask.shape[0]} partitions" if mask.shape[0] > 1 else ""
     partial = f", partial Fourier {sampling.partial_fourier:.3g}" if sampling.partial_fourier < 1 else ""
-    own = f"R {measure_acceleration(mask):.3g} {sampling.pattern}" if sampling.pattern != "full" else "complete"
+    if bool(mask.all()):
+        own = "complete"
+    elif sampling.pattern == "full":  # points that were chosen one by one, or partitions that were left out
+        own = f"R {mask.numel() / int(mask.sum()):.3g}"
+    else:
+        own = f"R {measure_acceleration(mask):.3g} {sampling.pattern}"
     head = block.central_header(0)
     geometry = _geometry(block)
     where = ", ".join(f"{value:.1f}" for value in head.position)
