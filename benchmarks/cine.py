@@ -2,7 +2,8 @@
 
 Every classical method gets, for each series by itself, the strength with which its PSNR against the truth is the highest: no
 reader of a real scan could do as well. k-t SENSE learns from the middle lines that were measured; once more, it is given the
-twelve middle lines of the true series.
+twelve middle lines of the true series. A bundle of slices (``--slices``) makes each frame by itself, with the maps of the lines
+of that frame, as ``network.xml`` does; where frames have no calibration lines, with those of the series.
 
 Series come from three places: hearts of ``simulate.cine``; hearts with the texture of pictures that training has not seen
 (``--textures``, the file that ``isocenter textures`` writes); and files (``--series``, .npy, [frames, y, x], magnitudes or
@@ -13,7 +14,8 @@ Figures: PSNR and SSIM of the magnitudes of all frames within the object, and ho
 true one, relative to it (``change``: 0 is perfect, 1 is a still picture). They are printed as a table, and written to
 ``--output``.
 
-Run with ``python benchmarks/cine.py --bundle bundles/cine [--textures textures/textures.h5] [--series a.npy b.npy]``.
+Run with ``python benchmarks/cine.py --bundle bundles/cine --slices bundles/ridge [--textures textures/textures.h5]
+[--series a.npy b.npy]``.
 """
 
 import argparse
@@ -25,8 +27,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from isocenter.bundle.folder import Bundle
 from isocenter.engine.device import LocalDevice, Shelf
+from isocenter.gadgets.estimate_coil_maps import FEWEST_LINES
 from isocenter.models.consistency import adjoint_model, normal_model
 from isocenter.models.fourier import fft, ifft
 from isocenter.models.metrics import ssim
@@ -297,15 +299,34 @@ def run_bundle(model, kspace, lines, maps):
     return torch.view_as_complex(model.infer(inputs)["image"][0].contiguous()).mT
 
 
+def frame_by_frame(model, kspace, lines, maps):
+    """Return the series [frames, x, y] that a bundle of slices makes, each frame with the coil maps of its own lines."""
+    images = []
+    for frame, own in enumerate(lines):
+        if block_of_lines_in_all(own[None]) >= FEWEST_LINES:
+            maps = measured_maps(block_of_lines(kspace[:, frame], own[None]))
+        inputs = {
+            "kspace": torch.view_as_real(kspace[:, frame])[None],
+            "mask": own[None, None, :, None, None].to(torch.float32),
+            "maps": torch.view_as_real(maps)[None],
+        }
+        images.append(torch.view_as_complex(model.infer(inputs)["image"][0].contiguous()).mT)
+    return torch.stack(images)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--slices", type=Path, required=True)
     parser.add_argument("--textures", type=Path)
     parser.add_argument("--series", type=Path, nargs="*", default=[])
     parser.add_argument("--accelerations", type=int, nargs="*", default=[4, 6, 8])
+    parser.add_argument("--classical", nargs="*", choices=CLASSICAL, default=list(CLASSICAL))
     parser.add_argument("--output", type=Path, default=Path("cine.json"))
     arguments = parser.parse_args()
-    model = LocalDevice(Shelf()).load(Bundle.open(arguments.bundle))
+    model, slices = (
+        LocalDevice("cpu", Shelf([path.parent])).load(path.name) for path in (arguments.bundle, arguments.slices)
+    )
     rows = []
     for name, series in held_out(arguments.textures, arguments.series).items():
         for acceleration in arguments.accelerations:
@@ -316,22 +337,23 @@ def main():
                 start = time.perf_counter()
                 row = {"bundle": figures(run_bundle(model, kspace, lines, maps), truth)}
                 row["seconds"] = time.perf_counter() - start
-                for method, (function, strengths) in CLASSICAL.items():
-                    row[method], _ = tuned(function, strengths, encoding, truth)
+                row["frame by frame"] = figures(frame_by_frame(slices, kspace, lines, maps), truth)
+                for method in arguments.classical:
+                    row[method], _ = tuned(*CLASSICAL[method], encoding, truth)
                 rows.append({"series": name, "R": acceleration, "pattern": pattern, **row})
                 print(json.dumps(rows[-1]), flush=True)
                 arguments.output.write_text(json.dumps(rows, indent=1))
-    print_table(rows)
+    print_table(rows, [*arguments.classical, "frame by frame"])
 
 
-def print_table(rows):
+def print_table(rows, others):
     """Print PSNR, SSIM and change of every comparison, and by how much the bundle leads."""
-    methods = [*CLASSICAL, "bundle"]
+    methods = [*others, "bundle"]
     print("| series | R | pattern |", " | ".join(methods), "|")
     for row in rows:
         cells = [f"{row[m]['psnr']:.1f} / {row[m]['ssim']:.3f} / {row[m]['change']:.2f}" for m in methods]
         print("|", row["series"], "|", row["R"], "|", row["pattern"], "|", " | ".join(cells), "|")
-    for method in CLASSICAL:
+    for method in others:
         lead = [row["bundle"]["psnr"] - row[method]["psnr"] for row in rows]
         print(f"bundle over {method}: median {statistics.median(lead):.2f} dB, least {min(lead):.2f} dB")
 
