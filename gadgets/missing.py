@@ -78,14 +78,14 @@ def find_missing(
 def short_reach(mask: NDArray[np.bool_], grid: Grid) -> str:
     """Say along which axis lines [kz, ky] end nearer to the middle of k-space than the header announces; empty if along none.
 
-    A random pattern may end as far from the last announced line as its lines lie apart.
+    Only of lines without gaps it is said: those of a random pattern end where they end.
     """
     for axis, name in enumerate(("kz", "ky")):
         rows, middle = np.flatnonzero(mask.any(axis=1 - axis)), mask.shape[axis] // 2
         first, last = grid.expected[axis]
         announced, reach = max(middle - first, last + 1 - middle), max(middle - rows[0], rows[-1] + 1 - middle)
-        apart = max(int(np.diff(rows).max(initial=1)), grid.encoding.acceleration[1 - axis])
-        if reach + apart < _FAR_ENOUGH * announced:
+        adjacent = rows.size == rows[-1] + 1 - rows[0]
+        if adjacent and reach + grid.encoding.acceleration[1 - axis] < _FAR_ENOUGH * announced:
             return (
                 f"lines reach {reach} rows from the middle of k-space along {name} where the header announces {announced}: the "
                 f"resolution along {name} is {100 * reach / announced:.0f} % of what the pixels suggest"

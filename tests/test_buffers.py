@@ -61,7 +61,7 @@ def with_parallel_imaging(scan):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(protocols, st.data())
-@pytest.mark.filterwarnings("ignore:.*are to be expected")  # of tiny images by few coils
+@pytest.mark.filterwarnings("ignore:.*(are to be expected|is not filled in)")  # tiny images by few coils
 def test_readouts_bucket_and_buffers_give_the_same_image(engine, protocol, data):
     scan = with_parallel_imaging(simulate(ScanProtocol(**protocol)))
     pipeline = "sense.xml" if protocol["acceleration"] > 1 else "rss.xml"
