@@ -67,10 +67,9 @@ class MrdFile:
         self._problems: dict[str, tuple[int, str]] = {}
 
     def _holds_only_images(self) -> bool:
-        names: list[str] = []
-        self._file.visit(names.append)
-        last = {name.rpartition("/")[2] for name in names}
-        return {"data", "header"} <= last and "xml" not in last
+        found: set[str] = set()
+        self._file.visititems(lambda name, _member: found.add(name.rpartition("/")[2]))
+        return {"data", "header"} <= found and "xml" not in found
 
     def _groups(self) -> str:
         """Groups that hold a scan."""
