@@ -105,10 +105,13 @@ def _pipeline(name: Path, settings: "Settings") -> "Pipeline":
     """Load a pipeline from a file, or else by the name by which a client would ask for it."""
     from ..pipelines import loader
     from ..service.configuration import pipeline_by_name
+    from ..wire.errors import FileError
     from ..wire.plain_files import read_plain
 
     if name.is_file():
         return loader.parse(read_plain(name), name.name, (name.parent, *settings.pipeline_folders))
+    if name.exists():
+        raise FileError(f"{name} is no plain file", accepted="a pipeline's file, or its name on the server")
     strict = settings.model_copy(update={"default_pipeline": None})
     return pipeline_by_name(str(name), strict, logging.getLogger("isocenter.pipelines"))
 

@@ -41,12 +41,13 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "frame_counter": ("phase", "repetition"),
 }
 _RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("matrix", "coils", "slices", "partitions", "frames", "repeats"), (1, _MOST)),
+    **dict.fromkeys(("coils", "slices", "partitions", "frames", "repeats"), (1, _MOST)),
     **dict.fromkeys(("contrasts", "sets", "averages", "acceleration"), (1, _MOST)),
     **dict.fromkeys(("acs", "recon_matrix"), (0, _MOST)),
     **dict.fromkeys(("fov", "slice_thickness"), (0.001, 10_000.0)),
     **dict.fromkeys(("slice_gap", "recon_fov"), (0.0, 10_000.0)),
     **dict.fromkeys(("partial_fourier", "asymmetric_echo"), (0.5, 1.0)),
+    "matrix": (8, _MOST),
     "offset": (-10_000.0, 10_000.0),
     "phase_resolution": (0.1, 1.0),
     "phase_oversampling": (0.3, 3.0),
@@ -163,10 +164,11 @@ class ScanProtocol:
         if (calibrated := self.calibration_lines()).any() and calibrated.sum() < self.acs:
             rows, middle = np.flatnonzero(self.measurable_lines()), self.lines // 2
             before, after = middle - int(rows[0]), int(rows[-1]) + 1 - middle
+            most = 2 * min(before, after) + (after > before)
             raise SimulationError(
-                f"of {self.acs} calibration lines around the middle only {calibrated.sum()} can be measured",
+                f"{self.acs} calibration lines around the middle reach beyond the lines that are measured",
                 where="acs",
-                accepted=f"0 to {2 * min(before, after) + (after > before)}",
+                accepted=f"0 to {most}",
             )
 
     @property

@@ -97,9 +97,13 @@ class SimulatedScan:
                 file["coil_maps"] = self.maps
 
 
+TRUTH = ".truth.h5"
+"""What the name of such a file ends with."""
+
+
 def truth_path(path: Path) -> Path:
     """Return the file in which the truth of a simulated scan lies."""
-    return path.with_suffix(".truth.h5")
+    return path.with_suffix(TRUTH)
 
 
 def check_host(protocol: ScanProtocol) -> None:

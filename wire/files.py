@@ -59,11 +59,17 @@ class MrdFile:
         group = group.strip("/")
         found = self._file.get(group) if group else self._file
         if not isinstance(found, h5py.Group):
-            raise FileError(f"{path} has no group {group!r}", accepted=self._groups())
+            what = "holds images, and no scan" if self._holds_only_images() else f"has no group {group!r}"
+            raise FileError(f"{path} {what}", accepted=self._groups())
         self._group = found
         if not isinstance(self._group.get("xml"), h5py.Dataset):
             raise FileError(f"group {group!r} holds no MRD header (xml)", where=str(path), accepted=self._groups())
         self._problems: dict[str, tuple[int, str]] = {}
+
+    def _holds_only_images(self) -> bool:
+        found: set[str] = set()
+        self._file.visititems(lambda name, _member: found.add(name.rpartition("/")[2]))
+        return {"data", "header"} <= found and "xml" not in found
 
     def _groups(self) -> str:
         """Groups that hold a scan."""

@@ -84,7 +84,7 @@ def image_series(path: Path) -> list[ImageSeries]:
         if isinstance(data, h5py.Dataset) and isinstance(header, h5py.Dataset) and len(data.shape) > 1:
             found.append(ImageSeries(path, name, min(data.shape[0], header.shape[0])))
 
-    with open_hdf5(path, "file of MRD images") as file:
+    with open_hdf5(path, "MRD file of a scan or of images") as file:
         file.visititems(look)
     return found
 

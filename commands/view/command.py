@@ -87,6 +87,7 @@ def find_sheet(what: str, group: str | None, settings: "Settings", *, as_stored:
 def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_stored: bool) -> "Sheet":
     import h5py
 
+    from ...simulate.scan import TRUTH
     from ...wire.errors import FileError, nearest
     from .images import images_sheet
     from .scan import scan_sheet
@@ -109,6 +110,12 @@ def _file_sheet(path: Path, group: str | None, settings: "Settings", *, as_store
             return scan_sheet(path, settings, "dataset" if "dataset" in scans else scans[0])
         with open_hdf5(path) as file:
             names = ", ".join(sorted(file)[:8]) or "nothing"
+        if path.name.endswith(TRUTH):
+            scan = path.name.removesuffix(TRUTH)
+            raise FileError(
+                f"{path} is the truth of a simulated scan: {names}",
+                accepted=f"the scan, {scan}.h5; `isocenter replay --png` draws the truth beside its images",
+            )
         raise FileError(f"{path} holds neither a scan nor images; it holds: {names}", accepted="MRD files")
     name = group.strip("/")
     if chosen := [each for each in series if not name or each.name == name or each.name.startswith(f"{name}/")]:
