@@ -26,7 +26,7 @@ def error_doubt(image: Tensor, deviation: Tensor) -> str:
     """
     brightest, local = float(image.abs().max()), local_error(deviation)
     largest = float(local.max())
-    if not largest > ACCEPTED * brightest:
+    if brightest <= 0 or not largest > ACCEPTED * brightest:
         return ""
     row = int(local.amax(dim=(0, 1, 3)).argmax())
     return (

@@ -213,6 +213,7 @@ class TestTruth:
         assert not score.is_aliased
 
     @pytest.mark.long
+    @pytest.mark.filterwarnings("ignore:.*are to be expected")  # of SENSE
     def test_the_demo_leaves_aliasing_with_sense_and_none_with_the_network(self, bundles, tmp_path):
         from dataclasses import replace
 

@@ -224,6 +224,7 @@ class TestMark:
     def test_of_nothing_nothing_is_said(self):
         nothing = torch.zeros(1, 2, 8, 8)
         assert error_doubt(nothing, nothing) == ""
+        assert error_doubt(nothing, nothing + 1) == ""
         assert error_doubt(nothing + 1, nothing / 0) == ""
 
     @pytest.mark.parametrize(("acceleration", "coils", "marked"), [(2, 8, False), (8, 4, True)])
