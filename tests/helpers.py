@@ -106,3 +106,16 @@ def wait_until(condition, seconds=20.0):
 def frame_kspace(protocol, frame=0):
     """Noise-free k-space [slices, coils, kz, ky, kx] of a simulated scan's frame."""
     return _dynamic_kspace(protocol, protocol.dynamics[frame])
+
+
+def every(lines, acceleration=1, middle=0):
+    """Mask bool [1, ky] of every so many-th line, and of so many around the middle."""
+    mask = torch.zeros(1, lines, dtype=torch.bool)
+    mask[:, lines // 2 % acceleration :: acceleration] = True
+    mask[:, lines // 2 - middle // 2 : lines // 2 + middle // 2] = True
+    return mask
+
+
+def noise(*shape, seed=0):
+    """Complex noise of unit variance, complex64."""
+    return torch.randn(*shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import every, noise
 from isocenter.bundle.manifest import Manifest, Provenance
 from isocenter.export.classical import METHODS
 from isocenter.flow.deferred import Deferred
@@ -19,17 +20,6 @@ from isocenter.training.files.folder import FileScans
 PLANE = [-2, -1]
 ITERATIONS, WEIGHT = 20, 0.005
 SENSE = ACCEPTED["Sense"]
-
-
-def every(lines, acceleration=1, middle=0):
-    mask = torch.zeros(1, lines, dtype=torch.bool)
-    mask[:, lines // 2 % acceleration :: acceleration] = True
-    mask[:, lines // 2 - middle // 2 : lines // 2 + middle // 2] = True
-    return mask
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
 
 
 def ring(coils, lines, samples, blur=0.35):

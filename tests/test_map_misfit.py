@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from helpers import every, noise
 from isocenter.gadgets.maps_check import ACCEPTED
 from isocenter.models.coil_maps import espirit
 from isocenter.models.fourier import fft, ifft
@@ -18,17 +19,6 @@ def blob(lines, samples, row):
     """A smooth spot, complex64 [y, x]."""
     y, x = torch.arange(lines)[:, None] - row, torch.arange(samples) - samples // 2
     return torch.exp(-(y**2 + x**2) / 200).to(torch.complex64)
-
-
-def every(lines, acceleration=1, middle=24):
-    mask = torch.zeros(1, lines, dtype=torch.bool)
-    mask[:, lines // 2 % acceleration :: acceleration] = True
-    mask[:, lines // 2 - middle // 2 : lines // 2 + middle // 2] = True
-    return mask
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.complex64, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5])
@@ -48,7 +38,7 @@ def test_a_part_with_another_map_is_what_is_left(part, scale):
 @pytest.mark.parametrize("coils", [1, 2, 8, 32])
 @pytest.mark.parametrize("acceleration", [1, 4])
 def test_noise_needs_no_maps(coils, acceleration):
-    mask = every(96, acceleration)
+    mask = every(96, acceleration, 24)
     kspace = noise(coils, 1, 96, 80) * mask[:, :, None]
     maps = espirit(kspace[:, :, 36:60, 28:52], (1, 96, 80))
     assert map_misfit(kspace, mask, maps)[0] < 0.01

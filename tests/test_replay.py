@@ -221,7 +221,7 @@ def test_a_server_that_says_something_now_and_then_is_waited_for():
 
     def speak():
         for _ in range(6):
-            time.sleep(0.4)
+            time.sleep(0.4)  # shorter than the limit, and all together longer
             theirs.sendall(joined(Text("still at it")))
         theirs.sendall(joined(Close()))
 
