@@ -1,5 +1,6 @@
 """The replay client: sends a recorded scan as a scanner would and collects what comes back."""
 
+import math
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ import ismrmrd
 import numpy as np
 
 from ..flow.channel import Stopped
+from ..flow.interruption import raise_interruption
 from ..service.transport import Receiver, send_buffers, set_options
 from ..wire import Close, ConfigFile, ConfigScript, ErrorReport, Header, Message, Query, Response, Text, encode
 from ..wire.arrays import Buffer, as_bytes
@@ -24,6 +26,7 @@ from .silence import Silence
 
 TICK_SECONDS = 0.0025
 _CONNECT_RETRY_SECONDS = 0.1
+_JOIN_SECONDS = 0.25
 _STOP_SECONDS = 2.0
 """For what has arrived, but is not decoded yet, when a session is stopped."""
 
@@ -196,6 +199,7 @@ class Client:
         self._send(encode(message))
 
     def _send(self, buffers: list[Buffer]) -> None:
+        raise_interruption()
         self._wait_for("the server to read what is sent")
         send_buffers(self._socket, buffers)
         self._wait_for("")
@@ -243,6 +247,13 @@ class Client:
                 self._send(encode(item))
         self.result.send_seconds = (self._last_sent or start) - start
 
+    def _join(self, timeout: float | None) -> None:
+        """Wait for what comes back, for a moment at a time, as whoever asks to end it must be heard."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while self._thread.is_alive() and (left := end - time.monotonic()) > 0:
+            raise_interruption()
+            self._thread.join(min(left, _JOIN_SECONDS))
+
     def _end_watch(self) -> None:
         if self._silence is not None:
             self._silence.close()
@@ -284,7 +295,7 @@ class Client:
             self._failure = self._failure or ClientError("the server closed the connection while the scan was sent")
         readouts = self.result.acquisitions
         self._wait_for(f"the server's answer{f' to {readouts} readouts' if readouts else ''}")
-        self._thread.join(timeout)
+        self._join(timeout)
         self._end_watch()
         self._receiver.stop()
         self._socket.close()

@@ -2,10 +2,7 @@
 
 import json
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 from pathlib import Path
@@ -241,19 +238,6 @@ def query(options: Options) -> str:
     if lines:
         options.outfile.write_text(text + "\n", encoding="utf-8")
     return text or "the server reported nothing"
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM, as `timeout` sends it, end the command as Ctrl-C does, so that what has come is kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only there can it be asked for
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def replay(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..flow.interruption import raised_interruptions
 from . import names
 from .frame import FAILED, ConfigOption, VerboseOption, err, out, usage, working
 
@@ -210,7 +211,7 @@ def replay(
         report=report,
     )
     replay_command.check(options, asks=info is not None, queries=query)
-    with working(), replay_command.interrupted_by_sigterm():
+    with working(), raised_interruptions():
         if info is not None:
             out.print(replay_command.ask(options, info), markup=False)
         elif query:

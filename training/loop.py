@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..flow.interruption import on_interruption
 from .batches import Batch, Batches, Order, size, to_device
 from .devices import Rank, autocast
 from .folder import Row, RunFolder, write_whole
 from .optimizer import Schedule, clip_gradients
 from .packages import packages
 from .pictures import draw_curves, draw_sample
-from .processes import on_interruption
 from .progress import ProgressLine
 from .recompute import recompute_activations
 from .samples import Sample, TrainingSamples

@@ -2,10 +2,8 @@
 
 import logging
 import os
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
+from ..flow.interruption import on_interruption
 from ..wire.errors import IsocenterError
 from .devices import Rank
 from .recipe import RecipeError
@@ -99,17 +98,3 @@ def _passed_on(processes: list[int]) -> Iterator[None]:
 
     with on_interruption(pass_on):
         yield
-
-
-@contextmanager
-def on_interruption(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Call ``handler`` for Ctrl-C and SIGTERM; signals come to the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
