@@ -91,8 +91,9 @@ def serve(arguments):
                     said = {key: meta[key] for key in meta if key.startswith("Isocenter")}
                     check(problems, False, f"an image of {name} was made otherwise: {said}, {first.texts}")
                     break
-        for line in [line for line in service.log.read_text().splitlines() if "session ended" in line][-40::8]:
-            print(line)
+        lines = service.log.read_text().splitlines()
+        print(*[line for line in lines if "loaded bundle" in line], sep="\n")
+        print(*[line for line in lines if "session ended" in line][-40::8], sep="\n")
     return problems
 
 

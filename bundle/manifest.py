@@ -18,7 +18,7 @@ PROBE = "probe.npz"
 Precision = Literal["float32", "tf32", "fp16", "bf16"]
 Scaling = Literal["none", "kspace", "calibration", "zero-filled", "coil-images"]
 Tolerance = Annotated[float, Field(gt=0, le=1e-2)]
-RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "onnx", "tensorrt", "aoti"]
+RuntimeChoice = Literal["auto", "torchscript", "torchscript-nhwc", "torchscript-graph", "onnx", "tensorrt", "aoti"]
 CARD_DATA, CARD_TEXT, CARD_PICTURE = "card.json", "card.md", "card.png"
 CARD = (CARD_DATA, CARD_TEXT, CARD_PICTURE)
 """The report card of the gate: what it found, for programs and for readers, and images. It may be missing."""

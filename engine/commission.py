@@ -13,13 +13,15 @@ import torch
 
 from ..bundle.folder import Bundle, relative_error
 from ..bundle.manifest import BundleError
-from .runtimes import MACHINE_CODE, RUNTIMES, NothingToGainError, Runtime, readers
+from .runtimes import MACHINE_CODE, RUNTIMES, VARIANTS, Runtime, readers
+from .torchscript import NothingToGainError
 
 log: logging.Logger = logging.getLogger("isocenter.engine")
 
 T = TypeVar("T")
-ON_REQUEST = ("tensorrt",)
-"""Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape."""
+ON_REQUEST = ("tensorrt", "torchscript-graph")
+"""Runtimes that are not tried by themselves: TensorRT compiles for minutes whenever it sees a new shape, and CUDA graphs have not
+been recorded on a card yet while others loaded and ran there."""
 _SECONDS = 30.0
 """A runtime that takes longer than this is left to itself where there is another one."""
 _LAST_SECONDS = 600.0
@@ -66,7 +68,7 @@ def commission(bundle: Bundle, device: torch.device, wanted: str = "auto", witho
             said = str(outcome)  # of the probe: no patient's data can be in it
             log.warning("bundle %s: %s cannot be run here: %s", bundle.manifest.name, name, said, exc_info=outcome)
             failures[name] = f"it cannot be run here ({type(outcome).__name__})"
-    if wanted == "torchscript-nhwc" and not (runtimes or failures) and "torchscript" in readers(bundle):
+    if wanted in VARIANTS and not (runtimes or failures) and "torchscript" in readers(bundle):
         return commission(bundle, device, "torchscript")  # it would do the same
     told = _told(failures)
     if not runtimes:

@@ -2,12 +2,9 @@
 
 import importlib
 import io
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -17,27 +14,12 @@ from ..bundle.axes import fixed_length
 from ..bundle.folder import Bundle, read_listed
 from ..bundle.manifest import BundleError, Manifest
 from ..bundle.onnx_graph import check_onnx
-from ..bundle.torchscript import checked_torchscript
 from ..wire import extras
-
-
-class _Jit(Protocol):
-    """What is used here of ``torch.jit``, which torch gives no types."""
-
-    def load(self, f: BinaryIO, map_location: torch.device) -> torch.nn.Module: ...
-
-    def optimized_execution(self, should_optimize: bool) -> AbstractContextManager[None]: ...
-
-
-_jit = cast("_Jit", torch.jit)
-
+from .link import Link
+from .torchscript import ChannelsLastRuntime, GraphRuntime, TorchScriptRuntime
 
 _Provider = str | tuple[str, dict[str, str]]
 """An execution provider of ONNX Runtime: its name, or that and its options."""
-
-
-class NothingToGainError(BundleError):
-    """A runtime would do what another one does."""
 
 
 class Runtime(Protocol):
@@ -62,68 +44,6 @@ class Runtime(Protocol):
             Whatever the program raises that runs the file.
         """
         ...
-
-
-class TorchScriptRuntime:
-    """TorchScript, without the profiling of its first calls, which would make every new shape slow twice.
-
-    What TorchScript may do was checked before it was loaded (``bundle.torchscript``), but for one thing that no list of
-    operators forbids: to write into its own weights. So the versions that torch counts of each are compared after every run.
-
-    Parameters
-    ----------
-    path
-        ``model.ts``.
-    manifest
-        Names inputs and outputs in the order of the arguments, and lists the file's hash.
-    device
-        Where to run.
-
-    Raises
-    ------
-    BundleError
-        It is not the file that the manifest lists, does more than compute, or (``run``) changes its weights.
-    """
-
-    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        self.description: str = f"TorchScript on {device}"
-        self._link = _Link(device)
-        self._inputs = [spec.name for spec in manifest.inputs]
-        self._outputs = [spec.name for spec in manifest.outputs]
-        archive = io.BytesIO(checked_torchscript(read_listed(path, manifest)))
-        # for good, and for this one alone: several threads load, and `catch_warnings` is one for all of them
-        warnings.filterwarnings("ignore", "`torch.jit.load` is", DeprecationWarning)
-        self._module = _jit.load(archive, map_location=device).eval()
-        self._weights = [*self._module.parameters(), *self._module.buffers()]
-        self._versions = self._count_changes()
-
-    def _count_changes(self) -> int:
-        # torch counts what is written into a tensor, and has no public name for it
-        return sum(tensor._version for tensor in self._weights)  # pyright: ignore[reportPrivateUsage]
-
-    def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Compute the outputs."""
-        link = self._link
-        with torch.inference_mode(), _jit.optimized_execution(False), link.open():
-            outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
-            if self._count_changes() != self._versions:
-                raise BundleError("it changes its own weights while it runs, which the next scan would meet")
-            return link.named(self._outputs, outputs)
-
-
-class ChannelsLastRuntime(TorchScriptRuntime):
-    """TorchScript with the weights of convolutions in the order channels last, in which some networks are a quarter faster."""
-
-    def __init__(self, path: Path, manifest: Manifest, device: torch.device) -> None:
-        super().__init__(path, manifest, device)
-        self.description: str = f"TorchScript on {device}, channels last"
-        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-        weights = [tensor for tensor in self._module.parameters() if tensor.dim() in layouts]
-        if not weights:
-            raise NothingToGainError("it has no convolutions")
-        for tensor in weights:
-            tensor.data = tensor.data.contiguous(memory_format=layouts[tensor.dim()])
-        self._versions = self._count_changes()
 
 
 class OnnxRuntime:
@@ -171,7 +91,7 @@ class OnnxRuntime:
         if device.type == "cuda" and self.provider not in in_use:
             raise BundleError(f"ONNX Runtime offers no {self.provider} here; it would silently run on the CPU")
         self.description: str = f"ONNX Runtime on {device} ({', '.join(in_use)})"
-        self._link = _Link(device)
+        self._link = Link(device)
         self._input_axes = {spec.name: spec.axes for spec in manifest.inputs}
         self._output_axes = {spec.name: spec.axes for spec in manifest.outputs}
         first, axes = self._session.get_inputs()[0], manifest.inputs[0].axes
@@ -273,7 +193,7 @@ class AotiRuntime:
         if device.type != manifest.compiled_for:
             raise BundleError(f"model.pt2 was compiled for {manifest.compiled_for}")
         self.description: str = f"AOTInductor on {device}"
-        self._link = _Link(device)
+        self._link = Link(device)
         self._inputs = [spec.name for spec in manifest.inputs]
         self._outputs = [spec.name for spec in manifest.outputs]
         inductor = importlib.import_module("torch._inductor")
@@ -293,52 +213,10 @@ class AotiRuntime:
             return link.named(self._outputs, self._model(*tensors))
 
 
-@cache
-def _stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of a card, one for all models: memory that one of them has freed serves only what runs on the same."""
-    return torch.cuda.Stream(device)
-
-
-class _Link:
-    """The way to a device and back: on CUDA in another stream than what else the process does there.
-
-    No pinned memory of torch's: its destructor records an event, and where the card has failed meanwhile that ends the process.
-    The driver has its own.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        # cuDNN's convolutions use TF32 unless they are told not to
-        torch.backends.cudnn.allow_tf32 = False
-        self._stream = _stream(device) if device.type == "cuda" else None
-
-    def open(self) -> AbstractContextManager[object]:
-        """Return a context for everything that runs on the device, one for each call: threads must not share it."""
-        return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
-
-    def to_device(self, tensor: Tensor) -> Tensor:
-        if self._stream is not None and tensor.is_cuda:
-            # what made it there, on whichever card, comes first
-            self._stream.wait_stream(torch.cuda.default_stream(tensor.device))
-        return tensor.to(self.device)
-
-    def to_host(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        return [tensor.cpu() for tensor in tensors]
-
-    def named(self, names: Sequence[str], result: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return what a module returned, one tensor or several, by name and on the host."""
-        values = (result,) if isinstance(result, Tensor) else result
-        return dict(zip(names, self.to_host(values), strict=True))
-
-    def wait(self) -> None:
-        """Wait until everything on the device is done."""
-        if self._stream is not None:
-            self._stream.synchronize()
-
-
 RUNTIMES: dict[str, Callable[[Path, Manifest, torch.device], Runtime]] = {
     "torchscript": TorchScriptRuntime,
     "torchscript-nhwc": ChannelsLastRuntime,
+    "torchscript-graph": GraphRuntime,
     "onnx": OnnxRuntime,
     "tensorrt": TensorRtRuntime,
     "aoti": AotiRuntime,
@@ -346,7 +224,9 @@ RUNTIMES: dict[str, Callable[[Path, Manifest, torch.device], Runtime]] = {
 """The runtimes by name."""
 MACHINE_CODE = ("aoti",)
 """Those whose files are programs."""
-_SHARED_FILES = {"torchscript-nhwc": "torchscript", "tensorrt": "onnx"}
+VARIANTS = ("torchscript-nhwc", "torchscript-graph")
+"""Other ways to run TorchScript's file."""
+_SHARED_FILES = {**dict.fromkeys(VARIANTS, "torchscript"), "tensorrt": "onnx"}
 
 
 def readers(bundle: Bundle) -> dict[str, Path]:

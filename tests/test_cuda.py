@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is 
 
 CARD = torch.device("cuda:0")
 SIZES = {"batch": 2, "coils": 3, "frames": 4, "ky": 64, "kx": 48}
-SLICE = {"batch": 1, "coils": 8, "kz": 1, "ky": 128, "kx": 128}
+SLICE = {"batch": 1, "coils": 8, "frames": 8, "kz": 1, "ky": 128, "kx": 128}
 ACCELERATED = ScanProtocol(matrix=96, coils=6, slices=3, acceleration=3, noise=0.2)
 LOSE_THE_CARD = """
 import os
@@ -109,6 +110,40 @@ def test_bundles_pass_their_probe_and_are_as_exact_as_on_the_cpu(bundles, name):
         outputs = runtime.infer(inputs)
         assert {tensor.device.type for tensor in outputs.values()} == {"cpu"}
         assert relative_error(outputs, expected) <= bundle.manifest.tolerance, runtime.description
+
+
+@pytest.mark.parametrize("name", ["sense", "modl-brain"])
+def test_what_is_recorded_computes_what_is_launched_step_by_step(bundles, name):
+    bundle = Bundle.open(bundles / name)
+    plain, recorded = (LoadedModel(bundle, CARD, runtime) for runtime in ("torchscript", "torchscript-graph"))
+    assert recorded.runtime == "torchscript-graph"
+    cases = [make_case(bundle.manifest.inputs, {**SLICE, "ky": ky}, phantom=True) for ky in (96, 128, 96, 160)]
+    expected = [plain.infer(case) for case in cases]
+    for _ in range(2):
+        for case, outputs in zip(cases, expected, strict=True):
+            assert relative_error(recorded.infer(case), outputs) < 1e-6
+
+
+def test_what_others_do_on_the_card_meanwhile_is_not_recorded(bundles):
+    bundle, done = Bundle.open(bundles / "modl-brain"), threading.Event()
+    plain = LoadedModel(bundle, CARD, "torchscript")
+    case = make_case(bundle.manifest.inputs, SLICE, phantom=True)
+    expected = plain.infer(case)
+
+    def keep_busy():
+        while not done.is_set():
+            assert relative_error(plain.infer(case), expected) < 1e-6
+            LoadedModel(bundle, CARD, "torchscript")
+
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(keep_busy) for _ in range(2)]
+        try:
+            for _ in range(5):
+                assert relative_error(LoadedModel(bundle, CARD, "torchscript-graph").infer(case), expected) < 1e-6
+        finally:
+            done.set()
+        for each in busy:
+            each.result()
 
 
 def test_a_run_waits_for_what_makes_its_inputs_on_the_card(bundles):

@@ -20,7 +20,8 @@ from isocenter.engine import Engine, EngineError, LoadedModel, choice
 from isocenter.engine import commission as commission_module
 from isocenter.engine.commission import commission
 from isocenter.engine.jobs import DeviceLostError
-from isocenter.engine.runtimes import RUNTIMES, ChannelsLastRuntime
+from isocenter.engine.runtimes import RUNTIMES
+from isocenter.engine.torchscript import ChannelsLastRuntime
 from isocenter.export.cases import make_case
 from isocenter.flow.ledger import Ledger
 from isocenter.wire.errors import IsocenterError
