@@ -36,7 +36,7 @@ def shortened(name: str) -> Recipe:
     content = load_recipe(RECIPES / f"{name}.yaml").model_dump(mode="json")
     small = {"samples": 3, "validation_samples": 1}
     if content["network"] not in ("mnet", "loupe"):  # which are for one size
-        small |= {"samples": 2, "matrix": [88, 92], "coils": [4, 5]}
+        small |= {"samples": 2, "matrix": [104, 108], "coils": [4, 5]}
     if "frames" in content["data"]:
         small |= {"frames": [3, 4]}
     return Recipe.model_validate({**content, "data": {**content["data"], **small}, "epochs": 1})
