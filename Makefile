@@ -10,6 +10,8 @@ comma := ,
 EXTRAS := cpu,export,train,ray,docs,dev$(if $(GADGETRON),$(comma)gadgetron)
 READY := $(VENV)/.ready$(if $(GADGETRON),-gadgetron)
 export ISOCENTER_HOME ?= $(CURDIR)/.isocenter
+# the tests start a hundred programs, each of which would compile this package anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup demo test test-all check types lock docs bench gpu clean
 

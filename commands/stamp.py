@@ -28,7 +28,8 @@ def missing(settings: Settings) -> list[str]:
 def note(settings: Settings, name: str) -> None:
     """Note that a bundle is there; one process at a time."""
     folder = settings.home / "bundles"
-    kept = [other for other in NAMES if other not in missing(settings)]
+    lacking = missing(settings)
+    kept = [other for other in NAMES if other not in lacking]
     stamp = {"made_of": _digest(settings), "bundles": {each: _manifest(folder / each) for each in (*kept, name)}}
     (folder / _STAMP).write_text(json.dumps(stamp, indent=1) + "\n", encoding="utf-8")
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from ..bundle.folder import relative_error
 from ..bundle.manifest import BundleError, Manifest, Parity
@@ -150,6 +149,11 @@ def _run_exact(module: nn.Module, manifest: Manifest, inputs: Inputs) -> dict[st
         return run_module(module, manifest, inputs)
 
 
+def _wider(argument: Any) -> Any:
+    """Return float64 for a narrower precision, and anything else as it is."""
+    return _WIDER.get(argument, argument) if isinstance(argument, torch.dtype) else argument
+
+
 class _Wider(TorchDispatchMode):
     """Makes float64 of every other precision that code asks for, as in ``x.to(torch.complex64)``."""
 
@@ -158,10 +162,8 @@ class _Wider(TorchDispatchMode):
     ) -> Any:
         """Run an operation."""
         del types
-        args, kwargs = tree_map(
-            lambda leaf: _WIDER.get(leaf, leaf) if isinstance(leaf, torch.dtype) else leaf, (args, kwargs)
-        )
-        return func(*args, **(kwargs or {}))
+        # operations take a precision by itself, never within a list
+        return func(*map(_wider, args), **{name: _wider(value) for name, value in (kwargs or {}).items()})
 
 
 class _Seeming(TorchFunctionMode):

@@ -3,9 +3,11 @@ import os
 import socket
 import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer.testing
 
 ROOT = Path(__file__).parent.parent
 os.environ.setdefault("ISOCENTER_HOME", str(ROOT / ".isocenter"))
@@ -25,6 +27,9 @@ from isocenter.simulate.scan import ScanProtocol, simulate  # noqa: E402
 from isocenter.wire import ConfigFile, ConfigScript  # noqa: E402
 
 SHARED = ROOT.parent / "shared"
+
+# a command line is run more than a thousand times: the tree of its commands is made once, as in a program
+typer.testing._get_command = cache(typer.testing._get_command)
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def scan_file(tmp_path):
 
 def test_simulate_and_replay(service, tmp_path):
     folder = tmp_path
-    program(
+    isocenter(
         *("simulate", "--matrix", 48, "--coils", 4, "--slices", 2, "--acceleration", 2, "-o", "scan.h5"),
         cwd=folder,
     )

@@ -58,7 +58,7 @@ def test_lines_that_end_near_the_middle_of_k_space_are_told(service):
         {"acceleration": 4, "acs": 16},
         {"acceleration": 3, "acs": 12, "sampling": "variable-density"},
         {"acceleration": 3, "acs": 12, "sampling": "uniform-random", "seed": 3},
-        {"acceleration": 2, "partitions": 24, "matrix": 32},
+        {"acceleration": 2, "partitions": 12, "matrix": 32},
         {"acceleration": 6, "acs": 4, "calibration": "separate"},
     ],
 )

@@ -250,34 +250,34 @@ class TestWriter:
         assert not any(thread.name == "log" and not thread.daemon for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("closed", [False, True])
-def test_a_service_whose_log_nobody_reads_serves_and_stops(bundles, small_scan, closed):
+@pytest.mark.parametrize(("closed", "number"), [(False, signal.SIGTERM), (True, signal.SIGINT)])
+def test_a_service_whose_log_nobody_reads_serves_and_stops(bundles, small_scan, closed, number):
     """Its standard error is a full pipe, or was closed before it started."""
-    reader, number = os.pipe()
-    fcntl.fcntl(number, fcntl.F_SETPIPE_SZ, 4096)
-    os.set_blocking(number, False)
+    reader, full = os.pipe()
+    fcntl.fcntl(full, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(full, False)
     while True:
         try:
-            os.write(number, b"x" * 1024)
+            os.write(full, b"x" * 1024)
         except BlockingIOError:
             break
-    os.set_blocking(number, True)
+    os.set_blocking(full, True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "isocenter.commands.cli", "serve", "-v", "--port", str(port)]
     shell = ["bash", "-c", 'exec "$@" 0<&- 1>&- 2>&-', "bash", *command]
     environment = {**os.environ, "ISOCENTER_HOME": str(bundles.parent)}
-    process = subprocess.Popen(shell if closed else command, env=environment, stderr=number)
+    process = subprocess.Popen(shell if closed else command, env=environment, stderr=full)
     try:
         connect("localhost", port, 60).close()
         for _ in range(4):
             client = Client(connect("localhost", port, 60))
             result = replay(client, small_scan.header.encode(), small_scan.items, ConfigFile("rss.xml"))
             assert len(result.images) == 1
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         assert process.wait(20) == 0
     finally:
         process.kill()
         process.wait()
         os.close(reader)
-        os.close(number)
+        os.close(full)

@@ -1,6 +1,7 @@
 """The one way down: what a module computes is what its ONNX graph, and its graph of real operations, compute at other shapes."""
 
 import sys
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -244,11 +245,17 @@ def _written(x):
     return result
 
 
+@cache
+def traced(group):
+    """The module of a group's operations, its program and its description; tracing takes seconds."""
+    module = Several(list(OPERATIONS[group].values()))
+    return module, *lower(module, random(SHAPES[0]))
+
+
 @pytest.mark.parametrize("group", OPERATIONS)
 def test_an_onnx_graph_computes_what_torch_does_at_another_shape(group):
     functions = OPERATIONS[group]
-    module = Several(list(functions.values()))
-    program, manifest = lower(module, random(SHAPES[0]))
+    module, program, manifest = traced(group)
     model = lowering.to_onnx(program, manifest)
     wrong = {}
     for shape in SHAPES:
@@ -263,8 +270,7 @@ def test_an_onnx_graph_computes_what_torch_does_at_another_shape(group):
 @pytest.mark.parametrize("group", ["complex", pytest.param("transforms", marks=pytest.mark.long)])
 def test_the_graph_of_real_operations_computes_what_torch_does(group):
     functions = OPERATIONS[group]
-    module = Several(list(functions.values()))
-    program, manifest = lower(module, random(SHAPES[0]))
+    module, program, manifest = traced(group)
     lowered = lowering.RealModule(program, torch.device("cpu"))
     x = random(SHAPES[1], 5)
     for name, found, expected in zip(functions, lowered(x), module(x), strict=True):

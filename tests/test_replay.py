@@ -205,11 +205,11 @@ def test_a_query_that_fails_is_one_line_and_has_status_1(tmp_path):
 def test_a_server_that_is_silent_is_waited_for_aloud_and_not_for_ever(scan, tmp_path, monkeypatch):
     monkeypatch.setattr(silence, "_TELL_SECONDS", 0.3)
     with server(b"", holds=True) as port:
-        said = replay("-p", port, "-f", scan, "-o", tmp_path / "out.h5", "--silence", 2, status=1)
+        said = replay("-p", port, "-f", scan, "-o", tmp_path / "out.h5", "--silence", 1, status=1)
         *_, last = said.splitlines()
-        assert re.search(r"waiting for the server's answer to \d+ readouts: it is silent for [01] of 2 seconds\n", said)
+        assert re.search(r"waiting for the server's answer to \d+ readouts: it is silent for [01] of 1 seconds\n", said)
         assert re.fullmatch(
-            r"error: gave up waiting for the server's answer to \d+ readouts: it was silent for 2 seconds \(--silence\)",
+            r"error: gave up waiting for the server's answer to \d+ readouts: it was silent for 1 seconds \(--silence\)",
             last,
         )
         said = replay("-p", port, "-Q", "isocenter::version", "--silence", 1, status=1)
@@ -220,7 +220,7 @@ def test_a_server_that_says_something_now_and_then_is_waited_for():
     ours, theirs = socket.socketpair()
 
     def speak():
-        for _ in range(6):
+        for _ in range(4):
             time.sleep(0.4)  # shorter than the limit, and all together longer
             theirs.sendall(joined(Text("still at it")))
         theirs.sendall(joined(Close()))
@@ -228,7 +228,7 @@ def test_a_server_that_says_something_now_and_then_is_waited_for():
     speaker = threading.Thread(target=speak)
     speaker.start()
     with theirs:
-        assert len(Client(ours, silence=1).finish().texts) == 6
+        assert len(Client(ours, silence=1).finish().texts) == 4
         speaker.join()
 
 

@@ -106,12 +106,12 @@ class TestWhatIsKept:
 
     def test_what_comes_after_a_failure_is_kept_to_its_end(self, make_service, slices, spool):
         """However long that takes: the raw data are worth as much as ever."""
-        service = make_service(spool=spool, drain_timeout=1.0)
+        service = make_service(spool=spool, drain_timeout=0.5)
         data = stream(slices, "there_is_no_such_pipeline.xml")
         with service.connect() as sock:
             for start in range(0, len(data), len(data) // 8):
                 sock.sendall(data[start : start + len(data) // 8])
-                time.sleep(0.2)
+                time.sleep(0.1)
         scan = only_scan(service, spool)
         assert scan.stream.read_bytes() == data
         assert scan.state == "failed"

@@ -11,7 +11,8 @@ from .peer import Peer
 
 LINES = 24
 """Of a slice of the small scan."""
-REPETITIONS = 30
+MATRIX, REPETITIONS = 128, 8
+"""Of the long scan."""
 PARAMETERS = '{"parameters": {"beside": ""}}'
 
 
@@ -23,8 +24,8 @@ def small_scan():
 
 @cache
 def long_scan():
-    """The same image of 16 kB thirty times: more than the buffers of two sockets hold."""
-    scan = simulate(ScanProtocol(matrix=64, coils=1, noise=0.0, noise_scan=False, measurement_id="faulty_long_1_1"))
+    """The same image of 64 kB eight times: more than the buffers of two sockets hold."""
+    scan = simulate(ScanProtocol(matrix=MATRIX, coils=1, noise=0.0, noise_scan=False, measurement_id="faulty_long_1_1"))
     one, scan.items = scan.items, []
     for repetition in range(REPETITIONS):
         for item in one:
@@ -101,5 +102,5 @@ PHASES = {
     "before CLOSE": Phase(_to_the_end, "end"),
     "inside CLOSE": Phase(lambda peer: (_to_the_end(peer), peer.advance_inside(peer.sent)), "end", inside=True),
     "after CLOSE": Phase(lambda peer: peer.finish(), "closed"),
-    "while images are sent": Phase(lambda peer: peer.advance(peer.opening + 25 * 64), "stream", long=True),
+    "while images are sent": Phase(lambda peer: peer.advance(peer.opening + 7 * MATRIX), "stream", long=True),
 }

@@ -38,7 +38,7 @@ def fuzz(*arguments):
 
 
 def test_a_short_run(tmp_path, bundles):
-    done = fuzz("--seconds", 3, "--failures", tmp_path / "failures", "--grow", tmp_path / "grown")
+    done = fuzz("--seconds", 1.5, "--failures", tmp_path / "failures", "--grow", tmp_path / "grown")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("failures 0") == 3
     assert list((tmp_path / "grown").glob("conversation-0-*.stream"))

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from itertools import cycle
 
 import pytest
 from faults.faults import FAULTS
@@ -38,15 +39,14 @@ class TestFloods:
             for _ in range(30):
                 assert house.ask("isocenter::version")
 
-    @pytest.mark.parametrize("count", [0, 1, 3])
-    def test_nearly_all_slots_by_clients_that_stop(self, house, count):
-        """After so many messages."""
+    def test_nearly_all_slots_by_clients_that_stop(self, house):
+        """Before the first message, after it, and within the scan."""
         with house.unharmed(), ExitStack() as stack:
             peers = [
                 Peer(stack.enter_context(house.connect()), small_scan())
                 for _ in range(house.server.settings.max_connections - SPARE)
             ]
-            for peer in peers:
+            for peer, count in zip(peers, cycle((0, 1, 3))):
                 peer.advance(count)
             for peer in peers:
                 assert not peer.listen(seconds=PATIENCE).ended.startswith("nothing")
