@@ -23,7 +23,7 @@ ALLOWED = {
     "engine": {"bundle", "flow", "wire.errors", "wire.extras"},
     "gadgets": {"wire", "flow", "bundle", "models"},
     "pipelines": {"gadgets", "wire"},
-    "training": {"models", "gadgets", "wire", "simulate"},
+    "training": {"models", "gadgets", "wire", "simulate", "flow"},
     "export": {"models", "bundle", "engine", "wire.errors", "wire.entries", "wire.extras"},
     "service": {"pipelines", "gadgets", "engine", "bundle", "flow", "wire"},
     "commands": set(FOLDERS),
