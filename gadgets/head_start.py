@@ -18,7 +18,7 @@ from .scan import Scan
 
 CHUNK = 16
 """Lines that are whitened and cropped together; the rest of a block that waits for its last line is smaller."""
-_PAUSE = 8
+_PAUSE = 4
 """Lines without one for the coil maps, after which these seem to be complete."""
 _MOST_ESTIMATES = 2
 
