@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from .fourier import ifft
-from .map_ends import ComputedMaps, everywhere, scaled
-from .map_misfit import misfit_energy
+from .map_ends import ComputedMaps, interpolated, scaled
+from .map_misfit import compared_pixels, misfit_energy
 from .planar import box_mean
 
 Shape = tuple[int, int, int]
@@ -136,22 +136,25 @@ def _best(
         Its k-space [coils, 1, ky, kx], and which of its lines were measured.
     """
     vectors = computed.extended(())
-    maps = everywhere(vectors, shape[1:], strides)
     if len(data) == 1 or (mask is not None and len(mask) > 1):
-        return maps
+        return interpolated(vectors, shape[1:], strides)
     lines = torch.ones(1, data.shape[2], dtype=torch.bool, device=data.device) if mask is None else mask
+    pixels = [compared_pixels(size, samples) for size, samples in zip(shape[1:], data.shape[2:], strict=True)]
+
+    def unexplained(vectors: Tensor) -> float:
+        return misfit_energy(data, lines, interpolated(vectors, shape[1:], strides, pixels).permute(2, 0, 1)[:, None])
+
     followed: tuple[int, ...] = ()
     left = -1.0
     for axis in (0, 1):
-        other_vectors = computed.extended((*followed, axis))
-        if computed.alike(vectors, other_vectors, image):
+        others = computed.extended((*followed, axis))
+        if computed.alike(vectors, others, image):
             continue
-        others = everywhere(other_vectors, shape[1:], strides)
-        left = misfit_energy(data, lines, maps.permute(2, 0, 1)[:, None]) if left < 0 else left
-        less = misfit_energy(data, lines, others.permute(2, 0, 1)[:, None])
+        left = unexplained(vectors) if left < 0 else left
+        less = unexplained(others)
         if less < _CLEARLY * left:
-            maps, vectors, left, followed = others, other_vectors, less, (*followed, axis)
-    return maps
+            vectors, left, followed = others, less, (*followed, axis)
+    return interpolated(vectors, shape[1:], strides)
 
 
 def _adapted_crop(signal: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -132,10 +132,29 @@ def _normalised(vector: Tensor) -> Tensor:
     return vector * torch.view_as_real(vector).square().sum(dim=(1, 3), keepdim=True)[..., 0].clamp_min(1e-30).rsqrt()
 
 
-def everywhere(vectors: Tensor, shape: Sequence[int], strides: Sequence[int]) -> Tensor:
-    """Interpolate extended vectors, up to their phases, to [y, x, coils] of a shape; ``strides`` as they were computed."""
+def interpolated(
+    vectors: Tensor, shape: Sequence[int], strides: Sequence[int], pixels: Sequence[Tensor] | None = None
+) -> Tensor:
+    """Interpolate extended vectors, up to their phases.
+
+    Parameters
+    ----------
+    vectors
+        Of the computed rows and columns, and of those beyond.
+    shape, strides
+        Of the maps, and how many pixels there are for each computed one.
+    pixels
+        Which rows and columns are wanted; None: all.
+
+    Returns
+    -------
+    Tensor
+        complex64 [y, x, coils], of unit norm.
+    """
     for dim in (1, 0):
-        vectors = _interpolate_vectors(vectors, _interpolation(shape[dim], strides[dim]).to(vectors.device), dim)
+        weights = _interpolation(shape[dim], strides[dim])
+        weights = weights if pixels is None else weights[pixels[dim]]
+        vectors = _interpolate_vectors(vectors, weights.to(vectors.device), dim)
     return vectors
 
 

@@ -89,15 +89,19 @@ def misfit_energy(kspace: Tensor, mask: Tensor, maps: Tensor) -> float:
     mask
         bool [kz, ky], the lines of it that were measured.
     maps
-        complex64 [coils, z, y, x], of unit norm.
+        complex64 [coils, z, y, x], of unit norm, at the pixels ``compared_pixels`` of each axis.
     """
-    band = list(kspace.shape[1:])
-    grid = [min(size, _FINE_GRID * part) for size, part in zip(maps.shape[1:], band, strict=True)]
+    band, grid = list(kspace.shape[1:]), list(maps.shape[1:])
     lines = _middle(mask[None, :, :, None].expand(-1, -1, -1, band[2]).to(torch.float32), band, grid)
     measured = torch.view_as_real(_middle(kspace, band, grid))[None]
-    predicted = _explained(measured, lines, torch.view_as_real(_coarse(maps, grid))[None], _FEW_ITERATIONS)
+    predicted = _explained(measured, lines, torch.view_as_real(maps.contiguous())[None], _FEW_ITERATIONS)
     left = measured - predicted * lines[None, ..., None]
     return float(left.square().sum() / measured.square().sum().clamp_min(1e-30))
+
+
+def compared_pixels(size: int, samples: int) -> Tensor:
+    """Pixels of an axis at which maps are compared: for so many samples along it, four times as many."""
+    return _nearest(size, min(size, _FINE_GRID * samples))
 
 
 def _explained(measured: Tensor, lines: Tensor, maps: Tensor, iterations: int) -> Tensor:
@@ -126,10 +130,14 @@ def _window(band: list[int]) -> Tensor:
 def _coarse(maps: Tensor, grid: list[int]) -> Tensor:
     """Take the maps of the pixels that are nearest to those of a coarser grid."""
     for axis, size in enumerate(grid, start=1):
-        full = maps.shape[axis]
-        pixels = ((torch.arange(size, device=maps.device) - size // 2) * full / size).round().long() + full // 2
-        maps = maps.index_select(axis, pixels.clamp(0, full - 1))
+        maps = maps.index_select(axis, _nearest(maps.shape[axis], size).to(maps.device))
     return maps
+
+
+def _nearest(full: int, size: int) -> Tensor:
+    """Pixels of an axis that are nearest to those of a coarser grid."""
+    pixels = ((torch.arange(size) - size // 2) * full / size).round().long() + full // 2
+    return pixels.clamp(0, full - 1)
 
 
 def _power(kspace: Tensor, window: Tensor) -> Tensor:
