@@ -7,7 +7,7 @@ the time that reading and writing every tensor once would take at the rate of a 
 GPU against the CPU.
 
 ``best`` is the fastest program; ``over_roofline`` is its time over the larger of the two limits. ``could_be`` is the fastest of
-those that no runtime is yet, such as CUDA graphs.
+those that no runtime is yet, such as stages that share a compiled program.
 
 Run with ``python benchmarks/gpu.py``; without a GPU, ``--small --device cpu`` shows that it works.
 """
@@ -145,7 +145,7 @@ def network_programs(eager, bundles, values, device):
 
 
 def what_could_be(eager, bundles, values, device, folder):
-    """Programs that no runtime of Isocenter is yet: algorithms of cuDNN that were tried out, and CUDA graphs."""
+    """Programs that no runtime of Isocenter is yet: algorithms of cuDNN that were tried out, CUDA graphs of these, and stages."""
     inputs, programs = list(values.values()), {}
 
     def searching(run):
@@ -175,7 +175,6 @@ def what_could_be(eager, bundles, values, device, folder):
                 return {"image": module(*inputs).float()}
 
         add(f"searched-{name}", lambda run=run: searching(run))
-        add(f"graph-{name}", lambda run=run: captured(run))
         add(f"searched-graph-{name}", lambda run=run: captured(searching(run)))
     for name, module, precision in (("stages", eager, "float32"), ("stages-fp16", half, "fp16")):
         if (folder / name / "stage.pt2").is_file():

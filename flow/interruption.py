@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -10,12 +10,13 @@ _came = threading.Event()
 
 
 @contextmanager
-def on_interruption(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
-    """Call ``handler`` for Ctrl-C and SIGTERM; signals come to the main thread only, and one that is ignored stays so."""
+def on_interruption(
+    handler: Callable[[int, FrameType | None], None], numbers: Collection[int] = (signal.SIGINT, signal.SIGTERM)
+) -> Generator[None]:
+    """Call ``handler`` for Ctrl-C and SIGTERM, or these signals; they come to the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
@@ -26,14 +27,18 @@ def on_interruption(handler: Callable[[int, FrameType | None], None]) -> Generat
 
 @contextmanager
 def raised_interruptions() -> Generator[None]:
-    """Raise ``KeyboardInterrupt`` for Ctrl-C and SIGTERM, if need be again in ``raise_interruption``."""
+    """Raise ``KeyboardInterrupt`` for Ctrl-C and SIGTERM, if need be again in ``raise_interruption``.
+
+    Ctrl-C stays ignored where the shell has it ignored, as in what a script runs beside it.
+    """
 
     def note(_number: int, _frame: FrameType | None) -> None:
         _came.set()
         raise KeyboardInterrupt
 
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        with on_interruption(note):
+        with on_interruption(note, numbers):
             yield
     finally:
         _came.clear()
