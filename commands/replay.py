@@ -13,6 +13,7 @@ import ismrmrd
 import numpy as np
 from rich.console import Console
 
+from ..flow.interruption import raise_interruption, undisturbed
 from ..wire import ConfigFile, ConfigScript, extras
 from ..wire.errors import FileError, HeaderError, IsocenterError
 from ..wire.files import ENDED_EARLY, ImageWriter, MrdFile, open_hdf5
@@ -259,12 +260,15 @@ def replay(
         else:
             result = _send_stream(client, options, options.filename, on_acquisition, on_text)
     except BaseException as error:
-        _keep(options, writer, client.stop(), str(error) or "the client was interrupted", on_text)
+        with undisturbed():
+            _keep(options, writer, client.stop(), str(error) or "the client was interrupted", on_text)
         raise
-    if result.failed:
-        _keep(options, writer, result, "the server reported an error", on_text)
-        return result
-    _write(options, writer, result)
+    with undisturbed():
+        if result.failed:
+            _keep(options, writer, result, "the server reported an error", on_text)
+            return result
+        _write(options, writer, result)
+    raise_interruption()
     if options.png and result.images:
         from .replayed import draw_replayed
 

@@ -31,6 +31,11 @@ class Link:
         """Return a context for everything that runs on the device, one for each call: threads must not share it."""
         return nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
+    def other_stream(self) -> torch.cuda.Stream:
+        """Return a stream of the card that is not the one of all models: torch has 32, and gives them out again and again."""
+        stream = torch.cuda.Stream(self.device)
+        return stream if stream != self._stream else torch.cuda.Stream(self.device)
+
     def to_device(self, tensor: Tensor) -> Tensor:
         if self._stream is not None and tensor.is_cuda:
             # what made it there, on whichever card, comes first

@@ -26,8 +26,8 @@ _WAITS = re.compile(
 """Operators that need a number on the processor, or whose result has a size that depends on the data."""
 _recording = threading.Lock()
 """One model at a time."""
-_never_begun: list[torch.cuda.CUDAGraph] = []
-"""They are kept, as torch ends the process when it releases one."""
+_failed: list[torch.cuda.CUDAGraph] = []
+"""Recordings that failed are kept, as torch ends the process when it releases one that could not begin."""
 _MOST_RECORDINGS = 8
 """Sizes of inputs that a model keeps recorded: batches, and slices of several scans."""
 
@@ -138,7 +138,7 @@ class GraphRuntime(TorchScriptRuntime):
         if waits := steps_that_wait(self._module):
             raise NothingToGainError(f"it waits for the card in its midst ({', '.join(waits)})")
         self._lock = threading.Lock()
-        self._own = torch.cuda.Stream(device)
+        self._own = self._link.other_stream()
         self._recordings: OrderedDict[tuple[torch.Size, ...], _Recording] = OrderedDict()
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -170,13 +170,16 @@ class GraphRuntime(TorchScriptRuntime):
             pool = next((other.graph.pool() for other in self._recordings.values()), None)
             try:
                 graph.capture_begin(pool, capture_error_mode="thread_local")
-            except RuntimeError:
-                _never_begun.append(graph)
+                try:
+                    outputs = self._module(*inputs)
+                finally:
+                    graph.capture_end()
+            except torch.OutOfMemoryError:
+                _failed.append(graph)
                 raise
-            try:
-                outputs = self._module(*inputs)
-            finally:
-                graph.capture_end()
+            except RuntimeError as error:
+                _failed.append(graph)
+                raise NothingToGainError("it cannot be recorded") from error
         if self._count_changes() != self._versions:
             raise BundleError("it changes its own weights while it runs, which the next scan would meet")
         link_stream.wait_stream(self._own)

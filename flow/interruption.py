@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from types import FrameType
 
-_came = threading.Event()
+_came: list[int] = []
+"""Signals that have come. A list, as a handler may be called within a handler, and a lock would wait for itself."""
 
 
 @contextmanager
@@ -32,13 +33,12 @@ def raised_interruptions() -> Generator[None]:
     Ctrl-C stays ignored where the shell has it ignored, as in what a script runs beside it.
     """
 
-    def note(_number: int, _frame: FrameType | None) -> None:
-        _came.set()
+    def note(number: int, _frame: FrameType | None) -> None:
+        _came.append(number)
         raise KeyboardInterrupt
 
-    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        with on_interruption(note, numbers):
+        with on_interruption(note, _heard()):
             yield
     finally:
         _came.clear()
@@ -50,5 +50,17 @@ def raise_interruption() -> None:
     What a handler raises is lost where the interpreter happens to be in a destructor or in the callback of a weak reference,
     which ignore exceptions; and a handler that is called just as a wait begins runs only when that wait is over.
     """
-    if _came.is_set():
+    if _came:
+        _came.clear()
         raise KeyboardInterrupt
+
+
+@contextmanager
+def undisturbed() -> Generator[None]:
+    """Let interruptions wait until ``raise_interruption``, for what must not end half done."""
+    with on_interruption(lambda number, _frame: _came.append(number), _heard()):
+        yield
+
+
+def _heard() -> list[signal.Signals]:
+    return [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]

@@ -1,5 +1,6 @@
 """`isocenter replay` where something is amiss: what it refuses before it sends, and what it keeps when it ends early."""
 
+import os
 import re
 import signal
 import socket
@@ -20,7 +21,7 @@ from isocenter.commands.client import Client, ClientError
 from isocenter.commands.picture.images import complaints
 from isocenter.simulate.scan import ScanProtocol, simulate
 from isocenter.wire import Close, Text
-from isocenter.wire.files import ENDED_EARLY
+from isocenter.wire.files import ENDED_EARLY, ImageWriter
 from isocenter.wire.image_files import image_series
 from isocenter.wire.items import ImageHeader, make_image
 from typer.testing import CliRunner
@@ -112,19 +113,39 @@ class TestEndsEarly:
         assert reason.split()[-1] in marks[0] or "closed the connection while" in marks[0]
         assert f"2 of 3 images had come when the session ended: in {tmp_path / 'out.h5'}, group 'g', marked" in said
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    def test_because_of_the_user(self, scan, tmp_path, number):
+    @pytest.mark.parametrize(
+        "numbers", [[signal.SIGINT], [signal.SIGTERM, signal.SIGINT, signal.SIGINT, signal.SIGTERM]]
+    )
+    def test_because_of_the_user(self, scan, tmp_path, numbers):
+        """Who asks more than once, as it takes a moment, loses no images."""
         options = ("-f", str(scan), "-o", str(tmp_path / "out.h5"), "-G", "g", "-a", "127.0.0.1")
         with server(joined(*images(2)), holds=True) as port:
             command = [sys.executable, "-W", "ignore", "-c", TOLD, "replay", "-p", str(port), *options]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             assert [process.stdout.readline() for _ in range(2)] == ["image\n"] * 2
-            process.send_signal(number)
+            for number in numbers:
+                process.send_signal(number)
+                time.sleep(0.02)
             _, said = process.communicate(timeout=60)
-        assert process.returncode == 130, said
+        # one that comes when all is done may end the process as it is
+        assert process.returncode in (130, *(-number for number in numbers[1:])), said
         assert said.splitlines()[-1] == "interrupted"
         mark = "2 of 3 images had come when the session ended: the client was interrupted"
         assert kept(tmp_path / "out.h5") == [mark, mark]
+
+    def test_because_of_the_user_while_images_are_written(self, scan, tmp_path, monkeypatch):
+        """All are written: the file has no images that nothing tells to be a part."""
+        write = ImageWriter.write
+
+        def interrupted(writer, image):
+            os.kill(os.getpid(), signal.SIGTERM)
+            write(writer, image)
+
+        monkeypatch.setattr(ImageWriter, "write", interrupted)
+        with server(joined(*images(3), Close())) as port:
+            said = replay("-p", port, "-f", scan, "-o", tmp_path / "out.h5", "-G", "g", status=130)
+        assert said.splitlines()[-1] == "interrupted"
+        assert kept(tmp_path / "out.h5") == [None, None, None]
 
     def test_before_an_image_came(self, scan, tmp_path):
         with server(b"") as port:
