@@ -4,7 +4,6 @@ import io
 import re
 import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -84,13 +83,16 @@ class TorchScriptRuntime:
         # torch counts what is written into a tensor, and has no public name for it
         return sum(tensor._version for tensor in self._weights)  # pyright: ignore[reportPrivateUsage]
 
+    def _check_weights(self) -> None:
+        if self._count_changes() != self._versions:
+            raise BundleError("it changes its own weights while it runs, which the next scan would meet")
+
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
         link = self._link
         with torch.inference_mode(), _jit.optimized_execution(False), link.open():
             outputs = self._module(*(link.to_device(inputs[name]) for name in self._inputs))
-            if self._count_changes() != self._versions:
-                raise BundleError("it changes its own weights while it runs, which the next scan would meet")
+            self._check_weights()
             return link.named(self._outputs, outputs)
 
 
@@ -139,7 +141,7 @@ class GraphRuntime(TorchScriptRuntime):
             raise NothingToGainError(f"it waits for the card in its midst ({', '.join(waits)})")
         self._lock = threading.Lock()
         self._own = self._link.other_stream()
-        self._recordings: OrderedDict[tuple[torch.Size, ...], _Recording] = OrderedDict()
+        self._recordings: dict[tuple[torch.Size, ...], _Recording] = {}
 
     def infer(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Compute the outputs."""
@@ -147,12 +149,10 @@ class GraphRuntime(TorchScriptRuntime):
         sizes = tuple(tensor.shape for tensor in tensors)
         with self._lock, torch.inference_mode(), _jit.optimized_execution(False), link.open():
             arrived = [link.to_device(tensor) for tensor in tensors]
-            if sizes not in self._recordings:
-                self._recordings[sizes] = self._record(arrived)
-                if len(self._recordings) > _MOST_RECORDINGS:
-                    self._recordings.popitem(last=False)
-            self._recordings.move_to_end(sizes)
-            recording = self._recordings[sizes]
+            recording = self._recordings.pop(sizes, None) or self._record(arrived)
+            self._recordings[sizes] = recording  # the last one now
+            if len(self._recordings) > _MOST_RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
             for place, tensor in zip(recording.inputs, arrived, strict=True):
                 place.copy_(tensor)
             recording.graph.replay()
@@ -174,14 +174,12 @@ class GraphRuntime(TorchScriptRuntime):
                     outputs = self._module(*inputs)
                 finally:
                     graph.capture_end()
-            except torch.OutOfMemoryError:
-                _failed.append(graph)
-                raise
             except RuntimeError as error:
                 _failed.append(graph)
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
                 raise NothingToGainError("it cannot be recorded") from error
-        if self._count_changes() != self._versions:
-            raise BundleError("it changes its own weights while it runs, which the next scan would meet")
+        self._check_weights()
         link_stream.wait_stream(self._own)
         return _Recording(graph, inputs, outputs)
 

@@ -8,8 +8,12 @@ from .planar import ratio_or_zero
 
 def channel_mean(x: Tensor) -> Tensor:
     """Mean of every channel of [batch, channels, ...], kept broadcastable."""
-    axes = [axis for axis in range(2, x.dim())]  # noqa: C416  (TorchScript knows no list(range))
-    return x.mean(dim=axes, keepdim=True)
+    return x.mean(dim=_pixel_axes(x), keepdim=True)
+
+
+def _pixel_axes(x: Tensor) -> list[int]:
+    """Axes of [batch, channels, ...] along which the pixels of a channel lie."""
+    return [axis for axis in range(2, x.dim())]  # noqa: C416  (TorchScript knows no list(range))
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +45,6 @@ class InstanceNorm(nn.Module):
         """Normalise every channel of [batch, channels, ...]."""
         if x.is_cuda and not x.requires_grad:
             # the kernel of a card has one block a channel, which leaves most of the card idle
-            axes = [axis for axis in range(2, x.dim())]  # noqa: C416  (TorchScript knows no list(range))
-            variance, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
+            variance, mean = torch.var_mean(x, dim=_pixel_axes(x), correction=0, keepdim=True)
             return (x - mean) * torch.rsqrt(variance + self.eps)
         return torch.nn.functional.instance_norm(x, eps=self.eps)

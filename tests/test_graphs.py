@@ -5,9 +5,10 @@ import torch
 from isocenter.bundle.folder import Bundle
 from isocenter.engine.model import LoadedModel
 from isocenter.engine.torchscript import steps_that_wait
+from isocenter.export.classical import METHODS
+from isocenter.export.shipped import SHIPPED
 
 CPU = torch.device("cpu")
-SHIPPED = ["ridge", "ridge-cine", "tv", "l1-wavelet", "sense", "varnet-brain", "modl-brain", "rss"]
 
 
 class Inner(torch.nn.Module):
@@ -65,7 +66,7 @@ def test_what_needs_a_number_on_the_processor_waits(module, steps):
     assert steps_that_wait(torch.jit.script(module)) == steps
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*METHODS, *SHIPPED])
 def test_no_bundle_that_comes_with_isocenter_waits(bundles, name):
     assert steps_that_wait(torch.jit.load(str(bundles / name / "model.ts"))) == []
 

@@ -114,7 +114,7 @@ class TestEndsEarly:
         assert f"2 of 3 images had come when the session ended: in {tmp_path / 'out.h5'}, group 'g', marked" in said
 
     @pytest.mark.parametrize(
-        "numbers", [[signal.SIGINT], [signal.SIGTERM, signal.SIGINT, signal.SIGINT, signal.SIGTERM]]
+        "numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT, signal.SIGINT, signal.SIGTERM]]
     )
     def test_because_of_the_user(self, scan, tmp_path, numbers):
         """Who asks more than once, as it takes a moment, loses no images."""
@@ -125,7 +125,7 @@ class TestEndsEarly:
             assert [process.stdout.readline() for _ in range(2)] == ["image\n"] * 2
             for number in numbers:
                 process.send_signal(number)
-                time.sleep(0.02)
+                time.sleep(0.02)  # for the client to begin with what it was asked
             _, said = process.communicate(timeout=60)
         # one that comes when all is done may end the process as it is
         assert process.returncode in (130, *(-number for number in numbers[1:])), said

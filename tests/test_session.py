@@ -276,7 +276,8 @@ class TestWhichPipeline:
         assert "not listed under 'connect'" in service.replay(small_scan, xml.encode()).texts[0]
 
 
-def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan, number):
     settings = tmp_path / "isocenter.yaml"
     settings.write_text(f"home: {tmp_path}\nbundles: [{bundles}]\nlog_format: json\n")
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -296,7 +297,7 @@ def test_sigterm_lets_a_running_scan_finish(tmp_path, bundles, small_scan):
         with connect("127.0.0.1", port, 60) as sock:
             sock.sendall(data[:20_000])
             ask(connect("127.0.0.1", port, 60), "isocenter::version")  # connections are accepted one after the other
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(number)
             wait_until(lambda: refuses(port))
             sock.sendall(data[20_000:])
             sock.settimeout(60)
